@@ -1,0 +1,47 @@
+# The images below can be replaced, by a mirror or by local ones (see scripts/check-image).
+ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
+ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
+
+FROM ${RUST_IMAGE} AS builder
+WORKDIR /build
+
+# Dependencies alone, with an empty program: this layer is built anew only when Cargo.toml or Cargo.lock change.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+ && touch src/lib.rs \
+ && echo 'fn main() {}' > src/main.rs \
+ && cargo build --release --locked \
+ && rm -rf src
+
+COPY src src
+COPY lua lua
+# Cargo goes by file times, and those of a checkout may be older than the empty program's.
+RUN find src lua -type f -exec touch {} + \
+ && cargo build --release --locked
+
+
+FROM ${BASE_IMAGE}
+
+LABEL org.opencontainers.image.title="Switchboard" \
+      org.opencontainers.image.description="A Redis-centric, stateless WebSocket relay" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+
+# Whom to trust with rediss:// where REDIS_CA names no file; the base image brings no certificates.
+COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=builder /build/target/release/switchboard /usr/local/bin/switchboard
+
+ENV BIND_ADDR=0.0.0.0 \
+    NODE_ENV=production
+
+# Clients; workers and operators.
+EXPOSE 4000 4001
+
+# A number, so that an orchestrator can see that it is not root. Nothing is written to disk.
+USER 10001:10001
+
+# The process is PID 1 and handles SIGTERM itself: it drains, then exits with 0.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["switchboard"]
+
+# Alive, whatever Redis does; readiness is GET /readyz, for the load balancer.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["switchboard", "health"]

@@ -1,0 +1,33 @@
+-- claim: takes a node id for one process, unless another holds it.
+-- The inbox begins anew: what is in it was meant for sockets that are gone, and waits in the logs.
+--
+-- KEYS[1] -> node:<nodeId> (HASH)
+-- KEYS[2] -> inbox:{node:<nodeId>} (STREAM, group node)
+-- KEYS[3] -> users:{node:<nodeId>} (SET)
+-- ARGV[1] -> boot id of the process, a ULID
+-- ARGV[2] -> node TTL, ms
+-- ARGV[3] -> session TTL, ms
+-- ARGV[4] -> version of the program
+-- ARGV[5] -> address for clients
+-- ARGV[6] -> address for workers
+--
+-- returns {1, now, left} where the id is ours: Redis clock in Unix ms, users that an earlier process left behind
+--         {0, ttl, version} where another process holds it: ms until its lease lapses, its version ('' while a
+--                           surviving node clears up after the id's last owner, which takes a moment)
+
+local node, inbox, users = KEYS[1], KEYS[2], KEYS[3]
+local boot, node_ttl, session_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local owner = redis.call('HMGET', node, 'boot', 'version')
+if owner[1] and owner[1] ~= boot then return { 0, redis.call('PTTL', node), owner[2] or '' } end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('DEL', inbox)
+redis.call('XGROUP', 'CREATE', inbox, 'node', '0', 'MKSTREAM')
+redis.call('PEXPIRE', inbox, session_ttl + node_ttl)
+redis.call('PEXPIRE', users, session_ttl + node_ttl)
+redis.call('HSET', node, 'boot', boot, 'started', now, 'version', ARGV[4], 'sessions', 0,
+  'client_url', ARGV[5], 'worker_url', ARGV[6])
+redis.call('PEXPIRE', node, node_ttl)
+return { 1, now, redis.call('SCARD', users) }

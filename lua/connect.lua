@@ -1,0 +1,186 @@
+-- connect: registers sessions, and reads for each one page of what it has missed.
+-- The same verb opens a session, registers it anew after a lost lease, and lets a slow one catch up:
+-- it may be repeated at will. Registration and read are one step, so no event falls between them.
+--
+-- KEYS[4i+1] -> user:<id> (SET)
+-- KEYS[4i+2] -> nodes:{user:<id>} (HASH)
+-- KEYS[4i+3] -> log:{user:<id>} (STREAM)
+-- KEYS[4i+4] -> cursor:{user:<id>} (HASH)
+-- ARGV[1] -> node id
+-- ARGV[2] -> session TTL, ms
+-- ARGV[3] -> log TTL, ms
+-- ARGV[4] -> sessions a user may have over all nodes
+-- ARGV[5] -> Unix ms since when this data set is known to be whole
+-- ARGV[3i+6] -> client id
+-- ARGV[3i+7] -> 'new' replaces an older connection of the client, 'resume' yields to a newer one
+-- ARGV[3i+8] -> id after which to read, or '' for the client's confirmed position
+--
+-- returns an array with one of these for each session:
+--   {'full'}                    the user has as many sessions as allowed; nothing was written
+--   {'!', error}                Redis refused this one
+--   {'replaced'}                resume only: the client has since connected elsewhere; nothing was written
+--   {'ok', position, from, whole (1|0), replayed, upto, more (1|0), replaced node or '', edges, order, entries}
+--     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing;
+--     replayed: events for this client after `from`; upto: the page covers (from, upto]; more: there is more;
+--     edges: '' | 'online' | 'offline online'; order: Redis clock, us; entries: {id, event, data, ...}
+
+local node, session_ttl, log_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_sessions, whole_since = tonumber(ARGV[4]), tonumber(ARGV[5])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local order = time[1] .. string.format('%06d', time[2])
+local clock = string.format('%d-0', now - 1) -- an event of this very millisecond must still come after it
+local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
+
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function newer(a, b)
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
+end
+
+local function keep(key, ttl) -- a shared key's TTL never shrinks
+  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+
+local function named(fields)
+  local values = {}
+  for i = 1, #fields, 2 do values[fields[i]] = fields[i + 1] end
+  return values
+end
+
+-- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key?
+local function is_whole(log, cursor, since, newest)
+  local since_ms = parts(since)
+  local remembered = since_ms > now - log_ttl and since_ms >= whole_since -- an event since then is still kept
+  if not newest then
+    local empty = redis.call('HGET', cursor, '@empty') -- no event since this id
+    return since == '0-0' or (since_ms <= now and (remembered or (empty and not newer(empty, since))))
+  end
+  local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  local prev = named(oldest[2])['prev'] or '0-0'
+  local front = redis.call('HGET', cursor, '@front') -- '<oldest id> <prev>' where a collapse took the first entry
+  if front then
+    local id, carried = string.match(front, '^(%S+) (%S+)$')
+    if id == oldest[1] then prev = carried end
+  end
+  if since == '0-0' then return prev == '0-0' end
+  if newer(since, newest) then return false end
+  if not newer(oldest[1], since) then return true end
+  if prev ~= '0-0' then return not newer(prev, since) end
+  local start = redis.call('HGET', cursor, '@start') -- there was no event between this id and the log's first
+  return remembered or (start and not newer(start, since))
+end
+
+-- Drops nodes whose lease has lapsed; true where nobody was left.
+local function prune(user, nodes)
+  local leases, lapsed, found = redis.call('HGETALL', nodes), {}, false
+  for i = 1, #leases, 2 do
+    if string.sub(leases[i], 1, 1) ~= '@' and tonumber(leases[i + 1]) <= now then
+      lapsed[leases[i]], found = true, true
+      redis.call('HDEL', nodes, leases[i])
+    end
+  end
+  if not found then return false end
+  for _, member in ipairs(redis.call('SMEMBERS', user)) do
+    if lapsed[string.match(member, '@(.*)$')] then redis.call('SREM', user, member) end
+  end
+  return redis.call('EXISTS', user) == 0
+end
+
+local function read(log, from, client)
+  local entries, replayed, bytes, upto, more, after = {}, 0, 0, from, 0, from
+  while true do
+    local chunk = redis.call('XRANGE', log, '(' .. after, '+', 'COUNT', CHUNK)
+    for _, entry in ipairs(chunk) do
+      local event = named(entry[2])
+      local full = #entries >= 3 * PAGE_ENTRIES or bytes >= PAGE_BYTES
+      local mine = (not event.client or event.client == client) and event.except ~= client
+      if mine then
+        replayed = replayed + 1
+        if not full then
+          bytes = bytes + #event.data
+          entries[#entries + 1] = entry[1]
+          entries[#entries + 1] = event.event
+          entries[#entries + 1] = event.data
+        end
+      end
+      if full then more = 1 else upto = entry[1] end
+      after = entry[1]
+    end
+    if #chunk < CHUNK then return entries, replayed, upto, more end
+  end
+end
+
+-- Positions of clients that never come back must not pile up on a user who is always there.
+local function drop_oldest_cursors(cursor, members)
+  local connected, known = {}, {}
+  for _, member in ipairs(members) do connected[string.match(member, '^(.-)@')] = true end
+  local fields = redis.call('HGETALL', cursor)
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, 1) ~= '@' and not connected[fields[i]] then
+      known[#known + 1] = { client = fields[i], ms = parts(fields[i + 1]) }
+    end
+  end
+  table.sort(known, function(a, b) return a.ms < b.ms end)
+  for i = 1, #known - 2 * max_sessions do redis.call('HDEL', cursor, known[i].client) end
+end
+
+local function connect(user, nodes, log, cursor, client, mode, since)
+  local lapsed = prune(user, nodes)
+  local members = redis.call('SMEMBERS', user)
+  local replaced, known, others = '', false, 0
+  for _, member in ipairs(members) do
+    local its_client, its_node = string.match(member, '^(.-)@(.*)$')
+    if its_client ~= client then others = others + 1
+    elseif its_node == node then known = true
+    else replaced = its_node end
+  end
+  if mode == 'resume' then
+    if replaced ~= '' then return { 'replaced' } end
+  elseif not known and replaced == '' and others >= max_sessions then
+    return { 'full' }
+  end
+
+  if replaced ~= '' then redis.call('SREM', user, client .. '@' .. replaced) end
+  redis.call('SADD', user, client .. '@' .. node)
+  redis.call('HSET', nodes, node, now + session_ttl)
+  keep(user, session_ttl)
+  keep(nodes, session_ttl)
+
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  local newest = last and last[1]
+  local position = newest or clock
+  if newest then redis.call('HSETNX', nodes, '@last', newest) end
+  local confirmed = redis.call('HGET', cursor, client)
+  local from = since ~= '' and since or confirmed or position
+  if mode == 'new' and from ~= '0-0' and (not confirmed or newer(from, confirmed)) then
+    redis.call('HSET', cursor, client, from)
+    if redis.call('HLEN', cursor) > 4 * max_sessions then drop_oldest_cursors(cursor, members) end
+  end
+
+  local edges = lapsed and 'offline online' or (#members == 0 and 'online' or '')
+  local whole = from == position or is_whole(log, cursor, from, newest)
+  if not newest then redis.call('HSETNX', cursor, '@empty', clock) end
+  keep(cursor, log_ttl + session_ttl)
+  if from == position then
+    return { 'ok', position, from, 1, 0, position, 0, replaced, edges, order, {} }
+  end
+  local entries, replayed, upto, more = read(log, from, client)
+  if more == 0 and newer(position, upto) then upto = position end
+  return { 'ok', position, from, whole and 1 or 0, replayed, upto, more, replaced, edges, order, entries }
+end
+
+local results = {}
+for i = 0, #KEYS / 4 - 1 do
+  -- One user's broken key must not take the rest of the batch along.
+  local done, result = pcall(connect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
+    ARGV[3 * i + 6], ARGV[3 * i + 7], ARGV[3 * i + 8])
+  if not done then result = { '!', type(result) == 'table' and result.err or tostring(result) } end
+  results[i + 1] = result
+end
+return results

@@ -1,0 +1,53 @@
+-- disconnect: takes sessions off their users, and keeps what each has confirmed.
+--
+-- KEYS[4i+1] -> user:<id> (SET)
+-- KEYS[4i+2] -> nodes:{user:<id>} (HASH)
+-- KEYS[4i+3] -> log:{user:<id>} (STREAM)
+-- KEYS[4i+4] -> cursor:{user:<id>} (HASH)
+-- ARGV[1] -> node id
+-- ARGV[2] -> log TTL, ms
+-- ARGV[2i+3] -> client id
+-- ARGV[2i+4] -> id the client has confirmed, or ''
+--
+-- returns an array with one of these for each session:
+--   0  the user still has sessions, or this one was not registered
+--   1  it was the user's last session: the user is offline now
+
+local node, log_ttl = ARGV[1], tonumber(ARGV[2])
+
+local function newer(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
+  return a_ms > b_ms or (a_ms == b_ms and tonumber(a_seq) > tonumber(b_seq))
+end
+
+local function keep(key, ttl) -- a shared key's TTL never shrinks
+  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+
+local results = {}
+for i = 0, #KEYS / 4 - 1 do
+  local user, nodes, log, cursor = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4]
+  local client, confirmed = ARGV[2 * i + 3], ARGV[2 * i + 4]
+
+  local removed = redis.call('SREM', user, client .. '@' .. node)
+  local members, ours = redis.call('SMEMBERS', user), false
+  for _, member in ipairs(members) do
+    if string.match(member, '@(.*)$') == node then ours = true end
+  end
+  if #members == 0 then
+    redis.call('DEL', nodes)
+  elseif not ours then
+    redis.call('HDEL', nodes, node)
+  end
+
+  if confirmed ~= '' then
+    local known = redis.call('HGET', cursor, client)
+    if not known or newer(confirmed, known) then redis.call('HSET', cursor, client, confirmed) end
+  end
+  keep(cursor, log_ttl)
+  keep(log, log_ttl)
+  results[i + 1] = (removed == 1 and #members == 0) and 1 or 0
+end
+return results

@@ -1,0 +1,138 @@
+-- publish: appends events to their users' logs, each once, and says which nodes hold the user.
+--
+-- KEYS[3i+1] -> nodes:{user:<id>} (HASH)
+-- KEYS[3i+2] -> log:{user:<id>} (STREAM)
+-- KEYS[3i+3] -> cursor:{user:<id>} (HASH)
+-- ARGV[1] -> log length, entries
+-- ARGV[2] -> log TTL, ms
+-- ARGV[3...] -> for each event: name, data (JSON text), how many pairs follow, then so many of: option, value;
+--   options: client, except, collapse, key, ingress (the entry's id on the ingress stream), transient
+--
+-- returns an array with one of these for each event: {id, prev, nodes...}
+--   id: its id in the log, '' where transient; prev: the id before it, '' where nothing was appended because the
+--   key, or the ingress entry, was published before (id is the first one's; '' where not known); nodes: live leases
+--   {'!', error} where Redis refused this one
+
+local length, log_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function newer(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
+  return a_ms > b_ms or (a_ms == b_ms and tonumber(a_seq) > tonumber(b_seq))
+end
+
+local function keep(key, ttl) -- a shared key's TTL never shrinks
+  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- Takes an entry out of the log for a newer one of its collapse key. Where it was the oldest, the id before it is
+-- carried over to the next, so that a reader can still prove that nothing else is missing; where there is no next
+-- yet, that id is returned.
+local function take_out(log, cursor, id)
+  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 2)
+  redis.call('XDEL', log, id)
+  if not first[1] or first[1][1] ~= id then return nil end
+  local prev = '0-0'
+  for f = 1, #first[1][2], 2 do
+    if first[1][2][f] == 'prev' then prev = first[1][2][f + 1] end
+  end
+  local front_id, carried = string.match(redis.call('HGET', cursor, '@front') or '', '^(%S+) (%S+)$')
+  if front_id == id then prev = carried end
+  if not first[2] then return prev end
+  redis.call('HSET', cursor, '@front', first[2][1] .. ' ' .. prev)
+  return nil
+end
+
+-- The log begins: what is known of the time before it? A connect that found it empty has noted when.
+local function begin(cursor)
+  local empty = redis.call('HGET', cursor, '@empty')
+  if empty then
+    redis.call('HSET', cursor, '@start', empty)
+    redis.call('HDEL', cursor, '@empty')
+  else
+    redis.call('HDEL', cursor, '@start')
+  end
+end
+
+-- Keys of events that have left the log need not be remembered.
+local function forget_old_keys(log, cursor)
+  local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  local fields = redis.call('HGETALL', cursor)
+  for f = 1, #fields, 2 do
+    local kind = string.match(fields[f], '^@(%l+):')
+    if (kind == 'key' or kind == 'collapse') and (not oldest or newer(oldest[1], fields[f + 1])) then
+      redis.call('HDEL', cursor, fields[f])
+    end
+  end
+end
+
+local function publish(nodes, log, cursor, event, data, option)
+  local result, last = { '', '' }, nil
+  local leases = redis.call('HGETALL', nodes)
+  for l = 1, #leases, 2 do
+    if leases[l] == '@last' then last = leases[l + 1]
+    elseif tonumber(leases[l + 1]) > now then result[#result + 1] = leases[l] end
+  end
+
+  if option and option.transient then return result end
+  local published = option and option.key and redis.call('HGET', cursor, '@key:' .. option.key)
+  if option and option.ingress and not published then
+    local routed = redis.call('HGET', cursor, '@ingress')
+    if routed and not newer(option.ingress, routed) then published = '' end
+  end
+  if published then
+    result[1] = published
+    return result
+  end
+
+  if not last then
+    local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    last = newest and newest[1] or '0-0'
+  end
+  local id
+  if option then
+    local entry = { 'event', event, 'data', data, 'prev', last }
+    for _, name in ipairs({ 'client', 'except', 'collapse', 'key' }) do
+      if option[name] then
+        entry[#entry + 1] = name
+        entry[#entry + 1] = option[name]
+      end
+    end
+    local older = option.collapse and redis.call('HGET', cursor, '@collapse:' .. option.collapse)
+    local carried = older and take_out(log, cursor, older)
+    id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', unpack(entry))
+    if carried then redis.call('HSET', cursor, '@front', id .. ' ' .. carried) end
+    if option.collapse then redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
+    if option.key then redis.call('HSET', cursor, '@key:' .. option.key, id) end
+    if option.ingress then redis.call('HSET', cursor, '@ingress', option.ingress) end
+    if (option.key or option.collapse) and redis.call('HLEN', cursor) > 2 * length + 256 then
+      forget_old_keys(log, cursor)
+    end
+    keep(cursor, log_ttl)
+  else
+    id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', 'event', event, 'data', data, 'prev', last)
+  end
+  if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
+  if last == '0-0' then begin(cursor) end
+  if #result == 2 or last == '0-0' then keep(log, log_ttl) end -- else the heartbeat keeps it
+  result[1], result[2] = id, last
+  return result
+end
+
+local results, at = {}, 3
+for i = 0, #KEYS / 3 - 1 do
+  local option, options = nil, tonumber(ARGV[at + 2])
+  if options > 0 then
+    option = {}
+    for o = 0, options - 1 do option[ARGV[at + 3 + 2 * o]] = ARGV[at + 4 + 2 * o] end
+  end
+  -- One user's broken key must not take the rest of the batch along.
+  local done, result = pcall(publish, KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3], ARGV[at], ARGV[at + 1], option)
+  if not done then result = { '!', type(result) == 'table' and result.err or tostring(result) } end
+  results[i + 1] = result
+  at = at + 3 + 2 * options
+end
+return results

@@ -1,0 +1,96 @@
+//! Every close code, with what it tells the client to do. The one table of its kind.
+
+use std::time::Duration;
+
+/// Why the node closes a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Close {
+    /// The client said goodbye, or a worker's connection is done.
+    Normal,
+    /// A binary frame: only text is spoken here.
+    Binary,
+    /// A frame broke RFC 6455.
+    Protocol,
+    /// A text frame was not UTF-8.
+    NotUtf8,
+    /// A frame was larger than allowed.
+    TooBig,
+    /// The node drains, or the connection reached its greatest age: come back after this long.
+    Drain(Duration),
+    /// The node cannot serve this client now.
+    Overloaded,
+    /// The hello frame could not be read.
+    BadHello,
+    /// No, or no valid, credentials.
+    Unauthorized,
+    /// No hello frame in time.
+    HelloTimeout,
+    /// A newer connection has the same user and client id.
+    Replaced,
+    /// An operator closed the session.
+    SignedOut,
+    /// Messages kept coming faster than allowed.
+    RateLimited,
+    /// No pong in time.
+    PongTimeout,
+    /// The node lost its lease and may not speak for its id any more.
+    LeaseLost,
+}
+
+impl Close {
+    /// The WebSocket close code.
+    pub fn code(self) -> u16 {
+        match self {
+            Close::Normal => 1000,
+            Close::Protocol => 1002,
+            Close::Binary => 1003,
+            Close::NotUtf8 => 1007,
+            Close::TooBig => 1009,
+            Close::Drain(_) => 1012,
+            Close::Overloaded => 1013,
+            Close::BadHello => 4000,
+            Close::Unauthorized => 4001,
+            Close::HelloTimeout => 4008,
+            Close::Replaced => 4009,
+            Close::SignedOut => 4010,
+            Close::RateLimited => 4100,
+            Close::PongTimeout => 4200,
+            Close::LeaseLost => 4201,
+        }
+    }
+
+    /// The reason, in the `bye` frame and in the close frame.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Close::Normal => "normal",
+            Close::Protocol => "protocol error",
+            Close::Binary => "binary frame",
+            Close::NotUtf8 => "not UTF-8",
+            Close::TooBig => "too big",
+            Close::Drain(_) => "drain",
+            Close::Overloaded => "overloaded",
+            Close::BadHello => "bad hello",
+            Close::Unauthorized => "unauthorized",
+            Close::HelloTimeout => "hello timeout",
+            Close::Replaced => "replaced by a newer connection",
+            Close::SignedOut => "signed out",
+            Close::RateLimited => "rate limit exceeded",
+            Close::PongTimeout => "pong timeout",
+            Close::LeaseLost => "node lost its lease",
+        }
+    }
+
+    /// Whether the client should come back by itself: 1012, 1013, and 4100 to 4299.
+    pub fn reconnect(self) -> bool {
+        matches!(self.code(), 1012 | 1013 | 4100..=4299)
+    }
+
+    /// How long the client should wait before it comes back, where the node knows.
+    pub fn after(self) -> Option<Duration> {
+        match self {
+            Close::Drain(after) => Some(after),
+            Close::PongTimeout | Close::LeaseLost => Some(Duration::ZERO),
+            _ => None,
+        }
+    }
+}

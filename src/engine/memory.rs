@@ -1,0 +1,395 @@
+//! The engine for one node alone: the log, sessions and positions in this process's memory.
+//!
+//! It keeps the words of [`Engine`] as the Redis engine does, with one difference that follows from where the
+//! truth is: it ends with the process, and nothing outside can read `uplink` or `presence`.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{self, BoxFuture};
+use tokio::time::Instant;
+
+use crate::engine::{
+    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, LogEvent, Mode, Node,
+    NodeInfo, Published, Registration, Uplink,
+};
+use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, NodeId, UserId};
+use crate::protocol::publish::Data;
+
+/// What one session may hold in memory while it catches up: the same page as `lua/connect.lua` reads.
+const PAGE_EVENTS: usize = 64;
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// What the engine needs to know of the settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node, as it is told to operators.
+    pub node: NodeInfo,
+    /// The node's id.
+    pub node_id: NodeId,
+    /// How long a log outlives its last event.
+    pub log_ttl: Duration,
+    /// Events kept per user.
+    pub log_length: usize,
+    /// Sessions of one user.
+    pub max_sessions_per_user: usize,
+}
+
+struct Entry {
+    id: EventId,
+    client: Option<ClientId>,
+    except: Option<ClientId>,
+    event: EventName,
+    data: Data,
+    collapse: Option<CollapseKey>,
+    key: Option<IdempotencyKey>,
+}
+
+impl Entry {
+    fn is_for(&self, client: &ClientId) -> bool {
+        self.client.as_ref().is_none_or(|only| only == client) && self.except.as_ref() != Some(client)
+    }
+}
+
+struct User {
+    sessions: BTreeSet<ClientId>,
+    log: VecDeque<Entry>,
+    /// The newest id there ever was.
+    last: EventId,
+    /// Events up to this one may have left the log, other than for a newer one of their collapse key.
+    floor: EventId,
+    /// The log as it is has lost its oldest events.
+    trimmed: bool,
+    cursors: HashMap<ClientId, EventId>,
+    /// When all this lapses, where nobody is connected.
+    expires: Instant,
+}
+
+struct State {
+    users: HashMap<UserId, User>,
+    order: u64,
+    sessions: usize,
+}
+
+/// The engine.
+pub struct MemoryEngine {
+    config: Config,
+    state: Mutex<State>,
+    node: OnceLock<Arc<dyn Node>>,
+    started: Instant,
+    started_ms: u64,
+}
+
+impl MemoryEngine {
+    /// An empty engine.
+    pub fn new(config: Config) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            config,
+            state: Mutex::new(State { users: HashMap::new(), order: 0, sessions: 0 }),
+            node: OnceLock::new(),
+            started: Instant::now(),
+            started_ms: u64::try_from(now.as_millis()).unwrap_or_default(),
+        }
+    }
+
+    /// Unix ms; never goes back.
+    fn now_ms(&self) -> u64 {
+        self.started_ms + u64::try_from(self.started.elapsed().as_millis()).unwrap_or_default()
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        // A panic elsewhere cannot leave the maps half changed in a way that matters here.
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn fresh(&self) -> User {
+        // What was before, or lapsed with an older state of this user, is not known: it ends log-ttl ago.
+        let known_ms = self.started_ms.max(self.now_ms().saturating_sub(ms(self.config.log_ttl)));
+        User {
+            sessions: BTreeSet::new(),
+            log: VecDeque::new(),
+            last: EventId::ZERO,
+            floor: EventId { ms: known_ms, seq: 0 },
+            trimmed: false,
+            cursors: HashMap::new(),
+            expires: Instant::now() + self.config.log_ttl,
+        }
+    }
+
+    fn register(&self, connect: &Connect) -> Connected {
+        let clock = EventId { ms: self.now_ms() - 1, seq: 0 };
+        self.with(|state| {
+            state.order += 1;
+            let order = state.order;
+            let user = state.users.entry(connect.user.clone()).or_insert_with(|| self.fresh());
+            user.lapse(self);
+            let known = user.sessions.contains(&connect.client);
+            if !known && connect.mode == Mode::New && user.sessions.len() >= self.config.max_sessions_per_user
+            {
+                return Connected::Full;
+            }
+            if user.sessions.insert(connect.client.clone()) {
+                state.sessions += 1;
+            }
+            let newest = user.log.back().map(|entry| entry.id);
+            let position = newest.unwrap_or(clock);
+            let confirmed = user.cursors.get(&connect.client).copied();
+            let from = connect.since.or(confirmed).unwrap_or(position);
+            if connect.mode == Mode::New
+                && from != EventId::ZERO
+                && confirmed.is_none_or(|known| from > known)
+            {
+                user.cursors.insert(connect.client.clone(), from);
+            }
+            let mut registration = user.read(from, &connect.client);
+            registration.position = position;
+            registration.order = order;
+            registration.whole = from == position || user.is_whole(from, newest.unwrap_or(clock));
+            if !registration.more {
+                registration.upto = registration.upto.max(position);
+            }
+            Connected::Registered(registration)
+        })
+    }
+
+    fn append(&self, event: Event) -> Published {
+        let now = self.now_ms();
+        self.with(|state| {
+            let online = state.users.get(&event.user).is_some_and(|user| !user.sessions.is_empty());
+            let nodes = if online { vec![self.config.node_id.clone()] } else { Vec::new() };
+            let mut place = None;
+            if !event.transient {
+                let user = state.users.entry(event.user.clone()).or_insert_with(|| self.fresh());
+                user.lapse(self);
+                let published = user.log.iter().find(|entry| event.key.is_some() && entry.key == event.key);
+                if let Some(published) = published {
+                    return Published { id: Some(published.id), nodes };
+                }
+                let prev = user.last;
+                let id = EventId { ms: now, seq: 0 }.max(EventId { seq: prev.seq + 1, ..prev });
+                if event.collapse.is_some() {
+                    user.log.retain(|entry| entry.collapse != event.collapse);
+                }
+                user.log.push_back(Entry {
+                    id,
+                    client: event.client.clone(),
+                    except: event.except.clone(),
+                    event: event.event.clone(),
+                    data: event.data.clone(),
+                    collapse: event.collapse.clone(),
+                    key: event.key.clone(),
+                });
+                while user.log.len() > self.config.log_length {
+                    if let Some(trimmed) = user.log.pop_front() {
+                        user.floor = user.floor.max(trimmed.id);
+                        user.trimmed = true;
+                    }
+                }
+                user.last = id;
+                user.expires = Instant::now() + self.config.log_ttl;
+                place = Some((id, prev));
+            }
+            // Told within the lock, so that hints come in the order of the log.
+            if let (true, Some(node)) = (online, self.node.get()) {
+                node.hint(Hint {
+                    user: event.user.as_str(),
+                    place,
+                    client: event.client.as_ref().map(|client| client.as_str()),
+                    except: event.except.as_ref().map(|client| client.as_str()),
+                    event: event.event.as_str(),
+                    data: event.data.as_str(),
+                });
+            }
+            Published { id: place.map(|(id, _)| id), nodes }
+        })
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl User {
+    /// Forgets the log and the positions where their time is over.
+    fn lapse(&mut self, engine: &MemoryEngine) {
+        if self.sessions.is_empty() && self.expires <= Instant::now() {
+            let last = self.last;
+            *self = engine.fresh();
+            self.last = last;
+            self.floor = self.floor.max(last);
+        }
+    }
+
+    fn is_whole(&self, since: EventId, newest: EventId) -> bool {
+        if since == EventId::ZERO {
+            // All that is kept: whole where nothing has been cut off.
+            return !self.trimmed;
+        }
+        since <= newest && (since >= self.floor || self.log.front().is_some_and(|oldest| oldest.id <= since))
+    }
+
+    fn read(&self, from: EventId, client: &ClientId) -> Registration {
+        let mut page = Registration {
+            position: from,
+            from,
+            whole: true,
+            replayed: 0,
+            upto: from,
+            more: false,
+            order: 0,
+            events: Vec::new(),
+        };
+        let mut bytes = 0;
+        for entry in self.log.iter().filter(|entry| entry.id > from) {
+            let full = page.events.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES;
+            if entry.is_for(client) {
+                page.replayed += 1;
+                if !full {
+                    bytes += entry.data.as_bytes().len();
+                    page.events.push(LogEvent {
+                        id: entry.id,
+                        event: entry.event.as_str().into(),
+                        data: Bytes::copy_from_slice(entry.data.as_bytes()),
+                    });
+                }
+            }
+            if full {
+                page.more = true;
+            } else {
+                page.upto = entry.id;
+            }
+        }
+        page
+    }
+}
+
+fn ready<T: Send + 'static>(value: T) -> Answer<T> {
+    future::ready(Ok(value)).boxed()
+}
+
+impl Engine for MemoryEngine {
+    fn connect(&self, connect: Connect) -> Answer<Connected> {
+        ready(self.register(&connect))
+    }
+
+    fn disconnect(&self, disconnect: Disconnect) -> Answer<()> {
+        self.with(|state| {
+            let Some(user) = state.users.get_mut(&disconnect.user) else { return };
+            if user.sessions.remove(&disconnect.client) {
+                state.sessions -= 1;
+            }
+            if let Some(confirmed) = disconnect.confirmed {
+                let known = user.cursors.entry(disconnect.client).or_default();
+                *known = confirmed.max(*known);
+            }
+            user.expires = user.expires.max(Instant::now() + self.config.log_ttl);
+        });
+        ready(())
+    }
+
+    fn publish(&self, event: Event) -> Answer<Published> {
+        ready(self.append(event))
+    }
+
+    fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
+        if let Some(node) = self.node.get() {
+            node.broadcast(event.as_str(), data.as_str());
+        }
+        ready(vec![self.config.node_id.clone()])
+    }
+
+    fn heartbeat(&self, beats: Vec<Beat>) -> Answer<Vec<Beaten>> {
+        let beaten = self.with(|state| {
+            let mut beaten = Vec::with_capacity(beats.len());
+            for beat in beats {
+                beaten.push(match state.users.get_mut(&beat.user) {
+                    Some(user) if !user.sessions.is_empty() => {
+                        user.cursors.extend(beat.confirmed);
+                        Beaten::Renewed(user.last)
+                    }
+                    _ => Beaten::Lost,
+                });
+            }
+            beaten
+        });
+        ready(beaten)
+    }
+
+    fn uplink(&self, message: Uplink) -> Answer<()> {
+        tracing::debug!(
+            user = %message.user, client = %message.client, event = %message.event,
+            "a client's message; in local mode nobody can read it"
+        );
+        ready(())
+    }
+
+    fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {
+        ready(self.with(|state| {
+            let sessions = state.users.get(&user).into_iter().flat_map(|user| &user.sessions);
+            sessions.map(|client| (client.clone(), self.config.node_id.clone())).collect()
+        }))
+    }
+
+    fn online(&self, mut users: Vec<UserId>) -> Answer<Vec<UserId>> {
+        self.with(|state| {
+            users.retain(|user| state.users.get(user).is_some_and(|user| !user.sessions.is_empty()));
+        });
+        ready(users)
+    }
+
+    fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()> {
+        if let Some(node) = self.node.get() {
+            node.sign_out(user.as_str(), client.as_ref().map(ClientId::as_str));
+        }
+        ready(())
+    }
+
+    fn nodes(&self) -> Answer<Vec<NodeInfo>> {
+        let mut node = self.config.node.clone();
+        node.started = self.started_ms;
+        node.sessions = self.with(|state| state.sessions as u64);
+        ready(vec![node])
+    }
+
+    fn claim(&self) -> Answer<Claim> {
+        ready(Claim::Held)
+    }
+
+    fn beat(&self, _sessions: usize) -> Answer<bool> {
+        ready(true)
+    }
+
+    fn release(&self) -> Answer<()> {
+        ready(())
+    }
+
+    fn clear_up(&self) -> Answer<()> {
+        let now = Instant::now();
+        self.with(|state| state.users.retain(|_, user| !user.sessions.is_empty() || user.expires > now));
+        ready(())
+    }
+
+    fn sign_of_life(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
+    fn is_up(&self) -> bool {
+        true
+    }
+
+    fn suspected(&self) -> BoxFuture<'static, ()> {
+        future::pending().boxed()
+    }
+
+    fn start(&self, node: Arc<dyn Node>) {
+        let _ = self.node.set(node); // a second start changes nothing
+    }
+
+    fn stop_ingress(&self) -> BoxFuture<'static, ()> {
+        future::ready(()).boxed()
+    }
+}

@@ -1,0 +1,355 @@
+//! The ingress stream: whoever can `XADD` can publish.
+//!
+//! One process at a time reads it (a lease in Redis says which), so entries of one user keep their order,
+//! whichever nodes come and go. It does one batch after the other and goes on only when a batch is in the logs:
+//! what its predecessor left pending comes first. Each event carries its entry's id into the user's log state, so
+//! that an entry that is read twice is published once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, cmd};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::{Context, inbox, link, ms, publish, reply, scripts, sessions};
+use crate::engine::{Event, Unavailable};
+use crate::id::EventName;
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::publish::{Data, Parts, Publish, Target};
+
+/// Entries of one read.
+const READ: usize = 256;
+
+/// Reads the ingress stream whenever it is this process's turn, until `wanted` turns false.
+pub async fn read(context: Arc<Context>, mut wanted: watch::Receiver<bool>) {
+    let ttl = context.config.node_ttl;
+    while *wanted.borrow_and_update() {
+        if context.link.is_up() {
+            match lead(&context, ttl).await {
+                Ok(true) => {
+                    info!("reading the ingress stream");
+                    if let Err(error) = Reader::serve(&context, &wanted).await {
+                        debug!(%error, "the ingress stream cannot be read now");
+                    }
+                    if let Err(error) = lead(&context, Duration::ZERO).await {
+                        debug!(%error, "the ingress lease was not given back and will lapse");
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => debug!(%error, "the ingress lease cannot be had now"),
+            }
+        }
+        // A standby looks every third of the lease, with jitter, so that not all ask at once.
+        let pause = (ttl / 3).min(Duration::from_secs(1)).mul_f64(0.5 + fastrand::f64() / 2.0);
+        let _ = timeout(pause, wanted.changed()).await;
+    }
+}
+
+async fn lead(context: &Context, ttl: Duration) -> Result<bool, Unavailable> {
+    let mut call = scripts::call(&scripts::LEAD, 1, 2);
+    let reader = format!("{} {}", context.config.node, context.config.boot);
+    call.arg(context.keys.lease()).arg(reader).arg(ms(ttl));
+    Ok(reply::integer(&context.link.run_one(call).await?)? == 1)
+}
+
+struct Reader<'a> {
+    context: &'a Context,
+    connection: MultiplexedConnection,
+    stream: String,
+    /// Until when this process may publish what it has read.
+    lease_end: Instant,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error("the ingress lease went to another process")]
+    LeaseLost,
+}
+
+impl<'a> Reader<'a> {
+    async fn serve(context: &'a Context, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
+        let mut reader = Reader {
+            context,
+            connection: context.link.dedicated().await?,
+            stream: context.keys.events(),
+            lease_end: Instant::now() + context.config.node_ttl,
+        };
+        loop {
+            let outcome = reader.run(wanted).await;
+            match outcome {
+                // Deleted, flushed or evicted: it is made again from the start, and entries are known by their ids.
+                Err(Stopped::Redis(error)) if inbox::is_lost(&error) => {
+                    warn!("the ingress stream or its group was gone and is made anew");
+                    sleep(Duration::from_millis(50)).await;
+                    reader.renew().await?;
+                }
+                Err(Stopped::Redis(error)) => {
+                    context.link.suspect();
+                    return Err(error.into());
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn run(&mut self, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
+        self.make_group().await?;
+        self.take_over().await?;
+        // Short enough that the lease is renewed in time and that a drain need not wait.
+        let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
+        while *wanted.borrow() {
+            self.renew_in_time().await?;
+            let mut read = cmd("XREADGROUP");
+            read.arg("GROUP").arg("switchboard").arg(self.context.config.node.as_str());
+            read.arg("COUNT").arg(READ).arg("BLOCK").arg(ms(block)).arg("STREAMS").arg(&self.stream).arg(">");
+            let answer = self.ask(read, block).await?;
+            self.route(reply::read(answer)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs one command that may wait for `block`; a connection that is half dead counts as broken.
+    async fn ask(&mut self, command: redis::Cmd, block: Duration) -> Result<redis::Value, Stopped> {
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(command);
+        self.ask_all(pipeline, block)
+            .await?
+            .pop()
+            .ok_or_else(|| Unavailable::new("Redis gave no answer").into())
+    }
+
+    async fn ask_all(
+        &mut self,
+        pipeline: redis::Pipeline,
+        block: Duration,
+    ) -> Result<Vec<redis::Value>, Stopped> {
+        let bound = block + Duration::from_secs(2);
+        let mut outcome = timeout(bound, link::send(&mut self.connection, &pipeline)).await;
+        if matches!(&outcome, Ok(Err(error)) if link::lacks_script(error)) {
+            link::load_scripts(&mut self.connection).await?;
+            outcome = timeout(bound, link::send(&mut self.connection, &pipeline)).await;
+        }
+        match outcome {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time")).into()),
+        }
+    }
+
+    async fn make_group(&mut self) -> Result<(), Stopped> {
+        let mut group = cmd("XGROUP");
+        group.arg("CREATE").arg(&self.stream).arg("switchboard").arg("0").arg("MKSTREAM");
+        match self.ask(group, Duration::ZERO).await {
+            Err(Stopped::Redis(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// What the last reader took and did not finish comes first, in order.
+    async fn take_over(&mut self) -> Result<(), Stopped> {
+        let mut from = "0-0".to_owned();
+        loop {
+            self.renew_in_time().await?;
+            let mut claim = cmd("XAUTOCLAIM");
+            claim.arg(&self.stream).arg("switchboard").arg(self.context.config.node.as_str());
+            claim.arg(0).arg(&from).arg("COUNT").arg(READ);
+            let mut parts = reply::array(self.ask(claim, Duration::ZERO).await?)?.into_iter();
+            let (Some(next), Some(entries)) = (parts.next(), parts.next()) else { return Ok(()) };
+            self.route(reply::entries(entries)?).await?;
+            from = reply::text(&next)?.to_owned();
+            if from == "0-0" {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn renew_in_time(&mut self) -> Result<(), Stopped> {
+        let ttl = self.context.config.node_ttl;
+        if self.lease_end.saturating_duration_since(Instant::now()) < ttl * 2 / 3 {
+            self.renew().await?;
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), Stopped> {
+        let ttl = self.context.config.node_ttl;
+        let asked = Instant::now();
+        if !lead(self.context, ttl).await? {
+            return Err(Stopped::LeaseLost);
+        }
+        self.lease_end = asked + ttl;
+        Ok(())
+    }
+
+    /// Publishes entries in order, puts bad ones aside, and then lets go of them all.
+    async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
+        let Some((last, _)) = entries.last() else { return Ok(()) };
+        let mut done = redis::pipe();
+        let mut batch: Vec<(Event, &str)> = Vec::new();
+        for (id, fields) in &entries {
+            match parse(fields, self.context.config.max_event) {
+                Ok(publish) => match per_user(publish) {
+                    Ok(events) => {
+                        for event in events {
+                            batch.push((event, id));
+                            if batch.len() == publish::MAX_EVENTS {
+                                self.publish(std::mem::take(&mut batch)).await?;
+                            }
+                        }
+                    }
+                    Err((event, data)) => {
+                        self.publish(std::mem::take(&mut batch)).await?;
+                        publish::broadcast(self.context, &event, &data).await?;
+                    }
+                },
+                Err(refusal) => {
+                    warn!(entry = %id, reason = %refusal, "an ingress entry could not be routed");
+                    let mut dead = sessions::bounded_add(self.context, self.context.keys.dead());
+                    for (field, value) in fields {
+                        dead.arg(&field[..]).arg(&value[..]);
+                    }
+                    dead.arg("reason").arg(refusal.to_string());
+                    done.add_command(dead);
+                }
+            }
+        }
+        self.publish(batch).await?;
+        done.cmd("XACK").arg(&self.stream).arg("switchboard");
+        for (id, _) in &entries {
+            done.arg(id);
+        }
+        // Everything up to the last has been handled, in order: it may go.
+        done.cmd("XTRIM").arg(&self.stream).arg("MINID").arg("=").arg(inbox::after(last));
+        self.ask_all(done, Duration::ZERO).await.map(drop)
+    }
+
+    async fn publish(&mut self, batch: Vec<(Event, &str)>) -> Result<(), Stopped> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= self.lease_end {
+            return Err(Stopped::LeaseLost); // frozen meanwhile: another process goes on from what is pending
+        }
+        let call = publish::script(self.context, batch.iter().map(|(event, id)| (event, Some(*id))));
+        let appended = publish::parse(self.ask(call, Duration::ZERO).await?)?;
+        let hints = publish::hints(self.context, batch.iter().map(|(event, _)| event).zip(&appended));
+        if !hints.is_empty() {
+            self.ask_all(hints, Duration::ZERO).await?;
+        }
+        match appended.into_iter().find_map(Result::err) {
+            // Out of memory, say: it stays pending, and is tried again.
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One event for each user; or, of a broadcast, its name and data.
+fn per_user(publish: Publish) -> Result<Vec<Event>, (EventName, Data)> {
+    let users = match publish.target {
+        Target::User(user) => vec![user],
+        Target::Users(users) => users,
+        Target::Broadcast => return Err((publish.event, publish.data)),
+    };
+    Ok(users
+        .into_iter()
+        .map(|user| Event {
+            user,
+            client: publish.client.clone(),
+            except: publish.except.clone(),
+            event: publish.event.clone(),
+            data: publish.data.clone(),
+            collapse: publish.collapse.clone(),
+            key: publish.key.clone(),
+            transient: publish.transient,
+        })
+        .collect())
+}
+
+/// Reads an entry's fields with the checks of every other way in.
+fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Refusal> {
+    let invalid = |message: String| Refusal::new(Code::InvalidFrame, message);
+    let mut parts = Parts::default();
+    let mut data = None;
+    for (at, (field, value)) in fields.iter().enumerate() {
+        let name = std::str::from_utf8(field).map_err(|_| invalid("a field's name is not UTF-8".into()))?;
+        let text = std::str::from_utf8(value).map_err(|_| invalid(format!("{name} is not UTF-8")))?;
+        if fields[..at].iter().any(|(other, _)| other == field) {
+            return Err(invalid(format!("{name} is there twice")));
+        }
+        let flag = || match text {
+            "1" | "true" => Ok(true),
+            "0" | "false" => Ok(false),
+            _ => Err(invalid(format!("{name} must be 1 or 0"))),
+        };
+        match name {
+            "user" => parts.user = Some(text),
+            "users" => parts.users = Some(text.split(',').collect()),
+            "broadcast" => parts.broadcast = flag()?,
+            "event" => parts.event = Some(text),
+            "data" => data = Some(text),
+            "client" => parts.client = Some(text),
+            "except" => parts.except = Some(text),
+            "collapse" => parts.collapse = Some(text),
+            "key" => parts.key = Some(text),
+            "transient" => parts.transient = flag()?,
+            other => {
+                return Err(invalid(format!(
+                    "unknown field {other:?}; an entry has user | users | broadcast, event, data, client, except, \
+                     collapse, key, transient"
+                )));
+            }
+        }
+    }
+    let data = match data {
+        None => Data::null(),
+        Some(text) => {
+            let raw: &serde_json::value::RawValue =
+                serde_json::from_str(text).map_err(|error| invalid(format!("data is not JSON: {error}")))?;
+            Data::from_json_text(raw.get().to_owned())
+        }
+    };
+    parts.check(data, max_event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fields: &[(&'static str, &'static str)]) -> Result<Publish, Refusal> {
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(f, v)| (Bytes::from_static(f.as_bytes()), Bytes::from_static(v.as_bytes())))
+            .collect();
+        parse(&fields, 64)
+    }
+
+    #[test]
+    fn an_entry_is_checked_like_a_frame() {
+        let good =
+            entry(&[("user", "42"), ("event", "e"), ("data", "{\"a\": 1e400}"), ("transient", "1")]).unwrap();
+        assert_eq!(good.data.as_str(), "{\"a\": 1e400}");
+        assert!(good.transient);
+        for (fields, code) in [
+            (&[("user", "4 2"), ("event", "e")][..], Code::InvalidUserId),
+            (&[("users", "1,,2"), ("event", "e")], Code::InvalidUserId),
+            (&[("event", "e")], Code::InvalidTarget),
+            (&[("user", "1"), ("broadcast", "1"), ("event", "e")], Code::InvalidTarget),
+            (&[("user", "1")], Code::InvalidEvent),
+            (&[("user", "1"), ("event", "e"), ("data", "{")], Code::InvalidFrame),
+            (&[("user", "1"), ("event", "e"), ("what", "1")], Code::InvalidFrame),
+            (&[("user", "1"), ("user", "2"), ("event", "e")], Code::InvalidFrame),
+            (&[("user", "1"), ("event", "e"), ("transient", "yes")], Code::InvalidFrame),
+            (&[("user", "1"), ("event", "e"), ("key", "")], Code::InvalidKey),
+        ] {
+            assert_eq!(entry(fields).unwrap_err().code, code, "{fields:?}");
+        }
+    }
+}

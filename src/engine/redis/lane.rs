@@ -1,0 +1,124 @@
+//! Micro-batches. Callers queue operations; a lane takes whatever waits, does it in as few scripts as possible,
+//! and hands the answers back. Under load batches grow by themselves; an idle lane's batch is one operation.
+//!
+//! All operations of one user pass one lane, which does one batch after the other: so they happen in the order in
+//! which they were called. Within a batch the ends of sessions come first and their beginnings next: a session
+//! whose end was queued after its beginning never shares a batch with it, because its beginning was awaited.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::{Context, publish, sessions};
+use crate::engine::{Connect, Connected, Disconnect, Event, Published, Unavailable};
+use crate::id::{ClientId, UserId};
+
+/// Operations that may wait on a lane: at 60,000 a second a quarter of a second's. One more is refused.
+pub const LANE_BOUND: usize = 16_384;
+/// Operations taken at once; each verb's script calls are bounded apart.
+const TAKE: usize = 256;
+/// How often ends of sessions that Redis has not heard of are tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
+
+/// An operation, and where its answer goes.
+pub enum Op {
+    /// [`crate::engine::Engine::connect`]
+    Connect(Connect, Reply<Connected>),
+    /// [`crate::engine::Engine::disconnect`]
+    Disconnect(Disconnect, Reply<()>),
+    /// [`crate::engine::Engine::publish`]
+    Publish(Event, Reply<Published>),
+}
+
+/// One lane.
+pub struct Lane {
+    context: Arc<Context>,
+    /// Ends of sessions that Redis has not heard of yet. Bounded by the sessions there were.
+    owed: HashMap<(UserId, ClientId), Disconnect>,
+}
+
+impl Lane {
+    /// A lane with nothing owed.
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context, owed: HashMap::new() }
+    }
+
+    /// Works until the engine is dropped.
+    pub async fn run(mut self, mut ops: mpsc::Receiver<Op>) {
+        let mut taken = Vec::with_capacity(TAKE);
+        loop {
+            if self.owed.is_empty() {
+                if ops.recv_many(&mut taken, TAKE).await == 0 {
+                    return;
+                }
+            } else {
+                // Nothing came in time: only what is owed is done.
+                let _ = timeout(RETRY, ops.recv_many(&mut taken, TAKE)).await;
+            }
+            self.batch(&mut taken).await;
+        }
+    }
+
+    async fn batch(&mut self, taken: &mut Vec<Op>) {
+        let (mut connects, mut publishes, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+        for op in taken.drain(..) {
+            match op {
+                Op::Connect(connect, reply) => connects.push((connect, reply)),
+                Op::Publish(event, reply) => publishes.push((event, reply)),
+                Op::Disconnect(disconnect, reply) => {
+                    self.owed.insert((disconnect.user.clone(), disconnect.client.clone()), disconnect);
+                    replies.push(reply);
+                }
+            }
+        }
+        let ended = self.end_sessions().await;
+        for reply in replies {
+            let _ = reply.send(ended.clone());
+        }
+        for (connect, _) in &connects {
+            // It is here again: its older connection's end must not take it away.
+            self.owed.remove(&(connect.user.clone(), connect.client.clone()));
+        }
+        let (questions, replies): (Vec<_>, Vec<_>) = connects.into_iter().unzip();
+        let mut replies = replies.into_iter();
+        for batch in questions.chunks(sessions::MAX_CONNECTS) {
+            answer(replies.by_ref().take(batch.len()), sessions::connect(&self.context, batch).await);
+        }
+        let (questions, replies): (Vec<_>, Vec<_>) = publishes.into_iter().unzip();
+        let mut replies = replies.into_iter();
+        for batch in questions.chunks(publish::MAX_EVENTS) {
+            answer(replies.by_ref().take(batch.len()), publish::publish(&self.context, batch).await);
+        }
+    }
+
+    async fn end_sessions(&mut self) -> Result<(), Unavailable> {
+        let ends: Vec<Disconnect> = self.owed.values().cloned().collect();
+        for batch in ends.chunks(sessions::MAX_CONNECTS) {
+            sessions::disconnect(&self.context, batch).await?;
+            for done in batch {
+                self.owed.remove(&(done.user.clone(), done.client.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hands each operation of a batch its own outcome, or all of them the batch's.
+fn answer<T>(
+    replies: impl Iterator<Item = Reply<T>>,
+    outcomes: Result<Vec<Result<T, Unavailable>>, Unavailable>,
+) {
+    let (mut outcomes, missing) = match outcomes {
+        Ok(outcomes) => (outcomes.into_iter(), Unavailable::new("Redis answered too little")),
+        Err(error) => (Vec::new().into_iter(), error),
+    };
+    for reply in replies {
+        let outcome = outcomes.next().unwrap_or_else(|| Err(missing.clone()));
+        let _ = reply.send(outcome); // nobody waits any more: the caller's connection has ended
+    }
+}

@@ -1,0 +1,266 @@
+//! The engine for any number of nodes: Redis holds the truth, Lua scripts keep it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `keys` | every key name |
+//! | `scripts`, `reply` | `lua/`, embedded; reading what it returns |
+//! | `link`, `connection` | pool, dedicated connections, up or away |
+//! | `lane` | micro-batches: what waits goes out together, in order per user |
+//! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
+//! | `inbox`, `ingress` | the two streams this node reads |
+//! | `node` | the node's own lease, and clearing up after others |
+
+pub mod connection;
+mod inbox;
+mod ingress;
+mod keys;
+mod lane;
+mod link;
+mod node;
+mod publish;
+mod reply;
+mod scripts;
+mod sessions;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use redis::Client;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::engine::{
+    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Node, NodeInfo, Published,
+    Unavailable, Uplink,
+};
+use crate::id::{ClientId, EventName, NodeId, UserId};
+use crate::protocol::publish::Data;
+use keys::Keys;
+use lane::{LANE_BOUND, Lane, Op};
+use link::Link;
+
+/// What the engine needs to know of the settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node's id.
+    pub node: NodeId,
+    /// This process's id, a ULID: tells it from others with the same node id.
+    pub boot: String,
+    /// Where clients reach this node.
+    pub client_url: String,
+    /// Where workers reach it.
+    pub worker_url: String,
+    /// Put before every key.
+    pub key_prefix: String,
+    /// Most pooled connections.
+    pub pool_size: u32,
+    /// How long a user's keys outlive the last heartbeat.
+    pub session_ttl: Duration,
+    /// How long a node counts as alive after its last heartbeat.
+    pub node_ttl: Duration,
+    /// How long a log outlives its last event.
+    pub log_ttl: Duration,
+    /// Events kept per user.
+    pub log_length: usize,
+    /// Sessions of one user, over all nodes.
+    pub max_sessions_per_user: usize,
+    /// Entries kept on `uplink`, `presence` and `events:dead`.
+    pub uplink_length: usize,
+    /// Largest event.
+    pub max_event: usize,
+}
+
+/// What the engine's parts share.
+struct Context {
+    config: Config,
+    keys: Keys,
+    link: Link,
+    node: OnceLock<Arc<dyn Node>>,
+    /// Unix ms since when this data set is known to be whole; 0 before the first claim.
+    whole_since: AtomicU64,
+    /// When a sign of life last came through the inbox.
+    sign_of_life: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Context {
+    fn node(&self) -> Option<&dyn Node> {
+        self.node.get().map(Arc::as_ref)
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The engine.
+pub struct RedisEngine {
+    context: Arc<Context>,
+    lanes: Vec<mpsc::Sender<Op>>,
+    hasher: RandomState,
+    ingress: watch::Sender<bool>,
+    ingress_stopped: watch::Receiver<bool>,
+    ingress_task: std::sync::Mutex<Option<watch::Sender<bool>>>,
+}
+
+/// Two: while Redis works on one lane's batch, the other's is built and read. More would make batches smaller.
+const LANES: usize = 2;
+
+impl RedisEngine {
+    /// An engine on the server of `client`. Connects to nothing yet; must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Where the connection's parameters are unusable.
+    pub fn new(client: Client, config: Config) -> Result<Self, redis::RedisError> {
+        let context = Arc::new(Context {
+            link: Link::new(client, config.pool_size)?,
+            keys: Keys::new(&config.key_prefix),
+            node: OnceLock::new(),
+            whole_since: AtomicU64::new(0),
+            sign_of_life: std::sync::Mutex::new(None),
+            config,
+        });
+        let lanes = (0..LANES)
+            .map(|_| {
+                let (sender, receiver) = mpsc::channel(LANE_BOUND);
+                tokio::spawn(Lane::new(context.clone()).run(receiver));
+                sender
+            })
+            .collect();
+        let (stopped, ingress_stopped) = watch::channel(false);
+        Ok(Self {
+            context,
+            lanes,
+            hasher: RandomState::new(),
+            ingress: watch::Sender::new(true),
+            ingress_stopped,
+            ingress_task: std::sync::Mutex::new(Some(stopped)),
+        })
+    }
+
+    /// Queues an operation on its user's lane at once, and hands out its answer.
+    fn queue<T: Send + 'static>(
+        &self,
+        user: &UserId,
+        op: impl FnOnce(oneshot::Sender<Result<T, Unavailable>>) -> Op,
+    ) -> Answer<T> {
+        let lane =
+            usize::try_from(self.hasher.hash_one(user.as_str())).unwrap_or_default() % self.lanes.len();
+        let (sender, receiver) = oneshot::channel();
+        let queued = self.lanes[lane].try_send(op(sender));
+        async move {
+            match queued {
+                Ok(()) => receiver.await.unwrap_or_else(|_| Err(Unavailable::new("the engine has stopped"))),
+                Err(_) => Err(Unavailable::new("too much is waiting for Redis")),
+            }
+        }
+        .boxed()
+    }
+
+    fn with_context<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F) -> Answer<T>
+    where
+        F: Future<Output = Result<T, Unavailable>> + Send + 'static,
+    {
+        run(self.context.clone()).boxed()
+    }
+}
+
+impl Engine for RedisEngine {
+    fn connect(&self, connect: Connect) -> Answer<Connected> {
+        self.queue(&connect.user.clone(), |answer| Op::Connect(connect, answer))
+    }
+
+    fn disconnect(&self, disconnect: Disconnect) -> Answer<()> {
+        self.queue(&disconnect.user.clone(), |answer| Op::Disconnect(disconnect, answer))
+    }
+
+    fn publish(&self, event: Event) -> Answer<Published> {
+        self.queue(&event.user.clone(), |answer| Op::Publish(event, answer))
+    }
+
+    fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
+        self.with_context(|context| async move { publish::broadcast(&context, &event, &data).await })
+    }
+
+    fn heartbeat(&self, beats: Vec<Beat>) -> Answer<Vec<Beaten>> {
+        self.with_context(|context| async move { sessions::heartbeat(&context, &beats).await })
+    }
+
+    fn uplink(&self, message: Uplink) -> Answer<()> {
+        self.with_context(|context| async move { sessions::uplink(&context, &message).await })
+    }
+
+    fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {
+        self.with_context(|context| async move { sessions::of(&context, &user).await })
+    }
+
+    fn online(&self, users: Vec<UserId>) -> Answer<Vec<UserId>> {
+        self.with_context(|context| async move { sessions::online(&context, users).await })
+    }
+
+    fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()> {
+        self.with_context(|context| async move { sessions::sign_out(&context, &user, client.as_ref()).await })
+    }
+
+    fn nodes(&self) -> Answer<Vec<NodeInfo>> {
+        self.with_context(|context| async move { node::list(&context).await })
+    }
+
+    fn claim(&self) -> Answer<Claim> {
+        self.with_context(|context| async move { node::claim(&context).await })
+    }
+
+    fn beat(&self, sessions: usize) -> Answer<bool> {
+        self.with_context(move |context| async move { node::beat(&context, sessions).await })
+    }
+
+    fn release(&self) -> Answer<()> {
+        self.with_context(|context| async move { node::release(&context).await })
+    }
+
+    fn clear_up(&self) -> Answer<()> {
+        self.with_context(|context| async move { node::clear_up(&context).await })
+    }
+
+    fn sign_of_life(&self) -> Option<Duration> {
+        self.context.sign_of_life.lock().ok()?.map(|seen| seen.elapsed())
+    }
+
+    fn is_up(&self) -> bool {
+        self.context.link.is_up()
+    }
+
+    fn suspected(&self) -> BoxFuture<'static, ()> {
+        let context = self.context.clone();
+        async move { context.link.suspected().await }.boxed()
+    }
+
+    fn start(&self, node: Arc<dyn Node>) {
+        if self.context.node.set(node).is_err() {
+            return; // started before
+        }
+        tokio::spawn(inbox::read(self.context.clone()));
+        let stopped = self.ingress_task.lock().ok().and_then(|mut task| task.take());
+        if let Some(stopped) = stopped {
+            let wanted = self.ingress.subscribe();
+            let context = self.context.clone();
+            tokio::spawn(async move {
+                ingress::read(context, wanted).await;
+                stopped.send_replace(true);
+            });
+        }
+    }
+
+    fn stop_ingress(&self) -> BoxFuture<'static, ()> {
+        self.ingress.send_replace(false);
+        let mut stopped = self.ingress_stopped.clone();
+        async move {
+            // An error means that the task is gone, which is what is awaited.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        }
+        .boxed()
+    }
+}

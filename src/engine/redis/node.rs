@@ -1,0 +1,240 @@
+//! The node's own lease, and clearing up after nodes whose lease has lapsed.
+//!
+//! Whoever clears up after a dead node first claims its id, under its own boot id and with an empty version. So
+//! one survivor does it, and a process that starts with that id waits the moment until it is done.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tracing::{info, warn};
+
+use super::{Context, inbox, ms, reply, scripts, sessions};
+use crate::engine::{Claim, NodeInfo, Unavailable};
+use crate::id::{NodeId, UserId};
+
+/// Users of a dead node that one script call takes: each costs about as much as a lease.
+const FORGET: usize = 50;
+
+/// A consumer of the ingress group with this prefix carries the Unix ms at which the data set was first seen: it
+/// goes where the data goes, and needs no key of its own.
+const BIRTH: &str = "since-";
+
+fn node_keys(context: &Context, call: &mut redis::Cmd, node: &NodeId) {
+    call.arg(context.keys.node(node.as_str()))
+        .arg(context.keys.inbox(node.as_str()))
+        .arg(context.keys.users(node));
+}
+
+async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim, i64, i64), Unavailable> {
+    let mut call = scripts::call(&scripts::CLAIM, 3, 6);
+    node_keys(context, &mut call, node);
+    call.arg(&context.config.boot)
+        .arg(ms(context.config.node_ttl))
+        .arg(ms(context.config.session_ttl))
+        .arg(version)
+        .arg(&context.config.client_url)
+        .arg(&context.config.worker_url);
+    let answer = reply::array(context.link.probe_one(call).await?)?;
+    let [held, now_or_ttl, left_or_version] = answer.as_slice() else {
+        return Err(Unavailable::new("claim.lua answered with another shape"));
+    };
+    let number = reply::integer(now_or_ttl)?;
+    if reply::integer(held)? == 1 {
+        return Ok((Claim::Held, number, reply::integer(left_or_version)?));
+    }
+    let ttl = Duration::from_millis(u64::try_from(number).unwrap_or_default());
+    let claim = if reply::text(left_or_version)?.is_empty() { Claim::ClearingUp } else { Claim::Taken(ttl) };
+    Ok((claim, 0, 0))
+}
+
+/// Claims this node's id, and clears up after whoever had it before.
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
+    let node = &context.config.node;
+    let (claim, now, left) = take(context, node, env!("CARGO_PKG_VERSION")).await?;
+    if claim == Claim::Held {
+        let since = data_set_birth(context, now).await?;
+        context.whole_since.store(since, Ordering::Release);
+        if left > 0 {
+            info!(users = left, "clearing up after an earlier process with this node id");
+            forget(context, node, true).await?;
+        }
+        announce(context, now).await?;
+        context.link.trust();
+    }
+    Ok(claim)
+}
+
+/// Renews the claim.
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailable> {
+    let mut call = scripts::call(&scripts::BEAT, 3, 4);
+    node_keys(context, &mut call, &context.config.node);
+    call.arg(&context.config.boot)
+        .arg(ms(context.config.node_ttl))
+        .arg(ms(context.config.session_ttl))
+        .arg(sessions);
+    let now = reply::integer(&context.link.probe_one(call).await?)?;
+    if now == 0 {
+        return Ok(false);
+    }
+    announce(context, now).await?;
+    context.link.trust();
+    Ok(true)
+}
+
+/// Puts the node on the list of live ones, and a sign of life into its inbox.
+async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
+    let lease_end = now.saturating_add(i64::try_from(ms(context.config.node_ttl)).unwrap_or(i64::MAX));
+    let mut list = cmd("ZADD");
+    list.arg(context.keys.nodes()).arg(lease_end).arg(context.config.node.as_str());
+    context.link.probe_one(list).await?;
+    let mut keep = cmd("PEXPIRE");
+    // The list goes when every node has been gone for as long as users' keys last.
+    keep.arg(context.keys.nodes()).arg(ms(context.config.session_ttl + context.config.node_ttl));
+    context.link.probe_one(keep).await?;
+    context.link.probe_one(inbox::life(context)).await.map(drop)
+}
+
+/// Gives the id back.
+///
+/// # Errors
+/// Where Redis is away: then the keys lapse by themselves.
+pub async fn release(context: &Context) -> Result<(), Unavailable> {
+    let_go(context, &context.config.node).await
+}
+
+async fn let_go(context: &Context, node: &NodeId) -> Result<(), Unavailable> {
+    let mut call = scripts::call(&scripts::RELEASE, 3, 1);
+    node_keys(context, &mut call, node);
+    call.arg(&context.config.boot);
+    if reply::integer(&context.link.probe_one(call).await?)? == 1 {
+        let mut list = cmd("ZREM");
+        list.arg(context.keys.nodes()).arg(node.as_str());
+        context.link.probe_one(list).await?;
+    }
+    Ok(())
+}
+
+/// Clears up after every node whose lease has lapsed.
+///
+/// # Errors
+/// Where Redis is away: the next survivor, or the next round, goes on.
+pub async fn clear_up(context: &Context) -> Result<(), Unavailable> {
+    let time = reply::array(context.link.run_one(cmd("TIME")).await?)?;
+    let seconds = time.first().map(reply::integer).transpose()?.unwrap_or_default();
+    let micros = time.get(1).map(reply::integer).transpose()?.unwrap_or_default();
+    let mut lapsed = cmd("ZRANGEBYSCORE");
+    lapsed.arg(context.keys.nodes()).arg("-inf").arg(seconds * 1000 + micros / 1000);
+    for dead in reply::array(context.link.run_one(lapsed).await?)? {
+        let Ok(dead) = reply::text(&dead)?.parse::<NodeId>() else { continue };
+        if dead == context.config.node {
+            continue;
+        }
+        let (claim, _, _) = take(context, &dead, "").await?;
+        if claim == Claim::Held {
+            warn!(dead = %dead, "a node's lease has lapsed: clearing up after it");
+            forget(context, &dead, false).await?;
+            let_go(context, &dead).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a node off all its users, and notes who is offline by that.
+async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Unavailable> {
+    let mut served = cmd("SMEMBERS");
+    served.arg(context.keys.users(node));
+    let mut users = Vec::new();
+    for user in reply::array(context.link.probe_one(served).await?)? {
+        users.extend(reply::text(&user)?.parse::<UserId>());
+    }
+    for batch in users.chunks(FORGET) {
+        let mut call = scripts::call(&scripts::FORGET, 2 * batch.len(), 1);
+        for user in batch {
+            call.arg(context.keys.user(user)).arg(context.keys.nodes_of(user));
+        }
+        call.arg(node.as_str());
+        let offline = reply::array(context.link.probe_one(call).await?)?;
+        for (user, offline) in batch.iter().zip(&offline) {
+            if reply::integer(offline)? == 1 {
+                context.link.probe_one(sessions::presence(context, user, "offline", node.as_str())).await?;
+            }
+        }
+        if again {
+            let mut unserved = cmd("SREM");
+            unserved.arg(context.keys.users(node));
+            for user in batch {
+                unserved.arg(user.as_str());
+            }
+            context.link.probe_one(unserved).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Since when this data set is known to be whole: as long as the ingress group is there, or from now on.
+async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable> {
+    let mut group = cmd("XGROUP");
+    group.arg("CREATE").arg(context.keys.events()).arg("switchboard").arg("0").arg("MKSTREAM");
+    create(context, group).await?;
+    let mut consumers = cmd("XINFO");
+    consumers.arg("CONSUMERS").arg(context.keys.events()).arg("switchboard");
+    let mut born = None;
+    for consumer in reply::array(context.link.probe_one(consumers).await?)? {
+        let Value::Array(fields) = consumer else { continue };
+        let name = fields.get(1).map(reply::text).transpose()?.unwrap_or_default();
+        // The latest counts, where two nodes saw the new data set at once.
+        born = born.max(name.strip_prefix(BIRTH).and_then(|ms| ms.parse::<u64>().ok()));
+    }
+    if let Some(born) = born {
+        return Ok(born);
+    }
+    let mut consumer = cmd("XGROUP");
+    consumer.arg("CREATECONSUMER").arg(context.keys.events()).arg("switchboard").arg(format!("{BIRTH}{now}"));
+    context.link.probe_one(consumer).await?;
+    Ok(u64::try_from(now).unwrap_or_default())
+}
+
+async fn create(context: &Context, group: redis::Cmd) -> Result<(), Unavailable> {
+    match context.link.probe_one(group).await {
+        Err(error) if !error.to_string().contains("BUSYGROUP") => Err(error),
+        _ => Ok(()), // BUSYGROUP: it is there already
+    }
+}
+
+/// The live nodes, by id.
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
+    let mut names = cmd("ZRANGE");
+    names.arg(context.keys.nodes()).arg(0).arg(-1);
+    let mut nodes = Vec::new();
+    for name in reply::array(context.link.run_one(names).await?)? {
+        let name = reply::text(&name)?;
+        let mut fields = cmd("HMGET");
+        fields.arg(context.keys.node(name));
+        fields.arg(&["sessions", "version", "started", "client_url", "worker_url"]);
+        let fields = reply::array(context.link.run_one(fields).await?)?;
+        let field = |at: usize| fields.get(at).and_then(|value| reply::text(value).ok()).unwrap_or_default();
+        if field(1).is_empty() {
+            continue; // gone, or being cleared up after
+        }
+        nodes.push(NodeInfo {
+            node_id: name.to_owned(),
+            sessions: field(0).parse().unwrap_or_default(),
+            version: field(1).to_owned(),
+            started: field(2).parse().unwrap_or_default(),
+            client_url: field(3).to_owned(),
+            worker_url: field(4).to_owned(),
+        });
+    }
+    nodes.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+    Ok(nodes)
+}

@@ -1,0 +1,98 @@
+//! Reads what scripts and commands return.
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::engine::Unavailable;
+use crate::id::EventId;
+
+fn unexpected(what: &str) -> Unavailable {
+    Unavailable::new(format!("Redis answered with something else than {what}"))
+}
+
+/// An array's items.
+pub fn array(value: Value) -> Result<Vec<Value>, Unavailable> {
+    match value {
+        Value::Array(items) => Ok(items),
+        Value::Nil => Ok(Vec::new()),
+        _ => Err(unexpected("an array")),
+    }
+}
+
+/// A number, or text that is one.
+pub fn integer(value: &Value) -> Result<i64, Unavailable> {
+    match value {
+        Value::Int(number) => Ok(*number),
+        other => text(other)?.parse().map_err(|_| unexpected("a number")),
+    }
+}
+
+/// UTF-8 text.
+pub fn text(value: &Value) -> Result<&str, Unavailable> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).map_err(|_| unexpected("text")),
+        Value::SimpleString(text) => Ok(text),
+        Value::Okay => Ok("OK"),
+        _ => Err(unexpected("text")),
+    }
+}
+
+/// Bytes, taken.
+pub fn bytes(value: Value) -> Result<Bytes, Unavailable> {
+    match value {
+        Value::BulkString(bytes) => Ok(Bytes::from(bytes)),
+        _ => Err(unexpected("bytes")),
+    }
+}
+
+/// An event id; none where the text is empty.
+pub fn event_id(value: &Value) -> Result<Option<EventId>, Unavailable> {
+    match text(value)? {
+        "" => Ok(None),
+        id => id.parse().map(Some).map_err(|_| unexpected("an event id")),
+    }
+}
+
+/// One item of a batch: its values, or what Redis had against it.
+pub fn item(value: Value) -> Result<Vec<Value>, Unavailable> {
+    let items = array(value)?;
+    match (items.first(), items.get(1)) {
+        (Some(Value::BulkString(mark)), Some(error)) if mark == b"!" => {
+            Err(Unavailable::new(format!("Redis refused: {}", text(error).unwrap_or("?"))))
+        }
+        _ => Ok(items),
+    }
+}
+
+/// A stream entry's id and fields.
+pub type Entry = (String, Vec<(Bytes, Bytes)>);
+
+/// Entries as `XRANGE` and `XAUTOCLAIM` give them. Entries that were deleted meanwhile are passed over.
+pub fn entries(value: Value) -> Result<Vec<Entry>, Unavailable> {
+    let mut entries = Vec::new();
+    for entry in array(value)? {
+        let mut parts = array(entry)?.into_iter();
+        let (Some(id), Some(Value::Array(fields))) = (parts.next(), parts.next()) else { continue };
+        let mut fields = fields.into_iter();
+        let mut pairs = Vec::with_capacity(fields.len() / 2);
+        while let (Some(field), Some(value)) = (fields.next(), fields.next()) {
+            pairs.push((bytes(field)?, bytes(value)?));
+        }
+        entries.push((text(&id)?.to_owned(), pairs));
+    }
+    Ok(entries)
+}
+
+/// Entries of the one stream that `XREADGROUP` was asked for; none where it waited in vain.
+pub fn read(value: Value) -> Result<Vec<Entry>, Unavailable> {
+    let stream = match value {
+        Value::Nil => return Ok(Vec::new()),
+        Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
+        Value::Array(mut streams) => match streams.pop() {
+            Some(Value::Array(mut stream)) => stream.pop(),
+            _ => None,
+        },
+        _ => None,
+    };
+    entries(stream.ok_or_else(|| unexpected("a stream"))?)
+}

@@ -1,0 +1,51 @@
+//! Switchboard: back ends publish events, users' sockets get them, wherever they are.
+//!
+//! # One idea
+//!
+//! Every event is first appended to its user's own log; that gives it its id. All else, a node's inbox, a socket's
+//! outbox, is a hint: "something new, and here it is already". A hint that is lost, doubled or late costs a look
+//! into the log, never an event. So every fault is mended by one move: read the log after the last id that this
+//! session got.
+//!
+//! # The house
+//!
+//! Floors; imports go down only.
+//!
+//! | floor | rooms | what goes on there |
+//! |---|---|---|
+//! | 6 | [`cli`], [`health`] | what the process is asked to do |
+//! | 5 | [`relay`], [`shutdown`] | assembles a node, starts it, drains it |
+//! | 4 | [`listener`] | the two ports: accepting, HTTP, handshakes, workers' sockets |
+//! | 3 | [`session`], [`heartbeat`] | one socket's life; leases on users |
+//! | 2 | [`router`], [`lease`] | publish and deliver; the right to deliver |
+//! | 1 | [`registry`], [`engine`] | this node's sockets; everyone's truth (in memory, or in Redis with `lua/`) |
+//! | 0 | [`settings`], [`protocol`], [`id`], [`close`] | words, checked where they enter |
+//!
+//! As an event you pass each room once on your way down from the worker into the log, and once from there up to the
+//! browser; nothing sends you back.
+//!
+//! # Invariants
+//!
+//! * `redis` and `bb8` are named under [`engine::redis`] alone, `clap` in [`cli`] alone.
+//! * Registry and engine never see each other; the router sees both.
+//! * Every key name is in one file (`engine/redis/keys.rs`), every close code in [`close`], every error code in
+//!   [`protocol::code`], every setting in [`settings::table`].
+//! * No lock is held across an await.
+//! * Every queue has a bound, and beside it stands what happens when it is full.
+//! * A script touches the keys of one slot, takes the time from Redis, and checks before it writes.
+
+pub mod cli;
+pub mod close;
+pub mod engine;
+pub mod health;
+pub mod heartbeat;
+pub mod id;
+pub mod lease;
+pub mod listener;
+pub mod protocol;
+pub mod registry;
+pub mod relay;
+pub mod router;
+pub mod session;
+pub mod settings;
+pub mod shutdown;

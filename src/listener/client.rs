@@ -1,0 +1,139 @@
+//! The client port: upgrades, health, and in development a page to try it with.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tracing::debug;
+
+use super::Ports;
+use super::http::{self, Answer};
+use crate::close::Close;
+use crate::protocol::client;
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::hello::Hello;
+use crate::session::Session;
+use crate::session::socket::{CLIENT_READ_BUFFER, Socket, close_for};
+
+const CONSOLE: &str = include_str!("../console.html");
+
+/// Answers a request on the client port.
+pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+    let path = request.uri().path();
+    if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
+        return upgrade(request, ports).await.unwrap_or_else(|refusal| http::refuse(&refusal));
+    }
+    match (request.method(), path) {
+        (&Method::GET, "/healthz") => http::healthz(),
+        (&Method::GET, "/readyz") => http::readyz(&ports),
+        (&Method::GET, "/") if ports.development => console(&ports),
+        (&Method::GET, "/ws") => {
+            http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"))
+        }
+        (_, "/healthz" | "/readyz" | "/ws") => {
+            http::refuse(&Refusal::new(Code::MethodNotAllowed, "only GET is served here"))
+        }
+        _ => http::not_found("a WebSocket at / and /ws, GET /healthz and GET /readyz"),
+    }
+}
+
+fn console(ports: &Ports) -> Answer {
+    let page = CONSOLE
+        .replace("{{CLIENT_URL}}", &escaped(&ports.client_url))
+        .replace("{{WORKER_URL}}", &escaped(&ports.worker_url));
+    http::answer(StatusCode::OK, "text/html; charset=utf-8", page)
+}
+
+/// Text as it may stand in an HTML attribute.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refusal> {
+    http::admit(&request, &ports)?;
+    let switching = http::accept_websocket(&request)?;
+    let hello = Hello::from_query(request.uri().query().unwrap_or_default());
+    let identity = hello.names_user().then(|| hello.check()).transpose()?;
+    let place = ports.places.clone().try_acquire_owned().map_err(|_| {
+        Refusal::new(Code::Unavailable, "this node has as many connections as allowed (--max-connections)")
+    })?;
+    match identity {
+        Some(identity) => {
+            // Refusals must come before the upgrade; where the peer goes away meanwhile, `opened` takes it back.
+            let opened = ports.router.open(identity).await?;
+            tokio::spawn(async move {
+                if let Some(socket) = socket(request, &ports).await {
+                    Session::serve(socket, opened.0, opened.1, ports.limits.clone()).await;
+                }
+                drop(place);
+            });
+        }
+        None => {
+            tokio::spawn(greet(request, ports, place));
+        }
+    }
+    Ok(switching)
+}
+
+async fn socket(request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
+    let Some((stream, read)) = http::upgraded(request).await else {
+        debug!("a client was gone before its handshake was done");
+        return None;
+    };
+    Some(Socket::new(stream, read, CLIENT_READ_BUFFER, ports.limits.max_message).await)
+}
+
+/// Waits for a hello frame, and lets the client in.
+async fn greet(request: Request<Incoming>, ports: Arc<Ports>, place: OwnedSemaphorePermit) {
+    let Some(mut socket) = socket(request, &ports).await else { return };
+    let close = match timeout(ports.limits.hello_timeout, hello(&mut socket)).await {
+        Err(_) => Some(Close::HelloTimeout),
+        Ok(Err(close)) => close,
+        Ok(Ok(text)) => match let_in(&text, &ports).await {
+            Ok((registered, registration)) => {
+                Session::serve(socket, registered, registration, ports.limits.clone()).await;
+                return drop(place);
+            }
+            Err(refusal) => {
+                let _ = socket.feed(Message::Text(client::error(&refusal))); // a broken socket shows below
+                Some(match refusal.code {
+                    Code::Unauthorized => Close::Unauthorized,
+                    Code::TooManySessions | Code::Unavailable | Code::Draining => Close::Overloaded,
+                    _ => Close::BadHello,
+                })
+            }
+        },
+    };
+    match close {
+        Some(close) => socket.goodbye(close).await,
+        None => socket.finish().await,
+    }
+    drop(place);
+}
+
+async fn let_in(
+    text: &str,
+    ports: &Ports,
+) -> Result<(crate::router::Registered, Box<crate::engine::Registration>), Refusal> {
+    let identity = Hello::from_frame(text)?.check()?;
+    if ports.is_draining() {
+        return Err(Refusal::draining());
+    }
+    ports.router.open(identity).await
+}
+
+/// The first text frame; or how to close, if there is anyone to close.
+async fn hello(socket: &mut Socket) -> Result<String, Option<Close>> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
+            Some(Ok(Message::Binary(_))) => return Err(Some(Close::Binary)),
+            Some(Ok(Message::Close(_))) | None => return Err(None),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(close_for(&error)),
+        }
+    }
+}

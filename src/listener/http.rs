@@ -1,0 +1,157 @@
+//! What every HTTP answer here has in common, and the WebSocket handshake.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::Ports;
+use crate::protocol::code::{Code, Refusal};
+
+/// An answer, whole.
+pub type Answer = Response<Full<Bytes>>;
+
+/// An answer with a status, a content type and a body.
+pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// 200 with JSON.
+pub fn json(body: &impl Serialize) -> Answer {
+    // Plain structs of text and numbers always serialize.
+    answer(StatusCode::OK, "application/json", serde_json::to_vec(body).unwrap_or_default())
+}
+
+/// A refusal: its status, and `{"error":{"code","message"}}`.
+pub fn refuse(refusal: &Refusal) -> Answer {
+    let status = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let error = serde_json::json!({"error": {"code": refusal.code.as_str(), "message": refusal.message}});
+    let mut answer = answer(status, "application/json", error.to_string());
+    let headers = answer.headers_mut();
+    match refusal.code {
+        Code::Draining | Code::Unavailable => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        Code::UpgradeRequired => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert("sec-websocket-version", HeaderValue::from_static("13"));
+        }
+        Code::Unauthorized => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        _ => {}
+    }
+    answer
+}
+
+/// Nothing is at this path.
+pub fn not_found(what_is: &str) -> Answer {
+    refuse(&Refusal::new(Code::NotFound, format!("there is nothing here; there is {what_is}")))
+}
+
+/// `GET /healthz`: the process is alive.
+pub fn healthz() -> Answer {
+    answer(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
+}
+
+/// `GET /readyz`: whether the node should get clients.
+pub fn readyz(ports: &Ports) -> Answer {
+    match ports.is_ready() {
+        Ok(()) => answer(StatusCode::OK, "text/plain; charset=utf-8", "ready\n"),
+        Err(reason) => answer(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain; charset=utf-8",
+            format!("not ready: {reason}\n"),
+        ),
+    }
+}
+
+fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|word| word.trim().eq_ignore_ascii_case(token))
+}
+
+/// Whether a request asks for a WebSocket.
+pub fn wants_websocket(request: &Request<Incoming>) -> bool {
+    has_token(request.headers(), header::UPGRADE, "websocket")
+}
+
+/// Refuses what no WebSocket may follow on: an origin that is not on the list, a draining node.
+///
+/// # Errors
+/// `origin_not_allowed` or `draining`.
+pub fn admit(request: &Request<Incoming>, ports: &Ports) -> Result<(), Refusal> {
+    if ports.is_draining() {
+        return Err(Refusal::draining());
+    }
+    // Only browsers send an origin, and they always do.
+    let origin = request.headers().get(header::ORIGIN);
+    if origin.is_some_and(|origin| !origin.to_str().is_ok_and(|origin| ports.origins.allow(origin))) {
+        return Err(Refusal::new(Code::OriginNotAllowed, "this origin is not on the list (--client-origin)"));
+    }
+    Ok(())
+}
+
+/// The 101 answer to a WebSocket handshake, as RFC 6455 has it. Extensions are declined by silence; of the offered
+/// subprotocols `switchboard` is taken.
+///
+/// # Errors
+/// `upgrade_required` for another version, `invalid_frame` for a broken handshake.
+pub fn accept_websocket(request: &Request<Incoming>) -> Result<Answer, Refusal> {
+    let headers = request.headers();
+    let single = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none())
+    };
+    if single("sec-websocket-version").is_none_or(|version| version.as_bytes() != b"13") {
+        return Err(Refusal::new(Code::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
+    }
+    let key = single("sec-websocket-key").map(HeaderValue::as_bytes);
+    // 16 bytes in base64: 22 characters and two of padding.
+    let key = key.filter(|key| key.len() == 24 && key.ends_with(b"=="));
+    let (Some(key), true) = (key, has_token(headers, header::CONNECTION, "upgrade")) else {
+        return Err(Refusal::new(
+            Code::InvalidFrame,
+            "a WebSocket handshake needs Connection: Upgrade and one Sec-WebSocket-Key of 16 bytes in base64",
+        ));
+    };
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let accept = HeaderValue::from_str(&derive_accept_key(key))
+        .map_err(|_| Refusal::new(Code::InvalidFrame, "Sec-WebSocket-Key cannot be used"))?;
+    let reply = answer.headers_mut();
+    reply.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    reply.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    reply.insert("sec-websocket-accept", accept);
+    if has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, "switchboard") {
+        reply.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("switchboard"));
+    }
+    Ok(answer)
+}
+
+/// Waits until the connection is ours: the plain TCP stream, and what was read behind the handshake.
+pub async fn upgraded(request: Request<Incoming>) -> Option<(TcpStream, Vec<u8>)> {
+    let upgraded = hyper::upgrade::on(request).await.ok()?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+}
+
+/// The value of a query parameter, the last one where there are several.
+pub fn query_value(query: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes())
+        .filter(|(known, _)| known == name)
+        .last()
+        .map(|(_, value)| value.into_owned())
+}

@@ -1,0 +1,134 @@
+//! The two ports: accepting, HTTP, handshakes. What goes on after the handshake is a session's matter.
+
+pub mod client;
+pub mod http;
+pub mod operator;
+pub mod publish;
+pub mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::router::Router;
+use crate::session::Limits;
+use crate::settings::origin::Origins;
+
+/// Bytes of a request's head: a long token in a URL fits.
+const MAX_HEAD: usize = 16 * 1024;
+/// Headers of a request.
+const MAX_HEADERS: usize = 64;
+/// How long the accept loop rests when the process is out of files: it would spin otherwise.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What both ports need to know.
+pub struct Ports {
+    /// Publish and deliver.
+    pub router: Arc<Router>,
+    /// What sessions need.
+    pub limits: Arc<Limits>,
+    /// Conveniences are on.
+    pub development: bool,
+    /// Where browsers may connect from.
+    pub origins: Origins,
+    /// Tokens that open the worker port; none leaves it open.
+    pub worker_tokens: Vec<String>,
+    /// Largest event, bytes.
+    pub max_event: usize,
+    /// How old a sign of life may be: [`Ports::is_ready`].
+    pub node_ttl: Duration,
+    /// The address that clients are told.
+    pub client_url: String,
+    /// The address that workers are told.
+    pub worker_url: String,
+    /// A place for each client's socket.
+    pub places: Arc<Semaphore>,
+    /// Set once the node is going away.
+    pub draining: AtomicBool,
+    /// Tells workers' sockets to finish.
+    pub finish: watch::Sender<bool>,
+}
+
+impl Ports {
+    /// Whether the node is going away.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether the node should get clients; if not, why.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn is_ready(&self) -> Result<(), &'static str> {
+        let engine = self.router.engine();
+        // A sign of life comes with every beat; two that are missing are no accident.
+        let patience = self.node_ttl.max(Duration::from_secs(5));
+        if self.is_draining() {
+            Err("draining")
+        } else if !engine.is_up() {
+            Err("Redis cannot be reached")
+        } else if !self.router.lease().is_held() {
+            Err("not registered")
+        } else if engine.sign_of_life().is_none_or(|age| age > patience) {
+            Err("no entry of its own has come through the inbox lately")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Answers requests on `listener` for as long as the process lives.
+pub async fn serve<H, F>(listener: TcpListener, hello_timeout: Duration, handle: H)
+where
+    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
+    F: Future<Output = http::Answer> + Send + 'static,
+{
+    let mut told = false;
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(%error, "connections cannot be accepted now");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        told = false;
+        // An event goes out at once; waiting for more would cost 40 ms.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "a connection was gone before it was served");
+            continue;
+        }
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = handle(request, peer);
+                async move { Ok::<_, std::convert::Infallible>(answer.await) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(hello_timeout)
+                .max_buf_size(MAX_HEAD)
+                .max_headers(MAX_HEADERS)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+                .await;
+            if let Err(error) = served {
+                debug!(%error, "a connection ended in the middle of a request");
+            }
+        });
+    }
+}

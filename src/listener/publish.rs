@@ -1,0 +1,96 @@
+//! `POST /publish`: one object, an array, or NDJSON.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode, header};
+use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::Ports;
+use super::http::{self, Answer};
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::publish::{ENVELOPE, MAX_ITEMS, Receipt, Request as PublishRequest, answer};
+
+/// Bytes of a body that carries many items.
+const MAX_BODY: usize = 32 * 1024 * 1024;
+
+/// Publishes what a request carries.
+pub async fn handle(request: Request<Incoming>, ports: &Ports) -> Answer {
+    match publish(request, ports).await {
+        Ok(answer) => answer,
+        Err(refusal) => http::refuse(&refusal),
+    }
+}
+
+/// Reads a body that may have `most` bytes.
+///
+/// # Errors
+/// `too_large`, or `invalid_frame` where it broke off.
+pub async fn body(request: Request<Incoming>, most: usize) -> Result<Bytes, Refusal> {
+    let collected = Limited::new(request.into_body(), most).collect().await;
+    collected.map(|body| body.to_bytes()).map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            Refusal::new(Code::TooLarge, format!("the request is larger than the {most} bytes allowed"))
+        } else {
+            Refusal::new(Code::InvalidFrame, "the request broke off")
+        }
+    })
+}
+
+async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let lines = content_type.is_some_and(|kind| kind.trim_start().starts_with("application/x-ndjson"));
+    let most = MAX_BODY.max(ports.max_event + ENVELOPE);
+    let text = Utf8Bytes::try_from(body(request, most).await?)
+        .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is not UTF-8"))?;
+    if !lines && !text.trim_start().starts_with('[') {
+        let request = PublishRequest::parse(&text, ports.max_event);
+        let receipt = ports.router.publish(request.publish?).await?;
+        return Ok(json_text(answer(request.reference.as_deref(), &Ok(receipt)).as_str().to_owned()));
+    }
+    let items: Vec<&str> = if lines {
+        text.lines().filter(|line| !line.trim().is_empty()).collect()
+    } else {
+        let items: Vec<&RawValue> = serde_json::from_str(&text).map_err(|_| {
+            Refusal::new(Code::InvalidFrame, "the request is neither a JSON object nor an array")
+        })?;
+        items.into_iter().map(RawValue::get).collect()
+    };
+    if items.len() > MAX_ITEMS {
+        return Err(Refusal::new(
+            Code::TooManyItems,
+            format!("a request may carry at most {MAX_ITEMS} items"),
+        ));
+    }
+    let answers = join_all(items.into_iter().map(|item| one(slice(&text, item), ports))).await;
+    Ok(if lines {
+        http::answer(StatusCode::OK, "application/x-ndjson", answers.join("\n") + "\n")
+    } else {
+        json_text(format!("[{}]", answers.join(",")))
+    })
+}
+
+fn json_text(text: String) -> Answer {
+    http::answer(StatusCode::OK, "application/json", text)
+}
+
+/// A part of a shared text, shared too.
+fn slice(text: &Utf8Bytes, part: &str) -> Utf8Bytes {
+    let bytes = AsRef::<Bytes>::as_ref(text).slice_ref(part.as_bytes());
+    Utf8Bytes::try_from(bytes).unwrap_or_default() // a `str` of it is UTF-8
+}
+
+/// Publishes one of many items: queued at once, answered later.
+fn one(item: Utf8Bytes, ports: &Ports) -> impl Future<Output = String> + use<> {
+    let PublishRequest { reference, publish } = PublishRequest::parse(&item, ports.max_event);
+    let published = publish.map(|publish| ports.router.publish(publish));
+    async move {
+        let outcome: Result<Receipt, Refusal> = match published {
+            Ok(published) => published.await,
+            Err(refusal) => Err(refusal),
+        };
+        answer(reference.as_deref(), &outcome).as_str().to_owned()
+    }
+}

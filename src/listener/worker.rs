@@ -1,0 +1,190 @@
+//! The worker port: publishing by WebSocket and HTTP, and what operators ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use hyper::body::Incoming;
+use hyper::{Method, Request, header};
+use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tracing::{debug, info};
+
+use super::http::{self, Answer};
+use super::{Ports, operator, publish};
+use crate::close::Close;
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::publish::{ENVELOPE, Receipt, Request as PublishRequest, answer};
+use crate::router::Router;
+use crate::session::socket::{Socket, WORKER_READ_BUFFER, close_for};
+
+/// Frames of one worker that may be on their way to Redis; the next is read when the first of them is answered.
+const IN_FLIGHT: usize = 1024;
+/// Answers that are gathered for one flush.
+const ANSWERS: usize = 64;
+
+/// Answers a request on the worker port.
+pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+    let path = request.uri().path();
+    match (request.method(), path) {
+        (&Method::GET, "/healthz") => return http::healthz(),
+        (&Method::GET, "/readyz") => return http::readyz(&ports),
+        _ => {}
+    }
+    if !is_known(&request, &ports.worker_tokens) {
+        return http::refuse(&Refusal::new(
+            Code::Unauthorized,
+            "a worker token is needed: Authorization: Bearer <token>, or ?token=",
+        ));
+    }
+    if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
+        return upgrade(request, ports).unwrap_or_else(|refusal| http::refuse(&refusal));
+    }
+    match (request.method(), path) {
+        (&Method::POST, "/publish") => publish::handle(request, &ports).await,
+        (_, "/publish") => http::refuse(&Refusal::new(Code::MethodNotAllowed, "publish with POST")),
+        (&Method::GET, "/ws") => {
+            http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"))
+        }
+        _ => operator::handle(request, &ports).await,
+    }
+}
+
+/// Whether the request brings one of the tokens. Takes as long whichever it is, and whether any is.
+fn is_known(request: &Request<Incoming>, tokens: &[String]) -> bool {
+    if tokens.is_empty() {
+        return true;
+    }
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    });
+    let given = bearer.or_else(|| http::query_value(request.uri().query()?, "token")).unwrap_or_default();
+    let known = |known: Choice, token: &String| known | token.as_bytes().ct_eq(given.as_bytes());
+    tokens.iter().fold(Choice::from(0), known).into()
+}
+
+fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refusal> {
+    http::admit(&request, &ports)?;
+    let switching = http::accept_websocket(&request)?;
+    let id = http::query_value(request.uri().query().unwrap_or_default(), "workerId").unwrap_or_default();
+    // It goes into logs: nothing but a name may.
+    let id: String = id.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    let finish = ports.finish.subscribe();
+    tokio::spawn(async move {
+        if let Some((stream, read)) = http::upgraded(request).await {
+            let most = ports.max_event + ENVELOPE;
+            let socket = Socket::new(stream, read, WORKER_READ_BUFFER, most).await;
+            info!(worker = %id, "worker connected");
+            let close = serve(socket, &ports, finish).await;
+            info!(worker = %id, code = close.map(Close::code), "worker disconnected");
+        }
+    });
+    Ok(switching)
+}
+
+type InFlight = FuturesOrdered<futures_util::future::BoxFuture<'static, Answered>>;
+type Answered = (Option<String>, Result<Receipt, Refusal>);
+
+/// Serves one worker until its end; says how the node closed, if it did.
+async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bool>) -> Option<Close> {
+    let mut in_flight = InFlight::new();
+    let (interval, patience) = (ports.limits.ping_interval, ports.limits.pong_timeout);
+    let mut due = Instant::now() + interval.mul_f64(0.5 + fastrand::f64() / 2.0);
+    let mut ping_out = false;
+    let close = loop {
+        let outcome = tokio::select! {
+            message = socket.next(), if in_flight.len() < IN_FLIGHT => match message {
+                Some(Ok(Message::Text(text))) => {
+                    take(&text, ports, &mut in_flight);
+                    Ok(())
+                }
+                Some(Ok(Message::Binary(_))) => break Some(Close::Binary),
+                Some(Ok(Message::Close(_))) | None => break None,
+                Some(Ok(Message::Pong(_))) => {
+                    ping_out = false;
+                    due = Instant::now() + interval;
+                    Ok(())
+                }
+                Some(Ok(Message::Ping(_) | Message::Frame(_))) => socket.flush().await,
+                Some(Err(error)) => break close_for(&error),
+            },
+            Some(answered) = in_flight.next() => answer_all(&mut socket, answered, &mut in_flight).await,
+            () = sleep_until(due) => {
+                if ping_out {
+                    break Some(Close::PongTimeout);
+                }
+                ping_out = true;
+                due = Instant::now() + patience;
+                match socket.feed(Message::Ping(Default::default())) {
+                    Ok(()) => socket.flush().await,
+                    Err(error) => Err(error),
+                }
+            }
+            () = asked_to_finish(&mut finish) => break Some(Close::Drain(Duration::ZERO)),
+        };
+        if let Err(error) = outcome {
+            debug!(%error, "a worker's connection broke");
+            return None;
+        }
+    };
+    // What was taken is answered before the connection ends.
+    while let Some((reference, outcome)) = in_flight.next().await {
+        reply(&mut socket, reference.as_deref(), &outcome);
+    }
+    match close {
+        Some(close) => socket.goodbye(close).await,
+        None => socket.finish().await,
+    }
+    close
+}
+
+async fn asked_to_finish(finish: &mut watch::Receiver<bool>) {
+    // An error means that the node is gone altogether.
+    let _ = finish.wait_for(|finish| *finish).await;
+}
+
+/// Queues what a frame publishes at once, so that a user's events keep the order of their frames.
+fn take(text: &Utf8Bytes, ports: &Ports, in_flight: &mut InFlight) {
+    let PublishRequest { reference, publish } = PublishRequest::parse(text, ports.max_event);
+    let published = publish.map(|publish| Router::publish(&ports.router, publish));
+    in_flight.push_back(Box::pin(async move {
+        match published {
+            Ok(published) => (reference, published.await),
+            Err(refusal) => (reference, Err(refusal)),
+        }
+    }));
+}
+
+/// Sends an answer, and with it those that are there already.
+async fn answer_all(
+    socket: &mut Socket,
+    first: Answered,
+    in_flight: &mut InFlight,
+) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+    let mut next = Some(first);
+    let mut gathered = 0;
+    while let Some((reference, outcome)) = next {
+        reply(socket, reference.as_deref(), &outcome);
+        gathered += 1;
+        next = if gathered < ANSWERS {
+            use futures_util::FutureExt;
+            in_flight.next().now_or_never().flatten()
+        } else {
+            None
+        };
+    }
+    socket.flush().await
+}
+
+/// Without a `ref`, only errors are answered.
+fn reply(socket: &mut Socket, reference: Option<&str>, outcome: &Result<Receipt, Refusal>) {
+    if reference.is_some() || outcome.is_err() {
+        // A broken socket shows at the flush.
+        let _ = socket.feed(Message::Text(answer(reference, outcome)));
+    }
+}

@@ -1,0 +1,84 @@
+//! The program: settings, logging, a node, a drain.
+
+use std::process::ExitCode;
+
+use switchboard::cli::{self, Cli};
+use switchboard::lease::End;
+use switchboard::relay::Relay;
+use switchboard::settings::read::Reader;
+use switchboard::settings::{LogFormat, Settings};
+use switchboard::{health, shutdown};
+use tracing::error;
+
+/// Settings are off.
+const UNUSABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("switchboard: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(async {
+        match cli::parse() {
+            Cli::Serve(given) => serve(given).await,
+            Cli::Health(given) => ask_health(given).await,
+        }
+    });
+    // Readers that wait for Redis hold nothing that matters now.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(given: Reader) -> ExitCode {
+    let settings = match read(given) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    log(&settings);
+    let relay = match Relay::start(settings).await {
+        Ok(relay) => relay,
+        Err(error) => {
+            error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    match relay.run(shutdown::asked()).await {
+        End::Stopped => ExitCode::SUCCESS,
+        End::TakenOver => ExitCode::FAILURE,
+    }
+}
+
+async fn ask_health(given: Reader) -> ExitCode {
+    let settings = match read(given) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    match health::check(&settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("switchboard: not healthy: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read(given: Reader) -> Result<Settings, ExitCode> {
+    Settings::parse(given).map_err(|mistakes| {
+        for mistake in mistakes {
+            eprintln!("switchboard: {}", mistake.0);
+        }
+        ExitCode::from(UNUSABLE)
+    })
+}
+
+fn log(settings: &Settings) {
+    let filter = tracing_subscriber::EnvFilter::new(&settings.log_level);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

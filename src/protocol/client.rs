@@ -1,0 +1,226 @@
+//! Frames between a node and a client.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::close::Close;
+use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
+use crate::protocol::code::{Code, Refusal};
+
+/// What a client may send once it is connected.
+#[derive(Debug)]
+pub enum Incoming<'a> {
+    /// Asks for a `pong` frame.
+    Ping,
+    /// Confirms everything up to this event.
+    Ack(EventId),
+    /// A message for the back end; `data` as it was sent, `null` where left out.
+    Message {
+        /// The message's name.
+        event: EventName,
+        /// JSON text.
+        data: &'a str,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Frame<'a> {
+    r#type: String,
+    id: Option<String>,
+    event: Option<String>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+impl<'a> Incoming<'a> {
+    /// Reads one text frame.
+    ///
+    /// # Errors
+    /// `invalid_frame`, or `invalid_event` for a message's name.
+    pub fn parse(text: &'a str) -> Result<Self, Refusal> {
+        let invalid = |message: &str| Refusal::new(Code::InvalidFrame, message);
+        let frame: Frame<'a> = serde_json::from_str(text).map_err(|_| {
+            invalid("expected a JSON object with type ping, ack or message, and that type's fields")
+        })?;
+        match (frame.r#type.as_str(), frame.id, frame.event, frame.data) {
+            ("ping", None, None, None) => Ok(Incoming::Ping),
+            ("ack", Some(id), None, None) => {
+                id.parse().map(Incoming::Ack).map_err(|_| invalid("ack: id must be an event id <ms>-<n>"))
+            }
+            ("message", None, Some(event), data) => Ok(Incoming::Message {
+                event: event.parse().map_err(|error| Refusal::new(Code::InvalidEvent, format!("{error}")))?,
+                data: data.map_or("null", RawValue::get),
+            }),
+            ("ping", ..) => Err(invalid("ping has no other fields")),
+            ("ack", ..) => Err(invalid("ack has an id and nothing else")),
+            ("message", ..) => Err(invalid("message has an event, data, and nothing else")),
+            _ => Err(invalid("type must be ping, ack or message")),
+        }
+    }
+}
+
+/// The first frame of every connection.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Welcome<'a> {
+    /// Whose session this is.
+    pub user_id: &'a str,
+    /// The session's id, minted where the client brought none.
+    pub client_id: &'a str,
+    /// The node that holds the socket.
+    pub node_id: &'a str,
+    /// The user's newest event, or the clock where there is none.
+    pub position: String,
+    /// Nothing after `since` is missing.
+    pub recovered: bool,
+    /// How many events follow from the log.
+    pub replayed: u64,
+    /// Milliseconds between WebSocket pings.
+    pub ping_interval: u64,
+}
+
+/// The `welcome` frame.
+pub fn welcome(
+    user: &UserId,
+    client: &ClientId,
+    node: &NodeId,
+    position: EventId,
+    recovered: bool,
+    replayed: u64,
+    ping_interval: std::time::Duration,
+) -> Utf8Bytes {
+    tagged(
+        "welcome",
+        &Welcome {
+            user_id: user.as_str(),
+            client_id: client.as_str(),
+            node_id: node.as_str(),
+            position: position.to_string(),
+            recovered,
+            replayed,
+            ping_interval: u64::try_from(ping_interval.as_millis()).unwrap_or(u64::MAX),
+        },
+    )
+}
+
+/// An `event` frame, with its id, or without one where it is transient. `data` goes in as it is: it was checked
+/// to be JSON where it entered.
+pub fn event(id: Option<EventId>, event: &str, data: &str) -> Utf8Bytes {
+    use std::fmt::Write as _;
+    // 64 holds the fixed text and an id of 2 x 15 digits.
+    let mut frame = String::with_capacity(80 + event.len() + data.len());
+    frame.push_str(r#"{"type":"event","#);
+    if let Some(id) = id {
+        let _ = write!(frame, r#""id":"{id}","#);
+    }
+    frame.push_str(r#""event":""#);
+    frame.push_str(event); // its alphabet needs no escapes
+    frame.push_str(r#"","data":"#);
+    frame.push_str(data);
+    frame.push('}');
+    frame.into()
+}
+
+/// The `gap` frame: some events after `since` are gone.
+pub fn gap(since: EventId, position: EventId) -> Utf8Bytes {
+    format!(r#"{{"type":"gap","since":"{since}","position":"{position}"}}"#).into()
+}
+
+/// The answer to a client's `ping` frame.
+pub fn pong() -> Utf8Bytes {
+    Utf8Bytes::from_static(r#"{"type":"pong"}"#)
+}
+
+/// An `error` frame: the client's last frame was not acted on.
+pub fn error(refusal: &Refusal) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Error<'a> {
+        code: &'a str,
+        message: &'a str,
+    }
+    tagged("error", &Error { code: refusal.code.as_str(), message: &refusal.message })
+}
+
+/// The last frame before every close that the node begins.
+pub fn bye(close: Close) -> Utf8Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Bye {
+        code: u16,
+        reason: &'static str,
+        reconnect: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after_ms: Option<u64>,
+    }
+    let after_ms = close.after().map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    tagged("bye", &Bye { code: close.code(), reason: close.reason(), reconnect: close.reconnect(), after_ms })
+}
+
+/// Serializes `body` with its `type` in front.
+pub(crate) fn tagged(kind: &'static str, body: &impl Serialize) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Tagged<'a, B> {
+        r#type: &'static str,
+        #[serde(flatten)]
+        body: &'a B,
+    }
+    // Plain structs of text and numbers always serialize.
+    serde_json::to_string(&Tagged { r#type: kind, body }).unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_data_passes_through_untouched() {
+        let data = r#"{ "b":1e400,"a" : [12345678901234567890123, "\u00e9"], "b":2 }"#;
+        let id = EventId { ms: 7, seq: 1 };
+        assert_eq!(
+            event(Some(id), "progress", data).as_str(),
+            format!(r#"{{"type":"event","id":"7-1","event":"progress","data":{data}}}"#)
+        );
+        assert_eq!(event(None, "x", "null").as_str(), r#"{"type":"event","event":"x","data":null}"#);
+        let Ok(Incoming::Message { data: sent, .. }) =
+            Incoming::parse(r#"{"type":"message","event":"e","data":{ "x":1e400 }}"#)
+        else {
+            panic!("not a message")
+        };
+        assert_eq!(sent, r#"{ "x":1e400 }"#);
+    }
+
+    #[test]
+    fn anything_but_the_three_frames_is_refused() {
+        for bad in [
+            "",
+            "x",
+            "[]",
+            "{}",
+            r#"{"type":"pong"}"#,
+            r#"{"type":"ping","id":"1-0"}"#,
+            r#"{"type":"ack"}"#,
+            r#"{"type":"ack","id":"x"}"#,
+            r#"{"type":"ack","id":5}"#,
+            r#"{"type":"message"}"#,
+            r#"{"type":"message","event":"e","extra":1}"#,
+        ] {
+            let refusal = Incoming::parse(bad).unwrap_err();
+            assert_eq!(refusal.code, Code::InvalidFrame, "{bad}");
+        }
+        let refusal = Incoming::parse(r#"{"type":"message","event":"a b"}"#).unwrap_err();
+        assert_eq!(refusal.code, Code::InvalidEvent);
+    }
+
+    #[test]
+    fn bye_tells_what_to_do_next() {
+        let after = std::time::Duration::from_millis(1200);
+        assert_eq!(
+            bye(Close::Drain(after)).as_str(),
+            r#"{"type":"bye","code":1012,"reason":"drain","reconnect":true,"afterMs":1200}"#
+        );
+        assert!(bye(Close::Replaced).contains(r#""code":4009"#));
+        assert!(bye(Close::Replaced).contains(r#""reconnect":false"#));
+    }
+}

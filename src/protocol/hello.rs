@@ -1,0 +1,111 @@
+//! Who a client says it is: in the query string, or in its first frame, with the same names.
+
+use serde::Deserialize;
+
+use crate::id::{ClientId, EventId, InvalidId, UserId};
+use crate::protocol::code::{Code, Refusal};
+
+/// A client's identity as it was sent, unchecked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Hello {
+    /// The user's id.
+    pub user_id: Option<String>,
+    /// The session's id; one is minted where it is left out.
+    pub client_id: Option<String>,
+    /// Replay what came after this event.
+    pub since: Option<String>,
+    /// Credentials.
+    pub token: Option<String>,
+}
+
+/// A client's identity, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Whose session this is.
+    pub user: UserId,
+    /// Which session.
+    pub client: ClientId,
+    /// Replay what came after this event; none: after the client's confirmed position.
+    pub since: Option<EventId>,
+}
+
+impl Hello {
+    /// Reads the query string of an upgrade. Names that mean nothing here are left alone: proxies add theirs.
+    pub fn from_query(query: &str) -> Self {
+        let mut hello = Hello::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let field = match &*name {
+                "userId" => &mut hello.user_id,
+                "clientId" => &mut hello.client_id,
+                "since" => &mut hello.since,
+                "token" => &mut hello.token,
+                _ => continue,
+            };
+            *field = Some(value.into_owned());
+        }
+        hello
+    }
+
+    /// Reads the hello frame.
+    ///
+    /// # Errors
+    /// `invalid_frame` where it is not a JSON object with these fields.
+    pub fn from_frame(text: &str) -> Result<Self, Refusal> {
+        serde_json::from_str(text).map_err(|_| {
+            Refusal::new(
+                Code::InvalidFrame,
+                "the first frame must be a JSON object with userId, and clientId, since and token where wanted",
+            )
+        })
+    }
+
+    /// Whether the query names the user, so that no hello frame is awaited.
+    pub fn names_user(&self) -> bool {
+        self.user_id.is_some()
+    }
+
+    /// Checks every part, and mints a client id where there is none.
+    ///
+    /// # Errors
+    /// `invalid_user_id`, `invalid_client_id` or `invalid_since`.
+    pub fn check(&self) -> Result<Identity, Refusal> {
+        let refuse = |code| move |error: InvalidId| Refusal::new(code, error.to_string());
+        let user = self.user_id.as_deref().unwrap_or_default();
+        Ok(Identity {
+            user: user.parse().map_err(refuse(Code::InvalidUserId))?,
+            client: match &self.client_id {
+                Some(client) => client.parse().map_err(refuse(Code::InvalidClientId))?,
+                None => ClientId::mint(),
+            },
+            since: match &self.since {
+                Some(since) => Some(since.parse().map_err(refuse(Code::InvalidSince))?),
+                None => None,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_and_frame_say_the_same() {
+        let query = Hello::from_query("userId=a%7C7&clientId=tab&since=5-1&x=y").check().unwrap();
+        let frame = Hello::from_frame(r#"{"userId":"a|7","clientId":"tab","since":"5-1"}"#).unwrap();
+        assert_eq!(query, frame.check().unwrap());
+        assert_eq!(query.since, Some(EventId { ms: 5, seq: 1 }));
+    }
+
+    #[test]
+    fn each_bad_part_has_its_code() {
+        let code = |query: &str| Hello::from_query(query).check().unwrap_err().code;
+        assert_eq!(code("userId="), Code::InvalidUserId);
+        assert_eq!(code("userId=a%20b"), Code::InvalidUserId);
+        assert_eq!(code("userId=1&clientId=a@b"), Code::InvalidClientId);
+        assert_eq!(code("userId=1&clientId="), Code::InvalidClientId);
+        assert_eq!(code("userId=1&since=x"), Code::InvalidSince);
+        assert!(Hello::from_frame(r#"{"userId":7}"#).is_err());
+    }
+}

@@ -1,0 +1,358 @@
+//! What is published: one form and one set of checks for every way in.
+//!
+//! Worker frames, HTTP bodies and ingress entries all become a [`Publish`] here, with the same error codes.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, InvalidId, NodeId, UserId};
+use crate::protocol::client::tagged;
+use crate::protocol::code::{Code, Refusal};
+
+/// Most users of one event, and most items of one request.
+pub const MAX_ITEMS: usize = 1000;
+
+/// Bytes a frame may need besides its event: 1,000 user ids of 128, quoted, and the other fields.
+pub const ENVELOPE: usize = 256 * 1024;
+
+/// Who gets an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Every session of one user.
+    User(UserId),
+    /// Every session of several users.
+    Users(Vec<UserId>),
+    /// Every connected client of every node.
+    Broadcast,
+}
+
+/// JSON text, shared: a slice of the frame it came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Data(Bytes);
+
+impl Data {
+    /// JSON `null`.
+    pub fn null() -> Self {
+        Self(Bytes::from_static(b"null"))
+    }
+
+    /// Takes text that is known to be JSON.
+    pub fn from_json_text(text: String) -> Self {
+        Self(Bytes::from(text))
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        // Built from `&str` alone, so this never falls back.
+        std::str::from_utf8(&self.0).unwrap_or("null")
+    }
+
+    /// The JSON text's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// One thing to publish, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Who gets it.
+    pub target: Target,
+    /// With one user: that session alone.
+    pub client: Option<ClientId>,
+    /// With one user: every session but that one.
+    pub except: Option<ClientId>,
+    /// Its name.
+    pub event: EventName,
+    /// Its content.
+    pub data: Data,
+    /// A newer event with the same key takes its place in the log.
+    pub collapse: Option<CollapseKey>,
+    /// Published once per user and key.
+    pub key: Option<IdempotencyKey>,
+    /// To whoever is connected now: not logged, without an id.
+    pub transient: bool,
+}
+
+/// A worker's frame, or an item of `POST /publish`, as it was sent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Frame<'a> {
+    r#ref: Option<String>,
+    user_id: Option<Cow<'a, str>>,
+    user_ids: Option<Vec<Cow<'a, str>>>,
+    broadcast: Option<bool>,
+    client_id: Option<Cow<'a, str>>,
+    except_client_id: Option<Cow<'a, str>>,
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    collapse_key: Option<Cow<'a, str>>,
+    key: Option<Cow<'a, str>>,
+    transient: Option<bool>,
+}
+
+/// The parts of a [`Publish`] as text, whichever way they came.
+#[derive(Debug, Default)]
+pub struct Parts<'a> {
+    /// One user.
+    pub user: Option<&'a str>,
+    /// Several users.
+    pub users: Option<Vec<&'a str>>,
+    /// Everyone.
+    pub broadcast: bool,
+    /// That session alone.
+    pub client: Option<&'a str>,
+    /// Every session but that one.
+    pub except: Option<&'a str>,
+    /// The event's name.
+    pub event: Option<&'a str>,
+    /// A newer one takes its place.
+    pub collapse: Option<&'a str>,
+    /// Idempotency key.
+    pub key: Option<&'a str>,
+    /// Not logged.
+    pub transient: bool,
+}
+
+impl Parts<'_> {
+    /// Checks every part; `data` is JSON text by now.
+    ///
+    /// # Errors
+    /// The code of the first part that is off, with what is allowed.
+    pub fn check(&self, data: Data, max_event: usize) -> Result<Publish, Refusal> {
+        let target = self.target()?;
+        let event = self.event.ok_or_else(|| Refusal::new(Code::InvalidEvent, "event is missing"))?;
+        if data.as_bytes().len() + event.len() > max_event {
+            return Err(Refusal::new(
+                Code::TooLarge,
+                format!("the event is larger than the {max_event} bytes allowed (--max-event)"),
+            ));
+        }
+        let one_user = matches!(target, Target::User(_));
+        if !one_user && (self.client.is_some() || self.except.is_some()) {
+            return Err(Refusal::new(Code::InvalidTarget, "clientId and exceptClientId go with one userId"));
+        }
+        Ok(Publish {
+            transient: self.transient || target == Target::Broadcast,
+            target,
+            client: parse(self.client, Code::InvalidClientId)?,
+            except: parse(self.except, Code::InvalidClientId)?,
+            event: event.parse().map_err(refuse(Code::InvalidEvent))?,
+            data,
+            collapse: parse(self.collapse, Code::InvalidKey)?,
+            key: parse(self.key, Code::InvalidKey)?,
+        })
+    }
+
+    fn target(&self) -> Result<Target, Refusal> {
+        let user_id = |text: &str| text.parse::<UserId>().map_err(refuse(Code::InvalidUserId));
+        match (self.user, &self.users, self.broadcast) {
+            (Some(user), None, false) => Ok(Target::User(user_id(user)?)),
+            (None, Some(users), false) if users.len() > MAX_ITEMS => {
+                Err(Refusal::new(Code::TooManyItems, format!("userIds may name at most {MAX_ITEMS} users")))
+            }
+            (None, Some(users), false) if !users.is_empty() => {
+                Ok(Target::Users(users.iter().map(|user| user_id(user)).collect::<Result<_, _>>()?))
+            }
+            (None, None, true) => Ok(Target::Broadcast),
+            _ => Err(Refusal::new(
+                Code::InvalidTarget,
+                "give exactly one of userId, userIds (not empty) and broadcast: true",
+            )),
+        }
+    }
+}
+
+fn refuse(code: Code) -> impl Fn(InvalidId) -> Refusal {
+    move |error| Refusal::new(code, error.to_string())
+}
+
+fn parse<T: std::str::FromStr<Err = InvalidId>>(
+    text: Option<&str>,
+    code: Code,
+) -> Result<Option<T>, Refusal> {
+    text.map(|text| text.parse().map_err(refuse(code))).transpose()
+}
+
+/// A frame that was read: its `ref`, and what it publishes or why it is refused.
+#[derive(Debug)]
+pub struct Request {
+    /// Returned with the answer.
+    pub reference: Option<String>,
+    /// What to publish.
+    pub publish: Result<Publish, Refusal>,
+}
+
+impl Request {
+    /// Reads one JSON object. `data` becomes a slice of `text`, not a copy.
+    pub fn parse(text: &Utf8Bytes, max_event: usize) -> Self {
+        match serde_json::from_str::<Frame<'_>>(text.as_str()) {
+            Ok(frame) => {
+                let data = match frame.data {
+                    Some(raw) => Data(AsRef::<Bytes>::as_ref(text).slice_ref(raw.get().as_bytes())),
+                    None => Data::null(),
+                };
+                let parts = Parts {
+                    user: frame.user_id.as_deref(),
+                    users: frame.user_ids.as_ref().map(|ids| ids.iter().map(|id| &**id).collect()),
+                    broadcast: frame.broadcast.unwrap_or(false),
+                    client: frame.client_id.as_deref(),
+                    except: frame.except_client_id.as_deref(),
+                    event: frame.event.as_deref(),
+                    collapse: frame.collapse_key.as_deref(),
+                    key: frame.key.as_deref(),
+                    transient: frame.transient.unwrap_or(false),
+                };
+                let publish = parts.check(data, max_event);
+                Self { reference: frame.r#ref, publish }
+            }
+            Err(error) => Self { reference: reference_of(text), publish: Err(not_a_frame(&error)) },
+        }
+    }
+}
+
+/// The `ref` of a frame that is otherwise off, so that its sender can tell which one it was.
+fn reference_of(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Reference {
+        r#ref: Option<String>,
+    }
+    serde_json::from_str::<Reference>(text).ok()?.r#ref
+}
+
+/// Names what serde found, without quoting the payload.
+fn not_a_frame(error: &serde_json::Error) -> Refusal {
+    let text = error.to_string();
+    let message = match text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+        Some((field, _)) if field.len() <= 64 => format!(
+            "unknown field {field:?}; a frame has ref, userId | userIds | broadcast, clientId, \
+             exceptClientId, event, data, collapseKey, key, transient"
+        ),
+        _ if error.is_data() => format!(
+            "a field is missing, twice there or of the wrong type, near line {} column {}",
+            error.line(),
+            error.column()
+        ),
+        _ => format!("not JSON, near line {} column {}", error.line(), error.column()),
+    };
+    Refusal::new(Code::InvalidFrame, message)
+}
+
+/// What came of a [`Publish`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The id in each user's log, in the order of the users; none where transient.
+    pub ids: Vec<EventId>,
+    /// Nodes it is on its way to.
+    pub nodes: Vec<NodeId>,
+    /// Whether the target was a list of users, and the answer so has `ids`.
+    pub many: bool,
+}
+
+/// The answer to a frame: an `ack` or an `error`, with the frame's `ref`.
+pub fn answer(reference: Option<&str>, outcome: &Result<Receipt, Refusal>) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Ack<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        r#ref: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ids: Option<Vec<String>>,
+        nodes: Vec<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Error<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        r#ref: Option<&'a str>,
+        code: &'a str,
+        message: &'a str,
+    }
+    match outcome {
+        Ok(receipt) => tagged(
+            "ack",
+            &Ack {
+                r#ref: reference,
+                id: receipt.ids.first().filter(|_| !receipt.many).map(EventId::to_string),
+                ids: receipt.many.then(|| receipt.ids.iter().map(EventId::to_string).collect()),
+                nodes: receipt.nodes.iter().map(NodeId::as_str).collect(),
+            },
+        ),
+        Err(refusal) => tagged(
+            "error",
+            &Error { r#ref: reference, code: refusal.code.as_str(), message: &refusal.message },
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_text(text: &str) -> Request {
+        Request::parse(&Utf8Bytes::from(text.to_owned()), 1024)
+    }
+
+    #[test]
+    fn data_is_the_very_text_of_the_frame() {
+        let data = r#"{ "b":1e400,"a" : [12345678901234567890123, "\u00e9"], "b":2 }"#;
+        let request = parse_text(&format!(r#"{{"userId":"42","event":"e","data":{data},"ref":"7"}}"#));
+        assert_eq!(request.reference.as_deref(), Some("7"));
+        assert_eq!(request.publish.unwrap().data.as_str(), data);
+        assert_eq!(parse_text(r#"{"userId":"42","event":"e"}"#).publish.unwrap().data, Data::null());
+    }
+
+    #[test]
+    fn every_mistake_has_its_code_and_keeps_the_ref() {
+        for (frame, code) in [
+            (r#"{"ref":"r""#, Code::InvalidFrame),
+            (r#"{"ref":"r","userId":42,"event":"e"}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userId":"1","event":"e","extra":1}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userId":"1","event":"e","event":"f"}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userId":"a b","event":"e"}"#, Code::InvalidUserId),
+            (r#"{"ref":"r","userIds":["1",""],"event":"e"}"#, Code::InvalidUserId),
+            (r#"{"ref":"r","userId":"1","clientId":"@","event":"e"}"#, Code::InvalidClientId),
+            (r#"{"ref":"r","userId":"1","exceptClientId":"@","event":"e"}"#, Code::InvalidClientId),
+            (r#"{"ref":"r","userId":"1","event":"a b"}"#, Code::InvalidEvent),
+            (r#"{"ref":"r","userId":"1"}"#, Code::InvalidEvent),
+            (r#"{"ref":"r","userId":"1","event":"e","key":""}"#, Code::InvalidKey),
+            (r#"{"ref":"r","userId":"1","event":"e","collapseKey":"a b"}"#, Code::InvalidKey),
+            (r#"{"ref":"r","event":"e"}"#, Code::InvalidTarget),
+            (r#"{"ref":"r","userIds":[],"event":"e"}"#, Code::InvalidTarget),
+            (r#"{"ref":"r","userId":"1","broadcast":true,"event":"e"}"#, Code::InvalidTarget),
+            (r#"{"ref":"r","userIds":["1"],"clientId":"c","event":"e"}"#, Code::InvalidTarget),
+            (r#"{"ref":"r","broadcast":true,"clientId":"c","event":"e"}"#, Code::InvalidTarget),
+        ] {
+            let request = parse_text(frame);
+            assert_eq!(request.publish.unwrap_err().code, code, "{frame}");
+            assert_eq!(request.reference.is_some(), frame.ends_with('}'), "{frame}");
+        }
+        let large = format!(r#"{{"userId":"1","event":"e","data":"{}"}}"#, "x".repeat(1024));
+        assert_eq!(parse_text(&large).publish.unwrap_err().code, Code::TooLarge);
+        let many = serde_json::json!({"userIds": vec!["1"; 1001], "event": "e"}).to_string();
+        assert_eq!(parse_text(&many).publish.unwrap_err().code, Code::TooManyItems);
+    }
+
+    #[test]
+    fn answers_have_the_form_of_the_interface() {
+        let id = EventId { ms: 5, seq: 0 };
+        let node: NodeId = "relay-b".parse().unwrap();
+        let one = Receipt { ids: vec![id], nodes: vec![node], many: false };
+        assert_eq!(
+            answer(Some("7"), &Ok(one)).as_str(),
+            r#"{"type":"ack","ref":"7","id":"5-0","nodes":["relay-b"]}"#
+        );
+        let many = Receipt { ids: vec![id, id], nodes: vec![], many: true };
+        assert_eq!(answer(None, &Ok(many)).as_str(), r#"{"type":"ack","ids":["5-0","5-0"],"nodes":[]}"#);
+        let refused = Err(Refusal::new(Code::InvalidKey, "m"));
+        assert_eq!(
+            answer(Some("7"), &refused).as_str(),
+            r#"{"type":"error","ref":"7","code":"invalid_key","message":"m"}"#
+        );
+    }
+}

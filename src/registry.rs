@@ -1,0 +1,167 @@
+//! The sockets that this node holds, by user and client. It knows nothing of engines.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::id::{EventId, UserId};
+use crate::session::handle::{Handle, Outgoing};
+
+/// A user's sessions here; most have one.
+type Sessions = Vec<Arc<Handle>>;
+type Shard = HashMap<UserId, Sessions>;
+
+/// Locks are held for a look-up and a push per session; this many keep two cores out of each other's way, and
+/// split a heartbeat's walk.
+pub const SHARDS: usize = 64;
+
+/// The node's sessions.
+#[derive(Debug)]
+pub struct Registry {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+    sessions: AtomicUsize,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            sessions: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Registry {
+    fn shard(&self, user: &str) -> MutexGuard<'_, Shard> {
+        let at = usize::try_from(self.hasher.hash_one(user)).unwrap_or_default() % SHARDS;
+        lock(&self.shards[at])
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts a session in, and hands out the one of the same client whose place it takes.
+    pub fn insert(&self, handle: Arc<Handle>) -> Option<Arc<Handle>> {
+        let mut shard = self.shard(handle.user.as_str());
+        let sessions = shard.entry(handle.user.clone()).or_insert_with(|| Vec::with_capacity(1));
+        match sessions.iter_mut().find(|known| known.client == handle.client) {
+            Some(known) => Some(std::mem::replace(known, handle)),
+            None => {
+                sessions.push(handle);
+                self.sessions.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Gives a place back to the session that had it, if `handle` still has it.
+    pub fn restore(&self, handle: &Arc<Handle>, former: Arc<Handle>) -> bool {
+        let mut shard = self.shard(handle.user.as_str());
+        let known = shard
+            .get_mut(handle.user.as_str())
+            .and_then(|sessions| sessions.iter_mut().find(|known| Arc::ptr_eq(known, handle)));
+        match known {
+            Some(known) => {
+                *known = former;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes out this very session. Says whether it was there and, if so, whether it was the user's last here.
+    pub fn remove(&self, handle: &Arc<Handle>) -> Option<bool> {
+        let mut shard = self.shard(handle.user.as_str());
+        let sessions = shard.get_mut(handle.user.as_str())?;
+        let at = sessions.iter().position(|known| Arc::ptr_eq(known, handle))?;
+        sessions.swap_remove(at);
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        let last = sessions.is_empty();
+        if last {
+            shard.remove(handle.user.as_str());
+        }
+        Some(last)
+    }
+
+    /// Pushes to each of a user's sessions what `outgoing` makes for it.
+    pub fn push(&self, user: &str, most: usize, mut outgoing: impl FnMut(&Handle) -> Outgoing) {
+        if let Some(sessions) = self.shard(user).get(user) {
+            for session in sessions {
+                session.push(&outgoing(session), most);
+            }
+        }
+    }
+
+    /// Does something with each of a user's sessions. `visit` must not come back here.
+    pub fn each_of(&self, user: &str, visit: impl FnMut(&Arc<Handle>)) {
+        if let Some(sessions) = self.shard(user).get(user) {
+            sessions.iter().for_each(visit);
+        }
+    }
+
+    /// Does something with every session. `visit` must not come back here.
+    pub fn each(&self, mut visit: impl FnMut(&Arc<Handle>)) {
+        for shard in &self.shards {
+            lock(shard).values().flatten().for_each(&mut visit);
+        }
+    }
+
+    /// The users of one of [`SHARDS`] shards, and what their sessions have confirmed since it was last saved.
+    pub fn unsaved(&self, shard: usize) -> Vec<(UserId, Vec<(Arc<Handle>, EventId)>)> {
+        let unsaved = |session: &Arc<Handle>| Some((session.clone(), session.unsaved()?));
+        lock(&self.shards[shard])
+            .iter()
+            .map(|(user, sessions)| (user.clone(), sessions.iter().filter_map(unsaved).collect()))
+            .collect()
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    // Each change is whole before anything can panic.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle(client: &str) -> Arc<Handle> {
+        Arc::new(Handle::new("u".parse().unwrap(), client.parse().unwrap()))
+    }
+
+    #[test]
+    fn only_the_very_session_that_was_put_in_is_taken_out() {
+        let registry = Registry::default();
+        let (old, new, other) = (handle("a"), handle("a"), handle("b"));
+        assert!(registry.insert(old.clone()).is_none());
+        assert!(Arc::ptr_eq(&registry.insert(new.clone()).unwrap(), &old));
+        assert_eq!(registry.remove(&old), None, "its place is another's");
+        registry.insert(other.clone());
+        assert_eq!(registry.len(), 2);
+        assert_eq!(registry.remove(&new), Some(false));
+        assert_eq!(registry.remove(&other), Some(true));
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn a_place_is_given_back_only_by_who_has_it() {
+        let registry = Registry::default();
+        let (old, new, newest) = (handle("a"), handle("a"), handle("a"));
+        registry.insert(old.clone());
+        registry.insert(new.clone());
+        assert!(registry.restore(&new, old.clone()));
+        registry.insert(newest.clone());
+        assert!(!registry.restore(&new, old));
+        assert_eq!(registry.remove(&newest), Some(true));
+    }
+}

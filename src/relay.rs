@@ -1,0 +1,251 @@
+//! Assembles a node, starts it, and drains it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
+
+use crate::close::Close;
+use crate::engine::memory::{self, MemoryEngine};
+use crate::engine::redis::connection::AddressError;
+use crate::engine::redis::{self, RedisEngine};
+use crate::engine::{Engine, NodeInfo};
+use crate::heartbeat;
+use crate::lease::{self, End};
+use crate::listener::{self, Ports};
+use crate::router::Router;
+use crate::settings::Settings;
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be listened on.
+    #[error("{flag} {address}: {source}")]
+    Listen {
+        /// The setting.
+        flag: &'static str,
+        /// Bind and port.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Redis cannot be addressed.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Redis cannot be addressed.
+    #[error("--redis-url cannot be used: {0}")]
+    Redis(#[from] ::redis::RedisError),
+}
+
+/// How long the last goodbyes may take beyond the drain itself.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long a client of a drained node should wait, at most, before it comes back. Closes are spread already; this
+/// spreads those of one moment.
+const COME_BACK: Duration = Duration::from_secs(1);
+
+/// A running node.
+pub struct Relay {
+    router: Arc<Router>,
+    ports: Arc<Ports>,
+    places: u32,
+    drain_timeout: Duration,
+    stop_lease: watch::Sender<bool>,
+    lease: JoinHandle<End>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Starts a node: listens, claims its id, and serves.
+    ///
+    /// # Errors
+    /// Where a port cannot be listened on, or Redis not be addressed. A Redis that is away is waited for.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let clients = listen("--client-port", SocketAddr::new(settings.bind, settings.client_port)).await?;
+        let workers = listen("--worker-port", SocketAddr::new(settings.bind, settings.worker_port)).await?;
+        let client_url = settings.client_url.clone().unwrap_or_else(|| url_of(&clients));
+        let worker_url = settings.worker_url.clone().unwrap_or_else(|| url_of(&workers));
+        let engine = engine(&settings, &client_url, &worker_url)?;
+
+        let router = Arc::new(Router::new(settings.node_id.clone(), engine.clone(), settings.send_queue));
+        engine.start(router.clone());
+        let places = u32::try_from(settings.max_connections).unwrap_or(u32::MAX).min(1 << 28);
+        let ports = Arc::new(Ports {
+            router: router.clone(),
+            limits: Arc::new(settings.limits.clone()),
+            development: settings.development,
+            origins: settings.origins.clone(),
+            worker_tokens: settings.worker_tokens.clone(),
+            max_event: settings.max_event,
+            node_ttl: settings.node_ttl,
+            client_url,
+            worker_url,
+            places: Arc::new(Semaphore::new(places as usize)),
+            draining: AtomicBool::new(false),
+            finish: watch::Sender::new(false),
+        });
+        tell_openings(&settings);
+
+        let (stop_lease, stop) = watch::channel(false);
+        let lease = tokio::spawn(lease::keep(router.clone(), settings.node_ttl, stop));
+        let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), settings.session_ttl))];
+        let hello_timeout = settings.limits.hello_timeout;
+        info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
+        let for_clients = ports.clone();
+        tasks.push(tokio::spawn(listener::serve(clients, hello_timeout, move |request, _| {
+            listener::client::handle(request, for_clients.clone())
+        })));
+        info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
+        let for_workers = ports.clone();
+        tasks.push(tokio::spawn(listener::serve(workers, hello_timeout, move |request, _| {
+            listener::worker::handle(request, for_workers.clone())
+        })));
+        Ok(Self { router, ports, places, drain_timeout: settings.drain_timeout, stop_lease, lease, tasks })
+    }
+
+    /// Serves until `shutdown`, then drains. Where another process takes this node's id, it leaves at once.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> End {
+        let end = tokio::select! {
+            () = shutdown => End::Stopped,
+            end = &mut self.lease => end.unwrap_or(End::Stopped),
+        };
+        match end {
+            End::Stopped => self.drain().await,
+            End::TakenOver => {
+                error!("closing all sockets: they are another process's to serve now");
+                self.ports.draining.store(true, Ordering::Release);
+                self.ports.finish.send_replace(true);
+                self.router.registry().each(|session| session.close(Close::LeaseLost));
+                self.wait_for_sockets(LAST_WORDS).await;
+            }
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+        end
+    }
+
+    async fn drain(&mut self) {
+        info!(sessions = self.router.registry().len(), "draining");
+        self.ports.draining.store(true, Ordering::Release);
+        // Another node goes on reading the ingress stream at once.
+        if timeout(LAST_WORDS, self.router.engine().stop_ingress()).await.is_err() {
+            warn!("the ingress lease was not given back in time and will lapse");
+        }
+        self.ports.finish.send_replace(true);
+        self.close_spread().await;
+        self.wait_for_sockets(LAST_WORDS).await;
+        self.stop_lease.send_replace(true);
+        let _ = timeout(LAST_WORDS, &mut self.lease).await;
+        match timeout(LAST_WORDS, self.router.engine().release()).await {
+            Ok(Ok(())) => info!("drained"),
+            Ok(Err(error)) => warn!(%error, "drained; this node's keys were not removed and will lapse"),
+            Err(_) => warn!("drained; this node's keys were not removed in time and will lapse"),
+        }
+    }
+
+    /// Closes every session, evenly over the drain's time, in no particular order.
+    async fn close_spread(&self) {
+        let mut sessions = Vec::with_capacity(self.router.registry().len());
+        self.router.registry().each(|session| sessions.push(session.clone()));
+        fastrand::shuffle(&mut sessions);
+        let start = Instant::now();
+        let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
+        for (at, session) in sessions.into_iter().enumerate() {
+            let due = self.drain_timeout / count * u32::try_from(at).unwrap_or(u32::MAX);
+            sleep_until(start + due).await;
+            session.close(Close::Drain(COME_BACK.mul_f64(fastrand::f64())));
+        }
+    }
+
+    async fn wait_for_sockets(&self, most: Duration) {
+        let all = async {
+            // A session that was being let in when the drain began is caught here.
+            while self.ports.places.available_permits() < self.places as usize {
+                self.router.registry().each(|session| session.close(Close::Drain(Duration::ZERO)));
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if timeout(most, all).await.is_err() {
+            debug!("some sockets did not say goodbye in time");
+        }
+    }
+}
+
+fn engine(settings: &Settings, client_url: &str, worker_url: &str) -> Result<Arc<dyn Engine>, StartError> {
+    let Some(address) = &settings.redis else {
+        info!(node = %settings.node_id, "local mode: everything is in memory, in this process");
+        return Ok(Arc::new(MemoryEngine::new(memory::Config {
+            node: NodeInfo {
+                node_id: settings.node_id.to_string(),
+                sessions: 0,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started: 0,
+                client_url: client_url.to_owned(),
+                worker_url: worker_url.to_owned(),
+            },
+            node_id: settings.node_id.clone(),
+            log_ttl: settings.log_ttl,
+            log_length: settings.log_length,
+            max_sessions_per_user: settings.max_sessions_per_user,
+        })));
+    };
+    let boot = ulid::Ulid::generate().to_string();
+    info!(node = %settings.node_id, boot, "redis mode");
+    Ok(Arc::new(RedisEngine::new(
+        address.client()?,
+        redis::Config {
+            node: settings.node_id.clone(),
+            boot,
+            client_url: client_url.to_owned(),
+            worker_url: worker_url.to_owned(),
+            key_prefix: settings.key_prefix.clone(),
+            pool_size: settings.redis_pool_size,
+            session_ttl: settings.session_ttl,
+            node_ttl: settings.node_ttl,
+            log_ttl: settings.log_ttl,
+            log_length: settings.log_length,
+            max_sessions_per_user: settings.max_sessions_per_user,
+            uplink_length: settings.uplink_length,
+            max_event: settings.max_event,
+        },
+    )?))
+}
+
+async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { flag, address, source })
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
+}
+
+/// The listener's address as a URL that reaches it from this machine, where it listens on all of them.
+fn url_of(listener: &TcpListener) -> String {
+    match listener.local_addr() {
+        Ok(address) if address.ip().is_unspecified() => format!("ws://localhost:{}", address.port()),
+        _ => format!("ws://{}", address(listener)),
+    }
+}
+
+/// Says aloud what is open to everyone.
+fn tell_openings(settings: &Settings) {
+    if settings.development {
+        info!(
+            "development: any client may be any user, and the worker port may be open; NODE_ENV=production asks"
+        );
+        return;
+    }
+    warn!("--auth none: a client is whoever it says it is");
+    if settings.worker_tokens.is_empty() {
+        warn!("--worker-token none: whoever reaches the worker port may publish");
+    }
+    if settings.origins.is_any() {
+        warn!("--client-origin '*': any web page may connect");
+    }
+}

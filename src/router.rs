@@ -1,0 +1,286 @@
+//! Publish and deliver: from a request to the engine, and from a hint to the sockets of this node.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tracing::debug;
+
+use crate::close::Close;
+use crate::engine::{
+    Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Registration, Unavailable,
+};
+use crate::id::{ClientId, EventId, NodeId, UserId};
+use crate::lease::Lease;
+use crate::protocol::client;
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::hello::Identity;
+use crate::protocol::publish::{Publish, Receipt, Target};
+use crate::registry::Registry;
+use crate::session::handle::{Handle, Outgoing};
+
+/// What came of a publish, later.
+pub type Outcome = BoxFuture<'static, Result<Receipt, Refusal>>;
+
+/// The node between its engine and its sockets.
+pub struct Router {
+    node: NodeId,
+    engine: Arc<dyn Engine>,
+    registry: Registry,
+    lease: Lease,
+    send_queue: usize,
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(error: Unavailable) -> Self {
+        debug!(%error, "refused as unavailable");
+        Refusal::unavailable()
+    }
+}
+
+impl Router {
+    /// A router without sessions. `send_queue` events may wait for one slow socket.
+    pub fn new(node: NodeId, engine: Arc<dyn Engine>, send_queue: usize) -> Self {
+        Self { node, engine, registry: Registry::default(), lease: Lease::default(), send_queue }
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// Everyone's truth.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// This node's sockets.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The right to deliver.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Publishes. The events are queued at once, in the order of calls for each user; the answer comes later.
+    pub fn publish(&self, publish: Publish) -> Outcome {
+        let event = |user: UserId| Event {
+            user,
+            client: publish.client.clone(),
+            except: publish.except.clone(),
+            event: publish.event.clone(),
+            data: publish.data.clone(),
+            collapse: publish.collapse.clone(),
+            key: publish.key.clone(),
+            transient: publish.transient,
+        };
+        match publish.target {
+            Target::User(ref user) => {
+                let published = self.engine.publish(event(user.clone()));
+                async move {
+                    let published = published.await?;
+                    Ok(Receipt {
+                        ids: published.id.into_iter().collect(),
+                        nodes: published.nodes,
+                        many: false,
+                    })
+                }
+                .boxed()
+            }
+            Target::Users(ref users) => {
+                let many = !publish.transient;
+                let published = join_all(users.iter().cloned().map(|user| self.engine.publish(event(user))));
+                async move {
+                    let (mut ids, mut nodes) = (Vec::new(), Vec::new());
+                    for published in published.await {
+                        let published = published?;
+                        ids.extend(published.id);
+                        nodes.extend(published.nodes);
+                    }
+                    nodes.sort();
+                    nodes.dedup();
+                    Ok(Receipt { ids, nodes, many })
+                }
+                .boxed()
+            }
+            Target::Broadcast => {
+                let sent = self.engine.broadcast(publish.event, publish.data);
+                async move { Ok(Receipt { ids: Vec::new(), nodes: sent.await?, many: false }) }.boxed()
+            }
+        }
+    }
+
+    /// Registers a new connection. It takes the place of an older one of the same client.
+    ///
+    /// # Errors
+    /// `too_many_sessions` or `unavailable`; an older connection then stays.
+    pub async fn open(
+        self: &Arc<Self>,
+        identity: Identity,
+    ) -> Result<(Registered, Box<Registration>), Refusal> {
+        if !self.lease.is_held() {
+            return Err(Refusal::unavailable());
+        }
+        let Identity { user, client, since } = identity;
+        let handle = Arc::new(Handle::new(user.clone(), client.clone()));
+        let former = self.registry.insert(handle.clone());
+        // From here on whoever drops this takes the session out again, finished or not.
+        let mut registered = Registered { router: self.clone(), handle, former };
+        let connected = self.engine.connect(Connect { user, client, mode: Mode::New, since }).await;
+        match connected {
+            Ok(Connected::Registered(registration)) => {
+                if let Some(former) = registered.former.take() {
+                    former.close(Close::Replaced);
+                }
+                registered.handle.set_order(registration.order);
+                Ok((registered, Box::new(registration)))
+            }
+            Ok(_) => Err(Refusal::new(
+                Code::TooManySessions,
+                "this user has as many sessions as allowed (--max-sessions-per-user)",
+            )),
+            Err(unavailable) => Err(unavailable.into()),
+        }
+    }
+
+    /// Reads what a session has missed since `last`, and registers it anew by that.
+    pub fn resume(&self, handle: &Handle, last: EventId) -> Answer<Connected> {
+        self.engine.connect(Connect {
+            user: handle.user.clone(),
+            client: handle.client.clone(),
+            mode: Mode::Resume,
+            since: Some(last),
+        })
+    }
+
+    /// Takes a session off its user, once, if its place is still its own.
+    fn end(&self, handle: &Arc<Handle>) -> Option<Answer<()>> {
+        if !handle.end() {
+            return None;
+        }
+        let last_here = self.registry.remove(handle)?;
+        Some(self.engine.disconnect(Disconnect {
+            user: handle.user.clone(),
+            client: handle.client.clone(),
+            confirmed: handle.confirmed(),
+            last_here,
+        }))
+    }
+
+    /// Every session looks into its log.
+    pub fn look_all(&self) {
+        self.registry.each(|session| session.look());
+    }
+
+    fn deliver(&self, hint: Hint<'_>) {
+        // Built once, by the first session that wants it, and shared.
+        let mut frame: Option<Utf8Bytes> = None;
+        self.registry.push(hint.user, self.send_queue, |session| {
+            let wanted = hint.client.is_none_or(|client| client == session.client.as_str())
+                && hint.except != Some(session.client.as_str());
+            let built = wanted.then(|| {
+                frame
+                    .get_or_insert_with(|| client::event(hint.place.map(|(id, _)| id), hint.event, hint.data))
+                    .clone()
+            });
+            Outgoing { place: hint.place, frame: built }
+        });
+    }
+}
+
+impl Node for Router {
+    fn hint(&self, hint: Hint<'_>) {
+        if self.lease.allows_delivery() {
+            self.deliver(hint);
+        }
+    }
+
+    fn look(&self, user: &str) {
+        self.registry.each_of(user, |session| session.look());
+    }
+
+    fn broadcast(&self, event: &str, data: &str) {
+        if self.lease.allows_delivery() {
+            let outgoing = Outgoing { place: None, frame: Some(client::event(None, event, data)) };
+            self.registry.each(|session| session.push(&outgoing, self.send_queue));
+        }
+    }
+
+    fn replaced(&self, user: &str, client: &str, order: u64) {
+        self.registry.each_of(user, |session| {
+            if session.client.as_str() == client {
+                session.close_older(order, Close::Replaced);
+            }
+        });
+    }
+
+    fn sign_out(&self, user: &str, client: Option<&str>) {
+        self.registry.each_of(user, |session| {
+            if client.is_none_or(|client| client == session.client.as_str()) {
+                session.close(Close::SignedOut);
+            }
+        });
+    }
+
+    fn inbox_lost(&self) {
+        self.lease.claim_again();
+    }
+}
+
+/// A session that is registered; dropping it takes it off its user.
+pub struct Registered {
+    router: Arc<Router>,
+    handle: Arc<Handle>,
+    /// The session whose place this one takes, until it is sure that it does.
+    former: Option<Arc<Handle>>,
+}
+
+impl Registered {
+    /// The session's shared part.
+    pub fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
+    /// The client's id.
+    pub fn client(&self) -> &ClientId {
+        &self.handle.client
+    }
+
+    /// The user's id.
+    pub fn user(&self) -> &UserId {
+        &self.handle.user
+    }
+
+    /// The node's router.
+    pub fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+
+    /// Takes the session off its user now; resolves when everyone can see that.
+    pub async fn end(&self) {
+        if let Some(ended) = self.router.end(&self.handle)
+            && let Err(error) = ended.await
+        {
+            debug!(user = %self.handle.user, client = %self.handle.client, %error, "will be taken off its user later");
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if let Some(former) = self.former.take()
+            && !former.has_ended()
+            && self.router.registry.restore(&self.handle, former.clone())
+        {
+            // The newcomer was not let in, or nothing is known of it: the older connection registers anew.
+            self.handle.end();
+            former.look();
+            return;
+        }
+        // Queued at once; nobody need wait for the answer.
+        drop(self.router.end(&self.handle));
+    }
+}

@@ -1,0 +1,94 @@
+//! Reading the log page by page, as fast as the peer takes it: a slow socket needs no big queue.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Sleep, sleep};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tracing::{debug, info};
+
+use super::Session;
+use crate::close::Close;
+use crate::engine::{Answer, Connected, Registration, Unavailable};
+use crate::protocol::client;
+
+/// How far a session is with catching up.
+pub(super) enum CatchUp {
+    /// It has everything.
+    Idle,
+    /// The next page is read as soon as the last one has gone out.
+    Wanted,
+    /// A page is on its way.
+    Reading(Answer<Connected>),
+    /// Redis is away: it is asked again in a while.
+    Waiting(Pin<Box<Sleep>>),
+}
+
+impl Session {
+    pub(super) fn poll_catch_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<Connected, Unavailable>> {
+        loop {
+            match &mut self.catch_up {
+                CatchUp::Idle => return Poll::Pending,
+                CatchUp::Wanted => {
+                    self.registered.handle().begin_look();
+                    let router = self.registered.router();
+                    self.catch_up = CatchUp::Reading(router.resume(self.registered.handle(), self.last));
+                }
+                CatchUp::Reading(answer) => return answer.as_mut().poll(cx),
+                CatchUp::Waiting(pause) => {
+                    if pause.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.catch_up = CatchUp::Wanted;
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_answer(
+        &mut self,
+        answer: Result<Connected, Unavailable>,
+    ) -> Result<Option<Close>, Error> {
+        match answer {
+            Ok(Connected::Registered(registration)) => {
+                self.registered.handle().set_order(registration.order);
+                self.take_page(registration)?;
+                Ok(None)
+            }
+            Ok(Connected::Replaced) => Ok(Some(Close::Replaced)),
+            Ok(Connected::Full) => Ok(Some(Close::Overloaded)),
+            Err(error) => {
+                debug!(user = %self.registered.user(), client = %self.registered.client(), %error, "cannot catch up yet");
+                let pause = Duration::from_millis(100 + fastrand::u64(..400));
+                self.catch_up = CatchUp::Waiting(Box::pin(sleep(pause)));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sends a page of the log. Where it cannot be shown to be whole, the client is told first.
+    pub(super) fn take_page(&mut self, registration: Registration) -> Result<(), Error> {
+        if !registration.whole {
+            info!(
+                user = %self.registered.user(), client = %self.registered.client(),
+                since = %registration.from, "a gap: some events after that may be gone"
+            );
+            self.feed(Message::Text(client::gap(registration.from, registration.position)))?;
+        }
+        for event in registration.events {
+            if event.id > self.last {
+                // Only JSON text goes into a log; what is not UTF-8 there was put by another hand.
+                let data = std::str::from_utf8(&event.data).unwrap_or("null");
+                self.feed(Message::Text(client::event(Some(event.id), &event.event, data)))?;
+                self.last = event.id;
+            }
+        }
+        self.last = self.last.max(registration.upto);
+        let done = !registration.more && self.registered.handle().caught_up(self.last);
+        self.catch_up = if done { CatchUp::Idle } else { CatchUp::Wanted };
+        self.flushing = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,302 @@
+//! The shared part of a session: what the rest of the node sees of it, and a bounded outbox.
+//!
+//! The outbox is a deque under a lock with a waker, not a channel: an idle session then costs no buffer.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::close::Close;
+use crate::id::{ClientId, EventId, UserId};
+
+/// Bytes that may wait for one slow socket, besides `--send-queue` events.
+const OUTBOX_BYTES: usize = 1024 * 1024;
+
+/// Something for a socket.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The event's id and the one before it; none where transient.
+    pub place: Option<(EventId, EventId)>,
+    /// The frame; none where the event is for another session, and only its place counts.
+    pub frame: Option<Utf8Bytes>,
+}
+
+/// What a session should do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Close.
+    Close(Close),
+    /// The outbox has something.
+    Send,
+    /// Read the log: what waited has been dropped, or a hint went astray.
+    CatchUp,
+}
+
+/// A session, as the rest of the node sees it.
+#[derive(Debug)]
+pub struct Handle {
+    /// Whose.
+    pub user: UserId,
+    /// Which.
+    pub client: ClientId,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    outbox: VecDeque<Outgoing>,
+    bytes: usize,
+    /// Hints are not taken: the session reads the log.
+    behind: bool,
+    /// A look into the log was asked for since the last one began.
+    look: bool,
+    /// The newest event that this session has heard of.
+    heard: EventId,
+    confirmed: EventId,
+    saved: EventId,
+    order: u64,
+    close: Option<Close>,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn fall_behind(&mut self) {
+        self.outbox = VecDeque::new();
+        self.bytes = 0;
+        self.behind = true;
+    }
+}
+
+impl Handle {
+    /// A session that takes no hints until it has caught up.
+    pub fn new(user: UserId, client: ClientId) -> Self {
+        let state = State {
+            outbox: VecDeque::new(),
+            bytes: 0,
+            behind: true,
+            look: false,
+            heard: EventId::ZERO,
+            confirmed: EventId::ZERO,
+            saved: EventId::ZERO,
+            order: 0,
+            close: None,
+            ended: false,
+            waker: None,
+        };
+        Self { user, client, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something for the socket. Where more than `most` events or 1 MiB would wait, all that waits is dropped and
+    /// the session catches up from the log as fast as its peer reads; what is transient is gone then.
+    pub fn push(&self, outgoing: &Outgoing, most: usize) {
+        let mut state = self.state();
+        if let Some((id, _)) = outgoing.place {
+            state.heard = state.heard.max(id);
+        }
+        if state.behind {
+            return;
+        }
+        let bytes = outgoing.frame.as_ref().map_or(0, |frame| frame.as_str().len());
+        if state.outbox.len() >= most || (state.bytes + bytes > OUTBOX_BYTES && !state.outbox.is_empty()) {
+            if outgoing.place.is_none() {
+                return; // transient: dropped first
+            }
+            state.fall_behind();
+        } else {
+            state.bytes += bytes;
+            state.outbox.push_back(outgoing.clone());
+        }
+        state.wake();
+    }
+
+    /// Something may have been missed: read the log.
+    pub fn look(&self) {
+        let mut state = self.state();
+        state.fall_behind();
+        state.look = true;
+        state.wake();
+    }
+
+    /// A look into the log begins: whoever asks from here on wants another.
+    pub fn begin_look(&self) {
+        self.state().look = false;
+    }
+
+    /// As [`Handle::look`], where the session has not heard of `newest`.
+    pub fn look_for(&self, newest: EventId) {
+        let mut state = self.state();
+        if !state.behind && newest > state.heard {
+            state.fall_behind();
+            state.wake();
+        }
+    }
+
+    /// Asks the session to close. The first to ask is heard.
+    pub fn close(&self, close: Close) {
+        let mut state = self.state();
+        state.close.get_or_insert(close);
+        state.wake();
+    }
+
+    /// As [`Handle::close`], where this connection is older than `order`.
+    pub fn close_older(&self, order: u64, close: Close) {
+        if self.state().order < order {
+            self.close(close);
+        }
+    }
+
+    /// Notes when the connection was registered, as the engine counts.
+    pub fn set_order(&self, order: u64) {
+        self.state().order = order;
+    }
+
+    /// What to do next.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Signal> {
+        let mut state = self.state();
+        if let Some(close) = state.close {
+            return Poll::Ready(Signal::Close(close));
+        }
+        if state.behind {
+            // The session asks only while it does not catch up already.
+            return Poll::Ready(Signal::CatchUp);
+        }
+        if !state.outbox.is_empty() {
+            return Poll::Ready(Signal::Send);
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whether the session was asked to close; for one that is catching up and does not [`Handle::poll`].
+    pub fn poll_close(&self, cx: &mut Context<'_>) -> Poll<Close> {
+        let mut state = self.state();
+        match state.close {
+            Some(close) => Poll::Ready(close),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Takes everything that waits.
+    pub fn take(&self) -> VecDeque<Outgoing> {
+        let mut state = self.state();
+        state.bytes = 0;
+        std::mem::take(&mut state.outbox)
+    }
+
+    /// The session has everything up to `last`: hints are taken again, unless one of something newer has come
+    /// meanwhile, or another look was asked for.
+    pub fn caught_up(&self, last: EventId) -> bool {
+        let mut state = self.state();
+        state.behind = state.look || state.heard > last;
+        state.heard = state.heard.max(last);
+        !state.behind
+    }
+
+    /// The client has confirmed everything up to `id`.
+    pub fn confirm(&self, id: EventId) {
+        let mut state = self.state();
+        state.confirmed = state.confirmed.max(id);
+    }
+
+    /// What the client has confirmed, if anything.
+    pub fn confirmed(&self) -> Option<EventId> {
+        Some(self.state().confirmed).filter(|confirmed| *confirmed != EventId::ZERO)
+    }
+
+    /// What the client has confirmed and the engine has not been told.
+    pub fn unsaved(&self) -> Option<EventId> {
+        let state = self.state();
+        (state.confirmed > state.saved).then_some(state.confirmed)
+    }
+
+    /// The engine has been told.
+    pub fn saved(&self, id: EventId) {
+        let mut state = self.state();
+        state.saved = state.saved.max(id);
+    }
+
+    /// Notes that the session is over, whoever still holds it; false where that was noted before.
+    pub fn end(&self) -> bool {
+        !std::mem::replace(&mut self.state().ended, true)
+    }
+
+    /// Whether the session is over.
+    pub fn has_ended(&self) -> bool {
+        self.state().ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle() -> Handle {
+        let handle = Handle::new("u".parse().unwrap(), "c".parse().unwrap());
+        assert!(handle.caught_up(EventId::ZERO));
+        handle
+    }
+
+    fn event(ms: u64, size: usize) -> Outgoing {
+        let place = Some((EventId { ms, seq: 0 }, EventId { ms: ms - 1, seq: 0 }));
+        Outgoing { place, frame: Some("x".repeat(size).into()) }
+    }
+
+    #[test]
+    fn a_full_outbox_is_dropped_and_caught_up_from_the_log() {
+        for (count, size) in [(5, 1), (3, 500_000)] {
+            let handle = handle();
+            for ms in 1..=count {
+                handle.push(&event(ms, size), 4);
+            }
+            assert!(handle.take().is_empty());
+            assert!(!handle.caught_up(EventId { ms: 2, seq: 0 }), "something newer was heard of");
+            assert!(handle.caught_up(EventId { ms: count, seq: 0 }));
+            handle.push(&event(count + 1, 1), 4);
+            assert_eq!(handle.take().len(), 1);
+        }
+    }
+
+    #[test]
+    fn one_large_event_passes_an_empty_outbox() {
+        let handle = handle();
+        handle.push(&event(1, 2 * OUTBOX_BYTES), 4);
+        assert_eq!(handle.take().len(), 1);
+    }
+
+    #[test]
+    fn transient_events_are_dropped_first() {
+        let handle = handle();
+        for ms in 1..=4 {
+            handle.push(&event(ms, 1), 4);
+        }
+        handle.push(&Outgoing { place: None, frame: Some("t".into()) }, 4);
+        assert_eq!(handle.take().len(), 4, "what is logged still waits");
+    }
+
+    #[test]
+    fn an_older_connection_is_told_to_go_a_newer_one_is_not() {
+        let handle = handle();
+        handle.set_order(7);
+        handle.close_older(7, Close::Replaced);
+        assert!(handle.state().close.is_none());
+        handle.close_older(8, Close::Replaced);
+        assert_eq!(handle.state().close, Some(Close::Replaced));
+    }
+}

@@ -1,0 +1,352 @@
+//! One client's socket, from its welcome to its end.
+//!
+//! A session sends what its outbox holds, in the order of the log, each event once. Where an event does not follow
+//! on the last one, or the outbox ran over, or the lease was lost, it reads the log after the last event it got:
+//! that is the one way in which anything is mended.
+//!
+//! A pong is a receipt: WebSocket delivers in order, so a pong proves that all that was sent before its ping has
+//! arrived.
+
+mod catch_up;
+pub mod handle;
+pub mod rate;
+pub mod socket;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, timeout};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tracing::{debug, info};
+
+use crate::close::Close;
+use crate::engine::{Registration, Unavailable, Uplink};
+use crate::id::EventId;
+use crate::protocol::client::{self, Incoming};
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::publish::Data;
+use crate::router::Registered;
+use catch_up::CatchUp;
+use handle::Signal;
+use rate::{Rate, Verdict};
+use socket::Socket;
+
+/// What a session needs to know of the settings.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Between WebSocket pings.
+    pub ping_interval: Duration,
+    /// A peer that stays silent longer is closed.
+    pub pong_timeout: Duration,
+    /// For the handshake, and for the hello frame.
+    pub hello_timeout: Duration,
+    /// Messages a second from one client.
+    pub client_rate: u32,
+    /// Largest frame from a client, bytes.
+    pub max_message: usize,
+    /// Sockets older than this are asked to reconnect, ±10 %.
+    pub max_connection_age: Option<Duration>,
+}
+
+/// How long the end of a session may wait for Redis before the socket closes all the same.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a session is over.
+#[derive(Debug)]
+enum End {
+    /// The peer closed, or is gone.
+    Gone,
+    /// The node closes it.
+    Close(Close),
+}
+
+/// What happened.
+enum Step {
+    Message(Option<Result<Message, Error>>),
+    Flushed(Result<(), Error>),
+    Signal(Signal),
+    CaughtUp(Result<crate::engine::Connected, Unavailable>),
+    Uplinked(Result<(), Unavailable>),
+    Timer,
+}
+
+/// The keep-alive of one socket.
+#[derive(Debug)]
+enum Ping {
+    /// The next ping goes out at this time.
+    Due(Instant),
+    /// A ping is out; a pong must come before this time, and then confirms everything up to this id.
+    Out { until: Instant, confirms: EventId },
+}
+
+/// A client's session.
+pub struct Session {
+    socket: Socket,
+    registered: Registered,
+    limits: Arc<Limits>,
+    /// The last event that was handed to the socket.
+    last: EventId,
+    flushing: bool,
+    catch_up: CatchUp,
+    uplink: Option<crate::engine::Answer<()>>,
+    ping: Ping,
+    ages_out: Option<Instant>,
+    rate: Rate,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Session {
+    /// Greets the client, and serves it until its end.
+    pub async fn serve(
+        socket: Socket,
+        registered: Registered,
+        registration: Box<Registration>,
+        limits: Arc<Limits>,
+    ) {
+        let now = Instant::now();
+        // The first ping comes at random within the interval, so that those who came together do not stay so.
+        let first = now + limits.ping_interval.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let session = Session {
+            socket,
+            last: registration.from,
+            flushing: false,
+            catch_up: CatchUp::Idle,
+            uplink: None,
+            ping: Ping::Due(first),
+            ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9 + fastrand::f64() / 5.0)),
+            rate: Rate::new(limits.client_rate),
+            timer: Box::pin(tokio::time::sleep_until(first)),
+            registered,
+            limits,
+        };
+        session.run(*registration).await;
+    }
+
+    async fn run(mut self, registration: Registration) {
+        let (user, client) = (self.registered.user().clone(), self.registered.client().clone());
+        info!(%user, %client, replayed = registration.replayed, whole = registration.whole, "connected");
+        let end = match self.greet(registration) {
+            Ok(()) => self.until_end().await,
+            Err(_) => End::Gone,
+        };
+        match end {
+            End::Gone => {
+                drop(self.registered);
+                // The peer's close frame is answered, if it sent one.
+                self.socket.finish().await;
+                info!(%user, %client, "disconnected");
+            }
+            End::Close(close) => {
+                // Everyone can see that the session is gone before its socket closes.
+                let _ = timeout(END_TIMEOUT, self.registered.end()).await;
+                self.send_waiting();
+                drop(self.registered);
+                self.socket.goodbye(close).await;
+                info!(%user, %client, code = close.code(), reason = close.reason(), "closed");
+            }
+        }
+    }
+
+    fn greet(&mut self, registration: Registration) -> Result<(), Error> {
+        let welcome = client::welcome(
+            self.registered.user(),
+            self.registered.client(),
+            self.registered.router().node(),
+            registration.position,
+            registration.whole,
+            registration.replayed,
+            self.limits.ping_interval,
+        );
+        self.socket.feed(Message::Text(welcome))?;
+        self.take_page(registration)
+    }
+
+    async fn until_end(&mut self) -> End {
+        loop {
+            let outcome = match poll_fn(|cx| self.poll_step(cx)).await {
+                Step::Message(None) => return End::Gone,
+                Step::Message(Some(Err(error))) => {
+                    return match socket::close_for(&error) {
+                        Some(close) => End::Close(close),
+                        None => End::Gone,
+                    };
+                }
+                Step::Message(Some(Ok(message))) => match self.take_message(message) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(end)) => return end,
+                    Err(error) => Err(error),
+                },
+                Step::Flushed(flushed) => {
+                    self.flushing = false;
+                    flushed
+                }
+                Step::Signal(Signal::Close(close)) => return End::Close(close),
+                Step::Signal(Signal::CatchUp) => {
+                    self.catch_up = CatchUp::Wanted;
+                    Ok(())
+                }
+                Step::Signal(Signal::Send) => {
+                    self.send_waiting();
+                    Ok(())
+                }
+                Step::CaughtUp(answer) => match self.take_answer(answer) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(close)) => return End::Close(close),
+                    Err(error) => Err(error),
+                },
+                Step::Uplinked(outcome) => {
+                    self.uplink = None;
+                    match outcome {
+                        Ok(()) => Ok(()),
+                        Err(error) => self.refuse(&Refusal::from(error)),
+                    }
+                }
+                Step::Timer => match self.take_time() {
+                    Ok(None) => Ok(()),
+                    Ok(Some(close)) => return End::Close(close),
+                    Err(error) => Err(error),
+                },
+            };
+            if outcome.is_err() {
+                return End::Gone;
+            }
+        }
+    }
+
+    /// The one place where a session waits. A write that the peer does not take holds up other writes, never reads.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        // One message of the client's is on its way up at a time; the next is read when it is there.
+        if self.uplink.is_none()
+            && let Poll::Ready(message) = self.socket.poll_next(cx)
+        {
+            return Poll::Ready(Step::Message(message));
+        }
+        if let Some(uplink) = &mut self.uplink
+            && let Poll::Ready(outcome) = uplink.as_mut().poll(cx)
+        {
+            return Poll::Ready(Step::Uplinked(outcome));
+        }
+        if self.flushing
+            && let Poll::Ready(flushed) = self.socket.poll_flush(cx)
+        {
+            return Poll::Ready(Step::Flushed(flushed));
+        }
+        if self.flushing || !matches!(self.catch_up, CatchUp::Idle) {
+            let handle = self.registered.handle();
+            if let Poll::Ready(close) = handle.poll_close(cx) {
+                return Poll::Ready(Step::Signal(Signal::Close(close)));
+            }
+        } else if let Poll::Ready(signal) = self.registered.handle().poll(cx) {
+            return Poll::Ready(Step::Signal(signal));
+        }
+        if !self.flushing
+            && let Poll::Ready(answer) = self.poll_catch_up(cx)
+        {
+            return Poll::Ready(Step::CaughtUp(answer));
+        }
+        let (Ping::Due(at) | Ping::Out { until: at, .. }) = self.ping;
+        let next = self.ages_out.map_or(at, |age| age.min(at));
+        if self.timer.deadline() != next {
+            self.timer.as_mut().reset(next);
+        }
+        self.timer.as_mut().poll(cx).map(|()| Step::Timer)
+    }
+
+    fn feed(&mut self, message: Message) -> Result<(), Error> {
+        self.flushing = true;
+        self.socket.feed(message)
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) -> Result<(), Error> {
+        self.feed(Message::Text(client::error(refusal)))
+    }
+
+    /// Hands all that waits to the socket, for one flush.
+    fn send_waiting(&mut self) {
+        for outgoing in self.registered.handle().take() {
+            if let Some((id, prev)) = outgoing.place {
+                if id <= self.last {
+                    continue; // doubled
+                }
+                if prev > self.last {
+                    // Something between went astray: the log has it, and all that comes after it here.
+                    return self.registered.handle().look();
+                }
+                self.last = id;
+            }
+            if let Some(frame) = outgoing.frame
+                && self.feed(Message::Text(frame)).is_err()
+            {
+                return; // the next flush fails, and ends the session
+            }
+        }
+    }
+
+    fn take_message(&mut self, message: Message) -> Result<Option<End>, Error> {
+        if let Message::Pong(_) = &message
+            && let Ping::Out { confirms, .. } = self.ping
+        {
+            self.registered.handle().confirm(confirms);
+            self.ping = Ping::Due(Instant::now() + self.limits.ping_interval);
+            return Ok(None);
+        }
+        match self.rate.take() {
+            Verdict::Allowed => {}
+            Verdict::Limited => {
+                let refusal = Refusal::new(
+                    Code::RateLimited,
+                    format!("more than {} messages a second; this one was dropped", self.limits.client_rate),
+                );
+                return self.refuse(&refusal).map(|()| None);
+            }
+            Verdict::Persistent => return Ok(Some(End::Close(Close::RateLimited))),
+        }
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Binary(_) => return Ok(Some(End::Close(Close::Binary))),
+            Message::Close(_) => return Ok(Some(End::Gone)),
+            // The library has queued the pong to a ping: it goes out with the next flush.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
+                self.flushing = true;
+                return Ok(None);
+            }
+        };
+        match Incoming::parse(&text) {
+            Ok(Incoming::Ping) => self.feed(Message::Text(client::pong()))?,
+            // What was not sent cannot have arrived.
+            Ok(Incoming::Ack(id)) => self.registered.handle().confirm(id.min(self.last)),
+            Ok(Incoming::Message { event, data }) => {
+                self.uplink = Some(self.registered.router().engine().uplink(Uplink {
+                    user: self.registered.user().clone(),
+                    client: self.registered.client().clone(),
+                    event,
+                    data: Data::from_json_text(data.to_owned()),
+                }));
+            }
+            Err(refusal) => self.refuse(&refusal)?,
+        }
+        Ok(None)
+    }
+
+    fn take_time(&mut self) -> Result<Option<Close>, Error> {
+        let now = Instant::now();
+        if self.ages_out.is_some_and(|at| at <= now) {
+            return Ok(Some(Close::Drain(Duration::ZERO)));
+        }
+        match self.ping {
+            Ping::Due(at) if at <= now => {
+                self.ping = Ping::Out { until: now + self.limits.pong_timeout, confirms: self.last };
+                self.feed(Message::Ping(Default::default()))?;
+            }
+            Ping::Out { until, .. } if until <= now => {
+                debug!(user = %self.registered.user(), client = %self.registered.client(), "no pong in time");
+                return Ok(Some(Close::PongTimeout));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+}

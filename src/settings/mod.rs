@@ -1,0 +1,358 @@
+//! Settings: from what was given to what the program runs with.
+//!
+//! A flag wins over the environment, the environment over `.env`. All mistakes are reported at once, before
+//! anything is opened.
+
+pub mod origin;
+pub mod read;
+pub mod table;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::engine::redis::connection::Address;
+use crate::id::NodeId;
+use crate::session::Limits;
+use origin::Origins;
+use read::{Mistake, Reader, duration};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+/// The settings of a node, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Redis, or none in local mode.
+    pub redis: Option<Address>,
+    /// Most pooled connections.
+    pub redis_pool_size: u32,
+    /// Put before every key.
+    pub key_prefix: String,
+    /// This node's id.
+    pub node_id: NodeId,
+    /// Not production: conveniences are on, and what is open by default is open.
+    pub development: bool,
+    /// What is logged.
+    pub log_level: String,
+    /// How it looks.
+    pub log_format: LogFormat,
+    /// Address of both listeners.
+    pub bind: IpAddr,
+    /// Where clients connect.
+    pub client_port: u16,
+    /// Where workers connect.
+    pub worker_port: u16,
+    /// The address that clients are told, where it is not bind and port.
+    pub client_url: Option<String>,
+    /// The address that workers are told, where it is not bind and port.
+    pub worker_url: Option<String>,
+    /// Where browsers may connect from.
+    pub origins: Origins,
+    /// Tokens that open the worker port; none leaves it open.
+    pub worker_tokens: Vec<String>,
+    /// How long a user's keys outlive the last heartbeat.
+    pub session_ttl: Duration,
+    /// How long a node counts as alive after its last heartbeat.
+    pub node_ttl: Duration,
+    /// What sessions need.
+    pub limits: Limits,
+    /// Events kept per user.
+    pub log_length: usize,
+    /// How long a log outlives its last event.
+    pub log_ttl: Duration,
+    /// Largest event, bytes.
+    pub max_event: usize,
+    /// Sessions of one user, over all nodes.
+    pub max_sessions_per_user: usize,
+    /// Clients on this node.
+    pub max_connections: usize,
+    /// Events that may wait for one slow socket.
+    pub send_queue: usize,
+    /// Entries kept on `uplink`, `presence` and `events:dead`.
+    pub uplink_length: usize,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Local,
+    Redis,
+    Auto,
+}
+
+impl Settings {
+    /// Makes settings of what was given.
+    ///
+    /// # Errors
+    /// Every mistake there is.
+    pub fn parse(mut reader: Reader) -> Result<Self, Vec<Mistake>> {
+        let settings = Self::read(&mut reader);
+        match settings {
+            Some(settings) if reader.mistakes.is_empty() => Ok(settings),
+            _ => Err(reader.mistakes),
+        }
+    }
+
+    /// None where anything is off; by then each mistake is noted, because nothing here returns early.
+    fn read(r: &mut Reader) -> Option<Self> {
+        let ms = Duration::from_millis;
+        let env = r.choice("env", &[("development", true), ("test", true), ("production", false)]);
+        let development = env.unwrap_or(true);
+        let log_format = match r.given("log-format") {
+            Some(_) => r.choice("log-format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+            None => Some(if development { LogFormat::Text } else { LogFormat::Json }),
+        };
+        let log_level =
+            r.value("log-level", "error, warn, info, debug, trace, or a tracing filter", log_filter);
+        let node_id = node_id(r);
+        let bind = match r.given("bind") {
+            Some(_) => r.ip("bind"),
+            None => Some(IpAddr::V4(if development { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED })),
+        };
+        let client_port = r.number("client-port", 0, u64::from(u16::MAX));
+        let worker_port = r.number("worker-port", 0, u64::from(u16::MAX));
+        if client_port.is_some_and(|port| port != 0) && client_port == worker_port {
+            r.mistake("worker-port", "another port than --client-port");
+        }
+        let client_url = url(r, "client-url", &["ws://", "wss://", "http://", "https://"]);
+        let worker_url = url(r, "worker-url", &["ws://", "wss://", "http://", "https://"]);
+        let api_server_url = url(r, "api-server-url", &["http://", "https://"]);
+        let redis = redis(r);
+        let redis_pool_size = r.number("redis-pool-size", 1, 1000);
+        let key_prefix = key_prefix(r);
+        let access = access(r, development);
+        let session_ttl = r.time("session-ttl", ms(300));
+        let node_ttl = r.time("node-ttl", ms(300));
+        let limits = limits(r);
+        let log_length = r.number("log-length", 1, 100_000);
+        let log_ttl = r.time("log-ttl", ms(1000));
+        let max_event = r.size("max-event", 1024, 64 << 20);
+        let max_sessions_per_user = r.number("max-sessions-per-user", 1, 10_000);
+        let max_connections = match r.given("max-connections") {
+            Some(_) => r.number("max-connections", 1, 10_000_000),
+            None => Some(open_files().saturating_sub(SPARE_FILES).max(1)),
+        };
+        let send_queue = r.number("send-queue", 1, 1_000_000);
+        let uplink_length = r.number("uplink-length", 1, 1_000_000_000);
+        let drain_timeout = r.time("drain-timeout", ms(0));
+
+        let (origins, worker_tokens) = access?;
+        let _ = api_server_url?;
+        let size = |number: u64| usize::try_from(number).ok();
+        Some(Self {
+            redis: redis?,
+            redis_pool_size: u32::try_from(redis_pool_size?).ok()?,
+            key_prefix: key_prefix?,
+            node_id: node_id?,
+            development,
+            log_level: log_level?,
+            log_format: log_format?,
+            bind: bind?,
+            client_port: u16::try_from(client_port?).ok()?,
+            worker_port: u16::try_from(worker_port?).ok()?,
+            client_url: client_url?,
+            worker_url: worker_url?,
+            origins,
+            worker_tokens,
+            session_ttl: session_ttl?,
+            node_ttl: node_ttl?,
+            limits: limits?,
+            log_length: size(log_length?)?,
+            log_ttl: log_ttl?,
+            max_event: max_event?,
+            max_sessions_per_user: size(max_sessions_per_user?)?,
+            max_connections: size(max_connections?)?,
+            send_queue: size(send_queue?)?,
+            uplink_length: size(uplink_length?)?,
+            drain_timeout: drain_timeout?,
+        })
+    }
+}
+
+/// Files the node needs besides its clients' sockets: Redis, listeners, workers, HTTP.
+const SPARE_FILES: u64 = 256;
+
+/// Raises this process's limit on open files as far as it may, and says what it is.
+fn open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
+        return maximum.or(current).unwrap_or(1 << 20).min(1 << 20);
+    }
+    current.unwrap_or(1 << 20)
+}
+
+fn log_filter(text: &str) -> Option<String> {
+    let words = ["error", "warn", "info", "debug", "trace", "off"];
+    let filter = text.parse::<tracing_subscriber::EnvFilter>().ok()?;
+    // A lone word that is no level would silently name a module instead.
+    let lone = !text.contains(['=', ',', '[']);
+    (!lone || words.contains(&text.to_ascii_lowercase().as_str())).then(|| filter.to_string())
+}
+
+fn node_id(r: &mut Reader) -> Option<NodeId> {
+    if r.given("node-id").is_some() {
+        return r.value("node-id", "1 to 64 of A-Z a-z 0-9 . _ -", |text| text.parse().ok());
+    }
+    let host = gethostname::gethostname().to_string_lossy().into_owned();
+    let node = host.parse().ok();
+    if node.is_none() {
+        r.mistake(
+            "node-id",
+            &format!("given, because the host name {host:?} is not 1 to 64 of A-Z a-z 0-9 . _ -"),
+        );
+    }
+    node
+}
+
+/// The outer option is none where it is off, the inner where it is not set.
+fn url(r: &mut Reader, flag: &str, schemes: &[&str]) -> Option<Option<String>> {
+    if r.given(flag).is_none() {
+        return Some(None);
+    }
+    let allowed = format!("a URL that begins with {}", schemes.join(", "));
+    r.value(flag, &allowed, |text| {
+        let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme))?;
+        (!rest.is_empty()).then(|| text.to_owned())
+    })
+    .map(Some)
+}
+
+fn redis(r: &mut Reader) -> Option<Option<Address>> {
+    let mode = r.choice("mode", &[("auto", Mode::Auto), ("local", Mode::Local), ("redis", Mode::Redis)]);
+    let file = |r: &Reader, flag| r.given(flag).map(PathBuf::from);
+    let db = match r.given("redis-db") {
+        Some(_) => r.number("redis-db", 0, 65_535).map(|db| Some(i64::try_from(db).unwrap_or_default())),
+        None => Some(None),
+    };
+    let (ca, cert, key) = (file(r, "redis-ca"), file(r, "redis-cert"), file(r, "redis-key"));
+    if cert.is_some() != key.is_some() {
+        r.mistake(
+            if cert.is_some() { "redis-key" } else { "redis-cert" },
+            "given together with its other half",
+        );
+    }
+    let given = r.given("redis-url").is_some();
+    let mut url = None;
+    if given || mode == Some(Mode::Redis) {
+        let allowed =
+            "redis://, rediss:// or unix:// and an address (Sentinel and Cluster are not built yet)";
+        url = Some(r.value("redis-url", allowed, |text| {
+            let known = ["redis://", "rediss://", "unix://", "redis+unix://"];
+            let known = known.iter().any(|scheme| text.starts_with(scheme));
+            (known && redis::IntoConnectionInfo::into_connection_info(text).is_ok()).then(|| text.to_owned())
+        })?);
+    }
+    match mode? {
+        Mode::Local => Some(None),
+        Mode::Auto if !given => Some(None),
+        Mode::Auto | Mode::Redis => {
+            let address = Address { url: url?, db: db?, ca, cert, key };
+            if let Err(error) = address.client() {
+                r.mistakes.push(Mistake(error.to_string()));
+                return None;
+            }
+            Some(Some(address))
+        }
+    }
+}
+
+fn key_prefix(r: &mut Reader) -> Option<String> {
+    if r.given("key-prefix").is_none() {
+        return Some(String::new());
+    }
+    r.value("key-prefix", "at most 64 printable ASCII characters, except space, { and }", |text| {
+        let fits =
+            text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}'));
+        fits.then(|| text.to_owned())
+    })
+}
+
+fn access(r: &mut Reader, development: bool) -> Option<(Origins, Vec<String>)> {
+    let unlocked = |r: &mut Reader, flag: &str, opening: &str| {
+        if !development && r.given(flag).is_none() {
+            r.mistake(flag, &format!("set in production; {opening} opens it to everyone"));
+            return true;
+        }
+        false
+    };
+    let mut off = unlocked(r, "auth", "--auth none");
+    off |= unlocked(r, "worker-token", "--worker-token none");
+    off |= unlocked(r, "client-origin", "--client-origin '*'");
+    if r.given("auth").is_some() {
+        off |= r
+            .value("auth", "none (jwt and api are not built yet)", |text| (text == "none").then_some(()))
+            .is_none();
+    }
+    let origins = match r.given("client-origin") {
+        Some(_) => r.value(
+            "client-origin",
+            "*, or comma-separated origins like https://app.example.com",
+            Origins::parse,
+        ),
+        None => Some(Origins::any()),
+    };
+    let tokens = match r.given("worker-token") {
+        None | Some("none") => Some(Vec::new()),
+        Some(_) => r.value(
+            "worker-token",
+            "none, or tokens of at least 8 printable characters, comma-separated",
+            tokens,
+        ),
+    };
+    if r.given("trusted-proxies").is_some() {
+        off |= r.value("trusted-proxies", "comma-separated networks like 10.0.0.0/8", networks).is_none();
+    }
+    if off { None } else { Some((origins?, tokens?)) }
+}
+
+fn tokens(text: &str) -> Option<Vec<String>> {
+    let tokens: Vec<String> = text.split(',').map(|token| token.trim().to_owned()).collect();
+    let fits = |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    tokens.iter().all(fits).then_some(tokens)
+}
+
+fn networks(text: &str) -> Option<()> {
+    let network = |text: &str| {
+        let (address, bits) = text.trim().split_once('/').unwrap_or((text.trim(), "0"));
+        let most = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
+        bits.parse::<u8>().ok().filter(|bits| *bits <= most)
+    };
+    text.split(',').all(|text| network(text).is_some()).then_some(())
+}
+
+fn limits(r: &mut Reader) -> Option<Limits> {
+    let ms = Duration::from_millis;
+    let ping_interval = r.time("ping-interval", ms(50));
+    let pong_timeout = r.time("pong-timeout", ms(50));
+    let hello_timeout = r.time("hello-timeout", ms(50));
+    let client_rate = r.number("client-rate", 1, 1_000_000);
+    let max_message = r.size("max-message", 256, 64 << 20);
+    let max_connection_age = match r.given("max-connection-age") {
+        None | Some("off") => Some(None),
+        Some(_) => r
+            .value("max-connection-age", "off, or a time like 30m, from 1s", |text| {
+                duration(text).filter(|age| *age >= Duration::from_secs(1))
+            })
+            .map(Some),
+    };
+    Some(Limits {
+        ping_interval: ping_interval?,
+        pong_timeout: pong_timeout?,
+        hello_timeout: hello_timeout?,
+        client_rate: u32::try_from(client_rate?).ok()?,
+        max_message: max_message?,
+        max_connection_age: max_connection_age?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! From flags, environment and `.env` to text, and from text to values: every mistake is kept, none ends the rest.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::table::{SETTINGS, Setting};
+
+/// Where a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// The environment.
+    Environment,
+    /// The file that `<NAME>_FILE` names.
+    File,
+    /// `.env` in the working directory.
+    DotEnv,
+    /// Nobody gave one.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Flag => "flag",
+            Source::Environment => "environment",
+            Source::File => "file",
+            Source::DotEnv => ".env",
+            Source::Default => "default",
+        })
+    }
+}
+
+/// One mistake: which setting, what it was, what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake(pub String);
+
+/// What was given, and what was wrong with it.
+pub struct Reader {
+    given: HashMap<&'static str, (String, Source)>,
+    /// Every mistake so far.
+    pub mistakes: Vec<Mistake>,
+}
+
+fn setting(flag: &str) -> &'static Setting {
+    // A flag that is not in the table is a bug that the first start shows.
+    SETTINGS.iter().find(|setting| setting.flag == flag).unwrap_or(&SETTINGS[0])
+}
+
+impl Reader {
+    /// Looks each setting up: flag, environment, the file that the environment names, `.env`. An empty value counts
+    /// as none.
+    pub fn new(
+        flags: impl Fn(&str) -> Option<String>,
+        environment: impl Fn(&str) -> Option<String>,
+        dot_env: &HashMap<String, String>,
+    ) -> Self {
+        let mut reader = Self { given: HashMap::new(), mistakes: Vec::new() };
+        let filled = |value: Option<String>| value.filter(|value| !value.trim().is_empty());
+        for setting in SETTINGS {
+            let file = |look: &dyn Fn(&str) -> Option<String>| {
+                filled(look(&format!("{}_FILE", setting.env))).filter(|_| setting.secret)
+            };
+            let from_dot_env = |name: &str| dot_env.get(name).cloned();
+            let given = if let Some(value) = filled(flags(setting.flag)) {
+                Some((value, Source::Flag))
+            } else if let Some(value) = filled(environment(setting.env)) {
+                Some((value, Source::Environment))
+            } else if let Some(path) = file(&environment) {
+                reader.read_file(setting, &path)
+            } else if let Some(value) = filled(from_dot_env(setting.env)) {
+                Some((value, Source::DotEnv))
+            } else if let Some(path) = file(&from_dot_env) {
+                reader.read_file(setting, &path)
+            } else {
+                None
+            };
+            if let Some((value, source)) = given {
+                reader.given.insert(setting.flag, (value.trim().to_owned(), source));
+            }
+        }
+        reader
+    }
+
+    fn read_file(&mut self, setting: &Setting, path: &str) -> Option<(String, Source)> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Some((text.trim().to_owned(), Source::File)),
+            Err(error) => {
+                self.mistakes.push(Mistake(format!("{}_FILE {path:?} cannot be read: {error}", setting.env)));
+                None
+            }
+        }
+    }
+
+    /// The text that was given for a setting, if any.
+    pub fn given(&self, flag: &str) -> Option<&str> {
+        self.given.get(flag).map(|(value, _)| value.as_str())
+    }
+
+    /// Where a setting's value came from.
+    pub fn source(&self, flag: &str) -> Source {
+        self.given.get(flag).map_or(Source::Default, |(_, source)| *source)
+    }
+
+    /// Notes a mistake with a setting's value.
+    pub fn mistake(&mut self, flag: &str, allowed: &str) {
+        let setting = setting(flag);
+        let value = match self.given(flag) {
+            Some(_) if setting.secret => "(not shown)".to_owned(),
+            Some(value) => format!("{value:?}"),
+            None => "not set".to_owned(),
+        };
+        self.mistakes.push(Mistake(format!("--{flag} ({}) {value}: must be {allowed}", setting.env)));
+    }
+
+    /// A value that `parse` makes of the text; the table's default where none was given.
+    pub fn value<T>(&mut self, flag: &str, allowed: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.given(flag).or(setting(flag).default)?.to_owned();
+        let value = parse(&text);
+        if value.is_none() {
+            self.mistake(flag, allowed);
+        }
+        value
+    }
+
+    /// One of several words.
+    pub fn choice<T: Copy>(&mut self, flag: &str, choices: &[(&str, T)]) -> Option<T> {
+        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+        let allowed = format!("one of {}", words.join(", "));
+        self.value(flag, &allowed, |text| {
+            choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
+        })
+    }
+
+    /// A whole number from `least` to `most`.
+    pub fn number(&mut self, flag: &str, least: u64, most: u64) -> Option<u64> {
+        let allowed = format!("a whole number from {least} to {most}");
+        self.value(flag, &allowed, |text| text.parse().ok().filter(|number| (least..=most).contains(number)))
+    }
+
+    /// A time like `500ms`, `10s` or `5m`, from `least` to a day.
+    pub fn time(&mut self, flag: &str, least: Duration) -> Option<Duration> {
+        let least_words = humantime::format_duration(least).to_string();
+        let allowed = format!("a time like 500ms, 10s or 5m, from {least_words} to 1day");
+        self.value(flag, &allowed, |text| duration(text).filter(|time| (least..=DAY).contains(time)))
+    }
+
+    /// A size like `64KiB` or `1MiB`, in bytes.
+    pub fn size(&mut self, flag: &str, least: u64, most: u64) -> Option<usize> {
+        let words = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
+        let allowed = format!("a size like 64KiB or 1MiB, from {} to {}", words(least), words(most));
+        self.value(flag, &allowed, |text| {
+            let bytes = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
+            usize::try_from(bytes).ok().filter(|_| (least..=most).contains(&bytes))
+        })
+    }
+
+    /// A network address without a port.
+    pub fn ip(&mut self, flag: &str) -> Option<IpAddr> {
+        self.given(flag)?;
+        self.value(flag, "an IP address, like 127.0.0.1 or 0.0.0.0", |text| text.parse().ok())
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Reads a time; a number without a unit is none.
+pub fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok()
+}

@@ -1,0 +1,111 @@
+//! What was given, in every way, and what came of it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::read::Reader;
+use super::table::SETTINGS;
+use super::{LogFormat, Settings};
+
+fn parse(flags: &[(&str, &str)], env: &[(&str, &str)], dot_env: &[(&str, &str)]) -> Result<Settings, String> {
+    let look = |pairs: &[(&str, &str)], name: &str| {
+        pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    };
+    let file: HashMap<_, _> = dot_env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let reader = Reader::new(|flag| look(flags, flag), |name| look(env, name), &file);
+    Settings::parse(reader)
+        .map_err(|mistakes| mistakes.into_iter().map(|mistake| mistake.0).collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn nothing_given_is_local_mode_in_development() {
+    let settings = parse(&[], &[], &[]).unwrap();
+    assert!(settings.redis.is_none() && settings.development);
+    assert_eq!((settings.client_port, settings.worker_port), (4000, 4001));
+    assert_eq!(settings.bind.to_string(), "127.0.0.1");
+    assert_eq!(settings.log_ttl, Duration::from_secs(600));
+    assert_eq!((settings.max_event, settings.limits.max_message), (1 << 20, 64 << 10));
+    assert_eq!(settings.log_format, LogFormat::Text);
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let port = |flags: &[(&str, &str)], env: &[(&str, &str)], file: &[(&str, &str)]| {
+        parse(flags, env, file).unwrap().client_port
+    };
+    let name = "CLIENT_SOCKET_PORT";
+    assert_eq!(port(&[("client-port", "1")], &[(name, "2")], &[(name, "3")]), 1);
+    assert_eq!(port(&[], &[(name, "2")], &[(name, "3")]), 2);
+    assert_eq!(port(&[], &[(name, "")], &[(name, "3")]), 3);
+}
+
+#[test]
+fn redis_is_used_where_its_url_is_set() {
+    let redis = |env: &[(&str, &str)]| parse(&[], env, &[]).unwrap().redis;
+    assert!(redis(&[("REDIS_URL", "redis://h:1")]).is_some());
+    assert!(redis(&[("REDIS_URL", "redis://h:1"), ("SWITCHBOARD_MODE", "local")]).is_none());
+    assert_eq!(redis(&[("SWITCHBOARD_MODE", "redis"), ("REDIS_DB", "3")]).unwrap().db, Some(3));
+}
+
+#[test]
+fn all_mistakes_come_at_once_each_with_flag_value_and_what_is_allowed() {
+    let told = parse(
+        &[("client-port", "70000"), ("node-ttl", "10"), ("max-event", "big"), ("auth", "magic")],
+        &[
+            ("NODE_ENV", "staging"),
+            ("LOG_LEVEL", "loud"),
+            ("REDIS_URL", "http://x"),
+            ("WORKER_TOKEN", "geheim,"),
+        ],
+        &[("BIND_ADDR", "here")],
+    )
+    .unwrap_err();
+    let lines: Vec<_> = told.lines().collect();
+    for (flag, value) in [
+        ("--client-port", "\"70000\""),
+        ("--node-ttl", "\"10\""),
+        ("--max-event", "\"big\""),
+        ("--auth", "\"magic\""),
+        ("--env", "\"staging\""),
+        ("--log-level", "\"loud\""),
+        ("--redis-url", "(not shown)"),
+        ("--worker-token", "(not shown)"),
+        ("--bind", "\"here\""),
+    ] {
+        let line =
+            lines.iter().find(|line| line.starts_with(flag)).unwrap_or_else(|| panic!("{flag}: {told}"));
+        assert!(line.contains(value) && line.contains("must be"), "{line}");
+    }
+    assert_eq!(lines.len(), 9, "{told}");
+    assert!(!told.contains("geheim"));
+}
+
+#[test]
+fn production_refuses_to_start_unlocked() {
+    let told = parse(&[("env", "production")], &[], &[]).unwrap_err();
+    for flag in ["--auth", "--worker-token", "--client-origin"] {
+        assert!(told.contains(flag), "{told}");
+    }
+    let open = [("env", "production"), ("auth", "none"), ("worker-token", "none"), ("client-origin", "*")];
+    let settings = parse(&open, &[], &[]).unwrap();
+    assert_eq!(settings.bind.to_string(), "0.0.0.0");
+    assert_eq!(settings.log_format, LogFormat::Json);
+    assert!(settings.worker_tokens.is_empty());
+}
+
+#[test]
+fn secrets_may_come_from_files() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "first-token,second-token\n").unwrap();
+    let settings = parse(&[], &[("WORKER_TOKEN_FILE", file.path().to_str().unwrap())], &[]).unwrap();
+    assert_eq!(settings.worker_tokens, ["first-token", "second-token"]);
+    assert!(parse(&[], &[("WORKER_TOKEN_FILE", "/nowhere")], &[]).unwrap_err().contains("WORKER_TOKEN_FILE"));
+}
+
+#[test]
+fn flags_and_variables_are_each_named_once() {
+    for (at, setting) in SETTINGS.iter().enumerate() {
+        let twin = SETTINGS[..at].iter().find(|other| other.flag == setting.flag || other.env == setting.env);
+        assert!(twin.is_none(), "{}", setting.flag);
+    }
+}

@@ -1,0 +1,102 @@
+//! The ingress stream under faults: lost groups, lost streams, a reader that is killed under load.
+
+use crate::support::client::{data, numbers};
+use crate::support::pair::Single;
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, Db, NodeBuilder, RedisServer, eventually};
+
+async fn add(db: &mut Db, first: usize, last: usize) {
+    for number in first..=last {
+        let data = number.to_string();
+        db.xadd("events", &[("user", "42"), ("event", "e"), ("data", &data)]).await;
+    }
+}
+
+/// Waits until the group has nothing that was read and not acknowledged.
+async fn all_acknowledged(db: &mut Db) {
+    eventually(BOUND, "no pending entry in the group `switchboard`", async || {
+        let mut command = redis::cmd("XPENDING");
+        command.arg("events").arg("switchboard");
+        let (count, ..): (usize, redis::Value, redis::Value, redis::Value) = db.run(&command).await;
+        same(count, 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_group_that_was_destroyed_is_made_again_and_no_later_entry_is_lost() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    add(&mut stage.db, 1, 20).await;
+    assert_eq!(data(&client.events(20).await), numbers(1, 20));
+    all_acknowledged(&mut stage.db).await;
+    let destroyed: i64 =
+        stage.db.run(redis::cmd("XGROUP").arg("DESTROY").arg("events").arg("switchboard")).await;
+    assert_eq!(destroyed, 1);
+    add(&mut stage.db, 21, 40).await;
+    // The earlier ones were handled: from a known position on, they do not come again.
+    assert_eq!(data(&client.events(20).await), numbers(21, 40));
+    add(&mut stage.db, 41, 41).await;
+    assert_eq!(client.event().await.data, "41");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_deleted_is_read_again_from_its_new_start() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    add(&mut stage.db, 1, 20).await;
+    assert_eq!(data(&client.events(20).await), numbers(1, 20));
+    all_acknowledged(&mut stage.db).await;
+    let deleted: i64 = stage.db.run(redis::cmd("DEL").arg("events")).await;
+    assert_eq!(deleted, 1);
+    add(&mut stage.db, 21, 40).await;
+    assert_eq!(data(&client.events(20).await), numbers(21, 40));
+}
+
+#[tokio::test]
+async fn a_lost_inbox_costs_no_event() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    add(&mut stage.db, 1, 5).await;
+    assert_eq!(data(&client.events(5).await), numbers(1, 5));
+    let inbox = "inbox:{node:node-a}";
+    let destroyed: i64 = stage.db.run(redis::cmd("XGROUP").arg("DESTROY").arg(inbox).arg("node")).await;
+    assert_eq!(destroyed, 1);
+    add(&mut stage.db, 6, 10).await;
+    assert_eq!(data(&client.events(5).await), numbers(6, 10));
+    let _: i64 = stage.db.run(redis::cmd("DEL").arg(inbox)).await;
+    add(&mut stage.db, 11, 15).await;
+    assert_eq!(data(&client.events(5).await), numbers(11, 15));
+}
+
+/// Entries added in the test of the killed reader: enough that the kill falls into their middle.
+const LOAD: usize = 1500;
+
+#[tokio::test]
+async fn when_the_active_reader_is_killed_under_load_the_other_node_delivers_all_once_in_order() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    let settings = [("--node-ttl", "1500ms"), ("--log-length", "4000")];
+    // The first node alone becomes the reader, and stays it while it lives.
+    let mut reader = NodeBuilder::redis("node-a", &redis).with(&settings).start().await;
+    db.xadd("events", &[("user", "warm-up"), ("event", "e")]).await;
+    eventually(BOUND, "the first entry in its log", async || {
+        same(db.log_ids("warm-up").await.len(), 1)
+    })
+    .await;
+    let other = NodeBuilder::redis("node-b", &redis).with(&settings).start().await;
+    let mut client = Client::as_user(&other, "42", "tab-1").await;
+
+    let mut adding_db = redis.db().await;
+    let adding = tokio::spawn(async move { add(&mut adding_db, 1, LOAD).await });
+    let mut received = client.events(LOAD / 5).await;
+    assert!(!adding.is_finished(), "the kill would come after the load");
+    reader.kill();
+    received.extend(client.events(LOAD - LOAD / 5).await);
+    assert_eq!(data(&received), numbers(1, LOAD));
+    adding.await.unwrap();
+    // One more is the next one: nothing was delivered twice behind the last.
+    add(&mut db, 9999, 9999).await;
+    assert_eq!(client.event().await.data, "9999");
+    assert_eq!(db.log_ids("42").await.len(), LOAD + 1);
+}

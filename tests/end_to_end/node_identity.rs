@@ -1,0 +1,116 @@
+//! One node id, one node: a second process waits for the first one's lease to lapse, and says so.
+
+use rustix::process::Signal;
+
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, Db, NodeBuilder, RedisServer, Worker, eventually, http};
+
+async fn boot(db: &mut Db) -> Option<String> {
+    db.hash("node:node-a").await.remove("boot")
+}
+
+/// A log line that says that somebody else holds the id, and that the process waits for that to end.
+fn says_that_it_waits(line: &str) -> bool {
+    let line = line.to_lowercase();
+    line.contains("node-a") && (line.contains("lease") || line.contains("wait"))
+}
+
+#[tokio::test]
+async fn a_restart_after_a_kill_waits_for_the_lease_and_says_so() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    let builder = NodeBuilder::redis("node-a", &redis).set("--node-ttl", "4s");
+    let mut first = builder.start().await;
+    let _lost = Client::as_user(&first, "42", "tab-1").await;
+    let first_boot = boot(&mut db).await.expect("the first boot");
+    first.kill();
+
+    let process = builder.spawn();
+    process.log_line(BOUND, "a line about the lease that is held", says_that_it_waits).await;
+    // Whichever comes first, its ports or its lease: it is ready in the end, as a new boot.
+    let second = builder.listening(process).await;
+    second.ready().await;
+    let second_boot = boot(&mut db).await.expect("the second boot");
+    assert_ne!(first_boot, second_boot);
+    let mut client = Client::as_user(&second, "42", "tab-1").await;
+    let id = Worker::open(&second).await.event("42", "1").await;
+    assert_eq!(client.event().await.id, Some(id));
+}
+
+#[tokio::test]
+async fn of_two_processes_with_one_id_only_the_first_serves_until_it_leaves() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    let builder = NodeBuilder::redis("node-a", &redis)
+        .with(&[("--node-ttl", "1500ms"), ("--drain-timeout", "500ms")]);
+    let mut first = builder.start().await;
+    let mut client = Client::as_user(&first, "42", "tab-1").await;
+    let mut worker = Worker::open(&first).await;
+    let first_boot = boot(&mut db).await;
+
+    let second = builder.spawn();
+    second.log_line(BOUND, "a line about the lease that is held", says_that_it_waits).await;
+    // Two whole leases later the first one still has it: counted by its renewals, not by a clock of ours.
+    for _ in 0..2 {
+        let lease = |db: &Db| {
+            let mut db = db.clone();
+            async move {
+                let mut command = redis::cmd("ZSCORE");
+                db.run::<Option<f64>>(command.arg("nodes").arg("node-a")).await.expect("a lease")
+            }
+        };
+        let old = lease(&db).await;
+        eventually(BOUND, "a lease a whole term later", async || {
+            let new = lease(&db).await;
+            if new >= old + 1500.0 { Ok(()) } else { Err(format!("{new} after {old}")) }
+        })
+        .await;
+    }
+    assert_eq!(boot(&mut db).await, first_boot, "the second one took the id from a live node");
+    let id = worker.event("42", "1").await;
+    assert_eq!(client.event().await.id, Some(id));
+
+    first.signal(Signal::TERM);
+    assert_eq!(client.closed().await.code, 1012);
+    assert_eq!(first.exit(BOUND).await.code(), Some(0));
+    let second = builder.listening(second).await;
+    second.ready().await;
+    assert_ne!(boot(&mut db).await, first_boot);
+    Client::as_user(&second, "42", "tab-1").await;
+}
+
+#[tokio::test]
+async fn a_waiting_process_serves_nobody() {
+    let redis = RedisServer::start().await;
+    let builder = NodeBuilder::redis("node-a", &redis);
+    let _first = builder.start().await;
+    let second = builder.spawn();
+    second.log_line(BOUND, "a line about the lease that is held", says_that_it_waits).await;
+    // It may listen already; then it has to say that it is not ready.
+    let urls = eventually(BOUND, "its address, or a sign that it does not listen", async || {
+        let text = second.lines().join("\n");
+        Ok::<_, String>(text.contains("listening"))
+    })
+    .await;
+    if urls {
+        let second = builder.listening(second).await;
+        assert_eq!(http::get(&second.worker_http("/readyz")).await.status, 503);
+        http::upgrade(&second.client_ws("userId=42"), &[]).await.refused(503);
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_process_ends_when_it_is_told_to() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    let builder = NodeBuilder::redis("node-a", &redis);
+    let first = builder.start().await;
+    let mut second = builder.spawn();
+    second.log_line(BOUND, "a line about the lease that is held", says_that_it_waits).await;
+    let first_boot = boot(&mut db).await;
+    second.signal(Signal::TERM);
+    assert_eq!(second.exit(BOUND).await.code(), Some(0));
+    // And it has not taken the other one's keys with it.
+    same(boot(&mut db).await, first_boot).expect("the first one's boot");
+    Client::as_user(&first, "42", "tab-1").await;
+}

@@ -1,0 +1,53 @@
+//! WebSocket pings: who answers stays, who is silent goes.
+
+use serde_json::json;
+
+use crate::support::raw::{PING, PONG};
+use crate::support::{Client, NodeBuilder, RawClient, Worker};
+
+/// Short enough for a test, long enough for a busy machine to answer in.
+const SETTINGS: [(&str, &str); 2] = [("--ping-interval", "300ms"), ("--pong-timeout", "1500ms")];
+
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_closed_with_4200() {
+    let node = NodeBuilder::local("solo").with(&SETTINGS).start().await;
+    let (mut silent, welcome) = RawClient::open(&node, "userId=42").await;
+    assert_eq!(welcome["pingInterval"], 300);
+    assert_eq!(silent.closed().await.code, 4200);
+}
+
+#[tokio::test]
+async fn clients_and_workers_that_answer_pings_stay() {
+    let node = NodeBuilder::local("solo").with(&SETTINGS).start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let mut worker = Worker::open(&node).await;
+    // Eight pings at 300 ms are longer than the timeout.
+    for _ in 0..4 {
+        client.pinged_twice().await;
+    }
+    let id = worker.event("42", "1").await;
+    assert_eq!(client.event().await.id, Some(id));
+}
+
+#[tokio::test]
+async fn a_pong_with_the_pings_payload_is_an_answer() {
+    let node = NodeBuilder::local("solo").with(&SETTINGS).start().await;
+    let (mut client, _) = RawClient::open(&node, "userId=42").await;
+    for _ in 0..8 {
+        let frame = client.frame("a ping").await.expect("an open connection");
+        assert_eq!(frame.opcode, PING, "{frame:?}");
+        client.send(true, PONG, &frame.payload).await;
+    }
+    client.send_text(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.json("a pong").await, json!({"type": "pong"}));
+}
+
+#[tokio::test]
+async fn a_silent_session_leaves_the_users_other_sessions_alone() {
+    let node = NodeBuilder::local("solo").with(&SETTINGS).start().await;
+    let mut good = Client::as_user(&node, "42", "good").await;
+    let (mut silent, _) = RawClient::open(&node, "userId=42&clientId=silent").await;
+    assert_eq!(silent.closed().await.code, 4200);
+    let id = Worker::open(&node).await.event("42", "1").await;
+    assert_eq!(good.event().await.id, Some(id));
+}

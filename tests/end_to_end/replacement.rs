@@ -1,0 +1,152 @@
+//! A second connection with the same user and client id replaces the first, wherever the two are.
+
+use crate::support::db::set;
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, Db, Node, NodeBuilder, Pair, Worker, eventually};
+
+async fn registered(db: &mut Db, member: &str) {
+    eventually(BOUND, &format!("{member} alone in user:42"), async || {
+        same(db.members("user:42").await, set([member]))
+    })
+    .await;
+}
+
+/// The new connection works, the old one was told, and Redis knows only the new one.
+async fn replaces(pair: &mut Pair, old_on_a: bool, new_on_a: bool) {
+    let node = |on_a: bool| -> &Node { if on_a { &pair.a } else { &pair.b } };
+    let mut old = Client::as_user(node(old_on_a), "42", "tab-1").await;
+    let mut new = Client::as_user(node(new_on_a), "42", "tab-1").await;
+    assert_eq!(old.closed().await.code, 4009);
+    let mut worker = Worker::open(&pair.a).await;
+    let ack = worker.publish(serde_json::json!({"userId": "42", "event": "e"})).await;
+    assert_eq!(new.event().await.id.as_deref(), ack["id"].as_str());
+    let member = format!("tab-1@{}", node(new_on_a).id);
+    registered(&mut pair.db, &member).await;
+    new.round_trip().await;
+    new.close().await;
+    eventually(BOUND, "no key of a user who left", async || {
+        same((pair.db.exists("user:42").await, pair.db.exists("nodes:{user:42}").await), (false, false))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn on_the_same_node() {
+    let mut pair = Pair::start().await;
+    replaces(&mut pair, true, true).await;
+}
+
+#[tokio::test]
+async fn across_nodes() {
+    let mut pair = Pair::start().await;
+    replaces(&mut pair, true, false).await;
+    replaces(&mut pair, false, true).await;
+}
+
+#[tokio::test]
+async fn in_local_mode() {
+    let node = NodeBuilder::local("solo").start().await;
+    let mut old = Client::as_user(&node, "42", "tab-1").await;
+    let mut new = Client::as_user(&node, "42", "tab-1").await;
+    assert_eq!(old.closed().await.code, 4009);
+    let id = Worker::open(&node).await.event("42", "1").await;
+    assert_eq!(new.event().await.id, Some(id));
+}
+
+#[tokio::test]
+async fn another_client_id_or_another_user_replaces_nobody() {
+    let pair = Pair::start().await;
+    let mut first = Client::as_user(&pair.a, "42", "tab-1").await;
+    let _second = Client::as_user(&pair.b, "42", "tab-2").await;
+    let _other = Client::as_user(&pair.b, "43", "tab-1").await;
+    let id = Worker::open(&pair.b).await.event("42", "1").await;
+    assert_eq!(first.event().await.id, Some(id));
+    first.round_trip().await;
+}
+
+#[tokio::test]
+async fn back_and_forth_between_nodes_leaves_only_the_last_one() {
+    let mut pair = Pair::start().await;
+    let mut replaced = Vec::new();
+    // Each one connects as soon as the one before it was welcomed: farewells and arrivals overlap.
+    for round in 0..12 {
+        let node = if round % 2 == 0 { &pair.a } else { &pair.b };
+        replaced.push(Client::as_user(node, "42", "tab-1").await);
+    }
+    let mut last = replaced.pop().unwrap();
+    for client in &mut replaced {
+        assert_eq!(client.closed().await.code, 4009);
+    }
+    registered(&mut pair.db, "tab-1@node-b").await;
+    let mut worker = Worker::open(&pair.a).await;
+    worker.publish(serde_json::json!({"userId": "42", "event": "e", "data": "last"})).await;
+    assert_eq!(last.event().await.data, "\"last\"");
+    // The late farewells of the others have not taken the last one's registration away.
+    registered(&mut pair.db, "tab-1@node-b").await;
+    last.close().await;
+    eventually(BOUND, "an offline user", async || same(pair.db.exists("user:42").await, false)).await;
+}
+
+#[tokio::test]
+async fn of_many_that_connect_at_once_exactly_one_stays() {
+    let mut pair = Pair::start().await;
+    let connecting = (0..10).map(|number| {
+        let node = if number % 2 == 0 { &pair.a } else { &pair.b };
+        Client::as_user(node, "42", "tab-1")
+    });
+    let clients = futures_util::future::join_all(connecting).await;
+    // All but one are closed, and closed as replaced.
+    let mut closing = tokio::task::JoinSet::new();
+    let (winner, mut winners) = tokio::sync::mpsc::unbounded_channel();
+    for mut client in clients {
+        let winner = winner.clone();
+        closing.spawn(async move {
+            let node = client.welcomed("nodeId").to_owned();
+            match client.frame("an event or a bye").await["type"].as_str() {
+                Some("bye") => {}
+                _ => winner.send((node, client)).unwrap(),
+            }
+        });
+    }
+    drop(winner);
+    let members = eventually(BOUND, "one session in user:42", async || {
+        let members = pair.db.members("user:42").await;
+        if members.len() == 1 { Ok(members) } else { Err(format!("{members:?}")) }
+    })
+    .await;
+    // An event finds the one that is left: by its bye or by this event, each of the ten ends its wait.
+    Worker::open(&pair.a).await.event("42", "1").await;
+    closing.join_all().await;
+    let (node, mut survivor) = winners.recv().await.expect("one that was not replaced");
+    survivor.round_trip().await;
+    while let Some((_, mut other)) = winners.recv().await {
+        // The event may have overtaken a replacement that was on its way: but then it comes.
+        assert_eq!(other.closed().await.code, 4009);
+    }
+    assert_eq!(members, set([&format!("tab-1@{node}")]));
+}
+
+#[tokio::test]
+async fn a_replacement_with_events_in_flight_loses_nothing() {
+    let pair = Pair::start().await;
+    let mut worker = Worker::open(&pair.a).await;
+    let publishing = tokio::spawn(async move { worker.count("42", 1, 200).await });
+    let mut last = "0".to_owned();
+    let mut received = Vec::new();
+    let mut old: Option<Client> = None;
+    let mut round = 0;
+    while received.len() < 200 {
+        round += 1;
+        let node = if round % 2 == 0 { &pair.a } else { &pair.b };
+        let query = format!("userId=42&clientId=tab-1&since={last}");
+        let mut new = Client::open(node, &query).await;
+        if let Some(mut old) = old.take() {
+            assert_eq!(old.closed().await.code, 4009);
+        }
+        let events = new.events(20.min(200 - received.len())).await;
+        last = events.last().unwrap().id.clone().unwrap();
+        received.extend(crate::support::client::ids(&events));
+        old = Some(new);
+    }
+    assert_eq!(received, publishing.await.unwrap());
+}

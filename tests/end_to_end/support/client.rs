@@ -1,0 +1,164 @@
+//! A client: one session of a user, as a browser tab would be.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Error;
+
+use super::node::Node;
+use super::socket::{Closed, Socket};
+use super::wait::{BOUND, eventually};
+
+/// An `event` frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// `None` for a transient one.
+    pub id: Option<String>,
+    pub event: String,
+    /// The JSON text exactly as it arrived.
+    pub data: String,
+}
+
+/// A connected client. Dropping it breaks the connection without a close.
+pub struct Client {
+    pub welcome: Value,
+    socket: Socket,
+}
+
+impl Client {
+    /// Connects with this query string and waits for the welcome.
+    pub async fn open(node: &Node, query: &str) -> Self {
+        let mut client = Self::upgrade(node, query).await;
+        client.read_welcome().await;
+        client
+    }
+
+    /// Connects as this user and client.
+    pub async fn as_user(node: &Node, user: &str, client: &str) -> Self {
+        Self::open(node, &format!("userId={user}&clientId={client}")).await
+    }
+
+    /// Connects and waits for nothing: the hello, or a close, comes next.
+    pub async fn upgrade(node: &Node, query: &str) -> Self {
+        let client = Self::try_upgrade(node, query).await;
+        client.unwrap_or_else(|error| panic!("no WebSocket for {query:?} at {}: {error}", node.id))
+    }
+
+    /// The same, where a refusal is one of the things to be seen.
+    pub async fn try_upgrade(node: &Node, query: &str) -> Result<Self, Error> {
+        let socket = Socket::open(&node.client_ws(query), None).await?;
+        Ok(Self { welcome: Value::Null, socket })
+    }
+
+    /// Reads the welcome of a connection opened by [`Client::upgrade`].
+    pub async fn read_welcome(&mut self) {
+        self.welcome = self.socket.json("the welcome").await;
+        if self.welcome["type"] != "welcome" {
+            self.socket.fail("the welcome", &self.welcome.to_string());
+        }
+    }
+
+    /// A text field of the welcome.
+    pub fn welcomed(&self, field: &str) -> &str {
+        let text = self.welcome[field].as_str();
+        text.unwrap_or_else(|| panic!("`{field}` is no text in {}", self.welcome))
+    }
+
+    pub async fn send(&mut self, text: &str) {
+        self.socket.send(text).await;
+    }
+
+    pub async fn send_binary(&mut self, bytes: &[u8]) {
+        self.socket.send_binary(bytes).await;
+    }
+
+    /// The next frame, whatever it is.
+    pub async fn frame(&mut self, awaited: &str) -> Value {
+        self.socket.json(awaited).await
+    }
+
+    /// The next frame, which has to be an event.
+    pub async fn event(&mut self) -> Event {
+        let text = self.socket.text("an event").await;
+        parse_event(&text).unwrap_or_else(|| self.socket.fail("an event", &text))
+    }
+
+    /// The next events; each frame has to be one.
+    pub async fn events(&mut self, count: usize) -> Vec<Event> {
+        let mut events = Vec::with_capacity(count);
+        for _ in 0..count {
+            events.push(self.event().await);
+        }
+        events
+    }
+
+    /// The next event where `gap` frames may come before it (a log that was lost may be told at any time).
+    pub async fn event_after_gaps(&mut self) -> Event {
+        loop {
+            let text = self.socket.text("an event, perhaps after a gap").await;
+            if let Some(event) = parse_event(&text) {
+                return event;
+            }
+            let frame: Value = serde_json::from_str(&text).unwrap_or_default();
+            if frame["type"] != "gap" {
+                self.socket.fail("an event, perhaps after a gap", &text);
+            }
+        }
+    }
+
+    /// Sends a ping frame and expects its pong next: whatever was sent before has been handled then.
+    pub async fn round_trip(&mut self) {
+        self.send(r#"{"type":"ping"}"#).await;
+        let frame = self.frame("a pong").await;
+        assert_eq!(frame["type"], "pong", "awaiting the pong: {frame}");
+    }
+
+    /// Waits until the node has pinged twice more: what came before the first has been confirmed by its pong.
+    pub async fn pinged_twice(&self) {
+        let wanted = self.socket.pings() + 2;
+        eventually(BOUND, "two WebSocket pings", async || {
+            let seen = self.socket.pings();
+            if seen >= wanted { Ok(()) } else { Err(format!("{seen} of {wanted} pings")) }
+        })
+        .await;
+    }
+
+    /// Reads on to the close that the node begins; its `bye` has been checked.
+    pub async fn closed(&mut self) -> Closed {
+        self.socket.closed().await
+    }
+
+    /// Closes as a client does that leaves.
+    pub async fn close(self) {
+        self.socket.close().await;
+    }
+}
+
+/// An `event` frame, with `data` as text; `None` for any other frame.
+pub fn parse_event(text: &str) -> Option<Event> {
+    // Raw values: parsing `data` into a tree would hide exactly what the tests are about.
+    let frame: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).ok()?;
+    let string = |name: &str| serde_json::from_str::<String>(frame.get(name)?.get()).ok();
+    if string("type")? != "event" {
+        return None;
+    }
+    let data = frame.get("data").unwrap_or_else(|| panic!("an event without `data`: {text}"));
+    Some(Event { id: string("id"), event: string("event")?, data: data.get().to_owned() })
+}
+
+/// The ids of events that all have one.
+pub fn ids(events: &[Event]) -> Vec<String> {
+    let id = |event: &Event| event.id.clone().unwrap_or_else(|| panic!("no id in {event:?}"));
+    events.iter().map(id).collect()
+}
+
+/// The data of events, as texts.
+pub fn data(events: &[Event]) -> Vec<String> {
+    events.iter().map(|event| event.data.clone()).collect()
+}
+
+/// The numbers from `first` to `last` as JSON texts: what a counting publisher is expected to have delivered.
+pub fn numbers(first: usize, last: usize) -> Vec<String> {
+    (first..=last).map(|number| number.to_string()).collect()
+}

@@ -1,0 +1,28 @@
+//! What every end-to-end test stands on: private servers, real processes, plain clients, bounded waits.
+//!
+//! Nothing here knows how a node works inside; it knows the public interface and how to start and stop things.
+
+pub mod client;
+pub mod db;
+pub mod http;
+pub mod ids;
+pub mod node;
+pub mod pair;
+pub mod ports;
+pub mod process;
+pub mod raw;
+pub mod redis_server;
+pub mod socket;
+pub mod wait;
+pub mod worker;
+
+pub use client::{Client, Event};
+pub use db::Db;
+pub use ids::{parse_id, strictly_increasing};
+pub use node::{Node, NodeBuilder};
+pub use pair::Pair;
+pub use raw::RawClient;
+pub use redis_server::RedisServer;
+pub use socket::Closed;
+pub use wait::{BOUND, eventually, within};
+pub use worker::Worker;

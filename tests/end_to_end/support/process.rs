@@ -1,0 +1,139 @@
+//! One run of the real binary, with a clean environment, its output captured, and no way to outlive its test.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use tempfile::TempDir;
+
+use super::wait::eventually;
+
+/// How much of a failed test's logs is shown: enough for the last seconds, not all of a load test.
+const SHOWN_LINES: usize = 300;
+
+/// A started process. Killed when dropped; where the test failed, its output is printed first.
+pub struct Process {
+    name: String,
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    _dir: TempDir,
+}
+
+/// What a process is started with.
+#[derive(Clone, Default)]
+pub struct Launch {
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Content of a `.env` file in the working directory.
+    pub dotenv: Option<String>,
+}
+
+impl Launch {
+    /// The command and the temporary directory that it runs in: a stray `.env` of the machine must not matter.
+    fn command(&self) -> (Command, TempDir) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        if let Some(text) = &self.dotenv {
+            std::fs::write(dir.path().join(".env"), text).expect("writing .env");
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+        command.args(&self.args).current_dir(dir.path()).stdin(Stdio::null()).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(self.env.iter().cloned());
+        (command, dir)
+    }
+
+    /// Starts the process and captures what it prints.
+    pub fn spawn(&self, name: &str) -> Process {
+        let (mut command, dir) = self.command();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starting the switchboard binary");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        capture(child.stdout.take().expect("stdout"), Arc::clone(&lines));
+        capture(child.stderr.take().expect("stderr"), Arc::clone(&lines));
+        Process { name: name.to_owned(), child, lines, _dir: dir }
+    }
+
+    /// Runs the process to its end, for the starts that are meant to fail or to print something.
+    pub async fn output(&self, bound: Duration) -> Output {
+        let (mut command, _dir) = self.command();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.expect("starting the switchboard binary");
+        let pid = Pid::from_child(&child);
+        let waiting = tokio::task::spawn_blocking(move || child.wait_with_output());
+        match tokio::time::timeout(bound, waiting).await {
+            Ok(output) => output.expect("the waiting thread").expect("the process's output"),
+            Err(_) => {
+                // It serves although it should have refused: end it, or the thread would wait for ever.
+                rustix::process::kill_process(pid, Signal::KILL).ok();
+                panic!("{:?} was still running after {bound:?}", self.args);
+            }
+        }
+    }
+}
+
+impl Process {
+    /// Everything printed so far, standard output and standard error together.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("captured lines").clone()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("sending a signal");
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().expect("waiting for a killed process");
+    }
+
+    /// The exit status where the process has ended.
+    pub fn try_exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("asking for the exit status")
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn exit(&mut self, bound: Duration) -> ExitStatus {
+        let what = format!("the end of {}", self.name);
+        eventually(bound, &what, async || self.try_exit().ok_or("still running".to_owned())).await
+    }
+
+    /// Waits for a log line that fits, and gives it.
+    pub async fn log_line(&self, bound: Duration, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        eventually(bound, what, async || {
+            let lines = self.lines();
+            let found = lines.iter().find(|line| fits(line)).cloned();
+            found.ok_or_else(|| format!("{} lines of log, none of them that", lines.len()))
+        })
+        .await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            let lines = self.lines();
+            let from = lines.len().saturating_sub(SHOWN_LINES);
+            println!("--- output of {} ({} lines) ---", self.name, lines.len());
+            lines[from..].iter().for_each(|line| println!("{line}"));
+            std::io::stdout().flush().ok();
+        }
+    }
+}
+
+/// Reads a pipe on a thread of its own: the process must never block on it, whatever the test's runtime does.
+fn capture(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            lines.lock().expect("captured lines").push(line);
+        }
+    });
+}

@@ -1,0 +1,177 @@
+//! A WebSocket client without manners: it answers no ping and sends whatever bytes it is told to.
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::node::Node;
+use super::socket::Closed;
+use super::wait::{BOUND, within};
+
+/// Frame types of RFC 6455.
+pub const CONTINUATION: u8 = 0;
+pub const TEXT: u8 = 1;
+pub const CLOSE: u8 = 8;
+pub const PING: u8 = 9;
+pub const PONG: u8 = 10;
+
+/// Any four bytes do: masking protects proxies, not us.
+const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+
+/// One frame as it came.
+#[derive(Debug, Clone)]
+pub struct RawFrame {
+    pub opcode: u8,
+    pub payload: Vec<u8>,
+}
+
+/// A connection on which the test itself is the protocol. Dropping it breaks it.
+pub struct RawClient {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    history: Vec<String>,
+}
+
+impl RawClient {
+    /// Upgrades with this query string; the welcome has not been read.
+    pub async fn upgrade(node: &Node, query: &str) -> Self {
+        let address = node.client_address();
+        let stream = TcpStream::connect(address).await.expect("connecting to the client port");
+        let mut client = Self { stream, buffer: Vec::new(), history: Vec::new() };
+        let request = format!(
+            "GET /?{query} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        client.stream.write_all(request.as_bytes()).await.expect("sending the upgrade");
+        let head = loop {
+            let end = client.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+            if let Some(end) = end {
+                break client.buffer.drain(..end + 4).collect::<Vec<u8>>();
+            }
+            assert!(client.fill("the upgrade's answer").await, "the connection ended during the upgrade");
+        };
+        let head = String::from_utf8_lossy(&head);
+        assert!(head.starts_with("HTTP/1.1 101 "), "the upgrade was answered {head}");
+        client
+    }
+
+    /// Upgrades, and reads the welcome.
+    pub async fn open(node: &Node, query: &str) -> (Self, Value) {
+        let mut client = Self::upgrade(node, query).await;
+        let welcome = client.json("the welcome").await;
+        assert_eq!(welcome["type"], "welcome", "{welcome}");
+        (client, welcome)
+    }
+
+    /// Sends one frame, masked as clients have to. A broken connection is seen when reading.
+    pub async fn send(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
+        let mut frame = vec![opcode | if fin { 0x80 } else { 0 }];
+        match payload.len() {
+            length @ 0..126 => frame.push(0x80 | length as u8),
+            length @ 126..65_536 => {
+                frame.push(0x80 | 126);
+                frame.extend((length as u16).to_be_bytes());
+            }
+            length => {
+                frame.push(0x80 | 127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend(MASK);
+        frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        self.stream.write_all(&frame).await.ok();
+    }
+
+    /// Sends a whole text frame.
+    pub async fn send_text(&mut self, text: &str) {
+        self.send(true, TEXT, text.as_bytes()).await;
+    }
+
+    /// The next frame; `None` once the connection has ended.
+    pub async fn frame(&mut self, awaited: &str) -> Option<RawFrame> {
+        loop {
+            if let Some(frame) = self.take_frame() {
+                let text = String::from_utf8_lossy(&frame.payload);
+                self.history.push(format!("{}: {text}", frame.opcode));
+                return Some(frame);
+            }
+            if !self.fill(awaited).await {
+                return None;
+            }
+        }
+    }
+
+    /// The next text frame as JSON. Pings before it stay unanswered.
+    pub async fn json(&mut self, awaited: &str) -> Value {
+        // Bounded as a whole: pings alone would keep each single read within its bound for ever.
+        within(2 * BOUND, awaited, self.read_json(awaited)).await
+    }
+
+    async fn read_json(&mut self, awaited: &str) -> Value {
+        loop {
+            let frame = self.frame(awaited).await;
+            let frame = frame.unwrap_or_else(|| panic!("the end instead of {awaited}: {:#?}", self.history));
+            match frame.opcode {
+                TEXT => return serde_json::from_slice(&frame.payload).expect("JSON in a text frame"),
+                PING => {}
+                other => panic!("frame type {other} instead of {awaited}: {:#?}", self.history),
+            }
+        }
+    }
+
+    /// Reads on to the close that the node begins, and checks its announcement.
+    pub async fn closed(&mut self) -> Closed {
+        within(2 * BOUND, "a close", self.read_close()).await
+    }
+
+    async fn read_close(&mut self) -> Closed {
+        let mut last = None;
+        while let Some(frame) = self.frame("a close").await {
+            match frame.opcode {
+                TEXT => last = serde_json::from_slice::<Value>(&frame.payload).ok(),
+                CLOSE => {
+                    let (code, reason) = frame.payload.split_at(2);
+                    let code = u16::from_be_bytes([code[0], code[1]]);
+                    let reason = String::from_utf8_lossy(reason).into_owned();
+                    let bye = last.filter(|frame| frame["type"] == "bye");
+                    let closed = Closed { code, reason, bye };
+                    closed.check_announced();
+                    return closed;
+                }
+                _ => {}
+            }
+        }
+        panic!("the connection ended without a close frame, after {:#?}", self.history);
+    }
+
+    /// Takes one whole frame out of what has been read.
+    fn take_frame(&mut self) -> Option<RawFrame> {
+        let (&first, &second) = (self.buffer.first()?, self.buffer.get(1)?);
+        assert!(first & 0x80 != 0, "a node has no reason to fragment: {:?}", self.history);
+        assert!(second & 0x80 == 0, "a server must not mask: {:?}", self.history);
+        let (start, length) = match second {
+            126 => (4, usize::from(u16::from_be_bytes(self.buffer.get(2..4)?.try_into().ok()?))),
+            127 => (10, u64::from_be_bytes(self.buffer.get(2..10)?.try_into().ok()?) as usize),
+            short => (2, usize::from(short)),
+        };
+        if self.buffer.len() < start + length {
+            return None;
+        }
+        let payload = self.buffer[start..start + length].to_vec();
+        self.buffer.drain(..start + length);
+        Some(RawFrame { opcode: first & 0x0f, payload })
+    }
+
+    /// Reads more; false at the end of the connection.
+    async fn fill(&mut self, awaited: &str) -> bool {
+        let mut chunk = [0; 4096];
+        match tokio::time::timeout(BOUND, self.stream.read(&mut chunk)).await {
+            Ok(Ok(0) | Err(_)) => false,
+            Ok(Ok(count)) => {
+                self.buffer.extend_from_slice(&chunk[..count]);
+                true
+            }
+            Err(_) => panic!("waited {BOUND:?} for {awaited}, after {:#?}", self.history),
+        }
+    }
+}
