@@ -166,7 +166,7 @@ local function connect(user, nodes, log, cursor, client, mode, since)
   local edges = lapsed and 'offline online' or (#members == 0 and 'online' or '')
   local whole = from == position or is_whole(log, cursor, from, newest)
   if not newest then redis.call('HSETNX', cursor, '@empty', clock) end
-  keep(cursor, log_ttl + session_ttl)
+  keep(cursor, log_ttl)
   if from == position then
     return { 'ok', position, from, 1, 0, position, 0, replaced, edges, order, {} }
   end

@@ -17,9 +17,9 @@ local node, session_ttl, log_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local lease = time[1] * 1000 + math.floor(time[2] / 1000) + session_ttl
 
-local function keep(key, ttl, new_ttl) -- a shared key's TTL never shrinks
+local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
-  if left < ttl then redis.call('PEXPIRE', key, new_ttl) end
+  if left < ttl then redis.call('PEXPIRE', key, ttl) end
   return left
 end
 
@@ -28,14 +28,14 @@ for i = 0, #KEYS / 4 - 1 do
   local user, nodes, log, cursor = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4]
   local pairs_given = tonumber(ARGV[at])
   local held = redis.call('HMGET', nodes, node, '@last')
-  if held[1] and keep(user, session_ttl, session_ttl) ~= -2 then
+  if held[1] and keep(user, session_ttl) ~= -2 then
     redis.call('HSET', nodes, node, lease)
     for p = 0, pairs_given - 1 do
       redis.call('HSET', cursor, ARGV[at + 1 + 2 * p], ARGV[at + 2 + 2 * p])
     end
-    keep(nodes, session_ttl, session_ttl)
-    keep(log, log_ttl, log_ttl + session_ttl) -- a little more, so that it is seldom written
-    keep(cursor, log_ttl, log_ttl + session_ttl)
+    keep(nodes, session_ttl)
+    keep(log, log_ttl)
+    keep(cursor, log_ttl)
     results[i + 1] = held[2] or '0-0'
   else
     results[i + 1] = ''

@@ -1,18 +1,27 @@
 -- lead: takes, renews or gives back the lease on the ingress stream; whoever has it reads.
+-- The lease is a consumer of the group, named 'lease <node id> <boot id> <its end, Unix ms>': it reads nothing, and
+-- comes and goes with the stream, so that no key of its own is needed. The group is made where it is missing.
 --
--- KEYS[1] -> lease:{events} (STRING: node id and boot id, with a space between)
--- ARGV[1] -> who asks: node id and boot id
--- ARGV[2] -> lease, ms; 0 gives it back
+-- KEYS[1] -> events (STREAM, group switchboard)
+-- ARGV[1] -> node id
+-- ARGV[2] -> boot id of the process
+-- ARGV[3] -> lease, ms; 0 gives it back
 --
 -- returns 1 where the lease is ours now, 0 where it is not
 
-local lease, reader, ttl = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local events, node, boot, ttl = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local owner = redis.call('GET', lease)
-if owner and owner ~= reader then return 0 end
-if ttl == 0 then
-  redis.call('DEL', lease)
-  return 0
+redis.pcall('XGROUP', 'CREATE', events, 'switchboard', '0', 'MKSTREAM') -- BUSYGROUP: it is there
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', events, 'switchboard')) do
+  local holder, until_ms = string.match(consumer[2], '^lease %S+ (%S+) (%d+)$')
+  if holder then
+    if holder ~= boot and tonumber(until_ms) > now then return 0 end
+    redis.call('XGROUP', 'DELCONSUMER', events, 'switchboard', consumer[2])
+  end
 end
-redis.call('SET', lease, reader, 'PX', ttl)
+if ttl == 0 then return 0 end
+local name = string.format('lease %s %s %d', node, boot, now + ttl)
+redis.call('XGROUP', 'CREATECONSUMER', events, 'switchboard', name)
 return 1

@@ -151,9 +151,9 @@ impl Keeper {
             Claim::Held => {
                 lease.renewed(asked, self.ttl);
                 if self.held_before {
-                    warn!("the lease was lost and is held again: every session registers anew");
+                    warn!(node = %self.router.node(), "the lease was lost and is held again: every session registers anew");
                 } else {
-                    info!("registered");
+                    info!(node = %self.router.node(), "registered");
                 }
                 (self.held_before, self.waiting) = (true, false);
                 self.tell_back();
@@ -161,12 +161,13 @@ impl Keeper {
                 Ok(Round::Held)
             }
             Claim::Taken(_) if self.held_before => {
-                error!("another process has taken this node's id: this one leaves");
+                error!(node = %self.router.node(), "another process has taken this node's id: this one leaves");
                 Ok(Round::TakenOver)
             }
             Claim::Taken(lapses) => {
                 if !std::mem::replace(&mut self.waiting, true) {
                     warn!(
+                        node = %self.router.node(),
                         lapses_ms = u64::try_from(lapses.as_millis()).unwrap_or(u64::MAX),
                         "this node id is live elsewhere: waiting until that lease lapses; give each node its own --node-id"
                     );
@@ -182,13 +183,13 @@ impl Keeper {
 
     fn tell_away(&mut self, error: &Unavailable) {
         if !std::mem::replace(&mut self.away, true) {
-            warn!(%error, "Redis cannot be reached: sockets stay open, publishing is refused, retrying");
+            warn!(node = %self.router.node(), %error, "Redis cannot be reached: sockets stay open, publishing is refused, retrying");
         }
     }
 
     fn tell_back(&mut self) {
         if std::mem::replace(&mut self.away, false) {
-            info!("Redis is back");
+            info!(node = %self.router.node(), "Redis is back");
         }
     }
 }

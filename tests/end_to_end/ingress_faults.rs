@@ -80,10 +80,8 @@ async fn when_the_active_reader_is_killed_under_load_the_other_node_delivers_all
     // The first node alone becomes the reader, and stays it while it lives.
     let mut reader = NodeBuilder::redis("node-a", &redis).with(&settings).start().await;
     db.xadd("events", &[("user", "warm-up"), ("event", "e")]).await;
-    eventually(BOUND, "the first entry in its log", async || {
-        same(db.log_ids("warm-up").await.len(), 1)
-    })
-    .await;
+    eventually(BOUND, "the first entry in its log", async || same(db.log_ids("warm-up").await.len(), 1))
+        .await;
     let other = NodeBuilder::redis("node-b", &redis).with(&settings).start().await;
     let mut client = Client::as_user(&other, "42", "tab-1").await;
 

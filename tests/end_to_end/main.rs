@@ -7,4 +7,27 @@
 
 mod support;
 
+mod crash;
+mod cursor;
+mod drain;
+mod frames;
+mod http_publish;
+mod http_reads;
+mod identity;
+mod ingress;
+mod ingress_faults;
+mod keys;
 mod local_mode;
+mod node_identity;
+mod pings;
+mod redis_away;
+mod refusals;
+mod replacement;
+mod replay;
+mod settings;
+mod streams;
+mod two_nodes;
+mod worker_data;
+mod worker_frames;
+mod worker_targets;
+mod worker_token;

@@ -103,7 +103,9 @@ async fn white_space_and_field_order_around_the_data_do_not_matter() {
     let node = NodeBuilder::local("solo").start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
     let mut worker = Worker::open(&node).await;
-    worker.ask("\n{ \"data\" :\t{ \"a\" : 1.50 } , \"event\":\"e\",\"userId\" : \"42\", \"ref\":\"1\" } ").await;
+    worker
+        .ask("\n{ \"data\" :\t{ \"a\" : 1.50 } , \"event\":\"e\",\"userId\" : \"42\", \"ref\":\"1\" } ")
+        .await;
     assert_eq!(client.event().await.data, r#"{ "a" : 1.50 }"#);
 }
 

@@ -31,7 +31,7 @@ pub async fn read(context: Arc<Context>, mut wanted: watch::Receiver<bool>) {
         if context.link.is_up() {
             match lead(&context, ttl).await {
                 Ok(true) => {
-                    info!("reading the ingress stream");
+                    info!(node = %context.config.node, "reading the ingress stream");
                     if let Err(error) = Reader::serve(&context, &wanted).await {
                         debug!(%error, "the ingress stream cannot be read now");
                     }
@@ -50,9 +50,8 @@ pub async fn read(context: Arc<Context>, mut wanted: watch::Receiver<bool>) {
 }
 
 async fn lead(context: &Context, ttl: Duration) -> Result<bool, Unavailable> {
-    let mut call = scripts::call(&scripts::LEAD, 1, 2);
-    let reader = format!("{} {}", context.config.node, context.config.boot);
-    call.arg(context.keys.lease()).arg(reader).arg(ms(ttl));
+    let mut call = scripts::call(&scripts::LEAD, 1, 3);
+    call.arg(context.keys.events()).arg(context.config.node.as_str()).arg(&context.config.boot).arg(ms(ttl));
     Ok(reply::integer(&context.link.run_one(call).await?)? == 1)
 }
 
@@ -101,7 +100,6 @@ impl<'a> Reader<'a> {
     }
 
     async fn run(&mut self, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
-        self.make_group().await?;
         self.take_over().await?;
         // Short enough that the lease is renewed in time and that a drain need not wait.
         let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
@@ -140,15 +138,6 @@ impl<'a> Reader<'a> {
         match outcome {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time")).into()),
-        }
-    }
-
-    async fn make_group(&mut self) -> Result<(), Stopped> {
-        let mut group = cmd("XGROUP");
-        group.arg("CREATE").arg(&self.stream).arg("switchboard").arg("0").arg("MKSTREAM");
-        match self.ask(group, Duration::ZERO).await {
-            Err(Stopped::Redis(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
-            other => other.map(drop),
         }
     }
 

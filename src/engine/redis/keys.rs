@@ -71,11 +71,6 @@ impl Keys {
         self.key("events", "", "")
     }
 
-    /// STRING: which process reads the ingress stream.
-    pub fn lease(&self) -> String {
-        self.key("lease:{events}", "", "")
-    }
-
     /// STREAM: ingress entries that could not be routed.
     pub fn dead(&self) -> String {
         self.key("events:dead", "", "")

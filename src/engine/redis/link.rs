@@ -210,7 +210,12 @@ pub async fn send(
     connection: &mut MultiplexedConnection,
     pipeline: &Pipeline,
 ) -> Result<Vec<Value>, RedisError> {
-    pipeline.query_async::<Vec<Value>>(connection).await
+    let values = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
+    // The first refusal as Redis put it; the crate's own summary of a pipeline has no code to look at.
+    values
+        .into_iter()
+        .map(|value| if matches!(value, Value::ServerError(_)) { value.extract_error() } else { Ok(value) })
+        .collect()
 }
 
 /// Loads every script.

@@ -155,11 +155,11 @@ async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Una
         users.extend(reply::text(&user)?.parse::<UserId>());
     }
     for batch in users.chunks(FORGET) {
-        let mut call = scripts::call(&scripts::FORGET, 2 * batch.len(), 1);
+        let mut call = scripts::call(&scripts::FORGET, 4 * batch.len(), 2);
         for user in batch {
-            call.arg(context.keys.user(user)).arg(context.keys.nodes_of(user));
+            sessions::user_keys(context, &mut call, user);
         }
-        call.arg(node.as_str());
+        call.arg(node.as_str()).arg(ms(context.config.log_ttl));
         let offline = reply::array(context.link.probe_one(call).await?)?;
         for (user, offline) in batch.iter().zip(&offline) {
             if reply::integer(offline)? == 1 {

@@ -166,7 +166,8 @@ pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Result<Vec<Beaten>,
     answers.iter().map(|answer| Ok(reply::event_id(answer)?.map_or(Beaten::Lost, Beaten::Renewed))).collect()
 }
 
-fn user_keys(context: &Context, call: &mut redis::Cmd, user: &UserId) {
+/// A user's keys, in the order of the scripts.
+pub fn user_keys(context: &Context, call: &mut redis::Cmd, user: &UserId) {
     call.arg(context.keys.user(user))
         .arg(context.keys.nodes_of(user))
         .arg(context.keys.log(user))

@@ -1,5 +1,6 @@
 //! A WebSocket that is always being read, as a browser's is: pings are answered whatever the test is doing.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,11 +44,20 @@ pub struct Closed {
     pub bye: Option<Value>,
 }
 
-#[derive(Debug)]
 enum Seen {
     Text(String),
     Closed(u16, String),
     Lost(String),
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => to.write_str(text),
+            Self::Closed(code, reason) => write!(to, "close {code} {reason:?}"),
+            Self::Lost(why) => write!(to, "the end of the connection: {why}"),
+        }
+    }
 }
 
 impl Socket {
@@ -86,7 +96,7 @@ impl Socket {
     pub async fn text(&mut self, awaited: &str) -> String {
         match self.next(BOUND).await {
             Some(Seen::Text(text)) => text,
-            other => self.fail(awaited, &format!("{other:?}")),
+            other => self.fail(awaited, &described(other)),
         }
     }
 
@@ -113,7 +123,7 @@ impl Socket {
                     closed.check_announced();
                     return closed;
                 }
-                other => self.fail("a close", &format!("{other:?}")),
+                other => self.fail("a close", &described(other)),
             }
         }
     }
@@ -140,7 +150,7 @@ impl Socket {
     async fn next(&mut self, bound: Duration) -> Option<Seen> {
         let seen = tokio::time::timeout(bound, self.inbox.recv()).await.ok().flatten();
         if let Some(seen) = &seen {
-            self.history.push(format!("{seen:?}"));
+            self.history.push(seen.to_string());
         }
         seen
     }
@@ -165,6 +175,10 @@ impl Closed {
     }
 }
 
+fn described(seen: Option<Seen>) -> String {
+    seen.map_or_else(|| format!("nothing within {BOUND:?}"), |seen| seen.to_string())
+}
+
 async fn read(mut input: SplitStream<Stream>, seen: UnboundedSender<Seen>, pings: Arc<AtomicUsize>) {
     while let Some(message) = input.next().await {
         let next = match message {
@@ -186,5 +200,5 @@ async fn read(mut input: SplitStream<Stream>, seen: UnboundedSender<Seen>, pings
             return;
         }
     }
-    seen.send(Seen::Lost("the connection ended".to_owned())).ok();
+    seen.send(Seen::Lost("no close frame came".to_owned())).ok();
 }

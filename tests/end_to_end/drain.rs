@@ -1,0 +1,225 @@
+//! SIGTERM: a node hands its sockets over and leaves nothing behind.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::db::set;
+use crate::support::{BOUND, Client, Closed, Node, NodeBuilder, Pair, Worker, eventually, http};
+
+async fn users(node: &Node, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for number in 0..count {
+        clients.push(Client::as_user(node, &format!("u{number}"), "tab-1").await);
+    }
+    clients
+}
+
+/// What every socket has to be told by a node that drains.
+fn check_farewell(closed: &Closed) {
+    assert_eq!(closed.code, 1012, "{closed:?}");
+    let bye = closed.bye.as_ref().expect("a bye");
+    assert_eq!(bye["reason"], "drain", "{bye}");
+    assert!(bye["afterMs"].is_u64(), "when to come back: {bye}");
+}
+
+#[tokio::test]
+async fn sigterm_says_bye_closes_with_1012_and_exits_with_0() {
+    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "1s").start().await;
+    let mut clients = users(&node, 5).await;
+    node.signal(Signal::TERM);
+    for client in &mut clients {
+        check_farewell(&client.closed().await);
+    }
+    assert_eq!(node.exit(BOUND).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sigint_drains_too_and_an_idle_node_is_gone_at_once() {
+    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "60s").start().await;
+    node.signal(Signal::INT);
+    assert_eq!(node.exit(BOUND).await.code(), Some(0), "nobody is connected: nothing to wait for");
+}
+
+#[tokio::test]
+async fn readiness_turns_503_at_once_and_health_stays() {
+    let node = NodeBuilder::local("solo").set("--drain-timeout", "20s").start().await;
+    let _clients = users(&node, 20).await;
+    node.signal(Signal::TERM);
+    for url in [node.worker_http("/readyz"), node.client_http("/readyz")] {
+        // A second is what the signal may take to arrive on a busy machine.
+        eventually(Duration::from_secs(1), &format!("503 from {url}"), async || {
+            let answer = http::try_get(&url).await?;
+            if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+    }
+    assert_eq!(http::get(&node.worker_http("/healthz")).await.status, 200);
+}
+
+#[tokio::test]
+async fn closes_are_spread_over_the_drain_timeout() {
+    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "3s").start().await;
+    let clients = users(&node, 12).await;
+    let start = Instant::now();
+    node.signal(Signal::TERM);
+    let mut closing = tokio::task::JoinSet::new();
+    for mut client in clients {
+        closing.spawn(async move {
+            check_farewell(&client.closed().await);
+            start.elapsed()
+        });
+    }
+    let mut closed = closing.join_all().await;
+    closed.sort();
+    node.exit(BOUND).await;
+    let spread = closed[closed.len() - 1] - closed[0];
+    assert!(spread >= Duration::from_millis(1500), "all within {spread:?}, of 3 s: {closed:?}");
+    // The larger half of the bound is for a busy machine; what counts is that it does end.
+    assert!(start.elapsed() < Duration::from_secs(6), "the drain took {:?}, of 3 s", start.elapsed());
+}
+
+#[tokio::test]
+async fn the_keys_of_each_session_are_gone_before_its_socket_closes() {
+    let mut pair = Pair::with(&[("--drain-timeout", "1s")]).await;
+    let mut clients = users(&pair.a, 8).await;
+    let _elsewhere = Client::as_user(&pair.b, "u0", "tab-2").await;
+    pair.a.signal(Signal::TERM);
+    for (number, client) in clients.iter_mut().enumerate() {
+        check_farewell(&client.closed().await);
+        // Looked at once, not waited for: this is the promise.
+        let members = pair.db.members(&format!("user:u{number}")).await;
+        let wanted = if number == 0 { set(["tab-2@node-b"]) } else { set([]) };
+        assert_eq!(members, wanted, "user:u{number} when its socket on node-a closes");
+    }
+    assert_eq!(pair.a.exit(BOUND).await.code(), Some(0));
+    let live: Vec<String> = pair.db.run(redis::cmd("ZRANGE").arg("nodes").arg(0).arg(-1)).await;
+    assert_eq!(live, ["node-b"]);
+    assert!(!pair.db.exists("node:node-a").await);
+}
+
+#[tokio::test]
+async fn events_published_during_a_drain_arrive_and_none_is_lost_or_doubled_by_the_move() {
+    let mut pair = Pair::with(&[("--drain-timeout", "3s")]).await;
+    let mut clients = users(&pair.a, 12).await;
+    let mut worker = Worker::open(&pair.b).await;
+    pair.a.signal(Signal::TERM);
+    eventually(BOUND, "the drain", async || {
+        let answer = http::try_get(&pair.a.worker_http("/readyz")).await?;
+        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    let mut published = Vec::new();
+    for number in 0..clients.len() {
+        published.push(worker.event(&format!("u{number}"), "1").await);
+    }
+    let mut during = 0;
+    for (number, client) in clients.iter_mut().enumerate() {
+        let first = client.frame("an event or a bye").await;
+        let mut last = client.welcomed("position").to_owned();
+        let mut received = 0;
+        if first["type"] == "event" {
+            assert_eq!(first["id"], *published[number], "{first}");
+            last = published[number].clone();
+            received = 1;
+            during += 1;
+            check_farewell(&client.closed().await);
+        } else {
+            assert_eq!((&first["type"], &first["code"]), (&"bye".into(), &1012.into()), "{first}");
+        }
+        let query = format!("userId=u{number}&clientId=tab-1&since={last}");
+        let mut again = Client::open(&pair.b, &query).await;
+        assert_eq!(again.welcome["recovered"], true, "{}", again.welcome);
+        assert_eq!(again.welcome["replayed"], 1 - received, "{}", again.welcome);
+        if received == 0 {
+            assert_eq!(again.event().await.id.as_ref(), Some(&published[number]));
+        }
+        again.round_trip().await;
+    }
+    assert!(during > 0, "not one of twelve events arrived while the node drained over 3 s");
+    assert_eq!(pair.a.exit(BOUND).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn publishing_through_the_draining_node_is_answered_and_never_lost() {
+    let mut pair = Pair::with(&[("--drain-timeout", "2s")]).await;
+    let _held = users(&pair.a, 6).await;
+    let mut client = Client::as_user(&pair.b, "42", "tab-1").await;
+    pair.a.signal(Signal::TERM);
+    // Whatever is acknowledged has to arrive; once the port is gone, nothing is acknowledged.
+    let body = serde_json::json!({"userId": "42", "event": "e"}).to_string();
+    let mut acked = Vec::new();
+    while pair.a.try_exit().is_none() {
+        let url = pair.a.worker_http("/publish");
+        let headers = [("content-type", "application/json")];
+        let answer = http::request(reqwest::Method::POST, &url, &headers, Some(&body)).await;
+        if let Ok(answer) = answer
+            && answer.status == 200
+        {
+            acked.push(answer.json()["id"].as_str().expect("an id").to_owned());
+        }
+    }
+    let last = Worker::open(&pair.b).await.event("42", "\"last\"").await;
+    let mut received = Vec::new();
+    while received.last() != Some(&last) {
+        received.push(client.event().await.id.expect("an id"));
+    }
+    for id in acked {
+        assert!(received.contains(&id), "{id} was acknowledged and did not arrive");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_is_told_as_well() {
+    let node = NodeBuilder::local("solo").set("--drain-timeout", "500ms").start().await;
+    let url = format!("{}/", node.worker_url);
+    let mut worker = crate::support::socket::Socket::open(&url, None).await.unwrap();
+    node.signal(Signal::TERM);
+    let closed = worker.closed().await;
+    assert_eq!(closed.code, 1012, "{closed:?}");
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_at_once() {
+    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "10m").start().await;
+    let _clients = users(&node, 20).await;
+    node.signal(Signal::TERM);
+    eventually(BOUND, "the drain", async || {
+        let answer = http::try_get(&node.worker_http("/readyz")).await?;
+        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    assert!(node.try_exit().is_none(), "ten minutes cannot be over");
+    node.signal(Signal::TERM);
+    node.exit(Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn a_rolling_restart_loses_nothing() {
+    let mut pair = Pair::with(&[("--drain-timeout", "500ms"), ("--log-length", "2000")]).await;
+    let mut worker = Worker::open(&pair.b).await;
+    let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
+    let publishing = tokio::spawn(async move {
+        let ids = worker.count("42", 1, 400).await;
+        (ids, worker)
+    });
+    let mut received = crate::support::client::ids(&client.events(50).await);
+    pair.a.signal(Signal::TERM);
+    // Reads on to the bye, then comes back on the other node as the bye asks for.
+    loop {
+        let frame = client.frame("an event or the bye").await;
+        match frame["type"].as_str() {
+            Some("event") => received.push(frame["id"].as_str().unwrap().to_owned()),
+            Some("bye") => break,
+            _ => panic!("awaiting an event or the bye: {frame}"),
+        }
+    }
+    let last = received.last().unwrap();
+    let mut again = Client::open(&pair.b, &format!("userId=42&clientId=tab-1&since={last}")).await;
+    assert_eq!(again.welcome["recovered"], true, "{}", again.welcome);
+    let rest = again.events(400 - received.len()).await;
+    received.extend(crate::support::client::ids(&rest));
+    let (published, _worker) = publishing.await.unwrap();
+    assert_eq!(received, published);
+    assert_eq!(pair.a.exit(BOUND).await.code(), Some(0));
+}

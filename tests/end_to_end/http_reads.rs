@@ -1,0 +1,145 @@
+//! What an operator or a back end may ask the worker port: who is online, where, on which nodes; and sign-out.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, NodeBuilder, Pair, eventually, http};
+
+/// The sessions of an answer, in an order that can be compared.
+fn sessions(answer: &Value) -> BTreeSet<(String, String)> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let sessions = answer["sessions"].as_array().unwrap_or_else(|| panic!("no sessions in {answer}"));
+    sessions.iter().map(|session| (text(&session["clientId"]), text(&session["nodeId"]))).collect()
+}
+
+fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> BTreeSet<(String, String)> {
+    pairs.into_iter().map(|(client, node)| (client.to_owned(), node.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_users_sessions_are_told_by_every_node() {
+    let pair = Pair::start().await;
+    let _on_a = Client::as_user(&pair.a, "42", "tab-a").await;
+    let _on_b = Client::as_user(&pair.b, "42", "tab-b").await;
+    for node in [&pair.a, &pair.b] {
+        let answer = http::get(&node.worker_http("/users/42")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let answer = answer.json();
+        assert_eq!((&answer["userId"], &answer["online"]), (&json!("42"), &json!(true)));
+        assert_eq!(sessions(&answer), pairs([("tab-a", "node-a"), ("tab-b", "node-b")]));
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_is_offline_has_no_sessions() {
+    let node = NodeBuilder::local("solo").start().await;
+    let answer = http::get(&node.worker_http("/users/nobody")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json(), json!({"userId": "nobody", "online": false, "sessions": []}));
+}
+
+#[tokio::test]
+async fn a_bad_user_id_is_400() {
+    let node = NodeBuilder::local("solo").start().await;
+    for id in ["a%20b", "a,b", "%C3%A9", &"x".repeat(129)] {
+        let answer = http::get(&node.worker_http(&format!("/users/{id}"))).await;
+        assert_eq!(answer.refused(400), "invalid_user_id", "for {id}");
+    }
+}
+
+#[tokio::test]
+async fn ids_are_percent_decoded() {
+    let node = NodeBuilder::local("solo").start().await;
+    for (encoded, user) in [("auth0%7C7", "auth0|7"), ("a%2Fb%3Fc%25", "a/b?c%"), ("x%2By", "x+y")] {
+        let _client = Client::open(&node, &format!("userId={encoded}&clientId=tab-1")).await;
+        let answer = http::get(&node.worker_http(&format!("/users/{encoded}"))).await.json();
+        assert_eq!(answer["userId"], user);
+        assert_eq!(sessions(&answer), pairs([("tab-1", "solo")]));
+    }
+}
+
+#[tokio::test]
+async fn of_several_users_the_online_ones_are_told() {
+    let pair = Pair::start().await;
+    let _on_a = Client::as_user(&pair.a, "u1", "tab-1").await;
+    let _on_b = Client::as_user(&pair.b, "u3", "tab-1").await;
+    let body = json!({"userIds": ["u1", "u2", "u3", "u4"]}).to_string();
+    for node in [&pair.a, &pair.b] {
+        let answer = http::post(&node.worker_http("/users/online"), &body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let answer = answer.json();
+        let online: BTreeSet<&str> =
+            answer["online"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!(online, BTreeSet::from(["u1", "u3"]));
+    }
+}
+
+#[tokio::test]
+async fn too_many_users_in_one_question_are_refused() {
+    let node = NodeBuilder::local("solo").start().await;
+    let users = |count: usize| json!({"userIds": vec!["u"; count]}).to_string();
+    let url = node.worker_http("/users/online");
+    assert_eq!(http::post(&url, &users(1000)).await.status, 200);
+    assert_eq!(http::post(&url, &users(1001)).await.refused(400), "too_many_items");
+}
+
+#[tokio::test]
+async fn signing_a_user_out_closes_all_sessions_on_every_node_with_4010() {
+    let mut pair = Pair::start().await;
+    let mut on_a = Client::as_user(&pair.a, "42", "tab-a").await;
+    let mut on_b = Client::as_user(&pair.b, "42", "tab-b").await;
+    let mut other = Client::as_user(&pair.b, "43", "tab-b").await;
+    let answer = http::delete(&pair.a.worker_http("/users/42/sessions")).await;
+    assert!((200..300).contains(&answer.status), "{answer:?}");
+    assert_eq!(on_a.closed().await.code, 4010);
+    assert_eq!(on_b.closed().await.code, 4010);
+    eventually(BOUND, "an offline user", async || same(pair.db.exists("user:42").await, false)).await;
+    other.round_trip().await;
+}
+
+#[tokio::test]
+async fn signing_one_session_out_leaves_the_others() {
+    let pair = Pair::start().await;
+    let mut on_a = Client::as_user(&pair.a, "42", "tab-a").await;
+    let mut on_b = Client::as_user(&pair.b, "42", "tab-b").await;
+    let answer = http::delete(&pair.a.worker_http("/users/42/sessions/tab-b")).await;
+    assert!((200..300).contains(&answer.status), "{answer:?}");
+    assert_eq!(on_b.closed().await.code, 4010);
+    on_a.round_trip().await;
+    eventually(BOUND, "the session that is left", async || {
+        let answer = http::get(&pair.b.worker_http("/users/42")).await.json();
+        same(sessions(&answer), pairs([("tab-a", "node-a")]))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_live_nodes_are_listed_with_their_sessions() {
+    let mut pair = Pair::with(&[("--node-ttl", "1500ms"), ("--drain-timeout", "500ms")]).await;
+    let _clients =
+        [Client::as_user(&pair.a, "42", "tab-1").await, Client::as_user(&pair.a, "43", "tab-1").await];
+    let url = pair.b.worker_http("/nodes");
+    // The number of sessions comes with the node's heartbeat.
+    let nodes = eventually(BOUND, "two nodes, with two sessions and none", async || {
+        let mut nodes = http::get(&url).await.json()["nodes"].as_array().cloned().unwrap_or_default();
+        nodes.sort_by_key(|node| node["nodeId"].to_string());
+        let seen: Vec<_> = nodes.iter().map(|node| (&node["nodeId"], &node["sessions"])).collect();
+        same(&*seen, &[(&json!("node-a"), &json!(2)), (&json!("node-b"), &json!(0))][..])?;
+        Ok(nodes)
+    })
+    .await;
+    for (told, node) in nodes.iter().zip([&pair.a, &pair.b]) {
+        let names: BTreeSet<&str> = told.as_object().unwrap().keys().map(String::as_str).collect();
+        let documented = ["nodeId", "sessions", "version", "started", "clientUrl", "workerUrl"];
+        assert_eq!(names, BTreeSet::from(documented), "{told}");
+        assert_eq!(told["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(told["clientUrl"].as_str().unwrap().trim_end_matches('/'), node.client_url);
+        assert_eq!(told["workerUrl"].as_str().unwrap().trim_end_matches('/'), node.worker_url);
+    }
+    pair.a.signal(rustix::process::Signal::TERM);
+    pair.a.exit(BOUND).await;
+    let nodes = http::get(&url).await.json();
+    assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(1), "{nodes}");
+}

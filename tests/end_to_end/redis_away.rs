@@ -1,0 +1,190 @@
+//! Redis is away, at the start or later: nodes stay up, refuse what they cannot keep, and recover.
+
+use serde_json::json;
+
+use crate::support::db::set;
+use crate::support::pair::Single;
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, Worker, eventually, http};
+
+/// Retries with backoff may be seconds apart by the time that Redis is back.
+const RECOVERY: std::time::Duration = std::time::Duration::from_secs(25);
+
+async fn not_ready(url: &str) {
+    eventually(BOUND, &format!("503 from {url}"), async || {
+        let answer = http::try_get(url).await?;
+        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+}
+
+async fn ready(url: &str) {
+    eventually(RECOVERY, &format!("200 from {url}"), async || {
+        let answer = http::try_get(url).await?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn away_at_the_start_the_node_is_up_but_not_ready_until_redis_comes() {
+    let mut redis = RedisServer::stopped();
+    let node = NodeBuilder::redis("node-a", &redis).start_listening().await;
+    for port in [node.client_http(""), node.worker_http("")] {
+        assert_eq!(http::get(&format!("{port}/healthz")).await.status, 200);
+        assert_eq!(http::get(&format!("{port}/readyz")).await.status, 503);
+    }
+    let mut worker = Worker::open(&node).await;
+    let error = worker.ask(r#"{"ref":"1","userId":"42","event":"e"}"#).await;
+    assert_eq!(
+        (&error["type"], &error["code"], &error["ref"]),
+        (&json!("error"), &json!("unavailable"), &json!("1"))
+    );
+
+    redis.start_again().await;
+    ready(&node.worker_http("/readyz")).await;
+    ready(&node.client_http("/readyz")).await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let id = worker.event("42", "1").await;
+    assert_eq!(client.event().await.id, Some(id));
+    assert_eq!(redis.db().await.members("user:42").await, set(["tab-1@node-a"]));
+}
+
+#[tokio::test]
+async fn a_node_that_waits_for_redis_ends_when_it_is_told_to() {
+    let redis = RedisServer::stopped();
+    let mut node = NodeBuilder::redis("node-a", &redis).start_listening().await;
+    node.signal(rustix::process::Signal::TERM);
+    assert_eq!(node.exit(BOUND).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn gone_and_back_empty_sockets_stay_open_and_are_registered_anew() {
+    let mut pair = Pair::start().await;
+    let mut on_a = Client::as_user(&pair.a, "42", "tab-a").await;
+    let mut on_b = Client::as_user(&pair.b, "42", "tab-b").await;
+    let mut worker = Worker::open(&pair.b).await;
+    worker.event("42", "1").await;
+    assert_eq!((on_a.event().await.data, on_b.event().await.data), ("1".into(), "1".into()));
+
+    pair.redis.kill();
+    eventually(BOUND, "publishing to be refused", async || {
+        let answer = worker.ask(r#"{"ref":"r","userId":"42","event":"e","data":"lost?"}"#).await;
+        // Accepted without Redis would be accepted and lost.
+        assert_eq!(answer["type"], "error", "{answer}");
+        same(answer["code"].clone(), json!("unavailable"))
+    })
+    .await;
+    not_ready(&pair.a.worker_http("/readyz")).await;
+    not_ready(&pair.b.worker_http("/readyz")).await;
+    assert_eq!(http::get(&pair.a.worker_http("/healthz")).await.status, 200);
+    on_a.round_trip().await;
+    on_b.round_trip().await;
+
+    pair.redis.start_again().await;
+    for node in [&pair.a, &pair.b] {
+        ready(&node.worker_http("/readyz")).await;
+    }
+    let mut db = pair.redis.db().await;
+    eventually(RECOVERY, "both sessions in user:42", async || {
+        same(db.members("user:42").await, set(["tab-a@node-a", "tab-b@node-b"]))
+    })
+    .await;
+    // Events flow again, to the same sockets, by every way in.
+    let id = worker.event("42", "2").await;
+    for client in [&mut on_a, &mut on_b] {
+        assert_eq!(client.event_after_gaps().await.id.as_ref(), Some(&id));
+    }
+    db.xadd("events", &[("user", "42"), ("event", "e"), ("data", "3")]).await;
+    for client in [&mut on_a, &mut on_b] {
+        assert_eq!(client.event_after_gaps().await.data, "3");
+    }
+    // And they leave as cleanly as ever.
+    on_a.close().await;
+    on_b.close().await;
+    eventually(BOUND, "an offline user", async || same(db.exists("user:42").await, false)).await;
+}
+
+#[tokio::test]
+async fn gone_and_back_with_its_data_no_acknowledged_event_is_lost() {
+    let mut redis = RedisServer::start_persistent().await;
+    let node = NodeBuilder::redis("node-a", &redis).set("--log-length", "2000").start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let mut worker = Worker::open(&node).await;
+    let mut acked = worker.count("42", 1, 100).await;
+    redis.kill();
+    let refused = worker.ask(r#"{"ref":"r","userId":"42","event":"e","data":0}"#).await;
+    assert_eq!(refused["code"], "unavailable", "{refused}");
+    redis.start_again().await;
+    ready(&node.worker_http("/readyz")).await;
+    acked.extend(worker.count("42", 101, 150).await);
+    let mut received = Vec::new();
+    while received.len() < acked.len() {
+        // With its data there is nothing to be told as gone: each frame is an event.
+        received.push(client.event().await.id.expect("an id"));
+    }
+    assert_eq!(received, acked);
+}
+
+#[tokio::test]
+async fn a_flushed_redis_is_filled_again() {
+    let mut stage = Single::with(&[("--node-ttl", "1500ms"), ("--session-ttl", "3s")]).await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let mut worker = Worker::open(&stage.a).await;
+    worker.event("42", "1").await;
+    client.event().await;
+    let _: String = stage.db.run(&redis::cmd("FLUSHALL")).await;
+    eventually(RECOVERY, "the node and its session registered anew", async || {
+        let seen = (stage.db.exists("node:node-a").await, stage.db.members("user:42").await);
+        same(seen, (true, set(["tab-1@node-a"])))
+    })
+    .await;
+    ready(&stage.a.worker_http("/readyz")).await;
+    worker.event("42", "2").await;
+    assert_eq!(client.event_after_gaps().await.data, "2");
+    stage.db.xadd("events", &[("user", "42"), ("event", "e"), ("data", "3")]).await;
+    assert_eq!(client.event_after_gaps().await.data, "3");
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_loaded_again() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let mut worker = Worker::open(&stage.a).await;
+    for number in 1..=3 {
+        let _: String = stage.db.run(redis::cmd("SCRIPT").arg("FLUSH")).await;
+        worker.event("42", &number.to_string()).await;
+        assert_eq!(client.event().await.data, number.to_string());
+    }
+    let _: String = stage.db.run(redis::cmd("SCRIPT").arg("FLUSH")).await;
+    client.close().await;
+    eventually(BOUND, "an offline user", async || same(stage.db.exists("user:42").await, false)).await;
+}
+
+#[tokio::test]
+async fn an_absence_is_said_once_and_not_in_every_retry() {
+    let redis = RedisServer::stopped();
+    let node = NodeBuilder::redis("node-a", &redis).start_listening().await;
+    // Each question may be a retry; twenty of them are several seconds of absence.
+    let body = json!({"userId": "42", "event": "e"}).to_string();
+    for _ in 0..20 {
+        http::post(&node.worker_http("/publish"), &body).await.refused(503);
+    }
+    let lines = node.lines();
+    let loud = |line: &&String| line.contains("\"ERROR\"") || line.contains("\"WARN\"");
+    let warnings: Vec<&String> = lines.iter().filter(loud).collect();
+    assert!(!warnings.is_empty(), "nothing was said about Redis being away");
+    assert!(warnings.len() <= 5, "said again and again: {warnings:#?}");
+}
+
+#[tokio::test]
+async fn no_password_of_redis_appears_in_the_log() {
+    let redis = RedisServer::stopped();
+    let url = redis.url().replace("redis://", "redis://relay:s3cret-pass@");
+    let builder = NodeBuilder::redis("node-a", &redis).set("--redis-url", &url);
+    let node = builder.set("--log-level", "debug").start_listening().await;
+    not_ready(&node.worker_http("/readyz")).await;
+    for line in node.lines() {
+        assert!(!line.contains("s3cret-pass"), "in the log: {line}");
+    }
+}
