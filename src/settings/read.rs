@@ -51,8 +51,8 @@ fn setting(flag: &str) -> &'static Setting {
 }
 
 impl Reader {
-    /// Looks each setting up: flag, environment, the file that the environment names, `.env`. An empty value counts
-    /// as none.
+    /// Looks each setting up: flag, environment, the file that the environment names, `.env`. An empty variable
+    /// counts as none; an empty flag was meant.
     pub fn new(
         flags: impl Fn(&str) -> Option<String>,
         environment: impl Fn(&str) -> Option<String>,
@@ -65,7 +65,7 @@ impl Reader {
                 filled(look(&format!("{}_FILE", setting.env))).filter(|_| setting.secret)
             };
             let from_dot_env = |name: &str| dot_env.get(name).cloned();
-            let given = if let Some(value) = filled(flags(setting.flag)) {
+            let given = if let Some(value) = flags(setting.flag) {
                 Some((value, Source::Flag))
             } else if let Some(value) = filled(environment(setting.env)) {
                 Some((value, Source::Environment))
@@ -109,8 +109,7 @@ impl Reader {
     pub fn mistake(&mut self, flag: &str, allowed: &str) {
         let setting = setting(flag);
         let value = match self.given(flag) {
-            Some(_) if setting.secret => "(not shown)".to_owned(),
-            Some(value) => format!("{value:?}"),
+            Some(value) => shown(setting, value),
             None => "not set".to_owned(),
         };
         self.mistakes.push(Mistake(format!("--{flag} ({}) {value}: must be {allowed}", setting.env)));
@@ -162,6 +161,18 @@ impl Reader {
     pub fn ip(&mut self, flag: &str) -> Option<IpAddr> {
         self.given(flag)?;
         self.value(flag, "an IP address, like 127.0.0.1 or 0.0.0.0", |text| text.parse().ok())
+    }
+}
+
+/// A value as it may be shown: of a secret nothing, of a URL all but its credentials.
+fn shown(setting: &Setting, value: &str) -> String {
+    match value.split_once("://") {
+        Some((scheme, rest)) if setting.secret => {
+            let host = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("***@{host}"));
+            format!("\"{scheme}://{host}\"")
+        }
+        None if setting.secret => "(not shown)".to_owned(),
+        _ => format!("{value:?}"),
     }
 }
 

@@ -54,7 +54,7 @@ fn all_mistakes_come_at_once_each_with_flag_value_and_what_is_allowed() {
         &[
             ("NODE_ENV", "staging"),
             ("LOG_LEVEL", "loud"),
-            ("REDIS_URL", "http://x"),
+            ("REDIS_URL", "http://u:geheim@x"),
             ("WORKER_TOKEN", "geheim,"),
         ],
         &[("BIND_ADDR", "here")],
@@ -68,7 +68,7 @@ fn all_mistakes_come_at_once_each_with_flag_value_and_what_is_allowed() {
         ("--auth", "\"magic\""),
         ("--env", "\"staging\""),
         ("--log-level", "\"loud\""),
-        ("--redis-url", "(not shown)"),
+        ("--redis-url", "\"http://***@x\""),
         ("--worker-token", "(not shown)"),
         ("--bind", "\"here\""),
     ] {

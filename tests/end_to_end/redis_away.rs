@@ -1,6 +1,11 @@
 //! Redis is away, at the start or later: nodes stay up, refuse what they cannot keep, and recover.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::support::db::set;
 use crate::support::pair::Single;
@@ -8,7 +13,7 @@ use crate::support::wait::same;
 use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, Worker, eventually, http};
 
 /// Retries with backoff may be seconds apart by the time that Redis is back.
-const RECOVERY: std::time::Duration = std::time::Duration::from_secs(25);
+const RECOVERY: Duration = Duration::from_secs(25);
 
 async fn not_ready(url: &str) {
     eventually(BOUND, &format!("503 from {url}"), async || {
@@ -164,12 +169,21 @@ async fn forgotten_scripts_are_loaded_again() {
 #[tokio::test]
 async fn an_absence_is_said_once_and_not_in_every_retry() {
     let redis = RedisServer::stopped();
+    // In Redis' place listens somebody who hangs up on every caller, and counts them.
+    let listener = TcpListener::bind(("127.0.0.1", redis.port())).await.expect("the port of no Redis");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&calls);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
     let node = NodeBuilder::redis("node-a", &redis).start_listening().await;
-    // Each question may be a retry; twenty of them are several seconds of absence.
-    let body = json!({"userId": "42", "event": "e"}).to_string();
-    for _ in 0..20 {
-        http::post(&node.worker_http("/publish"), &body).await.refused(503);
-    }
+    eventually(RECOVERY, "ten attempts to reach Redis", async || {
+        let seen = calls.load(Ordering::SeqCst);
+        if seen >= 10 { Ok(()) } else { Err(format!("{seen} attempts")) }
+    })
+    .await;
     let lines = node.lines();
     let loud = |line: &&String| line.contains("\"ERROR\"") || line.contains("\"WARN\"");
     let warnings: Vec<&String> = lines.iter().filter(loud).collect();

@@ -12,15 +12,17 @@ async fn registered(db: &mut Db, member: &str) {
 }
 
 /// The new connection works, the old one was told, and Redis knows only the new one.
-async fn replaces(pair: &mut Pair, old_on_a: bool, new_on_a: bool) {
+///
+/// A client id of its own for each call: one that was here before would be sent what it did not confirm.
+async fn replaces(pair: &mut Pair, client: &str, old_on_a: bool, new_on_a: bool) {
     let node = |on_a: bool| -> &Node { if on_a { &pair.a } else { &pair.b } };
-    let mut old = Client::as_user(node(old_on_a), "42", "tab-1").await;
-    let mut new = Client::as_user(node(new_on_a), "42", "tab-1").await;
+    let mut old = Client::as_user(node(old_on_a), "42", client).await;
+    let mut new = Client::as_user(node(new_on_a), "42", client).await;
     assert_eq!(old.closed().await.code, 4009);
     let mut worker = Worker::open(&pair.a).await;
     let ack = worker.publish(serde_json::json!({"userId": "42", "event": "e"})).await;
     assert_eq!(new.event().await.id.as_deref(), ack["id"].as_str());
-    let member = format!("tab-1@{}", node(new_on_a).id);
+    let member = format!("{client}@{}", node(new_on_a).id);
     registered(&mut pair.db, &member).await;
     new.round_trip().await;
     new.close().await;
@@ -33,14 +35,14 @@ async fn replaces(pair: &mut Pair, old_on_a: bool, new_on_a: bool) {
 #[tokio::test]
 async fn on_the_same_node() {
     let mut pair = Pair::start().await;
-    replaces(&mut pair, true, true).await;
+    replaces(&mut pair, "tab-1", true, true).await;
 }
 
 #[tokio::test]
 async fn across_nodes() {
     let mut pair = Pair::start().await;
-    replaces(&mut pair, true, false).await;
-    replaces(&mut pair, false, true).await;
+    replaces(&mut pair, "tab-1", true, false).await;
+    replaces(&mut pair, "tab-2", false, true).await;
 }
 
 #[tokio::test]

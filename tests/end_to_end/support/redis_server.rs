@@ -60,6 +60,11 @@ impl RedisServer {
         }
     }
 
+    /// The port, whether anybody listens there or not.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The address that nodes are given.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
