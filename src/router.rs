@@ -212,7 +212,7 @@ impl Node for Router {
     fn replaced(&self, user: &str, client: &str, order: u64) {
         self.registry.each_of(user, |session| {
             if session.client.as_str() == client {
-                session.close_older(order, Close::Replaced);
+                session.replaced(order);
             }
         });
     }

@@ -56,7 +56,10 @@ struct State {
     heard: EventId,
     confirmed: EventId,
     saved: EventId,
+    /// When the connection was registered, as the engine counts; 0 before that.
     order: u64,
+    /// When the latest connection of this client was registered elsewhere.
+    replaced_at: u64,
     close: Option<Close>,
     ended: bool,
     waker: Option<Waker>,
@@ -66,6 +69,13 @@ impl State {
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
+        }
+    }
+
+    fn close_if_replaced(&mut self) {
+        if self.order != 0 && self.order < self.replaced_at {
+            self.close.get_or_insert(Close::Replaced);
+            self.wake();
         }
     }
 
@@ -88,6 +98,7 @@ impl Handle {
             confirmed: EventId::ZERO,
             saved: EventId::ZERO,
             order: 0,
+            replaced_at: 0,
             close: None,
             ended: false,
             waker: None,
@@ -152,16 +163,19 @@ impl Handle {
         state.wake();
     }
 
-    /// As [`Handle::close`], where this connection is older than `order`.
-    pub fn close_older(&self, order: u64, close: Close) {
-        if self.state().order < order {
-            self.close(close);
-        }
+    /// The client has connected elsewhere at `at`: this connection must go if it is older. Where it is still being
+    /// registered, that shows when it is.
+    pub fn replaced(&self, at: u64) {
+        let mut state = self.state();
+        state.replaced_at = state.replaced_at.max(at);
+        state.close_if_replaced();
     }
 
     /// Notes when the connection was registered, as the engine counts.
     pub fn set_order(&self, order: u64) {
-        self.state().order = order;
+        let mut state = self.state();
+        state.order = order;
+        state.close_if_replaced();
     }
 
     /// What to do next.
@@ -293,10 +307,15 @@ mod tests {
     #[test]
     fn an_older_connection_is_told_to_go_a_newer_one_is_not() {
         let handle = handle();
+        handle.replaced(7);
+        assert!(handle.state().close.is_none(), "not registered yet: nobody knows which is newer");
         handle.set_order(7);
-        handle.close_older(7, Close::Replaced);
         assert!(handle.state().close.is_none());
-        handle.close_older(8, Close::Replaced);
+        handle.replaced(8);
         assert_eq!(handle.state().close, Some(Close::Replaced));
+        let late = self::handle();
+        late.replaced(9);
+        late.set_order(8);
+        assert_eq!(late.state().close, Some(Close::Replaced));
     }
 }
