@@ -3,16 +3,11 @@
 //! A frozen process does not know that it was frozen. So every delivery looks at a deadline that each renewal
 //! sets, counted from before the renewal was asked for; a thawed node finds it passed before anything else runs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, error, info, warn};
-
-use crate::engine::{Claim, Engine, Unavailable};
-use crate::router::Router;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Whether the node may speak for its id.
 #[derive(Debug)]
@@ -51,13 +46,16 @@ impl Lease {
         held
     }
 
-    fn renewed(&self, asked: Instant, ttl: Duration) -> bool {
+    /// The lease was renewed for `ttl` from when that was asked for; false where something was not delivered
+    /// meanwhile.
+    pub fn renewed(&self, asked: Instant, ttl: Duration) -> bool {
         let until = asked.saturating_duration_since(self.base) + ttl;
         self.until_ms.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
         !self.missed.swap(false, Ordering::AcqRel)
     }
 
-    fn lost(&self) {
+    /// The lease is not held any more.
+    pub fn lost(&self) {
         self.until_ms.store(0, Ordering::Release);
     }
 
@@ -66,130 +64,9 @@ impl Lease {
         self.lost();
         self.check.notify_one();
     }
-}
 
-/// How a node's lease ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The node was asked to stop.
-    Stopped,
-    /// Another process has the id now.
-    TakenOver,
-}
-
-/// Claims the id, renews it, claims it anew where it was lost, and clears up after other nodes, until `stop`.
-pub async fn keep(router: Arc<Router>, ttl: Duration, mut stop: watch::Receiver<bool>) -> End {
-    let engine = router.engine().clone();
-    let mut keeper = Keeper { router, engine, ttl, held_before: false, away: false, waiting: false };
-    let mut pause = Duration::ZERO;
-    let mut failures = 0;
-    loop {
-        // A pause between beats also ends when something went wrong: then it is time to look.
-        let woken = async {
-            tokio::select! {
-                () = keeper.engine.suspected() => {}
-                () = keeper.router.lease().check.notified() => {}
-            }
-        };
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return End::Stopped,
-            _ = timeout(pause, woken) => {}
-        }
-        match keeper.round().await {
-            Ok(Round::Held) => {
-                failures = 0;
-                pause = (ttl / 3).min(Duration::from_secs(1));
-            }
-            Ok(Round::NotYet) => pause = (ttl / 10).clamp(Duration::from_millis(50), Duration::from_secs(1)),
-            Ok(Round::TakenOver) => return End::TakenOver,
-            Err(unavailable) => {
-                keeper.tell_away(&unavailable);
-                failures += 1;
-                // 50 ms, doubling to 1.6 s, with full jitter; asleep here, because a suspicion would end it.
-                let most = Duration::from_millis(50 << failures.min(5));
-                pause = Duration::ZERO;
-                tokio::select! {
-                    _ = stop.wait_for(|stop| *stop) => return End::Stopped,
-                    () = sleep(most.mul_f64(0.25 + 0.75 * fastrand::f64())) => {}
-                }
-            }
-        }
-    }
-}
-
-enum Round {
-    Held,
-    NotYet,
-    TakenOver,
-}
-
-struct Keeper {
-    router: Arc<Router>,
-    engine: Arc<dyn Engine>,
-    ttl: Duration,
-    held_before: bool,
-    away: bool,
-    waiting: bool,
-}
-
-impl Keeper {
-    async fn round(&mut self) -> Result<Round, Unavailable> {
-        let asked = Instant::now();
-        let lease = self.router.lease();
-        // A lease that has run out by our clock is claimed, not renewed: the inbox may have been cleared up.
-        if self.held_before && lease.is_held() && self.engine.beat(self.router.registry().len()).await? {
-            let whole = lease.renewed(asked, self.ttl);
-            self.tell_back();
-            if !whole {
-                self.router.look_all();
-            }
-            self.engine.clear_up().await?;
-            return Ok(Round::Held);
-        }
-        lease.lost();
-        match self.engine.claim().await? {
-            Claim::Held => {
-                lease.renewed(asked, self.ttl);
-                if self.held_before {
-                    warn!(node = %self.router.node(), "the lease was lost and is held again: every session registers anew");
-                } else {
-                    info!(node = %self.router.node(), "registered");
-                }
-                (self.held_before, self.waiting) = (true, false);
-                self.tell_back();
-                self.router.look_all();
-                Ok(Round::Held)
-            }
-            Claim::Taken(_) if self.held_before => {
-                error!(node = %self.router.node(), "another process has taken this node's id: this one leaves");
-                Ok(Round::TakenOver)
-            }
-            Claim::Taken(lapses) => {
-                if !std::mem::replace(&mut self.waiting, true) {
-                    warn!(
-                        node = %self.router.node(),
-                        lapses_ms = u64::try_from(lapses.as_millis()).unwrap_or(u64::MAX),
-                        "this node id is live elsewhere: waiting until that lease lapses; give each node its own --node-id"
-                    );
-                }
-                Ok(Round::NotYet)
-            }
-            Claim::ClearingUp => {
-                debug!("another node clears up after this id's last owner");
-                Ok(Round::NotYet)
-            }
-        }
-    }
-
-    fn tell_away(&mut self, error: &Unavailable) {
-        if !std::mem::replace(&mut self.away, true) {
-            warn!(node = %self.router.node(), %error, "Redis cannot be reached: sockets stay open, publishing is refused, retrying");
-        }
-    }
-
-    fn tell_back(&mut self) {
-        if std::mem::replace(&mut self.away, false) {
-            info!(node = %self.router.node(), "Redis is back");
-        }
+    /// Waits until the lease should be looked at before its time.
+    pub async fn doubted(&self) {
+        self.check.notified().await;
     }
 }

@@ -15,11 +15,11 @@
 //! |---|---|---|
 //! | 6 | [`cli`], [`health`] | what the process is asked to do |
 //! | 5 | [`relay`], [`shutdown`] | assembles a node, starts it, drains it |
-//! | 4 | [`listener`] | the two ports: accepting, HTTP, handshakes, workers' sockets |
-//! | 3 | [`session`], [`heartbeat`] | one socket's life; leases on users |
-//! | 2 | [`router`], [`lease`] | publish and deliver; the right to deliver |
-//! | 1 | [`registry`], [`engine`] | this node's sockets; everyone's truth (in memory, or in Redis with `lua/`) |
-//! | 0 | [`settings`], [`protocol`], [`id`], [`close`] | words, checked where they enter |
+//! | 4 | [`listener`], [`settings`] | the two ports: accepting, HTTP, handshakes, workers' sockets; what was asked for |
+//! | 3 | [`session`], [`heartbeat`], [`renewal`] | one socket's life; leases on users; the node's own lease |
+//! | 2 | [`router`] | publish and deliver |
+//! | 1 | [`handle`], [`registry`], [`lease`], [`engine`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`) |
+//! | 0 | [`protocol`], [`id`], [`close`] | words, checked where they enter |
 //!
 //! As an event you pass each room once on your way down from the worker into the log, and once from there up to the
 //! browser; nothing sends you back.
@@ -34,9 +34,13 @@
 //! * Every queue has a bound, and beside it stands what happens when it is full.
 //! * A script touches the keys of one slot, takes the time from Redis, and checks before it writes.
 
+// A relay that panics drops everyone it serves; tests may.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod cli;
 pub mod close;
 pub mod engine;
+pub mod handle;
 pub mod health;
 pub mod heartbeat;
 pub mod id;
@@ -45,6 +49,7 @@ pub mod listener;
 pub mod protocol;
 pub mod registry;
 pub mod relay;
+pub mod renewal;
 pub mod router;
 pub mod session;
 pub mod settings;

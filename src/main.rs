@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use switchboard::cli::{self, Cli};
-use switchboard::lease::End;
 use switchboard::relay::Relay;
+use switchboard::renewal::End;
 use switchboard::settings::read::Reader;
 use switchboard::settings::{LogFormat, Settings};
 use switchboard::{health, shutdown};

@@ -5,11 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::handle::{Handle, Outgoing};
 use crate::id::{EventId, UserId};
-use crate::session::handle::{Handle, Outgoing};
 
 /// A user's sessions here; most have one.
 type Sessions = Vec<Arc<Handle>>;
+/// What sessions have confirmed and the engine has not been told.
+pub type Unsaved = Vec<(Arc<Handle>, EventId)>;
 type Shard = HashMap<UserId, Sessions>;
 
 /// Locks are held for a look-up and a push per session; this many keep two cores out of each other's way, and
@@ -117,7 +119,7 @@ impl Registry {
     }
 
     /// The users of one of [`SHARDS`] shards, and what their sessions have confirmed since it was last saved.
-    pub fn unsaved(&self, shard: usize) -> Vec<(UserId, Vec<(Arc<Handle>, EventId)>)> {
+    pub fn unsaved(&self, shard: usize) -> Vec<(UserId, Unsaved)> {
         let unsaved = |session: &Arc<Handle>| Some((session.clone(), session.unsaved()?));
         lock(&self.shards[shard])
             .iter()

@@ -17,8 +17,8 @@ use crate::engine::redis::connection::AddressError;
 use crate::engine::redis::{self, RedisEngine};
 use crate::engine::{Engine, NodeInfo};
 use crate::heartbeat;
-use crate::lease::{self, End};
 use crate::listener::{self, Ports};
+use crate::renewal::{self, End};
 use crate::router::Router;
 use crate::settings::Settings;
 
@@ -92,7 +92,7 @@ impl Relay {
         tell_openings(&settings);
 
         let (stop_lease, stop) = watch::channel(false);
-        let lease = tokio::spawn(lease::keep(router.clone(), settings.node_ttl, stop));
+        let lease = tokio::spawn(renewal::keep(router.clone(), settings.node_ttl, stop));
         let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), settings.session_ttl))];
         let hello_timeout = settings.limits.hello_timeout;
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");

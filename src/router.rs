@@ -11,6 +11,7 @@ use crate::close::Close;
 use crate::engine::{
     Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Registration, Unavailable,
 };
+use crate::handle::{Handle, Outgoing};
 use crate::id::{ClientId, EventId, NodeId, UserId};
 use crate::lease::Lease;
 use crate::protocol::client;
@@ -18,7 +19,6 @@ use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Identity;
 use crate::protocol::publish::{Publish, Receipt, Target};
 use crate::registry::Registry;
-use crate::session::handle::{Handle, Outgoing};
 
 /// What came of a publish, later.
 pub type Outcome = BoxFuture<'static, Result<Receipt, Refusal>>;

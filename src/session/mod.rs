@@ -8,7 +8,6 @@
 //! arrived.
 
 mod catch_up;
-pub mod handle;
 pub mod rate;
 pub mod socket;
 
@@ -24,13 +23,13 @@ use tracing::{debug, info};
 
 use crate::close::Close;
 use crate::engine::{Registration, Unavailable, Uplink};
+use crate::handle::Signal;
 use crate::id::EventId;
 use crate::protocol::client::{self, Incoming};
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::Data;
 use crate::router::Registered;
 use catch_up::CatchUp;
-use handle::Signal;
 use rate::{Rate, Verdict};
 use socket::Socket;
 

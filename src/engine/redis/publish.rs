@@ -95,12 +95,15 @@ pub fn parse(value: Value) -> Result<Vec<Result<Appended, Unavailable>>, Unavail
         .collect())
 }
 
+/// An inbox entry's fields and their data.
+type Items<'a> = Vec<(String, &'a [u8])>;
+
 /// Hands this node its hints, and builds one inbox entry for each other node.
 pub fn hints<'a>(
     context: &Context,
     events: impl Iterator<Item = (&'a Event, &'a Result<Appended, Unavailable>)>,
 ) -> Pipeline {
-    let mut batches: Vec<(&NodeId, Vec<(String, &[u8])>)> = Vec::new();
+    let mut batches: Vec<(&NodeId, Items<'_>)> = Vec::new();
     for (event, appended) in events {
         let Ok(appended) = appended else { continue };
         let mut head = None;
