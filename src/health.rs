@@ -6,23 +6,83 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::settings::Settings;
+use crate::settings::read::{Reader, Source};
 
 /// Docker's own default is 30 s; a process that takes 3 to say `ok` is not well.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Asks `GET /healthz` of this machine's worker port.
+/// Where `GET /healthz` is asked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Host and port of a node on this machine, or the one that `--worker-url` names.
+    pub first: (String, u16),
+    /// The node of `WORKER_SOCKET_URL`, where nobody listens at the first: in a container that may be the address of
+    /// all nodes together, and so not the first to ask.
+    pub second: Option<(String, u16)>,
+}
+
+impl Target {
+    /// Finds the node: `--worker-url`, or `--bind` and `--worker-port` here.
+    ///
+    /// # Errors
+    /// What is off, in words.
+    pub fn of(reader: &mut Reader) -> Result<Self, String> {
+        let given = reader.given("worker-url").map(str::to_owned);
+        let url = match &given {
+            Some(url) => Some(host_and_port(url).ok_or(format!("--worker-url {url:?} is no address"))?),
+            None => None,
+        };
+        if reader.source("worker-url") == Source::Flag
+            && let Some(first) = url
+        {
+            return Ok(Self { first, second: None });
+        }
+        let bind = reader.ip("bind").filter(|bind| !bind.is_unspecified());
+        let port = reader.number("worker-port", 1, u64::from(u16::MAX));
+        let port = port.and_then(|port| u16::try_from(port).ok()).ok_or("--worker-port is no port")?;
+        let host = bind.map_or_else(|| "127.0.0.1".to_owned(), |bind| bind.to_string());
+        Ok(Self { first: (host, port), second: url })
+    }
+}
+
+fn host_and_port(url: &str) -> Option<(String, u16)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?']).next()?;
+    let standard = match scheme {
+        "ws" | "http" => 80,
+        _ => return None, // TLS ends before the node
+    };
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && !port.ends_with(']') => {
+            Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
+        }
+        _ if authority.is_empty() => None,
+        _ => Some((authority.trim_matches(['[', ']']).to_owned(), standard)),
+    }
+}
+
+/// Asks whether the node is alive.
 ///
 /// # Errors
 /// What went wrong, in words.
-pub async fn check(settings: &Settings) -> Result<(), String> {
-    let host =
-        if settings.bind.is_unspecified() { "127.0.0.1".to_owned() } else { settings.bind.to_string() };
-    let asked = timeout(PATIENCE, ask(&host, settings.worker_port)).await;
-    let answer = asked.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+pub async fn check(target: &Target) -> Result<(), String> {
+    let answer = match (attempt(&target.first).await, &target.second) {
+        (Err(error), Some(second)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            attempt(second).await
+        }
+        (answer, _) => answer,
+    };
+    let answer = answer.map_err(|error| error.to_string())?;
     match answer.split(' ').nth(1) {
         Some("200") => Ok(()),
         _ => Err(format!("unexpected answer: {}", answer.lines().next().unwrap_or_default())),
+    }
+}
+
+async fn attempt((host, port): &(String, u16)) -> std::io::Result<String> {
+    match timeout(PATIENCE, ask(host, *port)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")),
     }
 }
 
@@ -33,4 +93,21 @@ async fn ask(host: &str, port: u16) -> std::io::Result<String> {
     let mut answer = String::new();
     stream.take(4096).read_to_string(&mut answer).await?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        let read = |url: &str| host_and_port(url).map(|(host, port)| format!("{host} {port}"));
+        assert_eq!(read("ws://127.0.0.1:4001").as_deref(), Some("127.0.0.1 4001"));
+        assert_eq!(read("http://relay:4001/ws?x=1").as_deref(), Some("relay 4001"));
+        assert_eq!(read("http://relay").as_deref(), Some("relay 80"));
+        assert_eq!(read("ws://[::1]:4001/").as_deref(), Some("::1 4001"));
+        for bad in ["", "relay:4001", "https://relay", "ws://", "ws://relay:port"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
 }

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use switchboard::cli::{self, Cli};
+use switchboard::health::{self, Target};
 use switchboard::relay::Relay;
 use switchboard::renewal::End;
 use switchboard::settings::read::Reader;
 use switchboard::settings::{LogFormat, Settings};
-use switchboard::{health, shutdown};
+use switchboard::shutdown;
 use tracing::error;
 
 /// Settings are off.
@@ -51,12 +52,15 @@ async fn serve(given: Reader) -> ExitCode {
     }
 }
 
-async fn ask_health(given: Reader) -> ExitCode {
-    let settings = match read(given) {
-        Ok(settings) => settings,
-        Err(code) => return code,
+async fn ask_health(mut given: Reader) -> ExitCode {
+    let target = match Target::of(&mut given) {
+        Ok(target) => target,
+        Err(mistake) => {
+            eprintln!("switchboard: {mistake}");
+            return ExitCode::from(UNUSABLE);
+        }
     };
-    match health::check(&settings).await {
+    match health::check(&target).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("switchboard: not healthy: {reason}");
@@ -76,9 +80,13 @@ fn read(given: Reader) -> Result<Settings, ExitCode> {
 
 fn log(settings: &Settings) {
     let filter = tracing_subscriber::EnvFilter::new(&settings.log_level);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
     match settings.log_format {
-        LogFormat::Text => builder.with_target(false).init(),
+        // Colours are for people at a terminal.
+        LogFormat::Text => {
+            use std::io::IsTerminal;
+            builder.with_target(false).with_ansi(std::io::stdout().is_terminal()).init();
+        }
         LogFormat::Json => builder.json().init(),
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::db::set;
+use crate::support::socket::Socket;
 use crate::support::{BOUND, Client, Closed, Node, NodeBuilder, Pair, Worker, eventually, http};
 
 async fn users(node: &Node, count: usize) -> Vec<Client> {
@@ -173,7 +174,10 @@ async fn publishing_through_the_draining_node_is_answered_and_never_lost() {
 async fn a_worker_is_told_as_well() {
     let node = NodeBuilder::local("solo").set("--drain-timeout", "500ms").start().await;
     let url = format!("{}/", node.worker_url);
-    let mut worker = crate::support::socket::Socket::open(&url, None).await.unwrap();
+    let mut worker = Socket::open(&url, None).await.unwrap();
+    // Answered once, it is connected for both sides.
+    worker.send(r#"{"ref":"1","userId":"42","event":"e"}"#).await;
+    assert_eq!(worker.json("an ack").await["type"], "ack");
     node.signal(Signal::TERM);
     let closed = worker.closed().await;
     assert_eq!(closed.code, 1012, "{closed:?}");

@@ -25,6 +25,7 @@ mod refusals;
 mod replacement;
 mod replay;
 mod settings;
+mod slow_reader;
 mod streams;
 mod two_nodes;
 mod worker_data;

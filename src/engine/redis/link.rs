@@ -108,6 +108,11 @@ impl Link {
         self.suspected.notify_one();
     }
 
+    /// Redis does not know this node any more: refuse everything until [`Link::trust`].
+    pub fn distrust(&self) {
+        self.up.store(false, Ordering::Release);
+    }
+
     /// Waits until the link is suspected.
     pub async fn suspected(&self) {
         self.suspected.notified().await;

@@ -81,6 +81,8 @@ pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailabl
         .arg(sessions);
     let now = reply::integer(&context.link.probe_one(call).await?)?;
     if now == 0 {
+        // Nothing may be done in this id's name until it is ours again.
+        context.link.distrust();
         return Ok(false);
     }
     announce(context, now).await?;
