@@ -223,6 +223,11 @@ impl Handle {
         !state.behind
     }
 
+    /// Whether the engine has registered the session.
+    pub fn is_registered(&self) -> bool {
+        self.state().order != 0
+    }
+
     /// The client has confirmed everything up to `id`.
     pub fn confirm(&self, id: EventId) {
         let mut state = self.state();

@@ -118,11 +118,13 @@ impl Registry {
         }
     }
 
-    /// The users of one of [`SHARDS`] shards, and what their sessions have confirmed since it was last saved.
+    /// The registered users of one of [`SHARDS`] shards, and what their sessions have confirmed since it was last
+    /// saved.
     pub fn unsaved(&self, shard: usize) -> Vec<(UserId, Unsaved)> {
         let unsaved = |session: &Arc<Handle>| Some((session.clone(), session.unsaved()?));
         lock(&self.shards[shard])
             .iter()
+            .filter(|(_, sessions)| sessions.iter().any(|session| session.is_registered()))
             .map(|(user, sessions)| (user.clone(), sessions.iter().filter_map(unsaved).collect()))
             .collect()
     }

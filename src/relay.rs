@@ -158,7 +158,12 @@ impl Relay {
         let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
         for (at, session) in sessions.into_iter().enumerate() {
             let due = self.drain_timeout / count * u32::try_from(at).unwrap_or(u32::MAX);
-            sleep_until(start + due).await;
+            while Instant::now() < start + due {
+                if self.router.registry().is_empty() {
+                    return; // all have left by themselves
+                }
+                sleep_until((Instant::now() + Duration::from_millis(50)).min(start + due)).await;
+            }
             session.close(Close::Drain(COME_BACK.mul_f64(fastrand::f64())));
         }
     }

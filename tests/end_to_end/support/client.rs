@@ -84,6 +84,17 @@ impl Client {
         parse_event(&text).unwrap_or_else(|| self.socket.fail("an event", &text))
     }
 
+    /// The next event, or `None` where the node says `bye`.
+    pub async fn event_or_bye(&mut self) -> Option<Event> {
+        let text = self.socket.text("an event or a bye").await;
+        let event = parse_event(&text);
+        let bye = serde_json::from_str(&text).is_ok_and(|frame: Value| frame["type"] == "bye");
+        if event.is_none() && !bye {
+            self.socket.fail("an event or a bye", &text);
+        }
+        event
+    }
+
     /// The next events; each frame has to be one.
     pub async fn events(&mut self, count: usize) -> Vec<Event> {
         let mut events = Vec::with_capacity(count);
