@@ -20,6 +20,7 @@
 //! | 2 | [`router`] | publish and deliver |
 //! | 1 | [`handle`], [`registry`], [`lease`], [`engine`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`) |
 //! | 0 | [`protocol`], [`id`], [`close`] | words, checked where they enter |
+//! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
 //! As an event you pass each room once on your way down from the worker into the log, and once from there up to the
 //! browser; nothing sends you back.
@@ -39,6 +40,7 @@
 
 pub mod cli;
 pub mod close;
+pub mod docs;
 pub mod engine;
 pub mod handle;
 pub mod health;

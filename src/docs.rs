@@ -1,0 +1,9 @@
+//! The handbook. README is the way in; these pages go on where it ends. Each is a file in `src/docs/`, readable there
+//! as well.
+//!
+//! | page | for whom |
+//! |---|---|
+//! | [`upgrades`] | whoever deploys a new version beside an old one, or changes a script or a key |
+
+#[doc = include_str!("docs/upgrades.md")]
+pub mod upgrades {}
