@@ -158,7 +158,7 @@ local function connect(user, nodes, log, cursor, client, mode, since)
   if newest then redis.call('HSETNX', nodes, '@last', newest) end
   local confirmed = redis.call('HGET', cursor, client)
   local from = since ~= '' and since or confirmed or position
-  if mode == 'new' and from ~= '0-0' and (not confirmed or newer(from, confirmed)) then
+  if mode == 'new' and (not confirmed or newer(from, confirmed)) then
     redis.call('HSET', cursor, client, from)
     if redis.call('HLEN', cursor) > 4 * max_sessions then drop_oldest_cursors(cursor, members) end
   end

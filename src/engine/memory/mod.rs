@@ -3,25 +3,23 @@
 //! It keeps the words of [`Engine`] as the Redis engine does, with one difference that follows from where the
 //! truth is: it ends with the process, and nothing outside can read `uplink` or `presence`.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod user;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
 use tokio::time::Instant;
 
 use crate::engine::{
-    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, LogEvent, Mode, Node,
-    NodeInfo, Published, Registration, Uplink,
+    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, NodeInfo,
+    Published, Uplink,
 };
-use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, NodeId, UserId};
+use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
-
-/// What one session may hold in memory while it catches up: the same page as `lua/connect.lua` reads.
-const PAGE_EVENTS: usize = 64;
-const PAGE_BYTES: usize = 256 * 1024;
+use user::{Entry, User};
 
 /// What the engine needs to know of the settings.
 #[derive(Debug, Clone)]
@@ -36,36 +34,6 @@ pub struct Config {
     pub log_length: usize,
     /// Sessions of one user.
     pub max_sessions_per_user: usize,
-}
-
-struct Entry {
-    id: EventId,
-    client: Option<ClientId>,
-    except: Option<ClientId>,
-    event: EventName,
-    data: Data,
-    collapse: Option<CollapseKey>,
-    key: Option<IdempotencyKey>,
-}
-
-impl Entry {
-    fn is_for(&self, client: &ClientId) -> bool {
-        self.client.as_ref().is_none_or(|only| only == client) && self.except.as_ref() != Some(client)
-    }
-}
-
-struct User {
-    sessions: BTreeSet<ClientId>,
-    log: VecDeque<Entry>,
-    /// The newest id there ever was.
-    last: EventId,
-    /// Events up to this one may have left the log, other than for a newer one of their collapse key.
-    floor: EventId,
-    /// The log as it is has lost its oldest events.
-    trimmed: bool,
-    cursors: HashMap<ClientId, EventId>,
-    /// When all this lapses, where nobody is connected.
-    expires: Instant,
 }
 
 struct State {
@@ -109,15 +77,7 @@ impl MemoryEngine {
     fn fresh(&self) -> User {
         // What was before, or lapsed with an older state of this user, is not known: it ends log-ttl ago.
         let known_ms = self.started_ms.max(self.now_ms().saturating_sub(ms(self.config.log_ttl)));
-        User {
-            sessions: BTreeSet::new(),
-            log: VecDeque::new(),
-            last: EventId::ZERO,
-            floor: EventId { ms: known_ms, seq: 0 },
-            trimmed: false,
-            cursors: HashMap::new(),
-            expires: Instant::now() + self.config.log_ttl,
-        }
+        User::new(known_ms, Instant::now() + self.config.log_ttl)
     }
 
     fn register(&self, connect: &Connect) -> Connected {
@@ -126,7 +86,7 @@ impl MemoryEngine {
             state.order += 1;
             let order = state.order;
             let user = state.users.entry(connect.user.clone()).or_insert_with(|| self.fresh());
-            user.lapse(self);
+            user.lapse(|| self.fresh());
             let known = user.sessions.contains(&connect.client);
             if !known && connect.mode == Mode::New && user.sessions.len() >= self.config.max_sessions_per_user
             {
@@ -139,10 +99,7 @@ impl MemoryEngine {
             let position = newest.unwrap_or(clock);
             let confirmed = user.cursors.get(&connect.client).copied();
             let from = connect.since.or(confirmed).unwrap_or(position);
-            if connect.mode == Mode::New
-                && from != EventId::ZERO
-                && confirmed.is_none_or(|known| from > known)
-            {
+            if connect.mode == Mode::New && confirmed.is_none_or(|known| from > known) {
                 user.cursors.insert(connect.client.clone(), from);
             }
             let mut registration = user.read(from, &connect.client);
@@ -164,10 +121,9 @@ impl MemoryEngine {
             let mut place = None;
             if !event.transient {
                 let user = state.users.entry(event.user.clone()).or_insert_with(|| self.fresh());
-                user.lapse(self);
-                let published = user.log.iter().find(|entry| event.key.is_some() && entry.key == event.key);
-                if let Some(published) = published {
-                    return Published { id: Some(published.id), nodes };
+                user.lapse(|| self.fresh());
+                if let Some(published) = event.key.as_ref().and_then(|key| user.keys.get(key)) {
+                    return Published { id: Some(*published), nodes };
                 }
                 let prev = user.last;
                 let id = EventId { ms: now, seq: 0 }.max(EventId { seq: prev.seq + 1, ..prev });
@@ -181,8 +137,10 @@ impl MemoryEngine {
                     event: event.event.clone(),
                     data: event.data.clone(),
                     collapse: event.collapse.clone(),
-                    key: event.key.clone(),
                 });
+                if let Some(key) = &event.key {
+                    user.keys.insert(key.clone(), id);
+                }
                 while user.log.len() > self.config.log_length {
                     if let Some(trimmed) = user.log.pop_front() {
                         user.floor = user.floor.max(trimmed.id);
@@ -190,6 +148,7 @@ impl MemoryEngine {
                     }
                 }
                 user.last = id;
+                user.forget_old_keys(self.config.log_length);
                 user.expires = Instant::now() + self.config.log_ttl;
                 place = Some((id, prev));
             }
@@ -211,60 +170,6 @@ impl MemoryEngine {
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl User {
-    /// Forgets the log and the positions where their time is over.
-    fn lapse(&mut self, engine: &MemoryEngine) {
-        if self.sessions.is_empty() && self.expires <= Instant::now() {
-            let last = self.last;
-            *self = engine.fresh();
-            self.last = last;
-            self.floor = self.floor.max(last);
-        }
-    }
-
-    fn is_whole(&self, since: EventId, newest: EventId) -> bool {
-        if since == EventId::ZERO {
-            // All that is kept: whole where nothing has been cut off.
-            return !self.trimmed;
-        }
-        since <= newest && (since >= self.floor || self.log.front().is_some_and(|oldest| oldest.id <= since))
-    }
-
-    fn read(&self, from: EventId, client: &ClientId) -> Registration {
-        let mut page = Registration {
-            position: from,
-            from,
-            whole: true,
-            replayed: 0,
-            upto: from,
-            more: false,
-            order: 0,
-            events: Vec::new(),
-        };
-        let mut bytes = 0;
-        for entry in self.log.iter().filter(|entry| entry.id > from) {
-            let full = page.events.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES;
-            if entry.is_for(client) {
-                page.replayed += 1;
-                if !full {
-                    bytes += entry.data.as_bytes().len();
-                    page.events.push(LogEvent {
-                        id: entry.id,
-                        event: entry.event.as_str().into(),
-                        data: Bytes::copy_from_slice(entry.data.as_bytes()),
-                    });
-                }
-            }
-            if full {
-                page.more = true;
-            } else {
-                page.upto = entry.id;
-            }
-        }
-        page
-    }
 }
 
 fn ready<T: Send + 'static>(value: T) -> Answer<T> {

@@ -1,0 +1,124 @@
+//! What is kept of one user: sessions, log, positions, idempotency keys.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::engine::{LogEvent, Registration};
+use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey};
+use crate::protocol::publish::Data;
+
+/// What one session may hold in memory while it catches up: the same page as `lua/connect.lua` reads.
+const PAGE_EVENTS: usize = 64;
+const PAGE_BYTES: usize = 256 * 1024;
+
+pub(super) struct Entry {
+    pub(super) id: EventId,
+    pub(super) client: Option<ClientId>,
+    pub(super) except: Option<ClientId>,
+    pub(super) event: EventName,
+    pub(super) data: Data,
+    pub(super) collapse: Option<CollapseKey>,
+}
+
+impl Entry {
+    fn is_for(&self, client: &ClientId) -> bool {
+        self.client.as_ref().is_none_or(|only| only == client) && self.except.as_ref() != Some(client)
+    }
+}
+
+pub(super) struct User {
+    pub(super) sessions: BTreeSet<ClientId>,
+    pub(super) log: VecDeque<Entry>,
+    /// The newest id there ever was.
+    pub(super) last: EventId,
+    /// Events up to this one may have left the log, other than for a newer one of their collapse key.
+    pub(super) floor: EventId,
+    /// The log as it is has lost its oldest events.
+    pub(super) trimmed: bool,
+    pub(super) cursors: HashMap<ClientId, EventId>,
+    /// What was published under each idempotency key, also where a newer event has taken its place in the log.
+    pub(super) keys: HashMap<IdempotencyKey, EventId>,
+    /// When all this lapses, where nobody is connected.
+    pub(super) expires: Instant,
+}
+
+impl User {
+    /// A user of whom nothing is known up to the end of `known_ms`.
+    pub(super) fn new(known_ms: u64, expires: Instant) -> Self {
+        Self {
+            sessions: BTreeSet::new(),
+            log: VecDeque::new(),
+            last: EventId::ZERO,
+            floor: EventId { ms: known_ms, seq: u64::MAX },
+            trimmed: false,
+            cursors: HashMap::new(),
+            keys: HashMap::new(),
+            expires,
+        }
+    }
+
+    /// Forgets the log and the positions where their time is over.
+    pub(super) fn lapse(&mut self, fresh: impl FnOnce() -> Self) {
+        if self.sessions.is_empty() && self.expires <= Instant::now() {
+            let last = self.last;
+            *self = fresh();
+            self.last = last;
+            self.floor = self.floor.max(last);
+        }
+    }
+
+    /// Keys of events that have left the log need not be remembered.
+    pub(super) fn forget_old_keys(&mut self, log_length: usize) {
+        if self.keys.len() > 2 * log_length
+            && let Some(oldest) = self.log.front().map(|entry| entry.id)
+        {
+            self.keys.retain(|_, id| *id >= oldest);
+        }
+    }
+
+    /// Whether nothing after `since` has left the log, but for what a newer one of its collapse key replaced.
+    pub(super) fn is_whole(&self, since: EventId, newest: EventId) -> bool {
+        if since == EventId::ZERO {
+            // All that is kept: whole where nothing has been cut off.
+            return !self.trimmed;
+        }
+        since <= newest && (since >= self.floor || self.log.front().is_some_and(|oldest| oldest.id <= since))
+    }
+
+    /// One page of what is for `client` after `from`.
+    pub(super) fn read(&self, from: EventId, client: &ClientId) -> Registration {
+        let mut page = Registration {
+            position: from,
+            from,
+            whole: true,
+            replayed: 0,
+            upto: from,
+            more: false,
+            order: 0,
+            events: Vec::new(),
+        };
+        let mut bytes = 0;
+        for entry in self.log.iter().filter(|entry| entry.id > from) {
+            let full = page.events.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES;
+            if entry.is_for(client) {
+                page.replayed += 1;
+                if !full {
+                    bytes += entry.data.as_bytes().len();
+                    page.events.push(LogEvent {
+                        id: entry.id,
+                        event: entry.event.as_str().into(),
+                        data: Bytes::copy_from_slice(entry.data.as_bytes()),
+                    });
+                }
+            }
+            if full {
+                page.more = true;
+            } else {
+                page.upto = entry.id;
+            }
+        }
+        page
+    }
+}

@@ -1,0 +1,225 @@
+//! A gap is proved, not guessed: when a replay may call itself whole, and when it may not.
+
+use std::time::Duration;
+
+use switchboard::engine::{Beaten, Claim, Event};
+use switchboard::id::{EventId, UserId};
+
+use crate::stage::{Kind, Options, Stage, event, ids, user};
+
+crate::on_both_engines!(
+    a_trimmed_log_is_whole_only_for_who_is_not_behind_it,
+    a_log_that_lapsed_is_a_gap,
+    a_lapsed_log_is_a_gap_also_once_it_has_begun_anew,
+    a_position_lasts_as_long_as_the_log,
+    an_idle_client_of_an_empty_log_misses_nothing_however_long,
+    a_heartbeat_keeps_the_log_of_who_is_connected,
+    a_collapsed_entry_is_not_missing,
+    a_collapsed_front_is_not_missing,
+    collapsed_entries_do_not_hide_a_trimmed_one,
+    only_the_newest_of_a_collapse_key_is_kept,
+    collapse_keys_are_told_apart,
+);
+
+const LAPSES: Duration = Duration::from_millis(300);
+
+fn short_log() -> Options {
+    Options { log_ttl: LAPSES, ..Options::default() }
+}
+
+fn progress(user: &UserId, key: &str, data: &str) -> Event {
+    Event { collapse: Some(key.parse().unwrap()), ..event(user, data) }
+}
+
+/// Time passes as it does for a node that renews its leases.
+async fn time_passes_with_heartbeats(stage: &Stage, user: &UserId, span: Duration) {
+    for _ in 0..9 {
+        stage.time_passes(span / 9).await;
+        assert_ne!(stage.heartbeat(user, &[]).await, Beaten::Lost);
+    }
+}
+
+async fn a_trimmed_log_is_whole_only_for_who_is_not_behind_it(kind: Kind) {
+    let stage = kind.stage_with(Options { log_length: 4, ..Options::default() }).await;
+    let user = user("42");
+    let mut published = Vec::new();
+    for n in 0..6 {
+        published.push(stage.publish_plain(&user, &n.to_string()).await);
+    }
+    let kept = &published[2..];
+    for (behind, whole) in [(published[0], false), (published[1], true), (published[2], true)] {
+        let welcome = stage.connect_since(&user, "tab", behind).await;
+        assert_eq!(welcome.whole, whole, "after {behind} of {published:?}");
+        let left: Vec<_> = kept.iter().copied().filter(|id| *id > behind).collect();
+        assert_eq!((ids(&welcome), welcome.replayed), (left.clone(), left.len() as u64));
+    }
+    let all = stage.connect_since(&user, "tab", EventId::ZERO).await;
+    assert_eq!((ids(&all), all.whole), (kept.to_vec(), false), "all that is kept is not all there was");
+}
+
+async fn a_log_that_lapsed_is_a_gap(kind: Kind) {
+    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
+    let seen = stage.publish_plain(&user, "1").await;
+    stage.connect_since(&user, "tab", seen).await;
+    stage.disconnect(&user, "tab", Some(seen)).await;
+    stage.publish_plain(&user, "lost").await;
+    stage.time_passes(LAPSES + LAPSES / 4).await;
+    let back = stage.connect_since(&user, "tab", seen).await;
+    assert_eq!((ids(&back), back.whole, back.replayed), (vec![], false, 0));
+    assert!(back.position > seen);
+}
+
+async fn a_lapsed_log_is_a_gap_also_once_it_has_begun_anew(kind: Kind) {
+    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
+    let seen = stage.publish_plain(&user, "1").await;
+    stage.publish_plain(&user, "lost").await;
+    stage.time_passes(LAPSES + LAPSES / 4).await;
+    stage.engine.clear_up().await.unwrap();
+    let kept = stage.publish_plain(&user, "2").await;
+    let back = stage.connect_since(&user, "tab", seen).await;
+    assert_eq!((ids(&back), back.whole), (vec![kept], false));
+}
+
+async fn a_position_lasts_as_long_as_the_log(kind: Kind) {
+    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    stage.disconnect(&user, "tab", None).await;
+    stage.time_passes(LAPSES * 3 / 4).await;
+    let missed = stage.publish_plain(&user, "1").await;
+    stage.time_passes(LAPSES / 2).await;
+    // The event is kept still; so its reader's place must be.
+    let back = stage.connect(&user, "tab").await;
+    assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![missed], true));
+}
+
+async fn an_idle_client_of_an_empty_log_misses_nothing_however_long(kind: Kind) {
+    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    time_passes_with_heartbeats(&stage, &user, LAPSES * 2).await;
+    let still = stage.resume(&user, "tab", welcome.position).await;
+    assert_eq!((ids(&still), still.whole), (vec![], true));
+    let first = stage.publish_plain(&user, "1").await;
+    let page = stage.resume(&user, "tab", welcome.position).await;
+    assert_eq!((ids(&page), page.whole), (vec![first], true));
+    // And that proof does not lapse while somebody is there.
+    time_passes_with_heartbeats(&stage, &user, LAPSES * 2).await;
+    assert!(stage.resume(&user, "tab", welcome.position).await.whole);
+}
+
+async fn a_heartbeat_keeps_the_log_of_who_is_connected(kind: Kind) {
+    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    time_passes_with_heartbeats(&stage, &user, LAPSES * 2).await;
+    let second = stage.publish_plain(&user, "2").await;
+    stage.disconnect(&user, "tab", None).await;
+    stage.time_passes(LAPSES / 2).await;
+    let back = stage.connect(&user, "tab").await;
+    assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![first, second], true));
+}
+
+async fn a_collapsed_entry_is_not_missing(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let first = stage.publish_plain(&user, "1").await;
+    let older = stage.publish(progress(&user, "p", "10")).await.id.unwrap();
+    let second = stage.publish_plain(&user, "2").await;
+    let newer = stage.publish(progress(&user, "p", "20")).await.id.unwrap();
+    for (since, left) in [(first, vec![second, newer]), (older, vec![second, newer]), (second, vec![newer])] {
+        let page = stage.connect_since(&user, "tab", since).await;
+        assert_eq!((ids(&page), page.whole, page.replayed), (left.clone(), true, left.len() as u64));
+    }
+}
+
+async fn a_collapsed_front_is_not_missing(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let before = stage.connect(&user, "tab").await.position;
+    stage.publish(progress(&user, "p", "10")).await;
+    stage.publish(progress(&user, "q", "10")).await;
+    // Alone at the front, then with others behind, then the second front after the first.
+    for step in ["20", "30"] {
+        stage.publish(progress(&user, "p", step)).await;
+        stage.publish(progress(&user, "q", step)).await;
+    }
+    let last = stage.publish_plain(&user, "1").await;
+    let page = stage.resume(&user, "tab", before).await;
+    assert_eq!((page.whole, page.replayed, ids(&page).last()), (true, 3, Some(&last)));
+    let all = stage.connect_since(&user, "other", EventId::ZERO).await;
+    assert_eq!((all.whole, ids(&all)), (true, ids(&page)));
+}
+
+async fn collapsed_entries_do_not_hide_a_trimmed_one(kind: Kind) {
+    let stage = kind.stage_with(Options { log_length: 3, ..Options::default() }).await;
+    let user = user("42");
+    let before = stage.connect(&user, "tab").await.position;
+    stage.publish_plain(&user, "lost").await;
+    for step in ["10", "20", "30"] {
+        stage.publish(progress(&user, "p", step)).await;
+        stage.publish_plain(&user, step).await;
+    }
+    stage.publish(progress(&user, "p", "40")).await;
+    assert!(!stage.resume(&user, "tab", before).await.whole);
+    assert!(!stage.resume(&user, "tab", EventId::ZERO).await.whole);
+}
+
+async fn only_the_newest_of_a_collapse_key_is_kept(kind: Kind) {
+    let stage = kind.stage_with(Options { log_length: 4, ..Options::default() }).await;
+    let user = user("42");
+    let before = stage.connect(&user, "tab").await.position;
+    let result = stage.publish_plain(&user, "result").await;
+    let mut newest = result;
+    for step in 0..20 {
+        newest = stage.publish(progress(&user, "p", &step.to_string())).await.id.unwrap();
+    }
+    // A flood of progress has not pushed the result out.
+    let page = stage.resume(&user, "tab", before).await;
+    assert_eq!((ids(&page), page.whole), (vec![result, newest], true));
+    assert_eq!(&page.events[1].data[..], b"19");
+}
+
+async fn collapse_keys_are_told_apart(kind: Kind) {
+    let stage = kind.stage().await;
+    let (one, other) = (user("1"), user("2"));
+    let a = stage.publish(progress(&one, "a", "1")).await.id.unwrap();
+    let b = stage.publish(progress(&one, "b", "1")).await.id.unwrap();
+    stage.publish(progress(&other, "a", "1")).await;
+    let plain = stage.publish_plain(&one, "2").await;
+    assert_eq!(ids(&stage.connect_since(&one, "tab", EventId::ZERO).await), [a, b, plain]);
+}
+
+#[tokio::test]
+async fn flushed_data_is_noticed_and_is_a_gap() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    let seen = stage.publish_plain(&user, "1").await;
+    stage.publish_plain(&user, "lost").await;
+    let () = stage.ask(&["FLUSHALL"]);
+
+    assert_eq!(stage.heartbeat(&user, &[("tab", seen)]).await, Beaten::Lost);
+    assert!(!stage.engine.beat(1).await.unwrap());
+    assert_eq!(stage.engine.claim().await.unwrap(), Claim::Held);
+    for since in [welcome.position, seen] {
+        let page = stage.resume(&user, "tab", since).await;
+        assert_eq!((ids(&page), page.whole), (vec![], false), "since {since}");
+    }
+    // Of the new data, everything is known.
+    let from_here = stage.resume(&user, "tab", seen).await.position;
+    let kept = stage.publish_plain(&user, "2").await;
+    let page = stage.resume(&user, "tab", from_here).await;
+    assert_eq!((ids(&page), page.whole), (vec![kept], true));
+    assert!(!stage.resume(&user, "tab", seen).await.whole);
+}
+
+/// The clock stands still, so that two events and the end of the log's time share their milliseconds.
+#[tokio::test]
+async fn an_event_of_the_last_known_millisecond_is_a_gap_once_it_lapsed() {
+    let stage = Kind::Memory.stage_with(short_log()).await;
+    let user = user("42");
+    tokio::time::pause();
+    let seen = stage.publish_plain(&user, "1").await;
+    let lost = stage.publish_plain(&user, "2").await;
+    assert_eq!(seen.ms, lost.ms);
+    tokio::time::advance(LAPSES).await;
+    stage.engine.clear_up().await.unwrap();
+    let back = stage.connect_since(&user, "tab", seen).await;
+    assert_eq!((ids(&back), back.whole), (vec![], false));
+}

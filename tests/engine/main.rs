@@ -1,0 +1,16 @@
+//! One suite for both engines: each case is a test against memory and a test against a private Redis.
+//!
+//! Where they differ, one of them is wrong. `stage` is the factory; the modules after it hold one subject each.
+
+mod recorder;
+mod redis_server;
+mod stage;
+
+mod completeness;
+mod many_nodes;
+mod model;
+mod position;
+mod publish;
+mod registration;
+mod replay;
+mod sessions;

@@ -1,0 +1,199 @@
+//! What only several nodes on one Redis can show: inboxes, claims, presence, clearing up, what is left behind.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use switchboard::engine::{Beaten, Claim, Event};
+
+use crate::recorder::{Recorder, Told};
+use crate::stage::{Kind, Options, Stage, client, event, ids, user};
+
+fn presence(stage: &Stage) -> Vec<String> {
+    let entries: Vec<(String, Vec<String>)> = stage.ask(&["XRANGE", "presence", "-", "+"]);
+    entries.into_iter().map(|(_, fields)| fields.join(" ")).collect()
+}
+
+#[tokio::test]
+async fn an_event_reaches_every_node_that_holds_its_user() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let (b, c) = (a.another("node-2").await, a.another("node-3").await);
+    a.connect(&user, "on-a").await;
+    b.connect(&user, "on-b").await;
+    let targeted = Event { except: Some(client("on-a")), ..event(&user, "{\"x\": 1}") };
+    let published = c.publish(targeted).await;
+    let nodes: BTreeSet<_> = published.nodes.iter().map(ToString::to_string).collect();
+    assert_eq!(nodes, BTreeSet::from(["node-1".to_owned(), "node-2".to_owned()]));
+    let id = published.id.unwrap();
+    let on_a = a.node.hint_of(id).await;
+    assert_eq!((on_a.data.as_str(), on_a.except.as_deref()), ("{\"x\": 1}", Some("on-a")));
+    assert_eq!(b.node.hint_of(id).await, on_a, "the same by inbox from wherever");
+
+    let transient = Event { transient: true, ..event(&user, "2") };
+    b.publish(transient).await;
+    let is_it = |told: &Told| matches!(told, Told::Hint(it) if it.place.is_none()).then_some(());
+    a.node.wait_for("the transient event", is_it).await;
+    b.node.wait_for("the transient event", is_it).await;
+    assert_eq!(c.node.hints(), [], "who holds nobody is told nothing");
+}
+
+#[tokio::test]
+async fn hints_of_one_user_come_in_the_order_of_the_log() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    b.connect(&user, "tab").await;
+    let answers: Vec<_> = (0..300).map(|n| a.engine.publish(event(&user, &n.to_string()))).collect();
+    let mut published = Vec::new();
+    for answer in answers {
+        published.push(answer.await.unwrap().id.unwrap());
+    }
+    b.node.hint_of(published[299]).await;
+    assert_eq!(b.node.hints().iter().map(|it| it.id().unwrap()).collect::<Vec<_>>(), published);
+}
+
+#[tokio::test]
+async fn a_key_published_before_is_a_look_for_the_nodes() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    b.connect(&user, "tab").await;
+    let keyed = Event { key: Some("k".parse().unwrap()), ..event(&user, "1") };
+    let first = a.publish(keyed.clone()).await;
+    // The first time might have ended between the log and the inbox.
+    assert_eq!(a.publish(keyed).await, first);
+    b.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned())).then_some(())).await;
+}
+
+#[tokio::test]
+async fn broadcasts_and_sign_outs_reach_other_nodes() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    b.connect(&user, "tab").await;
+    let nodes = a.engine.broadcast("notice".parse().unwrap(), event(&user, "1").data).await.unwrap();
+    assert_eq!(nodes.len(), 2);
+    for stage in [&a, &b] {
+        let told = Told::Broadcast { event: "notice".to_owned(), data: "1".to_owned() };
+        stage.node.wait_for("the broadcast", |it| (*it == told).then_some(())).await;
+    }
+    a.engine.sign_out(user, None).await.unwrap();
+    let told = Told::SignOut { user: "42".to_owned(), client: None };
+    b.node.wait_for("the sign-out", |it| (*it == told).then_some(())).await;
+    assert!(!a.node.told().contains(&told));
+}
+
+#[tokio::test]
+async fn an_id_is_held_by_one_process() {
+    let first = Kind::Redis.stage().await;
+    let second = first.another_process("node-1");
+    match second.engine.claim().await.unwrap() {
+        Claim::Taken(left) => assert!(left > Duration::from_secs(500), "{left:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(!second.engine.beat(0).await.unwrap());
+    second.engine.release().await.unwrap();
+    assert!(first.engine.beat(0).await.unwrap(), "what another does not hold it cannot give back");
+    first.engine.release().await.unwrap();
+    assert_eq!(second.engine.claim().await.unwrap(), Claim::Held);
+    assert!(!first.engine.beat(0).await.unwrap());
+    assert!(!first.engine.is_up(), "who lost its id does nothing in its name");
+}
+
+#[tokio::test]
+async fn a_process_clears_up_after_the_one_before_it() {
+    let (first, user) = (Kind::Redis.stage().await, user("42"));
+    first.connect(&user, "tab").await;
+    // As after kill -9, with its lease lapsed.
+    let _: i64 = first.ask(&["DEL", "node:node-1"]);
+    let second = first.another("node-1").await;
+    assert_eq!(second.sessions(&user).await, Vec::<String>::new());
+    assert_eq!(presence(&second), ["user 42 state online node node-1", "user 42 state offline node node-1"]);
+    assert_eq!(second.ask::<i64>(&["EXISTS", "users:{node:node-1}", "nodes:{user:42}"]), 0);
+}
+
+#[tokio::test]
+async fn a_survivor_clears_up_after_a_dead_node() {
+    let node_ttl = Duration::from_millis(400);
+    let options = Options { node_ttl, ..Options::default() };
+    let dead = Kind::Redis.stage_with(options).await;
+    let survivor = dead.another("node-2").await;
+    let (gone, elsewhere) = (user("1"), user("2"));
+    dead.connect(&gone, "tab").await;
+    dead.connect(&elsewhere, "tab").await;
+    survivor.connect(&elsewhere, "other").await;
+    let missed = dead.publish_plain(&gone, "1").await;
+
+    Recorder::eventually("the dead node cleared up", async || {
+        assert!(survivor.engine.beat(1).await.unwrap());
+        survivor.engine.clear_up().await.unwrap();
+        survivor.engine.nodes().await.unwrap().len() == 1
+    })
+    .await;
+    assert_eq!(
+        survivor.engine.online(vec![gone.clone(), elsewhere.clone()]).await.unwrap(),
+        std::slice::from_ref(&elsewhere)
+    );
+    assert_eq!(survivor.sessions(&elsewhere).await, ["other@node-2"]);
+    assert_eq!(survivor.publish(event(&elsewhere, "2")).await.nodes, std::slice::from_ref(&survivor.id));
+    assert_eq!(presence(&survivor).last().unwrap(), "user 1 state offline node node-1");
+    let left: Vec<String> = survivor.ask(&["KEYS", "*node-1*"]);
+    assert_eq!(left, Vec::<String>::new());
+    // Its sessions come back elsewhere, and are caught up from the log.
+    assert_eq!(ids(&survivor.connect(&gone, "tab").await), [missed]);
+    assert_eq!(dead.heartbeat(&gone, &[]).await, Beaten::Lost);
+}
+
+#[tokio::test]
+async fn presence_tells_the_first_session_and_the_last() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    a.connect(&user, "x").await;
+    b.connect(&user, "y").await;
+    a.connect(&user, "y").await;
+    b.disconnect(&user, "y", None).await;
+    a.disconnect(&user, "x", None).await;
+    a.disconnect(&user, "y", None).await;
+    assert_eq!(presence(&a), ["user 42 state online node node-1", "user 42 state offline node node-1"]);
+}
+
+#[tokio::test]
+async fn scripts_that_redis_forgot_are_loaded_again() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    let () = stage.ask(&["SCRIPT", "FLUSH"]);
+    let id = stage.publish_plain(&user, "1").await;
+    let () = stage.ask(&["SCRIPT", "FLUSH"]);
+    assert!(stage.engine.beat(1).await.unwrap());
+    assert_eq!(ids(&stage.resume(&user, "tab", welcome.position).await), [id]);
+}
+
+#[tokio::test]
+async fn no_key_of_a_user_is_without_an_end() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let check = |when: &str| {
+        let keys: Vec<String> = stage.ask(&["KEYS", "*42*"]);
+        for key in keys {
+            assert!(stage.ask::<i64>(&["PTTL", &key]) > 0, "{key} has no TTL {when}");
+        }
+    };
+    stage.publish(Event { key: Some("k".parse().unwrap()), ..event(&user, "0") }).await;
+    check("where the user is offline");
+    let position = stage.connect(&user, "tab").await.position;
+    check("after connect");
+    stage.publish(Event { collapse: Some("p".parse().unwrap()), ..event(&user, "1") }).await;
+    check("after publish");
+    stage.heartbeat(&user, &[("tab", position)]).await;
+    check("after a heartbeat");
+    stage.disconnect(&user, "tab", Some(position)).await;
+    check("after disconnect");
+}
+
+#[tokio::test]
+async fn a_clean_end_leaves_nothing_but_the_log() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    stage.publish_plain(&user, "1").await;
+    stage.disconnect(&user, "tab", None).await;
+    stage.engine.stop_ingress().await;
+    stage.engine.release().await.unwrap();
+    let left: BTreeSet<String> = stage.ask(&["KEYS", "*"]);
+    let kept = ["log:{user:42}", "cursor:{user:42}", "presence", "events"].map(str::to_owned);
+    assert_eq!(left, BTreeSet::from(kept));
+}

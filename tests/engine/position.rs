@@ -1,0 +1,176 @@
+//! From where a session reads: `since`, what it has confirmed, or the newest event.
+
+use switchboard::id::EventId;
+
+use crate::stage::{Kind, event, ids, user};
+
+crate::on_both_engines!(
+    a_first_connection_begins_at_the_newest_event,
+    an_empty_log_has_a_position_before_the_next_event,
+    since_asks_for_what_came_after_it,
+    since_0_asks_for_all_that_is_kept,
+    since_ahead_of_the_newest_event_is_a_gap,
+    who_comes_back_gets_what_it_has_not_confirmed,
+    who_confirmed_nothing_gets_all_since_its_first_welcome,
+    who_first_came_with_since_0_gets_all_since_its_first_welcome,
+    since_moves_the_position_on,
+    a_confirmed_position_never_goes_back,
+    since_wins_over_the_confirmed_position,
+    a_heartbeat_keeps_what_was_confirmed,
+    each_client_has_its_own_position,
+);
+
+async fn a_first_connection_begins_at_the_newest_event(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.publish_plain(&user, "1").await;
+    let newest = stage.publish_plain(&user, "2").await;
+    let welcome = stage.connect(&user, "tab").await;
+    assert_eq!((welcome.position, welcome.from, welcome.upto), (newest, newest, newest));
+    assert_eq!((welcome.whole, welcome.more, welcome.replayed), (true, false, 0));
+    assert_eq!(welcome.events, []);
+}
+
+async fn an_empty_log_has_a_position_before_the_next_event(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    assert!(welcome.whole && welcome.position > EventId::ZERO && !welcome.more);
+    // The very next event may be of the same millisecond.
+    let id = stage.publish_plain(&user, "1").await;
+    assert!(id > welcome.position);
+    let page = stage.resume(&user, "tab", welcome.position).await;
+    assert_eq!((ids(&page), page.whole, page.replayed), (vec![id], true, 1));
+}
+
+async fn since_asks_for_what_came_after_it(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    let third = stage.publish_plain(&user, "3").await;
+    let welcome = stage.connect_since(&user, "tab", first).await;
+    assert_eq!((welcome.position, welcome.from, welcome.upto), (third, first, third));
+    assert_eq!((ids(&welcome), welcome.replayed, welcome.whole), (vec![second, third], 2, true));
+    // Between two events is as good as an event.
+    let between = EventId { ms: second.ms, seq: second.seq + 1 };
+    let welcome = stage.connect_since(&user, "other", between).await;
+    assert!(welcome.whole && ids(&welcome).iter().all(|id| *id > second));
+    let up_to_date = stage.connect_since(&user, "third", third).await;
+    assert_eq!((ids(&up_to_date), up_to_date.replayed, up_to_date.whole), (vec![], 0, true));
+}
+
+async fn since_0_asks_for_all_that_is_kept(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let empty = stage.connect_since(&user, "tab", EventId::ZERO).await;
+    assert_eq!((ids(&empty), empty.whole, empty.from), (vec![], true, EventId::ZERO));
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    let all = stage.connect_since(&user, "other", EventId::ZERO).await;
+    assert_eq!((ids(&all), all.whole, all.position), (vec![first, second], true, second));
+}
+
+async fn since_ahead_of_the_newest_event_is_a_gap(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let ahead = EventId { ms: 99_999_999_999_999, seq: 0 };
+    let welcome = stage.connect_since(&user, "tab", ahead).await;
+    assert_eq!((welcome.whole, ids(&welcome)), (false, vec![]));
+    stage.publish_plain(&user, "1").await;
+    assert!(!stage.connect_since(&user, "other", ahead).await.whole);
+}
+
+async fn who_comes_back_gets_what_it_has_not_confirmed(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.publish_plain(&user, "1").await;
+    stage.connect(&user, "tab").await;
+    let second = stage.publish_plain(&user, "2").await;
+    let third = stage.publish_plain(&user, "3").await;
+    stage.disconnect(&user, "tab", Some(second)).await;
+    let fourth = stage.publish_plain(&user, "4").await;
+    let back = stage.connect(&user, "tab").await;
+    assert_eq!((back.from, ids(&back), back.whole), (second, vec![third, fourth], true));
+}
+
+async fn who_confirmed_nothing_gets_all_since_its_first_welcome(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    stage.disconnect(&user, "tab", None).await;
+    let second = stage.publish_plain(&user, "2").await;
+    for _ in 0..2 {
+        let back = stage.connect(&user, "tab").await;
+        assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![first, second], true));
+        stage.disconnect(&user, "tab", None).await;
+    }
+}
+
+async fn who_first_came_with_since_0_gets_all_since_its_first_welcome(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let before = stage.publish_plain(&user, "1").await;
+    let welcome = stage.connect_since(&user, "tab", EventId::ZERO).await;
+    assert_eq!((welcome.position, ids(&welcome)), (before, vec![before]));
+    stage.disconnect(&user, "tab", None).await;
+    let missed = stage.publish_plain(&user, "2").await;
+    let back = stage.connect(&user, "tab").await;
+    assert!(ids(&back).ends_with(&[missed]), "what came after its first welcome is missing: {back:?}");
+}
+
+async fn since_moves_the_position_on(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    stage.disconnect(&user, "tab", None).await;
+    // By its own word it has the first.
+    stage.connect_since(&user, "tab", first).await;
+    stage.disconnect(&user, "tab", None).await;
+    let back = stage.connect(&user, "tab").await;
+    assert_eq!((back.from, ids(&back)), (first, vec![second]));
+}
+
+async fn a_confirmed_position_never_goes_back(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    stage.disconnect(&user, "tab", Some(second)).await;
+    stage.connect(&user, "tab").await;
+    stage.disconnect(&user, "tab", Some(first)).await;
+    assert_eq!(stage.connect(&user, "tab").await.from, second);
+    // Nor by a client that asks for what it has confirmed already.
+    stage.disconnect(&user, "tab", None).await;
+    assert_eq!(ids(&stage.connect_since(&user, "tab", first).await), [second]);
+    stage.disconnect(&user, "tab", None).await;
+    assert_eq!(stage.connect(&user, "tab").await.from, second);
+}
+
+async fn since_wins_over_the_confirmed_position(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    stage.connect(&user, "tab").await;
+    stage.disconnect(&user, "tab", Some(second)).await;
+    let back = stage.connect_since(&user, "tab", first).await;
+    assert_eq!((back.from, ids(&back)), (first, vec![second]));
+}
+
+async fn a_heartbeat_keeps_what_was_confirmed(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    stage.heartbeat(&user, &[("tab", first)]).await;
+    // As after a crash: the end of the session says nothing.
+    stage.disconnect(&user, "tab", None).await;
+    let back = stage.connect(&user, "tab").await;
+    assert_eq!((back.from, ids(&back)), (first, vec![second]));
+}
+
+async fn each_client_has_its_own_position(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "a").await;
+    let first = stage.publish(event(&user, "1")).await.id.unwrap();
+    stage.connect(&user, "b").await;
+    let second = stage.publish_plain(&user, "2").await;
+    stage.disconnect(&user, "a", None).await;
+    stage.disconnect(&user, "b", Some(second)).await;
+    assert_eq!(ids(&stage.connect(&user, "a").await), [first, second]);
+    assert_eq!(ids(&stage.connect(&user, "b").await), []);
+}

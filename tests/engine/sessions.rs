@@ -1,0 +1,151 @@
+//! Sessions as others see them, leases, and what goes to every node.
+
+use switchboard::engine::{Beat, Beaten, MAX_BEATS, Uplink};
+use switchboard::id::EventId;
+use switchboard::protocol::publish::Data;
+
+use crate::recorder::Told;
+use crate::stage::{Kind, client, event, user};
+
+crate::on_both_engines!(
+    sessions_are_listed_by_client,
+    online_keeps_the_order_asked_for,
+    a_disconnect_may_be_repeated,
+    a_heartbeat_tells_the_newest_event,
+    a_heartbeat_answers_each_user_in_its_place,
+    a_sign_out_reaches_the_node,
+    a_broadcast_reaches_the_node,
+    the_node_is_listed,
+    an_upward_message_is_taken,
+    a_node_that_has_its_id_keeps_it,
+);
+
+async fn sessions_are_listed_by_client(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("a:b@c.example"));
+    assert_eq!(stage.sessions(&user).await, Vec::<String>::new());
+    for client in ["b", "a-1", "c"] {
+        stage.connect(&user, client).await;
+    }
+    assert_eq!(stage.sessions(&user).await, ["a-1@node-1", "b@node-1", "c@node-1"]);
+    stage.disconnect(&user, "b", None).await;
+    assert_eq!(stage.sessions(&user).await, ["a-1@node-1", "c@node-1"]);
+}
+
+async fn online_keeps_the_order_asked_for(kind: Kind) {
+    let stage = kind.stage().await;
+    for id in ["1", "3", "5"] {
+        stage.connect(&user(id), "tab").await;
+    }
+    stage.disconnect(&user("3"), "tab", None).await;
+    stage.publish_plain(&user("4"), "1").await; // a log makes nobody online
+    let asked = ["5", "4", "3", "2", "1"].map(user).to_vec();
+    assert_eq!(stage.engine.online(asked).await.unwrap(), ["5", "1"].map(user));
+    assert_eq!(stage.engine.online(Vec::new()).await.unwrap(), []);
+}
+
+async fn a_disconnect_may_be_repeated(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.disconnect(&user, "tab", None).await;
+    stage.connect(&user, "tab").await;
+    stage.connect(&user, "other").await;
+    stage.disconnect(&user, "tab", None).await;
+    stage.disconnect(&user, "tab", None).await;
+    assert_eq!(stage.sessions(&user).await, ["other@node-1"]);
+}
+
+async fn a_heartbeat_tells_the_newest_event(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Lost);
+    stage.publish_plain(&user, "0").await;
+    let before = stage.publish_plain(&user, "1").await;
+    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Lost, "a log is no lease");
+    stage.connect(&user, "tab").await;
+    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Renewed(before));
+    let newest = stage.publish_plain(&user, "2").await;
+    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Renewed(newest));
+    stage.disconnect(&user, "tab", None).await;
+    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Lost);
+}
+
+async fn a_heartbeat_answers_each_user_in_its_place(kind: Kind) {
+    let stage = kind.stage().await;
+    let mut beats = Vec::new();
+    let mut expected = Vec::new();
+    for n in 0..MAX_BEATS {
+        let user = user(&n.to_string());
+        if n % 3 == 0 {
+            expected.push(Beaten::Lost);
+        } else {
+            stage.connect(&user, "tab").await;
+            let id = if n % 3 == 1 { EventId::ZERO } else { stage.publish_plain(&user, "1").await };
+            expected.push(Beaten::Renewed(id));
+        }
+        // Pairs of different number, so that one user's end is found before the next begins.
+        let confirmed = (0..n % 4).map(|c| (client(&c.to_string()), EventId { ms: 1, seq: 0 })).collect();
+        beats.push(Beat { user, confirmed });
+    }
+    assert_eq!(stage.engine.heartbeat(beats).await.unwrap(), expected);
+    assert_eq!(stage.engine.heartbeat(Vec::new()).await.unwrap(), []);
+}
+
+async fn a_sign_out_reaches_the_node(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    for one in [None, Some("tab")] {
+        stage.engine.sign_out(user.clone(), one.map(client)).await.unwrap();
+        let told = Told::SignOut { user: "42".to_owned(), client: one.map(str::to_owned) };
+        stage.node.wait_for("the sign-out", |it| (*it == told).then_some(())).await;
+    }
+}
+
+async fn a_broadcast_reaches_the_node(kind: Kind) {
+    let stage = kind.stage().await;
+    let data = Data::from_json_text("{ \"all\":1}".to_owned());
+    let nodes = stage.engine.broadcast("notice".parse().unwrap(), data).await.unwrap();
+    assert_eq!(nodes, std::slice::from_ref(&stage.id));
+    let told = Told::Broadcast { event: "notice".to_owned(), data: "{ \"all\":1}".to_owned() };
+    stage.node.wait_for("the broadcast", |it| (*it == told).then_some(())).await;
+}
+
+async fn the_node_is_listed(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "a").await;
+    stage.connect(&user, "b").await;
+    assert!(stage.engine.beat(2).await.unwrap());
+    let nodes = stage.engine.nodes().await.unwrap();
+    assert_eq!(nodes.len(), 1);
+    let node = &nodes[0];
+    assert_eq!((node.node_id.as_str(), node.sessions), ("node-1", 2));
+    assert_eq!((node.client_url.as_str(), node.worker_url.as_str()), ("ws://clients", "ws://workers"));
+    assert!(node.started > 1_700_000_000_000 && !node.version.is_empty());
+}
+
+async fn an_upward_message_is_taken(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let message = Uplink {
+        user: user.clone(),
+        client: client("tab"),
+        event: "cancel".parse().unwrap(),
+        data: event(&user, "{\"job\": 7}").data,
+    };
+    stage.engine.uplink(message).await.unwrap();
+    if kind == Kind::Redis {
+        let entries: Vec<(String, Vec<String>)> = stage.ask(&["XRANGE", "uplink", "-", "+"]);
+        let fields = ["user", "42", "client", "tab", "event", "cancel", "data", "{\"job\": 7}"];
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].1, fields);
+    }
+}
+
+async fn a_node_that_has_its_id_keeps_it(kind: Kind) {
+    let stage = kind.stage().await;
+    assert!(stage.engine.is_up());
+    for sessions in 0..2 {
+        assert!(stage.engine.beat(sessions).await.unwrap());
+    }
+    crate::recorder::Recorder::eventually("a sign of life", async || stage.engine.sign_of_life().is_some())
+        .await;
+    stage.engine.clear_up().await.unwrap();
+    stage.engine.stop_ingress().await;
+    stage.engine.release().await.unwrap();
+}
