@@ -13,7 +13,7 @@
 //!
 //! | floor | rooms | what goes on there |
 //! |---|---|---|
-//! | 6 | [`cli`], [`health`] | what the process is asked to do |
+//! | 6 | [`cli`], [`command`], [`health`] | what the process is asked to do |
 //! | 5 | [`relay`], [`shutdown`] | assembles a node, starts it, drains it |
 //! | 4 | [`listener`], [`settings`] | the two ports: accepting, HTTP, handshakes, workers' sockets; what was asked for |
 //! | 3 | [`session`], [`heartbeat`], [`renewal`] | one socket's life; leases on users; the node's own lease |
@@ -40,6 +40,7 @@
 
 pub mod cli;
 pub mod close;
+pub mod command;
 pub mod docs;
 pub mod engine;
 pub mod handle;

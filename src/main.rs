@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use switchboard::cli::{self, Cli};
+use switchboard::command::{self, Failure, Outcome};
 use switchboard::health::{self, Target};
 use switchboard::relay::Relay;
 use switchboard::renewal::End;
@@ -26,10 +27,28 @@ fn main() -> ExitCode {
         match cli::parse() {
             Cli::Serve(given) => serve(given).await,
             Cli::Health(given) => ask_health(given).await,
+            Cli::Check(given, check) => ended(command::check::run(given, &check)),
+            Cli::Print(text) => {
+                command::print(&text);
+                ExitCode::SUCCESS
+            }
         }
     });
     // Readers that wait for Redis hold nothing that matters now.
     runtime.shutdown_background();
+    code
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
+    let (message, code) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => (message, ExitCode::from(UNUSABLE)),
+        Err(Failure::Failed(message)) => (message, ExitCode::FAILURE),
+        Err(Failure::Told) => (String::new(), ExitCode::FAILURE),
+    };
+    for line in message.lines() {
+        eprintln!("switchboard: {line}");
+    }
     code
 }
 

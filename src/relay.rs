@@ -246,11 +246,7 @@ fn tell_openings(settings: &Settings) {
         );
         return;
     }
-    warn!("--auth none: a client is whoever it says it is");
-    if settings.worker_tokens.is_empty() {
-        warn!("--worker-token none: whoever reaches the worker port may publish");
-    }
-    if settings.origins.is_any() {
-        warn!("--client-origin '*': any web page may connect");
+    for opening in settings.openings() {
+        warn!("{opening}");
     }
 }

@@ -6,6 +6,7 @@
 pub mod origin;
 pub mod read;
 pub mod table;
+mod understood;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -94,11 +95,13 @@ impl Settings {
     /// # Errors
     /// Every mistake there is.
     pub fn parse(mut reader: Reader) -> Result<Self, Vec<Mistake>> {
-        let settings = Self::read(&mut reader);
-        match settings {
-            Some(settings) if reader.mistakes.is_empty() => Ok(settings),
-            _ => Err(reader.mistakes),
-        }
+        Self::understand(&mut reader).ok_or(reader.mistakes)
+    }
+
+    /// The same for whoever goes on with the reader: it has the mistakes then, and what each value comes to.
+    pub fn understand(reader: &mut Reader) -> Option<Self> {
+        let settings = Self::read(reader)?;
+        reader.mistakes.is_empty().then_some(settings)
     }
 
     /// None where anything is off; by then each mistake is noted, because nothing here returns early.

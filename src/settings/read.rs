@@ -41,6 +41,8 @@ pub struct Mistake(pub String);
 /// What was given, and what was wrong with it.
 pub struct Reader {
     given: HashMap<&'static str, (String, Source)>,
+    /// What a value comes to, where that is not the text that was given.
+    understood: HashMap<&'static str, String>,
     /// Every mistake so far.
     pub mistakes: Vec<Mistake>,
 }
@@ -58,7 +60,7 @@ impl Reader {
         environment: impl Fn(&str) -> Option<String>,
         dot_env: &HashMap<String, String>,
     ) -> Self {
-        let mut reader = Self { given: HashMap::new(), mistakes: Vec::new() };
+        let mut reader = Self { given: HashMap::new(), understood: HashMap::new(), mistakes: Vec::new() };
         let filled = |value: Option<String>| value.filter(|value| !value.trim().is_empty());
         for setting in SETTINGS {
             let file = |look: &dyn Fn(&str) -> Option<String>| {
@@ -105,11 +107,25 @@ impl Reader {
         self.given.get(flag).map_or(Source::Default, |(_, source)| *source)
     }
 
+    /// Notes what a setting's value comes to.
+    pub fn understand(&mut self, flag: &str, value: impl fmt::Display) {
+        self.understood.insert(setting(flag).flag, value.to_string());
+    }
+
+    /// A setting's value as it may be shown: what it comes to, else what was given, else the default.
+    pub fn shown(&self, setting: &Setting) -> String {
+        match (self.understood.get(setting.flag), self.given(setting.flag)) {
+            (Some(value), _) => value.clone(),
+            (None, Some(value)) => masked(setting, value),
+            (None, None) => setting.default.unwrap_or(setting.default_words).to_owned(),
+        }
+    }
+
     /// Notes a mistake with a setting's value.
     pub fn mistake(&mut self, flag: &str, allowed: &str) {
         let setting = setting(flag);
         let value = match self.given(flag) {
-            Some(value) => shown(setting, value),
+            Some(value) => quoted(setting, value),
             None => "not set".to_owned(),
         };
         self.mistakes.push(Mistake(format!("--{flag} ({}) {value}: must be {allowed}", setting.env)));
@@ -144,17 +160,26 @@ impl Reader {
     pub fn time(&mut self, flag: &str, least: Duration) -> Option<Duration> {
         let least_words = humantime::format_duration(least).to_string();
         let allowed = format!("a time like 500ms, 10s or 5m, from {least_words} to 1day");
-        self.value(flag, &allowed, |text| duration(text).filter(|time| (least..=DAY).contains(time)))
+        let time =
+            self.value(flag, &allowed, |text| duration(text).filter(|time| (least..=DAY).contains(time)));
+        if let Some(time) = time {
+            self.understand(flag, humantime::format_duration(time));
+        }
+        time
     }
 
     /// A size like `64KiB` or `1MiB`, in bytes.
     pub fn size(&mut self, flag: &str, least: u64, most: u64) -> Option<usize> {
         let words = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
         let allowed = format!("a size like 64KiB or 1MiB, from {} to {}", words(least), words(most));
-        self.value(flag, &allowed, |text| {
+        let size = self.value(flag, &allowed, |text| {
             let bytes = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
             usize::try_from(bytes).ok().filter(|_| (least..=most).contains(&bytes))
-        })
+        });
+        if let Some(bytes) = size {
+            self.understand(flag, format!("{bytes} bytes"));
+        }
+        size
     }
 
     /// A network address without a port.
@@ -164,15 +189,23 @@ impl Reader {
     }
 }
 
+/// A value as it stands in a mistake.
+fn quoted(setting: &Setting, value: &str) -> String {
+    match masked(setting, value) {
+        hidden if setting.secret && !value.contains("://") => hidden,
+        text => format!("{text:?}"),
+    }
+}
+
 /// A value as it may be shown: of a secret nothing, of a URL all but its credentials.
-fn shown(setting: &Setting, value: &str) -> String {
+fn masked(setting: &Setting, value: &str) -> String {
     match value.split_once("://") {
-        Some((scheme, rest)) if setting.secret => {
+        Some((scheme, rest)) => {
             let host = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("***@{host}"));
-            format!("\"{scheme}://{host}\"")
+            format!("{scheme}://{host}")
         }
-        None if setting.secret => "(not shown)".to_owned(),
-        _ => format!("{value:?}"),
+        None if setting.secret && value != "none" => "(not shown)".to_owned(),
+        None => value.to_owned(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod cli_check;
 mod crash;
 mod cursor;
 mod drain;

@@ -1,0 +1,78 @@
+//! `switchboard check`: every setting as understood, and where it came from.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{Failure, Outcome, print};
+use crate::settings::Settings;
+use crate::settings::read::Reader;
+use crate::settings::table::SETTINGS;
+
+/// What was asked for.
+#[derive(Debug, Default)]
+pub struct Check {
+    /// For machines.
+    pub json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    flag: String,
+    env: &'static str,
+    value: String,
+    source: String,
+}
+
+#[derive(Serialize)]
+struct Report {
+    settings: Vec<Row>,
+    mistakes: Vec<String>,
+    warnings: Vec<&'static str>,
+}
+
+/// Prints the settings, what is off with them, and what they leave open.
+///
+/// # Errors
+/// Where a node would not start with them.
+pub fn run(mut reader: Reader, check: &Check) -> Outcome {
+    let settings = Settings::understand(&mut reader);
+    if let Some(settings) = &settings {
+        settings.tell(&mut reader);
+    }
+    let report = Report {
+        settings: SETTINGS
+            .iter()
+            .map(|setting| Row {
+                flag: format!("--{}", setting.flag),
+                env: setting.env,
+                value: reader.shown(setting),
+                source: reader.source(setting.flag).to_string(),
+            })
+            .collect(),
+        mistakes: reader.mistakes.iter().map(|mistake| mistake.0.clone()).collect(),
+        warnings: settings.as_ref().map(Settings::openings).unwrap_or_default(),
+    };
+    if check.json {
+        print(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"));
+    } else {
+        print(&table(&report.settings));
+    }
+    for warning in &report.warnings {
+        eprintln!("switchboard: open: {warning}");
+    }
+    if settings.is_some() {
+        return Ok(());
+    }
+    Err(Failure::Usage(report.mistakes.join("\n")))
+}
+
+fn table(rows: &[Row]) -> String {
+    let widest = |of: fn(&Row) -> &str| rows.iter().map(|row| of(row).len()).max().unwrap_or_default();
+    let (flag, env, source) = (widest(|row| &row.flag), widest(|row| row.env), widest(|row| &row.source));
+    let mut text = format!("{:flag$}  {:env$}  {:source$}  VALUE\n", "FLAG", "ENVIRONMENT", "FROM");
+    for row in rows {
+        let _ = writeln!(text, "{:flag$}  {:env$}  {:source$}  {}", row.flag, row.env, row.source, row.value);
+    }
+    text
+}

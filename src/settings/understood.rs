@@ -1,0 +1,41 @@
+//! What the settings come to, in words: for whoever asks what a node would run with, and how open it would be.
+
+use super::read::Reader;
+use super::{LogFormat, Settings};
+
+impl Settings {
+    /// Notes in the reader what each setting comes to whose default depends on others.
+    pub fn tell(&self, reader: &mut Reader) {
+        reader.understand("mode", if self.redis.is_some() { "redis" } else { "local" });
+        reader.understand("env", if self.development { "development" } else { "production" });
+        reader.understand("node-id", &self.node_id);
+        reader.understand("bind", self.bind);
+        reader.understand(
+            "log-format",
+            match self.log_format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        );
+        reader.understand("max-connections", self.max_connections);
+        let told = |url: &Option<String>, port: u16| match (url, port) {
+            (Some(url), _) => url.clone(),
+            (None, 0) => "from bind and the port that the system gives".to_owned(),
+            (None, port) => format!("ws://{}", std::net::SocketAddr::new(self.bind, port)),
+        };
+        reader.understand("client-url", told(&self.client_url, self.client_port));
+        reader.understand("worker-url", told(&self.worker_url, self.worker_port));
+    }
+
+    /// What is open to everyone, each with the setting that opens it.
+    pub fn openings(&self) -> Vec<&'static str> {
+        let mut open = vec!["--auth none: a client is whoever it says it is"];
+        if self.worker_tokens.is_empty() {
+            open.push("--worker-token none: whoever reaches the worker port may publish");
+        }
+        if self.origins.is_any() {
+            open.push("--client-origin '*': any web page may connect");
+        }
+        open
+    }
+}

@@ -1,0 +1,90 @@
+//! `switchboard check`: every setting, its value, where it came from; and the completions.
+
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::process::Launch;
+
+const QUICK: Duration = Duration::from_secs(15);
+
+async fn run(args: &[&str], env: &[(&str, &str)], dotenv: Option<&str>) -> Output {
+    let owned = |text: &&str| (*text).to_owned();
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Launch { args: args.iter().map(owned).collect(), env, dotenv: dotenv.map(str::to_owned) }
+        .output(QUICK)
+        .await
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn every_setting_is_shown_with_where_it_came_from() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "geheim-aus-datei").unwrap();
+    let file = secret.path().to_str().unwrap();
+    let output = run(
+        &["--session-ttl", "90s", "check", "--json", "--node-id", "a"],
+        &[("PING_INTERVAL", "7s"), ("WORKER_TOKEN_FILE", file), ("REDIS_URL", "redis://me:geheim@h:1/2")],
+        Some("NODE_TTL=4s\nPING_INTERVAL=9s\n"),
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let told = text(&output.stdout) + &text(&output.stderr);
+    assert!(!told.contains("geheim"), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = |flag: &str| {
+        let rows = report["settings"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["flag"] == flag).unwrap_or_else(|| panic!("{flag}: {report}"));
+        (row["value"].as_str().unwrap().to_owned(), row["source"].as_str().unwrap().to_owned())
+    };
+    let shown = |value: &str, source: &str| (value.to_owned(), source.to_owned());
+    assert_eq!(row("--session-ttl"), shown("1m 30s", "flag"));
+    assert_eq!(row("--node-id"), shown("a", "flag"));
+    assert_eq!(row("--ping-interval"), shown("7s", "environment"));
+    assert_eq!(row("--node-ttl"), shown("4s", ".env"));
+    assert_eq!(row("--worker-token"), shown("(not shown)", "file"));
+    assert_eq!(row("--redis-url"), shown("redis://***@h:1/2", "environment"));
+    assert_eq!(row("--mode"), shown("redis", "default"), "auto, as understood");
+    assert_eq!(row("--bind"), shown("127.0.0.1", "default"));
+    assert_eq!(row("--client-url"), shown("ws://127.0.0.1:4000", "default"));
+    let warnings = report["warnings"].to_string();
+    assert!(warnings.contains("--client-origin") && !warnings.contains("--worker-token"), "{warnings}");
+}
+
+#[tokio::test]
+async fn mistakes_end_with_2_and_are_all_told_beside_the_table() {
+    let output =
+        run(&["check", "--client-port", "70000", "--redis-db=first"], &[("LOG_FORMAT", "xml")], None).await;
+    assert_eq!(output.status.code(), Some(2));
+    let (table, mistakes) = (text(&output.stdout), text(&output.stderr));
+    for flag in ["--client-port", "--redis-db", "--log-format"] {
+        assert_eq!(mistakes.lines().filter(|line| line.contains(flag)).count(), 1, "{mistakes}");
+    }
+    let line = table.lines().find(|line| line.contains("--client-port")).expect("a row of it");
+    assert!(line.contains("70000") && line.contains("flag"), "{line}");
+}
+
+#[tokio::test]
+async fn the_help_of_a_command_is_about_that_command() {
+    for command in ["check", "health", "completions"] {
+        let help = text(&run(&[command, "--help"], &[], None).await.stdout);
+        assert!(!help.contains("--session-ttl"), "{command}: {help}");
+    }
+    let serve = text(&run(&["serve", "--help"], &[], None).await.stdout);
+    assert!(serve.contains("--session-ttl"), "{serve}");
+}
+
+#[tokio::test]
+async fn shells_get_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell], &[], None).await;
+        assert_eq!(output.status.code(), Some(0));
+        let script = text(&output.stdout);
+        assert!(script.contains("switchboard") && script.contains("session-ttl"), "{shell}: {script}");
+    }
+    assert_eq!(run(&["completions", "tcsh"], &[], None).await.status.code(), Some(2));
+}
