@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
-use super::Ports;
 use super::http::{self, Answer};
+use super::{Ports, cors};
 use crate::close::Close;
 use crate::protocol::client;
 use crate::protocol::code::{Code, Refusal};
@@ -22,6 +22,16 @@ const CONSOLE: &str = include_str!("../console.html");
 
 /// Answers a request on the client port.
 pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+    if let Some(answer) = cors::preflight(&request, &ports.origins, "GET, POST") {
+        return answer;
+    }
+    let origin = cors::origin_of(&request);
+    let mut answer = route(request, ports.clone()).await;
+    cors::share(&mut answer, origin.as_ref(), &ports.origins);
+    answer
+}
+
+async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     let path = request.uri().path();
     if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
         return upgrade(request, ports).await.unwrap_or_else(|refusal| http::refuse(&refusal));

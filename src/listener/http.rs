@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Ports;
+use super::{Ports, cors};
 use crate::protocol::code::{Code, Refusal};
 
 /// An answer, whole.
@@ -96,12 +96,7 @@ pub fn admit(request: &Request<Incoming>, ports: &Ports) -> Result<(), Refusal> 
     if ports.is_draining() {
         return Err(Refusal::draining());
     }
-    // Only browsers send an origin, and they always do.
-    let origin = request.headers().get(header::ORIGIN);
-    if origin.is_some_and(|origin| !origin.to_str().is_ok_and(|origin| ports.origins.allow(origin))) {
-        return Err(Refusal::new(Code::OriginNotAllowed, "this origin is not on the list (--client-origin)"));
-    }
-    Ok(())
+    cors::check(cors::origin_of(request).as_ref(), &ports.origins)
 }
 
 /// The 101 answer to a WebSocket handshake, as RFC 6455 has it. Extensions are declined by silence; of the offered

@@ -1,6 +1,7 @@
 //! The two ports: accepting, HTTP, handshakes. What goes on after the handshake is a session's matter.
 
 pub mod client;
+pub mod cors;
 pub mod http;
 pub mod operator;
 pub mod publish;

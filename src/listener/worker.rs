@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{debug, info};
 
 use super::http::{self, Answer};
-use super::{Ports, operator, publish};
+use super::{Ports, cors, operator, publish};
 use crate::close::Close;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{ENVELOPE, Receipt, Request as PublishRequest, answer};
@@ -26,8 +26,22 @@ const IN_FLIGHT: usize = 1024;
 /// Answers that are gathered for one flush.
 const ANSWERS: usize = 64;
 
-/// Answers a request on the worker port.
+/// Answers a request on the worker port. Web pages get no further than the list of origins lets them, token or not: a
+/// page that a developer happens to visit must not publish.
 pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+    if let Some(answer) = cors::preflight(&request, &ports.origins, "GET, POST, DELETE") {
+        return answer;
+    }
+    let origin = cors::origin_of(&request);
+    let mut answer = match cors::check(origin.as_ref(), &ports.origins) {
+        Ok(()) => route(request, ports.clone()).await,
+        Err(refusal) => http::refuse(&refusal),
+    };
+    cors::share(&mut answer, origin.as_ref(), &ports.origins);
+    answer
+}
+
+async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     let path = request.uri().path();
     match (request.method(), path) {
         (&Method::GET, "/healthz") => return http::healthz(),

@@ -8,6 +8,7 @@
 mod support;
 
 mod cli_check;
+mod cors;
 mod crash;
 mod cursor;
 mod drain;
