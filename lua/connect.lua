@@ -10,7 +10,7 @@
 -- ARGV[2] -> session TTL, ms
 -- ARGV[3] -> log TTL, ms
 -- ARGV[4] -> sessions a user may have over all nodes
--- ARGV[5] -> Unix ms since when this data set is known to be whole
+-- ARGV[5] -> Unix ms after which this data set is known to be whole
 -- ARGV[3i+6] -> client id
 -- ARGV[3i+7] -> 'new' replaces an older connection of the client, 'resume' yields to a newer one
 -- ARGV[3i+8] -> id after which to read, or '' for the client's confirmed position
@@ -30,6 +30,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local order = time[1] .. string.format('%06d', time[2])
 local clock = string.format('%d-0', now - 1) -- an event of this very millisecond must still come after it
+local empty_since = string.format('%d-0', math.max(now - 1, whole_since + 1)) -- where the log is empty now
 local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
 
 local function parts(id)
@@ -56,7 +57,7 @@ end
 -- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key?
 local function is_whole(log, cursor, since, newest)
   local since_ms = parts(since)
-  local remembered = since_ms > now - log_ttl and since_ms >= whole_since -- an event since then is still kept
+  local remembered = since_ms > now - log_ttl and since_ms > whole_since -- an event since then is still kept
   if not newest then
     local empty = redis.call('HGET', cursor, '@empty') -- no event since this id
     return since == '0-0' or (since_ms <= now and (remembered or (empty and not newer(empty, since))))
@@ -165,7 +166,8 @@ local function connect(user, nodes, log, cursor, client, mode, since)
 
   local edges = lapsed and 'offline online' or (#members == 0 and 'online' or '')
   local whole = from == position or is_whole(log, cursor, from, newest)
-  if not newest then redis.call('HSETNX', cursor, '@empty', clock) end
+  if not newest then redis.call('HSETNX', cursor, '@empty', empty_since) end
+  keep(log, log_ttl) -- until the first heartbeat
   keep(cursor, log_ttl)
   if from == position then
     return { 'ok', position, from, 1, 0, position, 0, replaced, edges, order, {} }

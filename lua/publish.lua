@@ -117,8 +117,8 @@ local function publish(nodes, log, cursor, event, data, option)
   end
   if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
   if last == '0-0' then begin(cursor) end
-  if #result == 2 or last == '0-0' then -- else the heartbeat keeps them
-    keep(log, log_ttl)
+  keep(log, log_ttl)
+  if #result == 2 or last == '0-0' then -- else the heartbeat keeps it
     keep(cursor, log_ttl) -- a position must last as long as what its client has not got
   end
   result[1], result[2] = id, last

@@ -14,6 +14,8 @@ crate::on_both_engines!(
     a_position_lasts_as_long_as_the_log,
     an_idle_client_of_an_empty_log_misses_nothing_however_long,
     a_heartbeat_keeps_the_log_of_who_is_connected,
+    an_event_is_kept_its_full_time_also_where_someone_was_connected,
+    whoever_connects_just_before_the_log_lapses_misses_nothing,
     a_collapsed_entry_is_not_missing,
     a_collapsed_front_is_not_missing,
     collapsed_entries_do_not_hide_a_trimmed_one,
@@ -118,6 +120,29 @@ async fn a_heartbeat_keeps_the_log_of_who_is_connected(kind: Kind) {
     assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![first, second], true));
 }
 
+async fn an_event_is_kept_its_full_time_also_where_someone_was_connected(kind: Kind) {
+    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
+    let old = stage.publish_plain(&user, "1").await;
+    stage.time_passes(LAPSES * 3 / 4).await;
+    // The log is nearly over, and no heartbeat comes before it is.
+    stage.connect_since(&user, "tab", old).await;
+    stage.time_passes(LAPSES / 8).await;
+    let missed = stage.publish_plain(&user, "2").await;
+    stage.time_passes(LAPSES * 3 / 4).await;
+    let back = stage.connect_since(&user, "other", old).await;
+    assert_eq!((ids(&back), back.whole), (vec![missed], true));
+}
+
+async fn whoever_connects_just_before_the_log_lapses_misses_nothing(kind: Kind) {
+    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
+    let seen = stage.publish_plain(&user, "1").await;
+    stage.time_passes(LAPSES * 3 / 4).await;
+    stage.connect_since(&user, "tab", seen).await;
+    stage.time_passes(LAPSES / 2).await;
+    let still = stage.resume(&user, "tab", seen).await;
+    assert_eq!((ids(&still), still.whole), (vec![], true));
+}
+
 async fn a_collapsed_entry_is_not_missing(kind: Kind) {
     let (stage, user) = (kind.stage().await, user("42"));
     let first = stage.publish_plain(&user, "1").await;
@@ -201,7 +226,8 @@ async fn flushed_data_is_noticed_and_is_a_gap() {
         let page = stage.resume(&user, "tab", since).await;
         assert_eq!((ids(&page), page.whole), (vec![], false), "since {since}");
     }
-    // Of the new data, everything is known.
+    // Of the new data, everything is known, but for its first moment.
+    stage.time_passes(Duration::from_millis(5)).await;
     let from_here = stage.resume(&user, "tab", seen).await.position;
     let kept = stage.publish_plain(&user, "2").await;
     let page = stage.resume(&user, "tab", from_here).await;

@@ -80,7 +80,7 @@ struct Context {
     keys: Keys,
     link: Link,
     node: OnceLock<Arc<dyn Node>>,
-    /// Unix ms since when this data set is known to be whole; 0 before the first claim.
+    /// Unix ms after which this data set is known to be whole; 0 before the first claim.
     whole_since: AtomicU64,
     /// When a sign of life last came through the inbox.
     sign_of_life: std::sync::Mutex<Option<Instant>>,
