@@ -23,6 +23,8 @@ pub enum Close {
     BadHello,
     /// No, or no valid, credentials.
     Unauthorized,
+    /// The client's token, or what its API server granted, has run out.
+    Expired,
     /// No hello frame in time.
     HelloTimeout,
     /// A newer connection has the same user and client id.
@@ -50,6 +52,7 @@ impl Close {
             Close::Overloaded => 1013,
             Close::BadHello => 4000,
             Close::Unauthorized => 4001,
+            Close::Expired => 4002,
             Close::HelloTimeout => 4008,
             Close::Replaced => 4009,
             Close::SignedOut => 4010,
@@ -71,6 +74,7 @@ impl Close {
             Close::Overloaded => "overloaded",
             Close::BadHello => "bad hello",
             Close::Unauthorized => "unauthorized",
+            Close::Expired => "token expired",
             Close::HelloTimeout => "hello timeout",
             Close::Replaced => "replaced by a newer connection",
             Close::SignedOut => "signed out",

@@ -76,7 +76,7 @@ async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer
             let opened = ports.router.open(identity).await?;
             tokio::spawn(async move {
                 if let Some(socket) = socket(request, &ports).await {
-                    Session::serve(socket, opened.0, opened.1, ports.limits.clone()).await;
+                    Session::serve(socket, opened.0, opened.1, ports.limits.clone(), None).await;
                 }
                 drop(place);
             });
@@ -104,7 +104,7 @@ async fn greet(request: Request<Incoming>, ports: Arc<Ports>, place: OwnedSemaph
         Ok(Err(close)) => close,
         Ok(Ok(text)) => match let_in(&text, &ports).await {
             Ok((registered, registration)) => {
-                Session::serve(socket, registered, registration, ports.limits.clone()).await;
+                Session::serve(socket, registered, registration, ports.limits.clone(), None).await;
                 return drop(place);
             }
             Err(refusal) => {

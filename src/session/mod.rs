@@ -8,18 +8,18 @@
 //! arrived.
 
 mod catch_up;
+mod clock;
 pub mod rate;
 pub mod socket;
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::close::Close;
 use crate::engine::{Registration, Unavailable, Uplink};
@@ -30,6 +30,7 @@ use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::Data;
 use crate::router::Registered;
 use catch_up::CatchUp;
+use clock::{Clock, Tick};
 use rate::{Rate, Verdict};
 use socket::Socket;
 
@@ -69,16 +70,7 @@ enum Step {
     Signal(Signal),
     CaughtUp(Result<crate::engine::Connected, Unavailable>),
     Uplinked(Result<(), Unavailable>),
-    Timer,
-}
-
-/// The keep-alive of one socket.
-#[derive(Debug)]
-enum Ping {
-    /// The next ping goes out at this time.
-    Due(Instant),
-    /// A ping is out; a pong must come before this time, and then confirms everything up to this id.
-    Out { until: Instant, confirms: EventId },
+    Tick(Tick),
 }
 
 /// A client's session.
@@ -91,33 +83,27 @@ pub struct Session {
     flushing: bool,
     catch_up: CatchUp,
     uplink: Option<crate::engine::Answer<()>>,
-    ping: Ping,
-    ages_out: Option<Instant>,
+    clock: Clock,
     rate: Rate,
-    timer: Pin<Box<Sleep>>,
 }
 
 impl Session {
-    /// Greets the client, and serves it until its end.
+    /// Greets the client, and serves it until its end. `expires`: when its credentials do, if ever.
     pub async fn serve(
         socket: Socket,
         registered: Registered,
         registration: Box<Registration>,
         limits: Arc<Limits>,
+        expires: Option<Instant>,
     ) {
-        let now = Instant::now();
-        // The first ping comes at random within the interval, so that those who came together do not stay so.
-        let first = now + limits.ping_interval.mul_f64(0.5 + fastrand::f64() / 2.0);
         let session = Session {
             socket,
             last: registration.from,
             flushing: false,
             catch_up: CatchUp::Idle,
             uplink: None,
-            ping: Ping::Due(first),
-            ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9 + fastrand::f64() / 5.0)),
+            clock: Clock::new(&limits, expires),
             rate: Rate::new(limits.client_rate),
-            timer: Box::pin(tokio::time::sleep_until(first)),
             registered,
             limits,
         };
@@ -203,11 +189,11 @@ impl Session {
                         Err(error) => self.refuse(&Refusal::from(error)),
                     }
                 }
-                Step::Timer => match self.take_time() {
-                    Ok(None) => Ok(()),
-                    Ok(Some(close)) => return End::Close(close),
-                    Err(error) => Err(error),
-                },
+                Step::Tick(Tick::Close(close)) => return End::Close(close),
+                Step::Tick(Tick::Ping) => {
+                    self.clock.pinged(self.last);
+                    self.feed(Message::Ping(Default::default()))
+                }
             };
             if outcome.is_err() {
                 return End::Gone;
@@ -246,12 +232,7 @@ impl Session {
         {
             return Poll::Ready(Step::CaughtUp(answer));
         }
-        let (Ping::Due(at) | Ping::Out { until: at, .. }) = self.ping;
-        let next = self.ages_out.map_or(at, |age| age.min(at));
-        if self.timer.deadline() != next {
-            self.timer.as_mut().reset(next);
-        }
-        self.timer.as_mut().poll(cx).map(|()| Step::Timer)
+        self.clock.poll(cx).map(Step::Tick)
     }
 
     fn feed(&mut self, message: Message) -> Result<(), Error> {
@@ -286,10 +267,9 @@ impl Session {
 
     fn take_message(&mut self, message: Message) -> Result<Option<End>, Error> {
         if let Message::Pong(_) = &message
-            && let Ping::Out { confirms, .. } = self.ping
+            && let Some(confirmed) = self.clock.pong()
         {
-            self.registered.handle().confirm(confirms);
-            self.ping = Ping::Due(Instant::now() + self.limits.ping_interval);
+            self.registered.handle().confirm(confirmed);
             return Ok(None);
         }
         match self.rate.take() {
@@ -326,25 +306,6 @@ impl Session {
                 }));
             }
             Err(refusal) => self.refuse(&refusal)?,
-        }
-        Ok(None)
-    }
-
-    fn take_time(&mut self) -> Result<Option<Close>, Error> {
-        let now = Instant::now();
-        if self.ages_out.is_some_and(|at| at <= now) {
-            return Ok(Some(Close::Drain(Duration::ZERO)));
-        }
-        match self.ping {
-            Ping::Due(at) if at <= now => {
-                self.ping = Ping::Out { until: now + self.limits.pong_timeout, confirms: self.last };
-                self.feed(Message::Ping(Default::default()))?;
-            }
-            Ping::Out { until, .. } if until <= now => {
-                debug!(user = %self.registered.user(), client = %self.registered.client(), "no pong in time");
-                return Ok(Some(Close::PongTimeout));
-            }
-            _ => {}
         }
         Ok(None)
     }

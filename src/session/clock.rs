@@ -1,0 +1,145 @@
+//! The times of one socket, under one timer: pings, its greatest age, the end of its credentials.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Limits;
+use crate::close::Close;
+use crate::id::EventId;
+
+/// What is due.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Tick {
+    /// A ping goes out: [`Clock::pinged`].
+    Ping,
+    /// The session's time is up.
+    Close(Close),
+}
+
+/// The keep-alive of one socket.
+#[derive(Debug)]
+enum Ping {
+    /// The next ping goes out at this time.
+    Due(Instant),
+    /// A ping is out; a pong must come before this time, and then confirms everything up to this id.
+    Out { until: Instant, confirms: EventId },
+}
+
+/// The clock of one session.
+pub(super) struct Clock {
+    ping: Ping,
+    ping_interval: Duration,
+    pong_timeout: Duration,
+    ages_out: Option<Instant>,
+    /// When the client's credentials do, if ever.
+    pub(super) expires: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub(super) fn new(limits: &Limits, expires: Option<Instant>) -> Self {
+        let now = Instant::now();
+        // The first ping comes at random within the interval, so that those who came together do not stay so.
+        let first = now + limits.ping_interval.mul_f64(0.5 + fastrand::f64() / 2.0);
+        Self {
+            ping: Ping::Due(first),
+            ping_interval: limits.ping_interval,
+            pong_timeout: limits.pong_timeout,
+            ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9 + fastrand::f64() / 5.0)),
+            expires,
+            timer: Box::pin(sleep_until(first)),
+        }
+    }
+
+    /// What is due, as soon as something is.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
+        let (Ping::Due(ping) | Ping::Out { until: ping, .. }) = self.ping;
+        let next = [self.ages_out, self.expires].into_iter().flatten().fold(ping, Instant::min);
+        if self.timer.deadline() != next {
+            self.timer.as_mut().reset(next);
+        }
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let past = |at: Option<Instant>| at.is_some_and(|at| at <= next);
+        Poll::Ready(if past(self.expires) {
+            Tick::Close(Close::Expired)
+        } else if past(self.ages_out) {
+            Tick::Close(Close::Drain(Duration::ZERO))
+        } else if matches!(self.ping, Ping::Due(_)) {
+            Tick::Ping
+        } else {
+            Tick::Close(Close::PongTimeout)
+        })
+    }
+
+    /// A ping went out: the pong to it confirms everything up to `confirms`.
+    pub(super) fn pinged(&mut self, confirms: EventId) {
+        self.ping = Ping::Out { until: Instant::now() + self.pong_timeout, confirms };
+    }
+
+    /// A pong came; what it confirms, if it was awaited.
+    pub(super) fn pong(&mut self) -> Option<EventId> {
+        let Ping::Out { confirms, .. } = self.ping else { return None };
+        self.ping = Ping::Due(Instant::now() + self.ping_interval);
+        Some(confirms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn clock(age: Option<u64>, expires: Option<u64>) -> Clock {
+        let seconds = Duration::from_secs;
+        let limits = Limits {
+            ping_interval: seconds(10),
+            pong_timeout: seconds(3),
+            hello_timeout: seconds(1),
+            client_rate: 1,
+            max_message: 1,
+            max_connection_age: age.map(seconds),
+        };
+        Clock::new(&limits, expires.map(|after| Instant::now() + seconds(after)))
+    }
+
+    async fn tick(clock: &mut Clock) -> Tick {
+        poll_fn(|cx| clock.poll(cx)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pong_in_time_confirms_a_missing_one_closes() {
+        let mut clock = clock(None, None);
+        let sent = EventId { ms: 7, seq: 0 };
+        assert_eq!(clock.pong(), None, "nobody asked for it");
+        assert_eq!(tick(&mut clock).await, Tick::Ping);
+        clock.pinged(sent);
+        assert_eq!(clock.pong(), Some(sent));
+        assert_eq!(clock.pong(), None);
+        assert_eq!(tick(&mut clock).await, Tick::Ping);
+        clock.pinged(sent);
+        assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_end_the_session_on_time_and_may_be_renewed() {
+        let start = Instant::now();
+        let mut clock = clock(None, Some(2));
+        clock.expires = Some(start + Duration::from_secs(4));
+        assert_eq!(tick(&mut clock).await, Tick::Close(Close::Expired));
+        assert_eq!(start.elapsed().as_secs(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn age_ends_the_session_with_a_request_to_come_back() {
+        let mut clock = clock(Some(1), None);
+        assert_eq!(tick(&mut clock).await, Tick::Close(Close::Drain(Duration::ZERO)));
+    }
+}
