@@ -3,22 +3,20 @@
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::http::{self, Answer};
-use super::{Ports, cors};
+use super::{Ports, browser, cors};
 use crate::close::Close;
 use crate::protocol::client;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Hello;
 use crate::session::Session;
 use crate::session::socket::{CLIENT_READ_BUFFER, Socket, close_for};
-
-const CONSOLE: &str = include_str!("../console.html");
 
 /// Answers a request on the client port.
 pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
@@ -36,30 +34,21 @@ async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
         return upgrade(request, ports).await.unwrap_or_else(|refusal| http::refuse(&refusal));
     }
+    if let (&Method::GET | &Method::HEAD, Some(file)) = (request.method(), browser::file(path)) {
+        return browser::serve(file, &request, &ports);
+    }
     match (request.method(), path) {
         (&Method::GET, "/healthz") => http::healthz(),
         (&Method::GET, "/readyz") => http::readyz(&ports),
-        (&Method::GET, "/") if ports.development => console(&ports),
+        (&Method::GET, "/") if ports.development => browser::console(&ports),
         (&Method::GET, "/ws") => {
             http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"))
         }
-        (_, "/healthz" | "/readyz" | "/ws") => {
+        (_, "/healthz" | "/readyz" | "/ws" | "/client.js" | "/client.d.ts") => {
             http::refuse(&Refusal::new(Code::MethodNotAllowed, "only GET is served here"))
         }
-        _ => http::not_found("a WebSocket at / and /ws, GET /healthz and GET /readyz"),
+        _ => http::not_found("a WebSocket at / and /ws, GET /client.js, GET /healthz and GET /readyz"),
     }
-}
-
-fn console(ports: &Ports) -> Answer {
-    let page = CONSOLE
-        .replace("{{CLIENT_URL}}", &escaped(&ports.client_url))
-        .replace("{{WORKER_URL}}", &escaped(&ports.worker_url));
-    http::answer(StatusCode::OK, "text/html; charset=utf-8", page)
-}
-
-/// Text as it may stand in an HTML attribute.
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refusal> {

@@ -1,5 +1,6 @@
 //! The two ports: accepting, HTTP, handshakes. What goes on after the handshake is a session's matter.
 
+pub mod browser;
 pub mod client;
 pub mod cors;
 pub mod http;

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod browser;
 mod cli_check;
 mod cors;
 mod crash;

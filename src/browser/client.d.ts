@@ -1,0 +1,103 @@
+/** Ids are Redis stream ids, `<ms>-<n>`; they only ever grow for one user. */
+export type EventId = string;
+
+export interface Options {
+  /** Where the node is: `wss://` or `https://`. Default: where this module came from. */
+  url?: string | URL;
+  /** Whose events. May be left out where the token, a cookie or a proxy says it. */
+  userId?: string;
+  /** A name for this session. Default: one is made up, and kept for the tab. */
+  clientId?: string;
+  /**
+   * A credential, or whoever fetches one: it is asked before each connection, and again before a JWT expires,
+   * so that the connection can stay.
+   */
+  token?: string | (() => string | undefined | Promise<string | undefined>);
+  /** Begin after this event; `"0"`: with all that is kept. Default: where this tab was, else now. */
+  since?: EventId;
+  /** `"auto"`: an event is done with when its callbacks have returned. `"manual"`: when `ack(id)` says so. */
+  ack?: "auto" | "manual";
+  /** `"hello"`: say who this is in the first frame. `"query"`: in the URL, for proxies that look there. */
+  identify?: "hello" | "query";
+  /** `"auto"`: WebSocket, and server-sent events where that does not get through. */
+  transport?: "auto" | "websocket" | "sse";
+  /** Tells apart several connections of one tab to one user. */
+  name?: string;
+  /** Where the client id and the position are kept. Default: `sessionStorage`, where there is one; `null`: nowhere. */
+  storage?: Pick<Storage, "getItem" | "setItem"> | null;
+  /** The least and the most that the waiting time after a failure may reach, in ms: doubled each time, at random below it. Default: `[1000, 30000]`. */
+  backoffMs?: [number, number];
+  /** How long a connection may take until it is welcome, in ms. Default: 10000. */
+  timeoutMs?: number;
+  /** `"include"`: server-sent events bring cookies to another origin, as WebSockets always do. Default: `"same-origin"`. */
+  credentials?: RequestCredentials;
+  /** Where the platform has none: Node 20 without `--experimental-websocket`, say. Default: the global one. */
+  WebSocket?: new (url: string) => unknown;
+  /** Default: the global one. */
+  fetch?: typeof fetch;
+}
+
+export interface Meta {
+  /** The event's name. */
+  event: string;
+  /** Missing where the event is transient. */
+  id?: EventId;
+}
+
+export type State =
+  | { state: "connecting" }
+  | {
+      state: "open";
+      userId: string;
+      clientId: string;
+      nodeId: string;
+      /** The user's newest event at that moment. */
+      position: EventId;
+      /** Nothing is missing since the last connection. */
+      recovered: boolean;
+      /** So many events come from the log. */
+      replayed: number;
+      transport: "websocket" | "sse";
+    }
+  /** It comes back by itself after `afterMs`. `"offline"`: the browser says that there is no network. */
+  | { state: "waiting" | "offline"; afterMs: number; code: number; reason: string }
+  /** The page is frozen, or kept for the back button. */
+  | { state: "suspended" }
+  /** For good. */
+  | { state: "closed"; code: number; reason: string };
+
+export declare class SwitchboardError extends Error {
+  /** A code of the node's (`unauthorized`, `rate_limited`, …), or `closed`, `too_many_waiting`, `no_upstream`, `token`, `connect`. */
+  readonly code: string;
+}
+
+export interface Connection {
+  readonly state: State["state"];
+  /** As the node confirmed it; before that, as it was given. */
+  readonly userId: string | undefined;
+  readonly clientId: string;
+  /** The node of the latest connection. */
+  readonly nodeId: string | undefined;
+  readonly transport: "websocket" | "sse" | undefined;
+  /** Id of the newest event that is done with: what a reload goes on after. */
+  readonly position: EventId | undefined;
+  /** Calls back for each event of this name, or for every one (`"*"`): once, in order. Returns how to stop that. */
+  on<Data = any>(event: string, callback: (data: Data, meta: Meta) => void): () => void;
+  /** Some events after `since` are gone: load fresh state. */
+  onGap(callback: (gap: { since: EventId; position: EventId }) => void): () => void;
+  onState(callback: (state: State) => void): () => void;
+  /** What went wrong, and did not end the connection by itself. */
+  onError(callback: (error: SwitchboardError) => void): () => void;
+  /** Everything up to this event is done with. Only needed with `ack: "manual"`. */
+  ack(id: EventId): void;
+  /**
+   * Sends a message to the back end. Resolves when it was handed to the connection, waiting for one where there is none;
+   * rejects over server-sent events, and after `close()`.
+   */
+  send(event: string, data?: unknown): Promise<void>;
+  /** Ends it for good, and frees everything. */
+  close(): void;
+}
+
+/** Opens a connection, and keeps it open until `close()`. Register callbacks in the same turn: events come after it. */
+export declare function connect(options?: Options): Connection;

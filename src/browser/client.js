@@ -1,0 +1,516 @@
+// Switchboard in a page, a worker or Node: one connection that comes back by itself, resumes where it was, and hands
+// out each event once, in order. Types are in client.d.ts beside this file; the handbook's page is src/docs/browser.md.
+
+/** How long a dead connection may look alive once there is reason to doubt it, ms. */
+const ANSWER_IN = 5000;
+/** A connection that lived for so long was no failure, ms. */
+const SETTLED = 5000;
+/** Upward messages that may wait for a connection. */
+const MOST_WAITING = 64;
+
+/** What `send`, `onError` and a closed connection tell: a `code` for programs, a message for people. */
+export class SwitchboardError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.name = "SwitchboardError";
+    this.code = code;
+  }
+}
+
+/** Opens a connection, and keeps it open until `close()`. */
+export const connect = (options) => new Connection(options);
+
+// Digits without leading zeros: the longer number is the greater one.
+const compare = (a, b) => a.length - b.length || (a < b ? -1 : a > b ? 1 : 0);
+const isLater = (id, than) => {
+  const [a, b] = [id.split("-"), than.split("-")];
+  return (compare(a[0], b[0]) || compare(a[1] ?? "0", b[1] ?? "0")) > 0;
+};
+
+// crypto.randomUUID is missing where a page has no TLS.
+const mint = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+// The table of README, for connections that end without a bye. No node sends 1001, 1005 or 1006: those are the network.
+const comesBack = (code) => [1001, 1005, 1006].includes(code) || !((code >= 1000 && code < 1012) || (code >= 4000 && code < 4100));
+
+const expiryOf = (token) => {
+  try {
+    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp;
+  } catch {
+    return undefined; // no JWT: its end shows when it comes
+  }
+};
+
+const sessionStore = () => {
+  try {
+    return globalThis.sessionStorage; // throws where cookies are blocked
+  } catch {
+    return undefined;
+  }
+};
+
+/** A WebSocket. The hello goes as the first frame: no token in a URL, and a refusal can be read. */
+function openSocket({ WebSocket, url, hello, inQuery, onText, onEnd }) {
+  const address = new URL(url);
+  address.protocol = address.protocol.replace("http", "ws");
+  if (inQuery) for (const name in hello) address.searchParams.set(name, hello[name]);
+  const socket = new WebSocket(address.href);
+  if (!inQuery) socket.onopen = () => socket.send(JSON.stringify(hello));
+  socket.onmessage = ({ data }) => onText(data);
+  socket.onerror = () => {}; // a close follows
+  socket.onclose = ({ code, reason }) => onEnd({ code, reason });
+  return {
+    name: "websocket",
+    send: (frame) => socket.send(JSON.stringify(frame)),
+    close() {
+      socket.onmessage = socket.onclose = null;
+      if (socket.readyState === 0) socket.onopen = () => socket.close(1000);
+      else socket.close(1000);
+    },
+  };
+}
+
+/** Server-sent events, read by fetch: unlike an EventSource it shows a refusal, and takes a header. */
+function openEvents({ fetch, url, hello, credentials, onText, onLife, onEnd }) {
+  const { token, ...named } = hello;
+  const address = new URL(url);
+  address.protocol = address.protocol.replace("ws", "http");
+  address.pathname = address.pathname.replace(/\/(ws)?\/?$/, "") + "/events";
+  for (const name in named) address.searchParams.set(name, named[name]);
+  const abort = new AbortController();
+  const read = async () => {
+    const headers = { accept: "text/event-stream", ...(token && { authorization: `Bearer ${token}` }) };
+    const answer = await fetch(address.href, { headers, credentials, cache: "no-store", signal: abort.signal });
+    if (!answer.ok || !answer.headers.get("content-type")?.startsWith("text/event-stream")) {
+      const refusal = (await answer.json().catch(() => ({}))).error;
+      const after = answer.headers.get("retry-after");
+      return { refusal, status: answer.status, afterMs: after > 0 ? after * 1000 : undefined };
+    }
+    const [reader, decoder] = [answer.body.getReader(), new TextDecoder()];
+    for (let rest = ""; ; ) {
+      const { done, value } = await reader.read();
+      if (done) return {};
+      onLife();
+      const parts = (rest + decoder.decode(value, { stream: true })).split("\n\n");
+      rest = parts.pop();
+      for (const part of parts) {
+        const data = part.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
+        if (data.length && !abort.signal.aborted) onText(data.join("\n"));
+      }
+    }
+  };
+  read().catch(() => ({})).then((end) => abort.signal.aborted || onEnd(end));
+  return { name: "sse", close: () => abort.abort() };
+}
+
+class Connection {
+  state = "connecting";
+  userId;
+  clientId;
+  nodeId;
+  transport;
+  #options;
+  #url;
+  #key;
+  #store;
+  #own; // the client id is ours to change
+  #seen; // newest id that was handed out: nothing up to it is handed out again
+  #kept; // newest id that is done with: a reload goes on after it
+  #replay = 0; // events that are still to come from the log
+  #position; // where the log ended at the welcome
+  #line;
+  #bye;
+  #tries = 0; // failures that the next wait is reckoned from
+  #misses = 0; // attempts in a row that found no node
+  #welcomedAt = 0;
+  #worked = {}; // which transports have carried a welcome
+  #timers = {};
+  #interval = 25_000; // between the node's signs of life, ms
+  #heard = 0; // when the last one came
+  #free; // gives the lock on the client id back
+  #run = 0; // counts attempts, so that what an abandoned one still has to say is not heard
+  #waiting = []; // messages for the next connection
+  #listeners = new Map();
+  #unhook = [];
+
+  constructor(options = {}) {
+    this.#options = { timeoutMs: 10_000, backoffMs: [1000, 30_000], ack: "auto", transport: "auto", credentials: "same-origin", ...options };
+    this.#url = new URL(options.url ?? new URL(".", import.meta.url), globalThis.location?.href);
+    this.userId = options.userId;
+    this.#store = options.storage === undefined ? sessionStore() : options.storage;
+    this.#key = `switchboard ${options.name ?? ""} ${this.#url.host}${this.#url.pathname} ${options.userId ?? ""}`;
+    this.#own = options.clientId === undefined;
+    const record = this.#load();
+    this.clientId = options.clientId ?? record.clientId ?? mint();
+    this.#seen = this.#kept = options.since ?? (record.clientId === this.clientId ? record.last : undefined);
+    this.#watchPage();
+    this.#begin();
+  }
+
+  /** Id of the newest event that is done with. */
+  get position() {
+    return this.#kept;
+  }
+
+  on(event, callback) {
+    const callbacks = this.#listeners.get(event) ?? this.#listeners.set(event, new Set()).get(event);
+    callbacks.add(callback);
+    return () => callbacks.delete(callback);
+  }
+
+  onGap(callback) {
+    return this.on("#gap", callback);
+  }
+
+  onState(callback) {
+    return this.on("#state", callback);
+  }
+
+  onError(callback) {
+    return this.on("#error", callback);
+  }
+
+  ack(id) {
+    if (this.#kept && !isLater(id, this.#kept)) return;
+    this.#keep(id);
+    if (this.state === "open") this.#line.send?.({ type: "ack", id });
+  }
+
+  send(event, data) {
+    return new Promise((resolve, reject) => {
+      if (this.state === "closed") return reject(new SwitchboardError("closed", "this connection is closed"));
+      if (this.#waiting.length >= MOST_WAITING) return reject(new SwitchboardError("too_many_waiting", `${MOST_WAITING} messages wait for a connection already`));
+      this.#waiting.push({ frame: { type: "message", event, data }, resolve, reject });
+      if (this.state === "open") this.#sendWaiting();
+    });
+  }
+
+  close() {
+    if (this.state !== "closed") this.#closed({ code: 1000, reason: "closed by this side" });
+  }
+
+  // ---- attempts ----
+
+  async #begin() {
+    const run = ++this.#run;
+    this.#set("connecting");
+    if (this.#own) await this.#claim();
+    if (run === this.#run) this.#dial();
+    else if (this.state === "closed" || this.state === "suspended") this.#release();
+  }
+
+  /** A copied tab brings a copy of the session storage. Who has the id first keeps it, the copy takes another. */
+  async #claim() {
+    const locks = this.#store && globalThis.navigator?.locks;
+    while (locks && !this.#free) {
+      const taken = await new Promise((done) => {
+        const held = () => new Promise((free) => done(void (this.#free = free)));
+        // A page that is reloaded gives its lock back, but perhaps a moment later.
+        const signal = AbortSignal.timeout(300);
+        locks.request(`switchboard ${this.clientId}`, { signal }, held).catch((error) => done(signal.aborted && error));
+      });
+      if (!taken) return;
+      this.clientId = mint();
+    }
+  }
+
+  async #dial() {
+    const run = ++this.#run;
+    this.#set("connecting");
+    let token = this.#options.token;
+    try {
+      if (typeof token === "function") token = await token();
+    } catch (error) {
+      if (run !== this.#run) return;
+      this.#tell("#error", new SwitchboardError("token", `the token provider failed: ${error?.message ?? error}`));
+      return this.#ended({ reason: "no token" });
+    }
+    if (run !== this.#run) return;
+    this.#bye = undefined;
+    this.#save();
+    const hello = {};
+    const { userId } = this.#options;
+    for (const [name, value] of Object.entries({ userId, clientId: this.clientId, since: this.#seen, token })) {
+      if (value !== undefined) hello[name] = value;
+    }
+    this.#after("line", this.#options.timeoutMs, () => this.#ended({ reason: "no welcome in time" }));
+    const current = (act) => (value) => run === this.#run && act(value);
+    const wanted = {
+      WebSocket: this.#options.WebSocket ?? globalThis.WebSocket,
+      fetch: this.#options.fetch ?? globalThis.fetch?.bind(globalThis),
+      url: this.#url,
+      hello,
+      inQuery: this.#options.identify === "query",
+      credentials: this.#options.credentials,
+      onText: current((text) => this.#take(text, token)),
+      onLife: current(() => (this.#heard = Date.now())),
+      onEnd: current((end) => this.#ended(end)),
+    };
+    try {
+      this.#line = this.#pick(wanted.WebSocket) === "sse" ? openEvents(wanted) : openSocket(wanted);
+    } catch (error) {
+      this.#tell("#error", new SwitchboardError("connect", error.message));
+      this.#ended({ reason: error.message });
+    }
+  }
+
+  /** WebSocket first. The other way is tried every other time, or every fourth once WebSocket has worked here. */
+  #pick(hasWebSocket) {
+    const { transport } = this.#options;
+    if (transport !== "auto") return transport;
+    if (!hasWebSocket) return "sse";
+    const { websocket, sse } = this.#worked;
+    if (websocket) return this.#misses % 4 === 3 ? "sse" : "websocket";
+    return this.#misses % 2 === (sse ? 0 : 1) ? "sse" : "websocket";
+  }
+
+  #hangUp() {
+    this.#run++;
+    for (const name in this.#timers) clearTimeout(this.#timers[name]);
+    this.#line?.close();
+    this.#line = undefined;
+  }
+
+  /** The one place where a connection ends: for good, or until it comes back. */
+  #ended({ code = 1006, reason = "", refusal, status, afterMs }) {
+    if (this.#line) this.#misses++;
+    this.#hangUp();
+    if (this.#welcomedAt && Date.now() - this.#welcomedAt > SETTLED) this.#tries = 0;
+    if (this.#welcomedAt) this.#misses = 0;
+    this.#welcomedAt = 0;
+    const bye = this.#bye;
+    if (bye) ({ code, reason, afterMs } = bye);
+    let again = bye ? bye.reconnect : comesBack(code);
+    if (refusal) {
+      this.#tell("#error", new SwitchboardError(refusal.code, refusal.message));
+      reason = refusal.code;
+      again = ![400, 401, 403].includes(status);
+    }
+    if (code === 4002 && typeof this.#options.token === "function") [again, afterMs] = [true, 0];
+    if (code === 4009 && this.#own) {
+      // Another tab has our id, copied where no lock could tell: it may keep it.
+      this.#release();
+      this.clientId = mint();
+      [again, afterMs] = [true, 0];
+    }
+    if (!again) return this.#closed({ code, reason });
+    if (code >= 4200 && code < 4300) afterMs ??= 0;
+    const [least, most] = this.#options.backoffMs;
+    // Full jitter: whoever lost their node together does not come back together.
+    const backoff = Math.random() * Math.min(most, least * 2 ** this.#tries);
+    // The node's word is good for one try; who fails after that takes longer.
+    let wait = afterMs === undefined ? backoff : afterMs + (this.#tries ? backoff : 0);
+    this.#tries++;
+    const offline = globalThis.navigator?.onLine === false;
+    // The browser may be wrong: a server on this very machine is there without a network.
+    if (offline) wait = most;
+    wait = Math.round(wait);
+    this.#after("again", wait, () => this.#dial());
+    this.#set(offline ? "offline" : "waiting", { afterMs: wait, code, reason });
+  }
+
+  #closed(why) {
+    this.#hangUp();
+    this.#release();
+    for (const unhook of this.#unhook) unhook();
+    for (const { reject } of this.#waiting.splice(0)) reject(new SwitchboardError("closed", `the connection is closed: ${why.reason}`));
+    this.#set("closed", why);
+  }
+
+  #release() {
+    this.#free?.();
+    this.#free = undefined;
+  }
+
+  // ---- frames ----
+
+  #take(text, token) {
+    let frame;
+    try {
+      frame = JSON.parse(text);
+    } catch {
+      return; // not from a node of ours
+    }
+    this.#heard = Date.now();
+    if (frame.type === "event") this.#event(frame);
+    else if (frame.type === "welcome") this.#welcome(frame, token);
+    else if (frame.type === "gap") this.#gap(frame);
+    else if (frame.type === "bye") this.#bye = frame;
+    else if (frame.type === "error") this.#tell("#error", new SwitchboardError(frame.code, frame.message));
+  }
+
+  #welcome(frame, token) {
+    const { userId, clientId, nodeId, position, recovered, replayed, pingInterval } = frame;
+    Object.assign(this, { userId, clientId, nodeId, transport: this.#line.name });
+    this.#worked[this.transport] = true;
+    this.#welcomedAt = Date.now();
+    this.#interval = pingInterval;
+    this.#replay = replayed;
+    this.#position = position;
+    this.#arrive();
+    this.#listen();
+    this.#renewBefore(expiryOf(token));
+    this.#set("open", { userId, clientId, nodeId, position, recovered, replayed, transport: this.transport });
+    this.#sendWaiting();
+  }
+
+  /** Once everything that was missed has come, the log is known up to where it ended at the welcome. */
+  #arrive() {
+    if (this.#replay > 0) return;
+    const done = this.#kept === this.#seen;
+    this.#seen = this.#later(this.#seen, this.#position);
+    if (done) this.#keep(this.#seen);
+  }
+
+  #gap({ since, position }) {
+    // A log that is behind what was seen has begun anew, by another Redis: its events count from here on.
+    if (this.#seen !== undefined && isLater(this.#seen, position)) this.#keep((this.#seen = position));
+    this.#tell("#gap", { since, position });
+  }
+
+  #later(id, other) {
+    return id === undefined || isLater(other, id) ? other : id;
+  }
+
+  #event({ id, event, data }) {
+    if (id === undefined) return this.#hand(event, data, { event });
+    if (this.#seen !== undefined && !isLater(id, this.#seen)) return;
+    this.#hand(event, data, { event, id });
+    this.#seen = id;
+    if (this.#options.ack === "auto") this.#keep(id);
+    if (this.#replay > 0 && --this.#replay === 0) this.#arrive();
+  }
+
+  #hand(event, data, meta) {
+    this.#tell(event, data, meta);
+    this.#tell("*", data, meta);
+  }
+
+  #tell(name, ...what) {
+    for (const callback of [...(this.#listeners.get(name) ?? [])]) {
+      try {
+        callback(...what);
+      } catch (error) {
+        // Shown as uncaught, as any event handler's error; the next event comes all the same.
+        if (globalThis.reportError) reportError(error);
+        else setTimeout(() => { throw error; });
+      }
+    }
+  }
+
+  #sendWaiting() {
+    for (const { frame, resolve, reject } of this.#waiting.splice(0)) {
+      if (!this.#line.send) {
+        reject(new SwitchboardError("no_upstream", "this connection is by server-sent events, which carry nothing upward"));
+        continue;
+      }
+      try {
+        resolve(this.#line.send(frame));
+      } catch (error) {
+        reject(error);
+      }
+    }
+  }
+
+  // ---- time ----
+
+  #after(name, ms, act) {
+    clearTimeout(this.#timers[name]);
+    this.#timers[name] = setTimeout(act, Math.min(ms, 2 ** 31 - 1));
+  }
+
+  /** A browser shows no WebSocket pings, and a dead path says nothing: after two silent intervals the node is asked. */
+  #listen() {
+    const quiet = Date.now() - this.#heard;
+    if (quiet < 2 * this.#interval) this.#after("line", 2 * this.#interval - quiet, () => this.#listen());
+    else this.#check();
+  }
+
+  #check() {
+    const asked = Date.now();
+    if (this.#line.send) this.#line.send({ type: "ping" });
+    // By server-sent events nothing can be asked, but the node says something each interval.
+    else if (asked - this.#heard < this.#interval + ANSWER_IN) return this.#listen();
+    this.#after("line", ANSWER_IN, () => (this.#heard < asked ? this.#ended({ reason: "no sign of life" }) : this.#listen()));
+  }
+
+  /** Brings a new token before the old one expires. Where this clock is wrong, the node's close 4002 does it later. */
+  #renewBefore(expiry) {
+    const left = expiry * 1000 - Date.now();
+    if (typeof this.#options.token !== "function" || !(left > 0)) return;
+    this.#after("renew", Math.max(1000, left - Math.min(30_000, left / 4)), async () => {
+      const run = this.#run;
+      let token;
+      try {
+        token = await this.#options.token();
+      } catch (error) {
+        this.#tell("#error", new SwitchboardError("token", `the token provider failed: ${error?.message ?? error}`));
+      }
+      if (run !== this.#run) return;
+      if (token && !this.#line.send) {
+        this.#hangUp(); // the new token takes a new request
+        return this.#dial();
+      }
+      if (token) this.#line.send({ type: "token", token });
+      this.#renewBefore(token ? expiryOf(token) : expiry);
+    });
+  }
+
+  // ---- the page ----
+
+  #load() {
+    try {
+      return JSON.parse(this.#store.getItem(this.#key)) ?? {};
+    } catch {
+      return {}; // nothing is kept here
+    }
+  }
+
+  #keep(id) {
+    this.#kept = id;
+    this.#save();
+  }
+
+  #save() {
+    try {
+      this.#store.setItem(this.#key, JSON.stringify({ clientId: this.clientId, last: this.#kept }));
+    } catch {
+      // Full, or blocked: a reload begins anew, and all else works.
+    }
+  }
+
+  #set(state, more) {
+    if (state === this.state && !more) return;
+    this.state = state;
+    this.#tell("#state", { state, ...more });
+  }
+
+  #watchPage() {
+    const hear = (target, type, act) => {
+      target?.addEventListener?.(type, act);
+      this.#unhook.push(() => target?.removeEventListener?.(type, act));
+    };
+    const { document } = globalThis;
+    hear(globalThis, "online", () => this.#wake());
+    hear(globalThis, "offline", () => this.state === "open" && this.#check());
+    hear(document, "visibilitychange", () => document.visibilityState === "visible" && this.#wake());
+    // A page that is frozen, or kept for the back button, holds no connection; a closed one says goodbye.
+    for (const [target, type] of [[document, "freeze"], [globalThis, "pagehide"]]) hear(target, type, () => this.#suspend());
+    for (const [target, type] of [[document, "resume"], [globalThis, "pageshow"]]) {
+      hear(target, type, () => this.state === "suspended" && this.#begin());
+    }
+  }
+
+  #wake() {
+    if (this.state === "open") return this.#check();
+    if (this.state !== "waiting" && this.state !== "offline") return;
+    this.#tries = 0;
+    this.#after("again", Math.random() * 500, () => this.#dial());
+  }
+
+  #suspend() {
+    this.#hangUp();
+    this.#release();
+    this.#set("suspended");
+  }
+}

@@ -1,0 +1,232 @@
+// The module in Node, against real nodes. `--experimental-websocket` gives Node 20 a WebSocket.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { gzipSync } from "node:zlib";
+
+import { connect, SwitchboardError } from "../../src/browser/client.js";
+import { count, numbers, publish, startNode, startRedis, startWire, until } from "./support.js";
+
+/** Connects, and notes all that happens. */
+function open(context, options) {
+  const seen = { events: [], gaps: [], states: [], errors: [] };
+  const connection = connect({ backoffMs: [50, 500], ...options });
+  connection.on("*", (data, meta) => seen.events.push({ data, ...meta }));
+  connection.onGap((gap) => seen.gaps.push(gap));
+  connection.onState((state) => seen.states.push(state));
+  connection.onError((error) => seen.errors.push(error));
+  context.after(() => connection.close());
+  const data = () => seen.events.map((event) => event.data);
+  return Object.assign(seen, { connection, data, opened: () => until("open", () => connection.state === "open") });
+}
+
+const memory = () => {
+  const kept = new Map();
+  return { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => void kept.set(key, value), kept };
+};
+
+test("it is small", () => {
+  const text = readFileSync(new URL("../../src/browser/client.js", import.meta.url));
+  assert.ok(text.length < 20 * 1024, `${text.length} bytes`);
+  assert.ok(gzipSync(text).length < 7 * 1024, `${gzipSync(text).length} bytes gzipped`);
+});
+
+test("events come by name, once, in order, with their ids", async (context) => {
+  const node = await startNode(context);
+  const seen = open(context, { url: node.client.ws, userId: "42" });
+  const named = [];
+  const off = seen.connection.on("a", (data, meta) => named.push([data, meta.event]));
+  await seen.opened();
+  await publish(node, { userId: "42", event: "a", data: { x: 1 } });
+  await publish(node, { userId: "42", event: "b", data: [2] });
+  await until("both", () => seen.events.length === 2);
+  assert.deepEqual(named, [[{ x: 1 }, "a"]]);
+  assert.deepEqual(seen.events.map((event) => event.event), ["a", "b"]);
+  assert.match(seen.events[0].id, /^\d+-\d+$/);
+  assert.equal(seen.connection.position, seen.events[1].id);
+  assert.equal(seen.connection.transport, "websocket");
+  off();
+  await publish(node, { userId: "42", event: "a", data: 3 });
+  await publish(node, { userId: "42", event: "a", data: "transient", transient: true });
+  await until("all four", () => seen.events.length === 4);
+  assert.equal(named.length, 1);
+  assert.equal(seen.events[3].id, undefined);
+});
+
+test("a callback that throws takes nothing from the others", async (context) => {
+  const node = await startNode(context);
+  const thrown = [];
+  globalThis.reportError = (error) => thrown.push(error.message);
+  context.after(() => delete globalThis.reportError);
+  const seen = open(context, { url: node.client.ws, userId: "42" });
+  seen.connection.on("n", (data) => { throw new Error(`no ${data}`); });
+  await seen.opened();
+  await count(node, "42", 1, 2);
+  await until("both", () => seen.events.length === 2 && thrown.length === 2);
+  assert.deepEqual(thrown, ["no 1", "no 2"]);
+});
+
+test("it comes back by itself and misses nothing", async (context) => {
+  const node = await startNode(context);
+  const wire = await startWire(context, node.client.port);
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42" });
+  await seen.opened();
+  for (let round = 0; round < 4; round++) {
+    await count(node, "42", round * 10 + 1, round * 10 + 5);
+    wire.break();
+    await count(node, "42", round * 10 + 6, round * 10 + 10);
+    await until("this round's events", () => seen.events.length === round * 10 + 10);
+  }
+  assert.deepEqual(seen.data(), numbers(1, 40));
+  assert.ok(seen.states.some((state) => state.state === "waiting" && state.afterMs <= 500));
+  assert.deepEqual([seen.gaps, seen.errors], [[], []]);
+});
+
+test("a path that dies in silence is noticed", async (context) => {
+  const node = await startNode(context, { flags: ["--ping-interval", "300ms"] });
+  const wire = await startWire(context, node.client.port);
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42" });
+  await seen.opened();
+  wire.hung = true;
+  await count(node, "42", 1, 3);
+  await until("the end", () => seen.connection.state !== "open");
+  assert.equal(seen.states.at(-1).reason, "no sign of life");
+  wire.hung = false;
+  await until("the events", () => seen.events.length === 3);
+  assert.deepEqual(seen.data(), [1, 2, 3]);
+});
+
+test("a drained node's clients wait as they are told, and go on at another", async (context) => {
+  const redis = await startRedis(context);
+  const a = await startNode(context, { id: "a", redis, flags: ["--drain-timeout", "1s"] });
+  const b = await startNode(context, { id: "b", redis });
+  const wire = await startWire(context, a.client.port);
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42" });
+  await seen.opened();
+  await count(b, "42", 1, 3);
+  await until("three", () => seen.events.length === 3);
+  wire.to = b.client.port;
+  a.child.kill("SIGTERM");
+  await count(b, "42", 4, 6);
+  await until("all", () => seen.events.length === 6);
+  assert.deepEqual(seen.data(), numbers(1, 6));
+  const waited = seen.states.find((state) => state.state === "waiting");
+  assert.deepEqual([waited.code, waited.reason], [1012, "drain"]);
+  assert.equal(seen.connection.nodeId, "b");
+});
+
+test("what is kept lets the next page go on where the last one ended", async (context) => {
+  const node = await startNode(context);
+  const storage = memory();
+  const options = { url: node.client.ws, userId: "42", storage };
+  const first = open(context, options);
+  await first.opened();
+  await count(node, "42", 1, 3);
+  await until("three", () => first.events.length === 3);
+  first.connection.close();
+  assert.equal(first.states.at(-1).state, "closed");
+  await count(node, "42", 4, 6);
+  const second = open(context, options);
+  await until("the rest", () => second.events.length === 3);
+  assert.deepEqual(second.data(), [4, 5, 6]);
+  assert.equal(second.connection.clientId, first.connection.clientId);
+  // Before its first event as well: the position of the welcome is kept.
+  const quiet = open(context, { ...options, userId: "43" });
+  await quiet.opened();
+  quiet.connection.close();
+  await count(node, "43", 1, 2);
+  const again = open(context, { ...options, userId: "43" });
+  await until("both", () => again.events.length === 2);
+});
+
+test("with manual acks a reload gets again what was not done with", async (context) => {
+  const node = await startNode(context);
+  const options = { url: node.client.ws, userId: "42", storage: memory(), ack: "manual" };
+  const first = open(context, options);
+  await first.opened();
+  await count(node, "42", 1, 4);
+  await until("four", () => first.events.length === 4);
+  first.connection.ack(first.events[1].id);
+  first.connection.ack(first.events[0].id); // never backwards
+  assert.equal(first.connection.position, first.events[1].id);
+  first.connection.close();
+  const second = open(context, options);
+  await until("two again", () => second.events.length === 2);
+  assert.deepEqual(second.data(), [3, 4]);
+});
+
+test("a gap is told, and what is kept comes after it", async (context) => {
+  const node = await startNode(context, { flags: ["--log-length", "5"] });
+  const { id } = await publish(node, { userId: "42", event: "n", data: 0 });
+  await count(node, "42", 1, 10);
+  const seen = open(context, { url: node.client.ws, userId: "42", since: id });
+  await until("what is kept", () => seen.events.length === 5);
+  assert.deepEqual(seen.data(), numbers(6, 10));
+  assert.deepEqual(seen.gaps.map((gap) => gap.since), [id]);
+  assert.equal(seen.states.find((state) => state.state === "open").recovered, false);
+});
+
+test("messages go up, and wait for a connection", async (context) => {
+  const redis = await startRedis(context);
+  const node = await startNode(context, { redis });
+  const seen = open(context, { url: node.client.ws, userId: "42" });
+  await seen.connection.send("cancel", { job: 7 });
+  assert.equal(seen.connection.state, "open");
+  await seen.connection.send("bare");
+  seen.connection.close();
+  await assert.rejects(seen.connection.send("late"), { name: "SwitchboardError", code: "closed" });
+  const { spawnSync } = await import("node:child_process");
+  const port = new URL(redis.url).port;
+  await until("both on the uplink", () => {
+    const { stdout } = spawnSync("redis-cli", ["-p", port, "XRANGE", "uplink", "-", "+"], { encoding: "utf8" });
+    return stdout.includes('{"job":7}') && stdout.includes("bare") && stdout.includes(seen.connection.clientId);
+  });
+});
+
+test("a refusal says why, and is final where coming back would not help", async (context) => {
+  const node = await startNode(context);
+  const seen = open(context, { url: node.client.ws, userId: "not allowed" });
+  await until("the end", () => seen.connection.state === "closed");
+  assert.equal(seen.states.at(-1).code, 4000);
+  assert.equal(seen.errors[0].code, "invalid_user_id");
+  assert.ok(seen.errors[0] instanceof SwitchboardError);
+});
+
+test("signed out is final; replaced is final for a name of its own, and a new name else", async (context) => {
+  const node = await startNode(context);
+  const named = open(context, { url: node.client.ws, userId: "42", clientId: "tab" });
+  const minted = open(context, { url: node.client.ws, userId: "43" });
+  await Promise.all([named.opened(), minted.opened()]);
+  const before = minted.connection.clientId;
+  open(context, { url: node.client.ws, userId: "42", clientId: "tab" });
+  open(context, { url: node.client.ws, userId: "43", clientId: before });
+  await until("the named one's end", () => named.connection.state === "closed");
+  assert.equal(named.states.at(-1).code, 4009);
+  await until("another name", () => minted.connection.state === "open" && minted.connection.clientId !== before);
+  await count(node, "43", 1, 2);
+  await until("both", () => minted.events.length === 2);
+  await fetch(`${node.worker.http}/users/43/sessions`, { method: "DELETE" });
+  await until("the end", () => minted.connection.state === "closed");
+  assert.equal(minted.states.at(-1).code, 4010);
+});
+
+test("the token provider is asked each time; its failure is told and tried again", async (context) => {
+  const node = await startNode(context);
+  let asked = 0;
+  const token = async () => {
+    if (++asked === 1) throw new Error("no network");
+    return "t";
+  };
+  const seen = open(context, { url: node.client.ws, userId: "42", token });
+  await seen.opened();
+  assert.equal(asked, 2);
+  assert.equal(seen.errors[0].code, "token");
+});
+
+test("identity can go in the query", async (context) => {
+  const node = await startNode(context);
+  await count(node, "42", 1, 2);
+  const seen = open(context, { url: `${node.client.ws}/ws?x=y`, userId: "42", clientId: "q", since: "0", identify: "query" });
+  await until("both", () => seen.events.length === 2);
+  assert.equal(seen.connection.clientId, "q");
+});
