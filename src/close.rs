@@ -40,6 +40,26 @@ pub enum Close {
 }
 
 impl Close {
+    /// Each of them once.
+    pub const ALL: [Close; 16] = [
+        Close::Normal,
+        Close::Binary,
+        Close::Protocol,
+        Close::NotUtf8,
+        Close::TooBig,
+        Close::Drain(Duration::ZERO),
+        Close::Overloaded,
+        Close::BadHello,
+        Close::Unauthorized,
+        Close::Expired,
+        Close::HelloTimeout,
+        Close::Replaced,
+        Close::SignedOut,
+        Close::RateLimited,
+        Close::PongTimeout,
+        Close::LeaseLost,
+    ];
+
     /// The WebSocket close code.
     pub fn code(self) -> u16 {
         match self {
@@ -84,6 +104,28 @@ impl Close {
         }
     }
 
+    /// The reason as one word, for metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Close::Normal => "normal",
+            Close::Protocol => "protocol_error",
+            Close::Binary => "binary_frame",
+            Close::NotUtf8 => "not_utf8",
+            Close::TooBig => "too_big",
+            Close::Drain(_) => "drain",
+            Close::Overloaded => "overloaded",
+            Close::BadHello => "bad_hello",
+            Close::Unauthorized => "unauthorized",
+            Close::Expired => "token_expired",
+            Close::HelloTimeout => "hello_timeout",
+            Close::Replaced => "replaced",
+            Close::SignedOut => "signed_out",
+            Close::RateLimited => "rate_limit",
+            Close::PongTimeout => "pong_timeout",
+            Close::LeaseLost => "lease_lost",
+        }
+    }
+
     /// Whether the client should come back by itself: 1012, 1013, and 4100 to 4299.
     pub fn reconnect(self) -> bool {
         matches!(self.code(), 1012 | 1013 | 4100..=4299)
@@ -96,5 +138,16 @@ impl Close {
             Close::PongTimeout | Close::LeaseLost => Some(Duration::ZERO),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_listed() {
+        let named = include_str!("close.rs").lines().filter(|line| line.contains(" => \"")).count();
+        assert_eq!(named, 2 * Close::ALL.len(), "each has a reason and a label");
     }
 }

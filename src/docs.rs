@@ -3,7 +3,10 @@
 //!
 //! | page | for whom |
 //! |---|---|
+//! | [`metrics`] | whoever watches nodes: every metric, and what it means |
 //! | [`upgrades`] | whoever deploys a new version beside an old one, or changes a script or a key |
 
+#[doc = include_str!("docs/metrics.md")]
+pub mod metrics {}
 #[doc = include_str!("docs/upgrades.md")]
 pub mod upgrades {}

@@ -20,6 +20,7 @@
 //! | 2 | [`router`] | publish and deliver |
 //! | 1 | [`handle`], [`registry`], [`lease`], [`engine`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`) |
 //! | 0 | [`protocol`], [`id`], [`close`] | words, checked where they enter |
+//! | 0 | [`metrics`] | what is counted, and how it is told |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
 //! As an event you pass each room once on your way down from the worker into the log, and once from there up to the
@@ -49,6 +50,7 @@ pub mod heartbeat;
 pub mod id;
 pub mod lease;
 pub mod listener;
+pub mod metrics;
 pub mod protocol;
 pub mod registry;
 pub mod relay;

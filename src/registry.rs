@@ -47,6 +47,11 @@ impl Registry {
         self.sessions.load(Ordering::Relaxed)
     }
 
+    /// How many users have any.
+    pub fn users(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -18,6 +18,7 @@ use crate::engine::redis::{self, RedisEngine};
 use crate::engine::{Engine, NodeInfo};
 use crate::heartbeat;
 use crate::listener::{self, Ports};
+use crate::metrics::{self, Metrics};
 use crate::renewal::{self, End};
 use crate::router::Router;
 use crate::settings::Settings;
@@ -38,6 +39,9 @@ pub enum StartError {
     /// Redis cannot be addressed.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// The metrics contradict each other.
+    #[error("metrics: {0}")]
+    Metrics(#[from] metrics::Error),
     /// Redis cannot be addressed.
     #[error("--redis-url cannot be used: {0}")]
     Redis(#[from] ::redis::RedisError),
@@ -53,7 +57,6 @@ const COME_BACK: Duration = Duration::from_secs(1);
 pub struct Relay {
     router: Arc<Router>,
     ports: Arc<Ports>,
-    places: u32,
     drain_timeout: Duration,
     stop_lease: watch::Sender<bool>,
     lease: JoinHandle<End>,
@@ -70,9 +73,11 @@ impl Relay {
         let workers = listen("--worker-port", SocketAddr::new(settings.bind, settings.worker_port)).await?;
         let client_url = settings.client_url.clone().unwrap_or_else(|| url_of(&clients));
         let worker_url = settings.worker_url.clone().unwrap_or_else(|| url_of(&workers));
-        let engine = engine(&settings, &client_url, &worker_url)?;
+        let metrics = Arc::new(Metrics::new(settings.node_id.as_str(), redis::SCRIPTS)?);
+        let engine = engine(&settings, &client_url, &worker_url, &metrics)?;
 
-        let router = Arc::new(Router::new(settings.node_id.clone(), engine.clone(), settings.send_queue));
+        let router =
+            Arc::new(Router::new(settings.node_id.clone(), engine.clone(), metrics, settings.send_queue));
         engine.start(router.clone());
         let places = u32::try_from(settings.max_connections).unwrap_or(u32::MAX).min(1 << 28);
         let ports = Arc::new(Ports {
@@ -86,6 +91,7 @@ impl Relay {
             client_url,
             worker_url,
             places: Arc::new(Semaphore::new(places as usize)),
+            most_places: places,
             draining: AtomicBool::new(false),
             finish: watch::Sender::new(false),
         });
@@ -105,7 +111,7 @@ impl Relay {
         tasks.push(tokio::spawn(listener::serve(workers, hello_timeout, move |request, _| {
             listener::worker::handle(request, for_workers.clone())
         })));
-        Ok(Self { router, ports, places, drain_timeout: settings.drain_timeout, stop_lease, lease, tasks })
+        Ok(Self { router, ports, drain_timeout: settings.drain_timeout, stop_lease, lease, tasks })
     }
 
     /// Serves until `shutdown`, then drains. Where another process takes this node's id, it leaves at once.
@@ -171,7 +177,7 @@ impl Relay {
     async fn wait_for_sockets(&self, most: Duration) {
         let all = async {
             // A session that was being let in when the drain began is caught here.
-            while self.ports.places.available_permits() < self.places as usize {
+            while self.ports.places.available_permits() < self.ports.most_places as usize {
                 self.router.registry().each(|session| session.close(Close::Drain(Duration::ZERO)));
                 sleep(Duration::from_millis(10)).await;
             }
@@ -182,7 +188,12 @@ impl Relay {
     }
 }
 
-fn engine(settings: &Settings, client_url: &str, worker_url: &str) -> Result<Arc<dyn Engine>, StartError> {
+fn engine(
+    settings: &Settings,
+    client_url: &str,
+    worker_url: &str,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Engine>, StartError> {
     let Some(address) = &settings.redis else {
         info!(node = %settings.node_id, "local mode: everything is in memory, in this process");
         return Ok(Arc::new(MemoryEngine::new(memory::Config {
@@ -219,6 +230,7 @@ fn engine(settings: &Settings, client_url: &str, worker_url: &str) -> Result<Arc
             uplink_length: settings.uplink_length,
             max_event: settings.max_event,
         },
+        metrics.clone(),
     )?))
 }
 

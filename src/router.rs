@@ -14,6 +14,7 @@ use crate::engine::{
 use crate::handle::{Handle, Outgoing};
 use crate::id::{ClientId, EventId, NodeId, UserId};
 use crate::lease::Lease;
+use crate::metrics::Metrics;
 use crate::protocol::client;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Identity;
@@ -29,6 +30,7 @@ pub struct Router {
     engine: Arc<dyn Engine>,
     registry: Registry,
     lease: Lease,
+    metrics: Arc<Metrics>,
     send_queue: usize,
 }
 
@@ -41,8 +43,9 @@ impl From<Unavailable> for Refusal {
 
 impl Router {
     /// A router without sessions. `send_queue` events may wait for one slow socket.
-    pub fn new(node: NodeId, engine: Arc<dyn Engine>, send_queue: usize) -> Self {
-        Self { node, engine, registry: Registry::default(), lease: Lease::default(), send_queue }
+    pub fn new(node: NodeId, engine: Arc<dyn Engine>, metrics: Arc<Metrics>, send_queue: usize) -> Self {
+        let (registry, lease) = (Registry::default(), Lease::default());
+        Self { node, engine, registry, lease, metrics, send_queue }
     }
 
     /// This node's id.
@@ -63,6 +66,11 @@ impl Router {
     /// The right to deliver.
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// What this node counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Publishes. The events are queued at once, in the order of calls for each user; the answer comes later.
@@ -176,6 +184,9 @@ impl Router {
     }
 
     fn deliver(&self, hint: Hint<'_>) {
+        if let Some((id, _)) = hint.place {
+            debug!(user = hint.user, %id, "hinted");
+        }
         // Built once, by the first session that wants it, and shared.
         let mut frame: Option<Utf8Bytes> = None;
         self.registry.push(hint.user, self.send_queue, |session| {

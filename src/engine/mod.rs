@@ -202,6 +202,15 @@ pub struct NodeInfo {
     pub worker_url: String,
 }
 
+/// What is waiting: entries that are not done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Of this node's inbox.
+    pub inbox: u64,
+    /// Of the ingress stream, which one node reads for all.
+    pub ingress: u64,
+}
+
 /// An event, or word of one, on its way to this node's sockets.
 #[derive(Debug, Clone, Copy)]
 pub struct Hint<'a> {
@@ -260,6 +269,8 @@ pub trait Engine: Send + Sync + 'static {
     fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()>;
     /// The live nodes.
     fn nodes(&self) -> Answer<Vec<NodeInfo>>;
+    /// What is waiting.
+    fn lag(&self) -> Answer<Lag>;
 
     /// Claims this node's id. Whoever held it before, and all its sessions, are cleared up after.
     fn claim(&self) -> Answer<Claim>;

@@ -32,7 +32,10 @@ pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
 async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     let path = request.uri().path();
     if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
-        return upgrade(request, ports).await.unwrap_or_else(|refusal| http::refuse(&refusal));
+        return upgrade(request, ports.clone()).await.unwrap_or_else(|refusal| {
+            ports.router.metrics().turned_away(refusal.code);
+            http::refuse(&refusal)
+        });
     }
     if let (&Method::GET | &Method::HEAD, Some(file)) = (request.method(), browser::file(path)) {
         return browser::serve(file, &request, &ports);
@@ -79,6 +82,7 @@ async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer
 
 async fn socket(request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
     let Some((stream, read)) = http::upgraded(request).await else {
+        ports.router.metrics().not_introduced(None);
         debug!("a client was gone before its handshake was done");
         return None;
     };
@@ -88,15 +92,20 @@ async fn socket(request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
 /// Waits for a hello frame, and lets the client in.
 async fn greet(request: Request<Incoming>, ports: Arc<Ports>, place: OwnedSemaphorePermit) {
     let Some(mut socket) = socket(request, &ports).await else { return };
+    let not_introduced = |close| {
+        ports.router.metrics().not_introduced(close);
+        close
+    };
     let close = match timeout(ports.limits.hello_timeout, hello(&mut socket)).await {
-        Err(_) => Some(Close::HelloTimeout),
-        Ok(Err(close)) => close,
+        Err(_) => not_introduced(Some(Close::HelloTimeout)),
+        Ok(Err(close)) => not_introduced(close),
         Ok(Ok(text)) => match let_in(&text, &ports).await {
             Ok((registered, registration)) => {
                 Session::serve(socket, registered, registration, ports.limits.clone(), None).await;
                 return drop(place);
             }
             Err(refusal) => {
+                ports.router.metrics().turned_away(refusal.code);
                 let _ = socket.feed(Message::Text(client::error(&refusal))); // a broken socket shows below
                 Some(match refusal.code {
                     Code::Unauthorized => Close::Unauthorized,

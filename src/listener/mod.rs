@@ -4,6 +4,7 @@ pub mod browser;
 pub mod client;
 pub mod cors;
 pub mod http;
+pub mod metrics;
 pub mod operator;
 pub mod publish;
 pub mod worker;
@@ -56,6 +57,8 @@ pub struct Ports {
     pub worker_url: String,
     /// A place for each client's socket.
     pub places: Arc<Semaphore>,
+    /// How many places there are.
+    pub most_places: u32,
     /// Set once the node is going away.
     pub draining: AtomicBool,
     /// Tells workers' sockets to finish.

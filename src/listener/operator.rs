@@ -26,7 +26,7 @@ pub async fn handle(request: Request<Incoming>, ports: &Ports) -> Answer {
         }
         _ => Ok(http::not_found(
             "a WebSocket at / and /ws, POST /publish, GET /users/{id}, POST /users/online, \
-             DELETE /users/{id}/sessions[/{clientId}], GET /nodes, GET /healthz and GET /readyz",
+             DELETE /users/{id}/sessions[/{clientId}], GET /nodes, GET /metrics, GET /healthz and GET /readyz",
         )),
     };
     answered.unwrap_or_else(|refusal| http::refuse(&refusal))

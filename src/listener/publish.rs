@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Ports;
 use super::http::{self, Answer};
+use crate::metrics::Via;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{ENVELOPE, MAX_ITEMS, Receipt, Request as PublishRequest, answer};
 
@@ -47,7 +48,12 @@ async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Re
         .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is not UTF-8"))?;
     if !lines && !text.trim_start().starts_with('[') {
         let request = PublishRequest::parse(&text, ports.max_event);
-        let receipt = ports.router.publish(request.publish?).await?;
+        let outcome = match request.publish {
+            Ok(publish) => ports.router.publish(publish).await,
+            Err(refusal) => Err(refusal),
+        };
+        ports.router.metrics().published(Via::Http, &outcome);
+        let receipt = outcome?;
         return Ok(json_text(answer(request.reference.as_deref(), &Ok(receipt)).as_str().to_owned()));
     }
     let items: Vec<&str> = if lines {
@@ -83,7 +89,7 @@ fn slice(text: &Utf8Bytes, part: &str) -> Utf8Bytes {
 }
 
 /// Publishes one of many items: queued at once, answered later.
-fn one(item: Utf8Bytes, ports: &Ports) -> impl Future<Output = String> + use<> {
+fn one(item: Utf8Bytes, ports: &Ports) -> impl Future<Output = String> + '_ {
     let PublishRequest { reference, publish } = PublishRequest::parse(&item, ports.max_event);
     let published = publish.map(|publish| ports.router.publish(publish));
     async move {
@@ -91,6 +97,7 @@ fn one(item: Utf8Bytes, ports: &Ports) -> impl Future<Output = String> + use<> {
             Ok(published) => published.await,
             Err(refusal) => Err(refusal),
         };
+        ports.router.metrics().published(Via::Http, &outcome);
         answer(reference.as_deref(), &outcome).as_str().to_owned()
     }
 }

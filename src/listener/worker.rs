@@ -14,8 +14,9 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{debug, info};
 
 use super::http::{self, Answer};
-use super::{Ports, cors, operator, publish};
+use super::{Ports, cors, metrics, operator, publish};
 use crate::close::Close;
+use crate::metrics::Via;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{ENVELOPE, Receipt, Request as PublishRequest, answer};
 use crate::router::Router;
@@ -59,6 +60,8 @@ async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     }
     match (request.method(), path) {
         (&Method::POST, "/publish") => publish::handle(request, &ports).await,
+        (&Method::GET, "/metrics") => metrics::handle(&ports).await,
+        (_, "/metrics") => http::refuse(&Refusal::new(Code::MethodNotAllowed, "read with GET")),
         (_, "/publish") => http::refuse(&Refusal::new(Code::MethodNotAllowed, "publish with POST")),
         (&Method::GET, "/ws") => {
             http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"))
@@ -94,7 +97,9 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
             let most = ports.max_event + ENVELOPE;
             let socket = Socket::new(stream, read, WORKER_READ_BUFFER, most).await;
             info!(worker = %id, "worker connected");
+            ports.router.metrics().workers.inc();
             let close = serve(socket, &ports, finish).await;
+            ports.router.metrics().workers.dec();
             info!(worker = %id, code = close.map(Close::code), "worker disconnected");
         }
     });
@@ -127,7 +132,9 @@ async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bo
                 Some(Ok(Message::Ping(_) | Message::Frame(_))) => socket.flush().await,
                 Some(Err(error)) => break close_for(&error),
             },
-            Some(answered) = in_flight.next() => answer_all(&mut socket, answered, &mut in_flight).await,
+            Some(answered) = in_flight.next() => {
+                answer_all(&mut socket, ports, answered, &mut in_flight).await
+            }
             () = sleep_until(due) => {
                 if ping_out {
                     break Some(Close::PongTimeout);
@@ -148,6 +155,7 @@ async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bo
     };
     // What was taken is answered before the connection ends.
     while let Some((reference, outcome)) = in_flight.next().await {
+        ports.router.metrics().published(Via::Worker, &outcome);
         reply(&mut socket, reference.as_deref(), &outcome);
     }
     match close {
@@ -177,12 +185,14 @@ fn take(text: &Utf8Bytes, ports: &Ports, in_flight: &mut InFlight) {
 /// Sends an answer, and with it those that are there already.
 async fn answer_all(
     socket: &mut Socket,
+    ports: &Ports,
     first: Answered,
     in_flight: &mut InFlight,
 ) -> Result<(), tokio_tungstenite::tungstenite::Error> {
     let mut next = Some(first);
     let mut gathered = 0;
     while let Some((reference, outcome)) = next {
+        ports.router.metrics().published(Via::Worker, &outcome);
         reply(socket, reference.as_deref(), &outcome);
         gathered += 1;
         next = if gathered < ANSWERS {

@@ -44,6 +44,28 @@ pub enum Code {
 }
 
 impl Code {
+    /// Each of them once.
+    pub const ALL: [Code; 18] = [
+        Code::InvalidFrame,
+        Code::InvalidUserId,
+        Code::InvalidClientId,
+        Code::InvalidEvent,
+        Code::InvalidKey,
+        Code::InvalidSince,
+        Code::InvalidTarget,
+        Code::TooLarge,
+        Code::TooManyItems,
+        Code::RateLimited,
+        Code::Unauthorized,
+        Code::OriginNotAllowed,
+        Code::TooManySessions,
+        Code::NotFound,
+        Code::MethodNotAllowed,
+        Code::UpgradeRequired,
+        Code::Draining,
+        Code::Unavailable,
+    ];
+
     /// The code as it stands in frames and bodies.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -114,5 +136,16 @@ impl Refusal {
     /// The node is going away.
     pub fn draining() -> Self {
         Self::new(Code::Draining, "this node is draining; connect to another")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_listed() {
+        let named = include_str!("code.rs").lines().filter(|line| line.contains(" => \"")).count();
+        assert_eq!(named, Code::ALL.len());
     }
 }

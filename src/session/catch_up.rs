@@ -75,16 +75,22 @@ impl Session {
                 user = %self.registered.user(), client = %self.registered.client(),
                 since = %registration.from, "a gap: some events after that may be gone"
             );
+            self.metrics().gaps.inc();
             self.feed(Message::Text(client::gap(registration.from, registration.position)))?;
         }
+        let Self { socket, registered, last, .. } = self;
+        let mut burst = registered.router().metrics().burst();
         for event in registration.events {
-            if event.id > self.last {
+            if event.id > *last {
                 // Only JSON text goes into a log; what is not UTF-8 there was put by another hand.
                 let data = std::str::from_utf8(&event.data).unwrap_or("null");
-                self.feed(Message::Text(client::event(Some(event.id), &event.event, data)))?;
-                self.last = event.id;
+                socket.feed(Message::Text(client::event(Some(event.id), &event.event, data)))?;
+                *last = event.id;
+                burst.logged(event.id, event.id > self.welcomed_at);
+                super::written(registered, Some(event.id));
             }
         }
+        drop(burst);
         self.last = self.last.max(registration.upto);
         let done = !registration.more && self.registered.handle().caught_up(self.last);
         self.catch_up = if done { CatchUp::Idle } else { CatchUp::Wanted };

@@ -19,12 +19,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::close::Close;
 use crate::engine::{Registration, Unavailable, Uplink};
 use crate::handle::Signal;
 use crate::id::EventId;
+use crate::metrics::Metrics;
 use crate::protocol::client::{self, Incoming};
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::Data;
@@ -80,6 +81,8 @@ pub struct Session {
     limits: Arc<Limits>,
     /// The last event that was handed to the socket.
     last: EventId,
+    /// The user's newest event when the client connected.
+    welcomed_at: EventId,
     flushing: bool,
     catch_up: CatchUp,
     uplink: Option<crate::engine::Answer<()>>,
@@ -99,6 +102,7 @@ impl Session {
         let session = Session {
             socket,
             last: registration.from,
+            welcomed_at: registration.position,
             flushing: false,
             catch_up: CatchUp::Idle,
             uplink: None,
@@ -113,10 +117,15 @@ impl Session {
     async fn run(mut self, registration: Registration) {
         let (user, client) = (self.registered.user().clone(), self.registered.client().clone());
         info!(%user, %client, replayed = registration.replayed, whole = registration.whole, "connected");
+        self.metrics().connected();
         let end = match self.greet(registration) {
             Ok(()) => self.until_end().await,
             Err(_) => End::Gone,
         };
+        self.metrics().disconnected(match end {
+            End::Gone => None,
+            End::Close(close) => Some(close),
+        });
         match end {
             End::Gone => {
                 drop(self.registered);
@@ -133,6 +142,10 @@ impl Session {
                 info!(%user, %client, code = close.code(), reason = close.reason(), "closed");
             }
         }
+    }
+
+    fn metrics(&self) -> &Metrics {
+        self.registered.router().metrics()
     }
 
     fn greet(&mut self, registration: Registration) -> Result<(), Error> {
@@ -170,6 +183,7 @@ impl Session {
                 }
                 Step::Signal(Signal::Close(close)) => return End::Close(close),
                 Step::Signal(Signal::CatchUp) => {
+                    self.metrics().catch_ups.inc();
                     self.catch_up = CatchUp::Wanted;
                     Ok(())
                 }
@@ -185,7 +199,10 @@ impl Session {
                 Step::Uplinked(outcome) => {
                     self.uplink = None;
                     match outcome {
-                        Ok(()) => Ok(()),
+                        Ok(()) => {
+                            self.metrics().uplinked.inc();
+                            Ok(())
+                        }
                         Err(error) => self.refuse(&Refusal::from(error)),
                     }
                 }
@@ -246,21 +263,28 @@ impl Session {
 
     /// Hands all that waits to the socket, for one flush.
     fn send_waiting(&mut self) {
-        for outgoing in self.registered.handle().take() {
-            if let Some((id, prev)) = outgoing.place {
-                if id <= self.last {
+        let Self { socket, registered, last, flushing, .. } = self;
+        let mut burst = registered.router().metrics().burst();
+        for outgoing in registered.handle().take() {
+            let place = outgoing.place;
+            if let Some((id, prev)) = place {
+                if id <= *last {
                     continue; // doubled
                 }
-                if prev > self.last {
+                if prev > *last {
                     // Something between went astray: the log has it, and all that comes after it here.
-                    return self.registered.handle().look();
+                    return registered.handle().look();
                 }
-                self.last = id;
+                *last = id;
             }
-            if let Some(frame) = outgoing.frame
-                && self.feed(Message::Text(frame)).is_err()
-            {
-                return; // the next flush fails, and ends the session
+            if let Some(frame) = outgoing.frame {
+                *flushing = true;
+                if socket.feed(Message::Text(frame)).is_err() {
+                    return; // the next flush fails, and ends the session
+                }
+                let id = place.map(|(id, _)| id);
+                burst.hinted(id);
+                written(registered, id);
             }
         }
     }
@@ -308,5 +332,12 @@ impl Session {
             Err(refusal) => self.refuse(&refusal)?,
         }
         Ok(None)
+    }
+}
+
+/// One event can be followed by its id: published, hinted, written.
+fn written(registered: &Registered, id: Option<EventId>) {
+    if let Some(id) = id {
+        debug!(user = %registered.user(), client = %registered.client(), %id, "written");
     }
 }

@@ -21,6 +21,7 @@ mod ingress;
 mod ingress_faults;
 mod keys;
 mod local_mode;
+mod metrics;
 mod node_identity;
 mod pings;
 mod redis_away;

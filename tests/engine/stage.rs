@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use redis::FromRedisValue;
 use switchboard::engine::memory::{self, MemoryEngine};
-use switchboard::engine::redis::{Config, RedisEngine};
+use switchboard::engine::redis::{Config, RedisEngine, SCRIPTS};
 use switchboard::engine::{
     Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Mode, NodeInfo, Published,
     Registration,
 };
 use switchboard::id::{ClientId, EventId, NodeId, UserId};
+use switchboard::metrics::Metrics;
 use switchboard::protocol::publish::Data;
 
 use crate::recorder::Recorder;
@@ -127,7 +128,8 @@ impl Stage {
             max_event: 1 << 20,
         };
         let id = config.node.clone();
-        let engine = Arc::new(RedisEngine::new(server.client(), config).unwrap());
+        let metrics = Arc::new(Metrics::new(id.as_str(), SCRIPTS).unwrap());
+        let engine = Arc::new(RedisEngine::new(server.client(), config, metrics).unwrap());
         Self { kind: Kind::Redis, engine, node: Arc::default(), id, options, server: Some(server) }
     }
 

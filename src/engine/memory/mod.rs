@@ -14,8 +14,8 @@ use futures_util::future::{self, BoxFuture};
 use tokio::time::Instant;
 
 use crate::engine::{
-    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, NodeInfo,
-    Published, Uplink,
+    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, Lag, Mode, Node,
+    NodeInfo, Published, Uplink,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
@@ -151,6 +151,7 @@ impl MemoryEngine {
                 user.forget_old_keys(self.config.log_length);
                 user.expires = Instant::now() + self.config.log_ttl;
                 place = Some((id, prev));
+                tracing::debug!(user = %event.user, %id, "published");
             }
             // Told within the lock, so that hints come in the order of the log.
             if let (true, Some(node)) = (online, self.node.get()) {
@@ -258,6 +259,10 @@ impl Engine for MemoryEngine {
         node.started = self.started_ms;
         node.sessions = self.with(|state| state.sessions as u64);
         ready(vec![node])
+    }
+
+    fn lag(&self) -> Answer<Lag> {
+        ready(Lag::default()) // nothing waits between a publish and its hint
     }
 
     fn claim(&self) -> Answer<Claim> {

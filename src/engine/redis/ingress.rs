@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use super::{Context, inbox, link, ms, publish, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
 use crate::id::EventName;
+use crate::metrics::Via;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{Data, Parts, Publish, Target};
 
@@ -130,13 +131,18 @@ impl<'a> Reader<'a> {
         block: Duration,
     ) -> Result<Vec<redis::Value>, Stopped> {
         let bound = block + Duration::from_secs(2);
+        let asked = Instant::now();
         let mut outcome = timeout(bound, link::send(&mut self.connection, &pipeline)).await;
         if matches!(&outcome, Ok(Err(error)) if link::lacks_script(error)) {
             link::load_scripts(&mut self.connection).await?;
             outcome = timeout(bound, link::send(&mut self.connection, &pipeline)).await;
         }
         match outcome {
-            Ok(answer) => Ok(answer?),
+            Ok(answer) => {
+                let answer = answer?;
+                self.context.link.timer.observe(&pipeline, asked.elapsed());
+                Ok(answer)
+            }
             Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time")).into()),
         }
     }
@@ -182,6 +188,7 @@ impl<'a> Reader<'a> {
         let Some((last, _)) = entries.last() else { return Ok(()) };
         let mut done = redis::pipe();
         let mut batch: Vec<(Event, &str)> = Vec::new();
+        let mut dead = 0;
         for (id, fields) in &entries {
             match parse(fields, self.context.config.max_event) {
                 Ok(publish) => match per_user(publish) {
@@ -196,16 +203,18 @@ impl<'a> Reader<'a> {
                     Err((event, data)) => {
                         self.publish(std::mem::take(&mut batch)).await?;
                         publish::broadcast(self.context, &event, &data).await?;
+                        self.context.metrics.accepted(Via::Ingress, 1);
                     }
                 },
                 Err(refusal) => {
                     warn!(entry = %id, reason = %refusal, "an ingress entry could not be routed");
-                    let mut dead = sessions::bounded_add(self.context, self.context.keys.dead());
+                    let mut aside = sessions::bounded_add(self.context, self.context.keys.dead());
                     for (field, value) in fields {
-                        dead.arg(&field[..]).arg(&value[..]);
+                        aside.arg(&field[..]).arg(&value[..]);
                     }
-                    dead.arg("reason").arg(refusal.to_string());
-                    done.add_command(dead);
+                    aside.arg("reason").arg(refusal.to_string());
+                    done.add_command(aside);
+                    dead += 1;
                 }
             }
         }
@@ -216,7 +225,9 @@ impl<'a> Reader<'a> {
         }
         // Everything up to the last has been handled, in order: it may go.
         done.cmd("XTRIM").arg(&self.stream).arg("MINID").arg("=").arg(inbox::after(last));
-        self.ask_all(done, Duration::ZERO).await.map(drop)
+        self.ask_all(done, Duration::ZERO).await?;
+        self.context.metrics.dead.inc_by(dead);
+        Ok(())
     }
 
     async fn publish(&mut self, batch: Vec<(Event, &str)>) -> Result<(), Stopped> {
@@ -232,6 +243,7 @@ impl<'a> Reader<'a> {
         if !hints.is_empty() {
             self.ask_all(hints, Duration::ZERO).await?;
         }
+        self.context.metrics.accepted(Via::Ingress, appended.iter().flatten().count());
         match appended.into_iter().find_map(Result::err) {
             // Out of memory, say: it stays pending, and is tried again.
             Some(error) => Err(error.into()),

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, RunError};
 use bb8_redis::RedisConnectionManager;
@@ -70,6 +70,8 @@ pub struct Link {
     failures: Arc<AtomicU64>,
     up: AtomicBool,
     suspected: Notify,
+    /// Tells how long scripts take.
+    pub timer: scripts::Timer,
 }
 
 impl Link {
@@ -77,7 +79,7 @@ impl Link {
     ///
     /// # Errors
     /// Where the connection's parameters are unusable.
-    pub fn new(client: Client, size: u32) -> Result<Self, RedisError> {
+    pub fn new(client: Client, size: u32, timer: scripts::Timer) -> Result<Self, RedisError> {
         let failures = Arc::new(AtomicU64::new(0));
         let manager = Manager {
             inner: RedisConnectionManager::new(client.get_connection_info().clone())?,
@@ -89,7 +91,7 @@ impl Link {
             .test_on_check_out(true)
             .retry_connection(false)
             .build_unchecked(manager);
-        Ok(Self { pool, client, failures, up: AtomicBool::new(false), suspected: Notify::new() })
+        Ok(Self { pool, client, failures, up: AtomicBool::new(false), suspected: Notify::new(), timer })
     }
 
     /// Whether Redis is there and knows this node, as far as is known.
@@ -163,6 +165,7 @@ impl Link {
             RunError::TimedOut => (ErrorKind::Io, "no connection in time").into(),
         })?;
         let connection = &mut *pooled;
+        let asked = Instant::now();
         let mut outcome = send(&mut connection.inner, pipeline).await;
         if outcome.as_ref().is_err_and(lacks_script) {
             // The scripts bear a repeat: what was done before the one that is lacking may be done again.
@@ -170,6 +173,9 @@ impl Link {
                 Ok(()) => send(&mut connection.inner, pipeline).await,
                 Err(error) => Err(error),
             };
+        }
+        if outcome.is_ok() {
+            self.timer.observe(pipeline, asked.elapsed());
         }
         connection.broken = outcome.as_ref().is_err_and(is_outage);
         outcome

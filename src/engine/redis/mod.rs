@@ -34,14 +34,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::engine::{
-    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Node, NodeInfo, Published,
-    Unavailable, Uplink,
+    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Node, NodeInfo,
+    Published, Unavailable, Uplink,
 };
 use crate::id::{ClientId, EventName, NodeId, UserId};
+use crate::metrics::Metrics;
 use crate::protocol::publish::Data;
 use keys::Keys;
 use lane::{LANE_BOUND, Lane, Op};
 use link::Link;
+
+pub use scripts::NAMES as SCRIPTS;
 
 /// What the engine needs to know of the settings.
 #[derive(Debug, Clone)]
@@ -79,6 +82,7 @@ struct Context {
     config: Config,
     keys: Keys,
     link: Link,
+    metrics: Arc<Metrics>,
     node: OnceLock<Arc<dyn Node>>,
     /// Unix ms after which this data set is known to be whole; 0 before the first claim.
     whole_since: AtomicU64,
@@ -114,9 +118,10 @@ impl RedisEngine {
     ///
     /// # Errors
     /// Where the connection's parameters are unusable.
-    pub fn new(client: Client, config: Config) -> Result<Self, redis::RedisError> {
+    pub fn new(client: Client, config: Config, metrics: Arc<Metrics>) -> Result<Self, redis::RedisError> {
         let context = Arc::new(Context {
-            link: Link::new(client, config.pool_size)?,
+            link: Link::new(client, config.pool_size, scripts::Timer::new(&metrics))?,
+            metrics,
             keys: Keys::new(&config.key_prefix),
             node: OnceLock::new(),
             whole_since: AtomicU64::new(0),
@@ -207,6 +212,10 @@ impl Engine for RedisEngine {
 
     fn nodes(&self) -> Answer<Vec<NodeInfo>> {
         self.with_context(|context| async move { node::list(&context).await })
+    }
+
+    fn lag(&self) -> Answer<Lag> {
+        self.with_context(|context| async move { node::lag(&context).await })
     }
 
     fn claim(&self) -> Answer<Claim> {

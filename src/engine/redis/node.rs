@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Value, cmd};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Context, inbox, ms, reply, scripts, sessions};
-use crate::engine::{Claim, NodeInfo, Unavailable};
+use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
 
 /// Users of a dead node that one script call takes: each costs about as much as a lease.
@@ -19,6 +20,8 @@ const FORGET: usize = 50;
 /// A consumer of the ingress group with this prefix carries the Unix ms at which the data set was first seen: it
 /// goes where the data goes, and needs no key of its own.
 const BIRTH: &str = "since-";
+/// How fine scripts tell the time.
+const MS: Duration = Duration::from_millis(1);
 
 fn node_keys(context: &Context, call: &mut redis::Cmd, node: &NodeId) {
     call.arg(context.keys.node(node.as_str()))
@@ -35,12 +38,14 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
         .arg(version)
         .arg(&context.config.client_url)
         .arg(&context.config.worker_url);
+    let asked = Instant::now();
     let answer = reply::array(context.link.probe_one(call).await?)?;
     let [held, now_or_ttl, left_or_version] = answer.as_slice() else {
         return Err(Unavailable::new("claim.lua answered with another shape"));
     };
     let number = reply::integer(now_or_ttl)?;
     if reply::integer(held)? == 1 {
+        context.metrics.clock.told(asked, number.saturating_mul(1000), MS);
         return Ok((Claim::Held, number, reply::integer(left_or_version)?));
     }
     let ttl = Duration::from_millis(u64::try_from(number).unwrap_or_default());
@@ -79,12 +84,14 @@ pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailabl
         .arg(ms(context.config.node_ttl))
         .arg(ms(context.config.session_ttl))
         .arg(sessions);
+    let asked = Instant::now();
     let now = reply::integer(&context.link.probe_one(call).await?)?;
     if now == 0 {
         // Nothing may be done in this id's name until it is ours again.
         context.link.distrust();
         return Ok(false);
     }
+    context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
     announce(context, now).await?;
     context.link.trust();
     Ok(true)
@@ -128,9 +135,11 @@ async fn let_go(context: &Context, node: &NodeId) -> Result<(), Unavailable> {
 /// # Errors
 /// Where Redis is away: the next survivor, or the next round, goes on.
 pub async fn clear_up(context: &Context) -> Result<(), Unavailable> {
+    let asked = Instant::now();
     let time = reply::array(context.link.run_one(cmd("TIME")).await?)?;
     let seconds = time.first().map(reply::integer).transpose()?.unwrap_or_default();
     let micros = time.get(1).map(reply::integer).transpose()?.unwrap_or_default();
+    context.metrics.clock.told(asked, seconds * 1_000_000 + micros, Duration::from_micros(1));
     let mut lapsed = cmd("ZRANGEBYSCORE");
     lapsed.arg(context.keys.nodes()).arg("-inf").arg(seconds * 1000 + micros / 1000);
     for dead in reply::array(context.link.run_one(lapsed).await?)? {
@@ -239,4 +248,22 @@ pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
     }
     nodes.sort_by(|a, b| a.node_id.cmp(&b.node_id));
     Ok(nodes)
+}
+
+/// What is waiting. Both streams are trimmed behind their reader, so their lengths are what is not done: no need for
+/// the `lag` of `XINFO GROUPS`, which Redis 6.2 does not tell.
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn lag(context: &Context) -> Result<Lag, Unavailable> {
+    let length = async |stream: String| {
+        let mut length = cmd("XLEN");
+        length.arg(stream);
+        reply::integer(&context.link.run_one(length).await?)
+            .map(|length| u64::try_from(length).unwrap_or_default())
+    };
+    Ok(Lag {
+        inbox: length(context.keys.inbox(context.config.node.as_str())).await?,
+        ingress: length(context.keys.events()).await?,
+    })
 }

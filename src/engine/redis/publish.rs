@@ -2,6 +2,7 @@
 //! users.
 
 use redis::{Pipeline, Value, cmd};
+use tracing::debug;
 
 use super::{Context, inbox, ms, reply, scripts};
 use crate::engine::{Event, Hint, Published, Unavailable};
@@ -106,6 +107,9 @@ pub fn hints<'a>(
     let mut batches: Vec<(&NodeId, Items<'_>)> = Vec::new();
     for (event, appended) in events {
         let Ok(appended) = appended else { continue };
+        if let (Some(id), Some(_)) = (appended.id, appended.prev) {
+            debug!(user = %event.user, %id, nodes = ?appended.nodes, "published");
+        }
         let mut head = None;
         for node in &appended.nodes {
             if *node == context.config.node {

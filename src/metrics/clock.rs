@@ -1,0 +1,118 @@
+//! The clock of Redis, as this node reads it: event ids are its milliseconds.
+//!
+//! Each answer that brings Redis' time gives an estimate with a known error: half of how long the answer took, and
+//! half of how coarse it is. The best one is kept; it grows worse with its age, because clocks drift.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+/// How fast two clocks drift apart at worst: 100 µs a second is more than quartz and NTP allow.
+const DRIFT: u32 = 10_000;
+
+/// An estimate of Redis' clock, without a lock to read.
+#[derive(Debug)]
+pub struct Clock {
+    base: Instant,
+    /// Unix µs of this machine's clock at `base`.
+    base_us: i64,
+    /// Unix µs of Redis' clock at `base`.
+    redis_us: AtomicI64,
+    best: Mutex<Option<Sample>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Instant,
+    redis_us: i64,
+    error: Duration,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        let base_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| signed(now.as_micros()));
+        Self { base: Instant::now(), base_us, redis_us: AtomicI64::new(base_us), best: Mutex::new(None) }
+    }
+}
+
+fn signed(us: u128) -> i64 {
+    i64::try_from(us).unwrap_or(i64::MAX)
+}
+
+impl Clock {
+    /// Redis' clock, Unix µs. This machine's own where Redis has not told yet.
+    pub fn now_us(&self) -> u64 {
+        let now = self.redis_us.load(Ordering::Relaxed) + signed(self.base.elapsed().as_micros());
+        u64::try_from(now).unwrap_or_default()
+    }
+
+    /// Redis was asked at `asked`, has answered just now, and its clock showed `told_us`, in steps of `step`.
+    pub fn told(&self, asked: Instant, told_us: i64, step: Duration) {
+        let took = asked.elapsed();
+        let middle = asked.saturating_duration_since(self.base) + took / 2;
+        let redis_us = told_us + signed((step / 2).as_micros()) - signed(middle.as_micros());
+        let sample = Sample { at: asked, redis_us, error: took / 2 + step / 2 };
+        let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = best.is_some_and(|best| {
+            let error = best.error + asked.saturating_duration_since(best.at) / DRIFT;
+            // Two that cannot both be right: somebody has set the clock.
+            let apart = Duration::from_micros(best.redis_us.abs_diff(sample.redis_us));
+            error < sample.error && apart <= error + sample.error
+        });
+        if !keep {
+            *best = Some(sample);
+            self.redis_us.store(redis_us, Ordering::Relaxed);
+        }
+    }
+
+    /// How far Redis' clock is ahead of this machine's, seconds.
+    pub fn ahead(&self) -> f64 {
+        (self.redis_us.load(Ordering::Relaxed) - self.base_us) as f64 / 1e6
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn ahead_ms(clock: &Clock) -> i64 {
+        (clock.ahead() * 1e3).round() as i64
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_that_took_least_counts_until_it_is_old() {
+        let clock = Clock::default();
+        assert_eq!(ahead_ms(&clock), 0);
+        let tell = async |took: Duration, ahead_us: i64| {
+            let asked = Instant::now();
+            let local = clock.base_us + signed(clock.base.elapsed().as_micros());
+            tokio::time::advance(took).await;
+            // Redis answered in the middle.
+            clock.told(asked, local + signed((took / 2).as_micros()) + ahead_us, Duration::ZERO);
+        };
+        tell(100 * MS, 5_000_000).await;
+        assert_eq!(ahead_ms(&clock), 5_000);
+        tell(2 * MS, 5_010_000).await;
+        assert_eq!(ahead_ms(&clock), 5_010, "the better answer");
+        tell(100 * MS, 4_990_000).await;
+        assert_eq!(ahead_ms(&clock), 5_010, "the worse one changes nothing");
+        tell(100 * MS, 9_000_000).await;
+        assert_eq!(ahead_ms(&clock), 9_000, "but it shows that a clock was set");
+        tell(2 * MS, 9_001_000).await;
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        tell(100 * MS, 9_030_000).await;
+        assert_eq!(ahead_ms(&clock), 9_030, "an old answer is worth less than a new one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_coarse_answer_counts_as_its_middle() {
+        let clock = Clock::default();
+        clock.told(Instant::now(), clock.base_us - 500, MS);
+        assert_eq!(ahead_ms(&clock), 0);
+    }
+}
