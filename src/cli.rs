@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::Shell;
 
 use crate::command::check::Check;
+use crate::command::publish::{Event, Publish};
 use crate::settings::read::Reader;
 use crate::settings::table::SETTINGS;
 
@@ -17,6 +18,8 @@ pub enum Cli {
     Health(Reader),
     /// Show the settings.
     Check(Reader, Check),
+    /// Publish an event, or many.
+    Publish(Reader, Box<Publish>),
     /// Print a text, and that is all.
     Print(String),
 }
@@ -27,43 +30,124 @@ written 500ms, 10s, 5m; sizes 64KiB, 1MiB.
 
 Exit status: 0 after a drain, 1 where the node could not start or lost its id to another, 2 where settings are off.";
 
+/// Settings that matter to a subcommand, each with what it means there.
+type Matter = &'static [(&'static str, &'static str)];
+
+/// Where a command that asks a node finds it.
+const WORKER_PORT: Matter = &[
+    ("worker-url", "The node's worker port: ws://, wss://, http:// or https://"),
+    ("worker-port", "Without a URL: the port, on this machine"),
+    ("bind", "Without a URL: the address, on this machine"),
+    ("worker-token", "The token that opens it; of several the first is brought"),
+];
+
 fn command() -> Command {
     Command::new("switchboard")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A WebSocket relay: back ends publish events, users' sockets get them, wherever they are")
         .after_help(AFTER_HELP)
-        .args(settings(|_| true))
+        .args(settings())
         .subcommand(subcommand("serve", None).about("Run a node (also without a subcommand)"))
         .subcommand(
-            subcommand("health", Some(&["worker-url", "bind", "worker-port"]))
+            subcommand("health", Some(&WORKER_PORT[..3]))
                 .about("Ask the node at --worker-url, or at --worker-port here, whether it is alive"),
         )
+        .subcommand(publish())
         .subcommand(check())
         .subcommand(completions())
 }
 
 /// A subcommand, whose help shows only the settings that matter to it; none: all. It takes the others too.
-fn subcommand(name: &'static str, matter: Option<&'static [&'static str]>) -> Command {
-    Command::new(name).args(settings(|flag| matter.is_none_or(|matter| matter.contains(&flag))))
+fn subcommand(name: &'static str, matter: Option<Matter>) -> Command {
+    let settings = settings().map(|arg| match matter {
+        None => arg,
+        Some(matter) => match matter.iter().find(|(flag, _)| *flag == arg.get_id().as_str()) {
+            Some((flag, help)) => arg.help(described(flag, help)).help_heading("Where the node is"),
+            None => arg.hide(true),
+        },
+    });
+    Command::new(name).args(settings)
 }
 
-fn settings(shown: impl Fn(&str) -> bool) -> impl Iterator<Item = Arg> {
-    SETTINGS.iter().map(move |setting| {
-        let default = setting.default.unwrap_or(setting.default_words);
-        let help = format!("{} [env: {}] [default: {default}]", setting.help, setting.env);
+fn settings() -> impl Iterator<Item = Arg> {
+    SETTINGS.iter().map(|setting| {
         Arg::new(setting.flag)
             .long(setting.flag)
             .value_name(setting.value)
-            .help(help)
+            .help(described(setting.flag, setting.help))
             .help_heading(setting.heading)
             .allow_hyphen_values(true)
             .global(true)
-            .hide(!shown(setting.flag))
     })
+}
+
+fn described(flag: &str, help: &str) -> String {
+    let setting = SETTINGS.iter().find(|setting| setting.flag == flag).unwrap_or(&SETTINGS[0]);
+    let default = setting.default.unwrap_or(setting.default_words);
+    format!("{help} [env: {}] [default: {default}]", setting.env)
 }
 
 fn switch(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+fn value(name: &'static str, what: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(what).help(help)
+}
+
+/// The same as `--worker-token`, for short.
+fn token() -> Arg {
+    value("token", "TOKEN", "The worker token, like --worker-token")
+}
+
+fn publish() -> Command {
+    subcommand("publish", Some(WORKER_PORT))
+        .about("Publish an event, or lines of JSON from standard input")
+        .args([
+            value("user", "ID", "To every session of this user"),
+            value("users", "IDS", "To several users, comma-separated"),
+            switch("broadcast", "To every client that is connected now"),
+            value("client", "ID", "With --user: to that session alone"),
+            value("except-client", "ID", "With --user: to every session but that one"),
+            value("event", "NAME", "The event's name"),
+            value("data", "JSON", "Its data, any JSON; null where left out").allow_hyphen_values(true),
+            value("key", "KEY", "Idempotency key: published once per user and key"),
+            value("collapse-key", "KEY", "A newer event with this key takes its place in the log"),
+            switch("transient", "To whoever is connected now, without a place in the log"),
+            token(),
+            Arg::new("lines").value_name("-").value_parser(["-"]).help("Read standard input, a terminal or not"),
+        ])
+        .after_help(
+            "Without an event's flags, lines of JSON are read from standard input, each with the fields of a worker's frame; \
+             the answers go to standard output, one a line, in the same order.
+
+Exit status: 0, 1 where anything was refused or the node not reached, 2 where the command line is off.
+
+Examples:
+  switchboard publish --user 42 --event progress --data '{\"percent\":40}'
+  switchboard publish --broadcast --event notice --worker-url wss://relay.example.com
+  echo '{\"userId\":\"42\",\"event\":\"done\",\"key\":\"job-7\"}' | switchboard publish",
+        )
+}
+
+/// What `publish` was asked for.
+fn published(flags: &ArgMatches) -> Publish {
+    let text = |name: &str| flags.get_one::<String>(name).cloned();
+    Publish {
+        event: Event {
+            user: text("user"),
+            users: text("users").map(|users| users.split(',').map(|user| user.trim().to_owned()).collect()),
+            broadcast: flags.get_flag("broadcast"),
+            client: text("client"),
+            except: text("except-client"),
+            event: text("event"),
+            data: text("data"),
+            collapse_key: text("collapse-key"),
+            key: text("key"),
+            transient: flags.get_flag("transient"),
+        },
+        lines: flags.contains_id("lines"),
+    }
 }
 
 fn check() -> Command {
@@ -100,13 +184,23 @@ pub fn parse() -> Cli {
         Some((name, flags)) => (name, flags),
         None => ("serve", &matches),
     };
-    let reader = Reader::new(|flag| flag_of(flags, flag), |name| std::env::var(name).ok(), &dot_env);
+    let given = |flag: &str| match flag {
+        "worker-token" => flag_of(flags, flag).or_else(|| worker_token(subcommand, flags)),
+        _ => flag_of(flags, flag),
+    };
+    let reader = Reader::new(given, |name| std::env::var(name).ok(), &dot_env);
     match subcommand {
         "health" => Cli::Health(reader),
         "check" => Cli::Check(reader, Check { json: flags.get_flag("json") }),
+        "publish" => Cli::Publish(reader, Box::new(published(flags))),
         "completions" => Cli::Print(completions_for(flags.get_one("shell"))),
         _ => Cli::Serve(reader),
     }
+}
+
+/// `--token` of the commands that ask the worker port; `tail`'s is a client's.
+fn worker_token(subcommand: &str, flags: &ArgMatches) -> Option<String> {
+    matches!(subcommand, "publish").then(|| flag_of(flags, "token")).flatten()
 }
 
 fn flag_of(flags: &ArgMatches, flag: &str) -> Option<String> {

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             Cli::Serve(given) => serve(given).await,
             Cli::Health(given) => ask_health(given).await,
             Cli::Check(given, check) => ended(command::check::run(given, &check)),
+            Cli::Publish(given, publish) => ended(command::publish::run(given, *publish).await),
             Cli::Print(text) => {
                 command::print(&text);
                 ExitCode::SUCCESS

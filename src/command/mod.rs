@@ -2,6 +2,9 @@
 //! it stood on the command line is `cli`'s matter.
 
 pub mod check;
+pub mod endpoint;
+pub mod publish;
+pub mod wire;
 
 /// How a command failed; its message goes to standard error.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod support;
 
 mod browser;
 mod cli_check;
+mod cli_publish;
 mod cors;
 mod crash;
 mod cursor;

@@ -14,6 +14,7 @@ pub mod raw;
 pub mod redis_server;
 pub mod scrape;
 pub mod socket;
+pub mod terminal;
 pub mod wait;
 pub mod worker;
 

@@ -32,7 +32,7 @@ pub struct Launch {
 
 impl Launch {
     /// The command and the temporary directory that it runs in: a stray `.env` of the machine must not matter.
-    fn command(&self) -> (Command, TempDir) {
+    pub fn command(&self) -> (Command, TempDir) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         if let Some(text) = &self.dotenv {
             std::fs::write(dir.path().join(".env"), text).expect("writing .env");

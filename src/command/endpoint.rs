@@ -1,0 +1,182 @@
+//! Where a node is found: by its URL where one is given, else by bind and port on this machine.
+
+use hyper::Uri;
+
+use super::Failure;
+use crate::settings::read::{Reader, Source};
+
+/// A node's port, from here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// TLS.
+    pub secure: bool,
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The path of a WebSocket; `/` where none is given.
+    pub path: String,
+    /// The bearer token, where there is one.
+    pub token: Option<String>,
+    /// Which settings say so, for whoever cannot connect.
+    from: String,
+}
+
+impl Endpoint {
+    /// The worker port, with the first of the worker tokens.
+    ///
+    /// # Errors
+    /// Where the settings name no address.
+    pub fn worker(reader: &mut Reader) -> Result<Self, Failure> {
+        let mut endpoint = Self::find(reader, "worker-url", "worker-port")?;
+        let tokens = reader.given("worker-token").filter(|tokens| *tokens != "none");
+        endpoint.token = tokens
+            .and_then(|tokens| tokens.split(',').map(str::trim).find(|token| !token.is_empty()))
+            .map(str::to_owned);
+        Ok(endpoint)
+    }
+
+    /// The client port, with a client's token where there is one.
+    ///
+    /// # Errors
+    /// Where the settings name no address.
+    pub fn client(reader: &mut Reader, token: Option<String>) -> Result<Self, Failure> {
+        Ok(Self { token, ..Self::find(reader, "client-url", "client-port")? })
+    }
+
+    fn find(reader: &mut Reader, url: &'static str, port: &'static str) -> Result<Self, Failure> {
+        if let Some(given) = reader.given(url) {
+            let from = named(url, reader.source(url));
+            return parse(given, &from).ok_or_else(|| {
+                Failure::Usage(format!(
+                    "{from} is no address: it must be like ws://host:4001, wss://, http:// or https://"
+                ))
+            });
+        }
+        let bind = match reader.given("bind") {
+            Some(_) => reader.ip("bind"),
+            None => None,
+        };
+        let number =
+            reader.number(port, 1, u64::from(u16::MAX)).and_then(|number| u16::try_from(number).ok());
+        let Some(number) = number.filter(|_| reader.mistakes.is_empty()) else {
+            let mistakes: Vec<_> = reader.mistakes.iter().map(|mistake| mistake.0.clone()).collect();
+            return Err(Failure::Usage(mistakes.join("\n")));
+        };
+        let host = bind
+            .filter(|bind| !bind.is_unspecified())
+            .map_or("127.0.0.1".to_owned(), |bind| bind.to_string());
+        Ok(Self {
+            secure: false,
+            host,
+            port: number,
+            path: "/".to_owned(),
+            token: None,
+            from: format!("--{port}, {}; --{url} names another", reader.source(port)),
+        })
+    }
+
+    /// Host and port as they stand in a URL.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// The path of an HTTP resource beside the WebSocket.
+    pub fn resource(&self, path: &str) -> String {
+        let base = self.path.trim_end_matches('/');
+        let base = base.strip_suffix("/ws").unwrap_or(base);
+        format!("{base}{path}")
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    /// The address, and where it came from.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.secure { "wss" } else { "ws" };
+        write!(f, "{scheme}://{} ({})", self.authority(), self.from)
+    }
+}
+
+fn named(flag: &str, source: Source) -> String {
+    match source {
+        Source::Flag => format!("--{flag}"),
+        other => format!("--{flag} ({other})"),
+    }
+}
+
+fn parse(url: &str, from: &str) -> Option<Endpoint> {
+    let uri: Uri = url.parse().ok()?;
+    let (secure, standard) = match uri.scheme_str()? {
+        "ws" | "http" => (false, 80),
+        "wss" | "https" => (true, 443),
+        _ => return None,
+    };
+    let authority = uri.authority()?;
+    // A port that cannot be read must not silently become the standard one.
+    let after_host = authority.as_str().rsplit(']').next()?;
+    let port = match after_host.rsplit_once(':') {
+        Some((_, port)) => port.parse().ok().filter(|port| *port != 0)?,
+        None => standard,
+    };
+    let host = uri.host()?.trim_matches(['[', ']']);
+    (!host.is_empty()).then(|| Endpoint {
+        secure,
+        host: host.to_owned(),
+        port,
+        path: uri.path().to_owned(),
+        token: None,
+        from: from.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn reader(flags: &[(&str, &str)], env: &[(&str, &str)]) -> Reader {
+        let look = |pairs: &[(&str, &str)], name: &str| {
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        Reader::new(|flag| look(flags, flag), |name| look(env, name), &HashMap::new())
+    }
+
+    #[test]
+    fn urls_are_read_as_people_write_them() {
+        let read =
+            |url: &str| parse(url, "").map(|it| format!("{} {} {} {}", it.secure, it.host, it.port, it.path));
+        assert_eq!(read("ws://127.0.0.1:4001").as_deref(), Some("false 127.0.0.1 4001 /"));
+        assert_eq!(read("https://relay.example.com").as_deref(), Some("true relay.example.com 443 /"));
+        assert_eq!(read("wss://relay:4443/live/ws").as_deref(), Some("true relay 4443 /live/ws"));
+        assert_eq!(read("http://[::1]:4001/").as_deref(), Some("false ::1 4001 /"));
+        for bad in
+            ["", "relay:4001", "ftp://relay", "ws://", "ws://relay:port", "ws://relay:0", "ws://relay:"]
+        {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        assert_eq!(parse("wss://relay/live/ws", "").unwrap().resource("/status"), "/live/status");
+    }
+
+    #[test]
+    fn a_url_wins_over_bind_and_port_and_says_where_it_came_from() {
+        let at =
+            |flags: &[(&str, &str)], env: &[(&str, &str)]| Endpoint::worker(&mut reader(flags, env)).unwrap();
+        assert_eq!(
+            at(&[], &[]).to_string(),
+            "ws://127.0.0.1:4001 (--worker-port, default; --worker-url names another)"
+        );
+        let port = at(&[("worker-port", "5001")], &[("BIND_ADDR", "0.0.0.0")]);
+        assert_eq!(port.authority(), "127.0.0.1:5001");
+        let url = at(&[], &[("WORKER_SOCKET_URL", "ws://relay:7"), ("WORKER_TOKEN", "first-one,second")]);
+        assert_eq!(url.to_string(), "ws://relay:7 (--worker-url (environment))");
+        assert_eq!(url.token.as_deref(), Some("first-one"));
+        assert_eq!(at(&[("worker-token", "none")], &[]).token, None);
+        assert!(Endpoint::worker(&mut reader(&[("worker-url", "relay")], &[])).is_err());
+        assert!(Endpoint::worker(&mut reader(&[("worker-port", "0")], &[])).is_err());
+    }
+}

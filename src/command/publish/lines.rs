@@ -1,0 +1,235 @@
+//! Many events over one WebSocket: lines of JSON in, answers out in the same order, a bounded number on their way.
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+
+use crate::command::endpoint::Endpoint;
+use crate::command::wire::{self, NoSocket, WebSocket};
+use crate::command::{Failure, Outcome};
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::publish::{Receipt, Request, answer};
+
+/// Lines whose answer is awaited: half of what a node takes from one worker at once.
+const IN_FLIGHT: usize = 512;
+/// Bytes of them, but for one line that is larger.
+const IN_FLIGHT_BYTES: usize = 8 << 20;
+/// Between two looks of the progress line.
+const PROGRESS: Duration = Duration::from_millis(250);
+
+/// A line whose turn to be answered has not come.
+enum Waiting {
+    /// It could not be sent; this is its answer.
+    Answered(Utf8Bytes),
+    /// It was sent; the `ref` that was put into it, where it had none of its own, and its length.
+    Sent(Option<String>, usize),
+}
+
+/// Publishes each line of standard input.
+///
+/// # Errors
+/// Where the node is not reached or the connection breaks, or any line was refused.
+pub async fn run(to: &Endpoint) -> Outcome {
+    let socket = wire::websocket(to, "workerId=switchboard-publish").await.map_err(|error| match error {
+        NoSocket::Refused { reason, .. } => Failure::Failed(reason),
+        NoSocket::Unreached(reason) => Failure::Failed(reason),
+    })?;
+    let (out, answers) = socket.split();
+    let (frames, queued) = mpsc::unbounded_channel(); // bounded by what is in flight
+    let writer = tokio::spawn(write(out, queued));
+    let mut pipeline = Pipeline {
+        frames,
+        answers,
+        waiting: VecDeque::new(),
+        bytes: 0,
+        count: Count { since: Instant::now(), sent: 0, answered: 0, refused: 0 },
+    };
+    let outcome = pipeline.serve(BufReader::new(tokio::io::stdin()).lines()).await;
+    if pipeline.count.shown() {
+        eprintln!();
+    }
+    let count = &pipeline.count;
+    match outcome {
+        Ok(()) if count.refused == 0 => {
+            drop(pipeline);
+            let _ = writer.await; // it says goodbye; everything is answered by now
+            Ok(())
+        }
+        Ok(()) => Err(Failure::Failed(format!("{} of {} events were refused", count.refused, count.sent))),
+        Err(reason) => Err(Failure::Failed(format!(
+            "{reason}; {} of {} events have been answered: only of those it is known what became of them",
+            count.answered, count.sent
+        ))),
+    }
+}
+
+/// Writes frames, and flushes when no other is there yet. Ends with a close frame.
+async fn write(
+    mut out: SplitSink<WebSocket, Message>,
+    mut frames: mpsc::UnboundedReceiver<Message>,
+) -> Result<(), Error> {
+    while let Some(frame) = frames.recv().await {
+        out.feed(frame).await?;
+        while let Ok(frame) = frames.try_recv() {
+            out.feed(frame).await?;
+        }
+        out.flush().await?;
+    }
+    out.close().await
+}
+
+struct Pipeline {
+    frames: mpsc::UnboundedSender<Message>,
+    answers: SplitStream<WebSocket>,
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    count: Count,
+}
+
+impl Pipeline {
+    /// Serves until every line has its answer.
+    async fn serve<R: AsyncBufRead + Unpin>(&mut self, mut lines: Lines<R>) -> Result<(), String> {
+        let mut more = true;
+        let mut tick = interval(PROGRESS);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while more || !self.waiting.is_empty() {
+            let room = self.waiting.len() < IN_FLIGHT && self.bytes < IN_FLIGHT_BYTES;
+            tokio::select! {
+                line = lines.next_line(), if more && room => match line {
+                    Ok(Some(line)) => self.take(line),
+                    Ok(None) => more = false,
+                    Err(error) => return Err(format!("standard input cannot be read: {error}")),
+                },
+                message = self.answers.next() => self.hear(message)?,
+                _ = tick.tick(), if self.count.shown() => self.count.show(),
+            }
+            self.print_answered()?;
+        }
+        if self.count.shown() {
+            self.count.show();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, line: String) {
+        if line.trim().is_empty() {
+            return;
+        }
+        self.count.sent += 1;
+        let text = Utf8Bytes::from(line);
+        let request = Request::parse(&text, usize::MAX);
+        match request.publish {
+            // No frame at all: the node could not tell which one it was.
+            Err(refusal) if refusal.code == Code::InvalidFrame => {
+                let refusal =
+                    Refusal::new(refusal.code, format!("line {}: {}", self.count.sent, refusal.message));
+                let outcome: Result<Receipt, Refusal> = Err(refusal);
+                self.waiting.push_back(Waiting::Answered(answer(request.reference.as_deref(), &outcome)));
+            }
+            // The node has the last word on all else.
+            _ => {
+                let ours = request.reference.is_none().then(|| format!("line-{}", self.count.sent));
+                let frame = match &ours {
+                    Some(reference) => with_ref(&text, reference),
+                    None => text,
+                };
+                self.bytes += frame.len();
+                self.waiting.push_back(Waiting::Sent(ours, frame.len()));
+                let _ = self.frames.send(Message::Text(frame)); // a writer that has ended shows at the next read
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Option<Result<Message, Error>>) -> Result<(), String> {
+        let text = match message {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Close(Some(frame)))) => {
+                return Err(format!("the node closed the connection ({} {})", frame.code, frame.reason));
+            }
+            Some(Ok(Message::Close(None))) | None => return Err("the node closed the connection".to_owned()),
+            Some(Ok(_)) => return Ok(()),
+            Some(Err(error)) => return Err(format!("the connection broke: {error}")),
+        };
+        if text.starts_with(r#"{"type":"bye""#) {
+            return Ok(()); // its close comes next
+        }
+        // Everything before the first that was sent has been printed already.
+        let Some(Waiting::Sent(ours, bytes)) = self.waiting.pop_front() else {
+            return Err(format!("an answer to nothing: {text}"));
+        };
+        self.bytes -= bytes;
+        self.waiting.push_front(Waiting::Answered(match ours {
+            Some(reference) => text.replacen(&format!(r#""ref":"{reference}","#), "", 1).into(),
+            None => text,
+        }));
+        Ok(())
+    }
+
+    /// Prints the answers whose turn it is.
+    fn print_answered(&mut self) -> Result<(), String> {
+        let mut out = std::io::stdout().lock();
+        let mut any = false;
+        while let Some(Waiting::Answered(answer)) = self.waiting.front() {
+            self.count.answered += 1;
+            self.count.refused += u64::from(answer.starts_with(r#"{"type":"error""#));
+            writeln!(out, "{answer}").map_err(|error| format!("the answers cannot be written: {error}"))?;
+            self.waiting.pop_front();
+            any = true;
+        }
+        if any {
+            out.flush().map_err(|error| format!("the answers cannot be written: {error}"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Puts a `ref` in front of a JSON object's first field.
+fn with_ref(object: &str, reference: &str) -> Utf8Bytes {
+    let inner = object.trim_start().strip_prefix('{').unwrap_or(object);
+    let comma = if inner.trim_start().starts_with('}') { "" } else { "," };
+    format!(r#"{{"ref":"{reference}"{comma}{inner}"#).into()
+}
+
+/// What a person at a terminal wants to know meanwhile.
+struct Count {
+    since: Instant,
+    sent: u64,
+    answered: u64,
+    refused: u64,
+}
+
+impl Count {
+    fn shown(&self) -> bool {
+        std::io::stderr().is_terminal()
+    }
+
+    fn show(&self) {
+        let seconds = self.since.elapsed().as_secs_f64().max(0.001);
+        let rate = self.answered as f64 / seconds;
+        let line = format!(
+            "\r{} sent, {} answered, {} refused, {rate:.0} a second\x1b[K",
+            self.sent, self.answered, self.refused
+        );
+        let mut out = std::io::stderr().lock();
+        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ref_goes_in_front_and_leaves_the_rest_as_it_is() {
+        assert_eq!(with_ref(r#" { "userId":"1" }"#, "line-3").as_str(), r#"{"ref":"line-3", "userId":"1" }"#);
+        assert_eq!(with_ref("{}", "line-3").as_str(), r#"{"ref":"line-3"}"#);
+    }
+}

@@ -1,0 +1,176 @@
+//! Connections to a node: TCP or TLS, and on it HTTP or a WebSocket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::Failure;
+use super::endpoint::Endpoint;
+
+/// For each of: connecting, the handshakes, an answer over HTTP.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The largest event that a node may allow, and its frame.
+const MAX_MESSAGE: usize = 65 << 20;
+
+/// A connection.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A WebSocket.
+pub type WebSocket = WebSocketStream<Box<dyn Stream>>;
+
+/// Why there is no WebSocket.
+#[derive(Debug)]
+pub enum NoSocket {
+    /// The node refused, and going on asking may or may not help.
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// `code: message`.
+        reason: String,
+    },
+    /// Nobody is there, or nobody who speaks as a node does.
+    Unreached(String),
+}
+
+/// Connects.
+///
+/// # Errors
+/// What went wrong, with the address and where it came from.
+async fn connect(to: &Endpoint) -> Result<Box<dyn Stream>, String> {
+    let failed = |what: &dyn std::fmt::Display| format!("cannot reach a node at {to}: {what}");
+    let tcp = match timeout(PATIENCE, TcpStream::connect((to.host.as_str(), to.port))).await {
+        Ok(Ok(tcp)) => tcp,
+        Ok(Err(error)) => return Err(failed(&error)),
+        Err(_) => return Err(failed(&"no answer in time")),
+    };
+    let _ = tcp.set_nodelay(true); // fails where the connection is gone already, which shows below
+    if !to.secure {
+        return Ok(Box::new(tcp));
+    }
+    let name = ServerName::try_from(to.host.clone()).map_err(|error| failed(&error))?;
+    let tls = timeout(PATIENCE, connector().map_err(|error| failed(&error))?.connect(name, tcp)).await;
+    match tls {
+        Ok(Ok(tls)) => Ok(Box::new(tls)),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&"no TLS handshake in time")),
+    }
+}
+
+/// Trusts the system's authorities, or those of the file that `SSL_CERT_FILE` names.
+fn connector() -> Result<TlsConnector, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err("this system has no certificates to trust; SSL_CERT_FILE may name a PEM file".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| "the token has characters that no header may carry".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Opens a WebSocket with this query string, which may be empty.
+///
+/// # Errors
+/// Whether the node refused, or was not reached.
+pub async fn websocket(to: &Endpoint, query: &str) -> Result<WebSocket, NoSocket> {
+    let stream = connect(to).await.map_err(NoSocket::Unreached)?;
+    let unreached =
+        |what: &dyn std::fmt::Display| NoSocket::Unreached(format!("no WebSocket at {to}: {what}"));
+    let mark = if query.is_empty() { "" } else { "?" };
+    // The connection is there already: of the URL only host, path and query go over the wire.
+    let url = format!("ws://{}{}{mark}{query}", to.authority(), to.path);
+    let mut request = url.into_client_request().map_err(|error| unreached(&error))?;
+    if let Some(token) = &to.token {
+        request.headers_mut().insert(AUTHORIZATION, bearer(token).map_err(|error| unreached(&error))?);
+    }
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let opening = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
+    match timeout(PATIENCE, opening).await {
+        Ok(Ok((socket, _))) => Ok(socket),
+        Ok(Err(Error::Http(answer))) => {
+            let status = answer.status().as_u16();
+            let body = answer.body().as_deref().unwrap_or_default();
+            Err(NoSocket::Refused { status, reason: reason(status, body) })
+        }
+        Ok(Err(error)) => Err(unreached(&error)),
+        Err(_) => Err(unreached(&"no handshake in time")),
+    }
+}
+
+/// Asks over HTTP; a body is JSON.
+///
+/// # Errors
+/// Where no answer came, or one that is not 2xx: then `code: message`, as the node puts it.
+pub async fn http(to: &Endpoint, method: Method, path: &str, body: Option<String>) -> Result<Bytes, Failure> {
+    let stream = connect(to).await.map_err(Failure::Failed)?;
+    let (status, body) = match timeout(PATIENCE, ask(to, stream, method, path, body)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(Failure::Failed(format!("no answer from {to}: {error}"))),
+        Err(_) => return Err(Failure::Failed(format!("no answer from {to} in time"))),
+    };
+    if status.is_success() {
+        return Ok(body);
+    }
+    Err(Failure::Failed(reason(status.as_u16(), &body)))
+}
+
+type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
+async fn ask(
+    to: &Endpoint,
+    stream: Box<dyn Stream>,
+    method: Method,
+    path: &str,
+    body: Option<String>,
+) -> Result<(StatusCode, Bytes), Trouble> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(to.resource(path)).header(HOST, to.authority());
+    if let Some(token) = &to.token {
+        request = request.header(AUTHORIZATION, bearer(token)?);
+    }
+    if body.is_some() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    let request = request.body(Full::new(Bytes::from(body.unwrap_or_default())))?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    Ok((status, answer.into_body().collect().await?.to_bytes()))
+}
+
+/// A refusal's code and message, or what can be said of another answer.
+fn reason(status: u16, body: &[u8]) -> String {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    match (body["error"]["code"].as_str(), body["error"]["message"].as_str()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        _ => format!("an answer with HTTP status {status}, which does not look like a node's"),
+    }
+}

@@ -1,0 +1,186 @@
+//! `switchboard publish`: one event by flags, many by lines, exit codes, addresses, TLS.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::{self, pki_types};
+
+use crate::support::ports::free_port;
+use crate::support::terminal::{at, line, line_at, run};
+use crate::support::{Client, NodeBuilder};
+
+#[tokio::test]
+async fn an_event_by_flags_arrives_byte_for_byte_and_its_answer_is_printed() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let data = r#"{ "b":1e400,"a" : [12345678901234567890123] }"#;
+    let ran = at(&node, &["publish", "--user", "42", "--event", "progress", "--data", data]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let answer = &ran.json_lines()[0];
+    assert_eq!((&answer["type"], &answer["nodes"]), (&json!("ack"), &json!(["node-a"])));
+    let event = client.event().await;
+    assert_eq!((event.event.as_str(), event.data.as_str()), ("progress", data));
+    assert_eq!(answer["id"].as_str(), event.id.as_deref());
+
+    // A number that looks like a flag, and every other field.
+    let args = ["publish", "--user=42", "--event=e", "--data", "-5", "--client=tab-1", "--collapse-key=c"];
+    assert_eq!(at(&node, &[&args[..], &["--key", "k"]].concat()).await.code, Some(0));
+    assert_eq!(client.event().await.data, "-5");
+    let first = at(&node, &["publish", "--user=42", "--event=e", "--key", "once"]).await.out;
+    assert_eq!(at(&node, &["publish", "--user=42", "--event=e", "--key", "once"]).await.out, first);
+    let ran = at(&node, &["publish", "--users", "42, 43", "--event", "e"]).await;
+    assert_eq!(ran.json_lines()[0]["ids"].as_array().unwrap().len(), 2);
+    let ran = at(&node, &["publish", "--broadcast", "--event", "notice"]).await;
+    assert_eq!(ran.json_lines()[0], json!({"type": "ack", "nodes": ["node-a"]}));
+    let ran = at(&node, &["publish", "--user=42", "--event=e", "--except-client=tab-1", "--transient"]).await;
+    assert_eq!(ran.json_lines()[0], json!({"type": "ack", "nodes": ["node-a"]}));
+}
+
+#[tokio::test]
+async fn a_refusal_ends_with_1_and_a_command_line_that_is_off_with_2() {
+    let node = NodeBuilder::local("node-a").set("--worker-token", "first-token,second-token").start().await;
+    let refused = at(&node, &["publish", "--user=42", "--event=e"]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("unauthorized: ") && refused.out.is_empty(), "{refused:?}");
+    for token in [["--token", "second-token"], ["--worker-token", "first-token,other"]] {
+        let ran = at(&node, &[&["publish", "--user=42", "--event=e"], &token[..]].concat()).await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+    let off = ["publish", "--user", "a b", "--event", "e", "--token", "first-token"];
+    let refused = at(&node, &off).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("invalid_user_id: "), "{refused:?}");
+    for (args, told) in [
+        (&["publish", "--event", "e"][..], "invalid_target"),
+        (&["publish", "--user", "42", "--broadcast", "--event", "e"], "invalid_target"),
+        (&["publish", "--user", "42"], "--event"),
+        (&["publish", "--user", "42", "--event", "e", "--data", "{"], "--data"),
+        (&["publish", "--user", "42", "--event", "e", "--colour", "red"], "--colour"),
+        (&["publish", "--worker-url", "relay:4001", "--user", "42", "--event", "e"], "--worker-url"),
+    ] {
+        let ran = at(&node, args).await;
+        assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
+        assert!(ran.err.contains(told), "{args:?}: {ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_cannot_reach_a_node_is_told_where_it_was_looked_for() {
+    let port = free_port().to_string();
+    for args in [&["publish", "--user=42", "--event=e"][..], &["publish"]] {
+        let mut line = line(args);
+        line.env.push(("WORKER_SOCKET_PORT".to_owned(), port.clone()));
+        let ran = run(&line, r#"{"userId":"42","event":"e"}"#).await;
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        for told in ["cannot reach", &format!("127.0.0.1:{port}"), "--worker-port", "environment"] {
+            assert!(ran.err.contains(told), "{told}: {ran:?}");
+        }
+        assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn lines_are_answered_in_order_and_a_bad_one_in_its_place() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let lines = [
+        r#"{"userId":"42","event":"e","data":1}"#,
+        "",
+        "no json",
+        r#"{"ref":"mine","userId":"42","event":"e","data":2}"#,
+        r#"{"userId":"4 2","event":"e"}"#,
+        r#"{"ref":"off","userId":"42","event":"e","colour":"red"}"#,
+        r#" {"userIds":["42","43"],"event":"e"}"#,
+        "[]",
+        r#"{"broadcast":true,"event":"e"}"#,
+    ];
+    let ran = run(&line_at(&node, &["publish"]), &lines.join("\n")).await;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let answers = ran.json_lines();
+    let kinds: Vec<_> = answers
+        .iter()
+        .map(|answer| answer["code"].as_str().unwrap_or_else(|| answer["type"].as_str().unwrap()))
+        .collect();
+    let off = "invalid_frame";
+    assert_eq!(kinds, ["ack", off, "ack", "invalid_user_id", off, "ack", off, "ack"]);
+    let refs: Vec<_> = answers.iter().map(|answer| answer["ref"].as_str()).collect();
+    assert_eq!(refs, [None, None, Some("mine"), None, Some("off"), None, None, None]);
+    assert!(answers[1]["message"].as_str().unwrap().contains("line 2"), "{}", answers[1]);
+    assert!(ran.err.contains("4 of 8"), "{ran:?}");
+    let flags = run(&line_at(&node, &["publish", "-", "--user", "42"]), "").await;
+    assert_eq!(flags.code, Some(2), "{flags:?}");
+}
+
+#[tokio::test]
+async fn twenty_thousand_lines_pass_in_order() {
+    const COUNT: usize = 20_000;
+    let node = NodeBuilder::local("node-a").set("--log-length", "30000").start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let lines: String =
+        (0..COUNT).map(|n| format!("{{\"userId\":\"42\",\"event\":\"e\",\"data\":{n}}}\n")).collect();
+    let publishing = tokio::spawn(async move {
+        let ran = run(&line_at(&node, &["publish"]), &lines).await;
+        (ran, node)
+    });
+    for number in 0..COUNT {
+        assert_eq!(client.event().await.data, number.to_string());
+    }
+    let (ran, _node) = publishing.await.unwrap();
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(ran.lines().len(), COUNT);
+    assert!(ran.lines().iter().all(|line| line.starts_with(r#"{"type":"ack","id":"#)), "{}", ran.lines()[0]);
+}
+
+/// A proxy that ends TLS before a node's worker port; gives its port and the file of its certificate.
+async fn tls_proxy(to: String) -> (u16, tempfile::NamedTempFile) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), made.cert.pem()).unwrap();
+    let key = pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, to) = (acceptor.clone(), to.clone());
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut node = TcpStream::connect(to).await.unwrap();
+                copy_bidirectional(&mut stream, &mut node).await.ok();
+            });
+        }
+    });
+    (port, file)
+}
+
+#[tokio::test]
+async fn a_node_behind_tls_is_reached_and_a_stranger_is_not_trusted() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let (port, certificate) = tls_proxy(node.worker_url.trim_start_matches("ws://").to_owned()).await;
+    let url = |scheme: &str| format!("{scheme}://localhost:{port}");
+    let trusting = |args: &[&str]| {
+        let mut line = line(args);
+        line.env.push(("SSL_CERT_FILE".to_owned(), certificate.path().to_str().unwrap().to_owned()));
+        line
+    };
+    for scheme in ["wss", "https"] {
+        let one = ["publish", "--worker-url", &url(scheme), "--user=42", "--event=e"];
+        let ran = run(&trusting(&one), "").await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let many = ["publish", "--worker-url", &url(scheme)];
+        let ran = run(&trusting(&many), "{\"userId\":\"42\",\"event\":\"e\"}\n").await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+    let ran = run(&line(&["publish", "--worker-url", &url("wss"), "--user=42", "--event=e"]), "").await;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("--worker-url") && ran.err.contains("certificate"), "{ran:?}");
+}
