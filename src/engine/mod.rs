@@ -284,6 +284,8 @@ pub trait Engine: Send + Sync + 'static {
     fn sign_of_life(&self) -> Option<Duration>;
     /// Whether Redis is there and knows this node, as far as is known.
     fn is_up(&self) -> bool;
+    /// What an operator should mend although all works.
+    fn warning(&self) -> Option<String>;
     /// Waits until Redis has failed to answer: time to look whether it still knows this node.
     fn suspected(&self) -> BoxFuture<'static, ()>;
     /// Starts what the engine does by itself: reads the inbox and the ingress stream for `node`.

@@ -65,7 +65,13 @@ pub fn healthz() -> Answer {
 /// `GET /readyz`: whether the node should get clients.
 pub fn readyz(ports: &Ports) -> Answer {
     match ports.is_ready() {
-        Ok(()) => answer(StatusCode::OK, "text/plain; charset=utf-8", "ready\n"),
+        Ok(()) => {
+            let mut body = "ready\n".to_owned();
+            if let Some(warning) = ports.router.engine().warning() {
+                body.push_str(&format!("warning: {warning}\n"));
+            }
+            answer(StatusCode::OK, "text/plain; charset=utf-8", body)
+        }
         Err(reason) => answer(
             StatusCode::SERVICE_UNAVAILABLE,
             "text/plain; charset=utf-8",

@@ -25,6 +25,7 @@ pub async fn handle(ports: &Ports) -> Answer {
         connections: most_connections - ports.places.available_permits(),
         most_connections,
         redis_up: engine.is_up(),
+        redis_may_evict: engine.warning().is_some(),
         ready: ports.is_ready().is_ok(),
         draining: ports.is_draining(),
         lag: lag.ok().and_then(Result::ok).map(|lag| (lag.inbox, lag.ingress)),

@@ -57,6 +57,8 @@ pub struct Levels {
     pub most_connections: usize,
     /// Redis is there and knows this node.
     pub redis_up: bool,
+    /// Redis may throw keys away.
+    pub redis_may_evict: bool,
     /// `/readyz` says 200.
     pub ready: bool,
     /// The node is going away.
@@ -95,6 +97,7 @@ pub struct Metrics {
     connections: IntGauge,
     most_connections: IntGauge,
     redis_up: IntGauge,
+    redis_may_evict: IntGauge,
     ready: IntGauge,
     draining: IntGauge,
     inbox_lag: IntGauge,
@@ -180,6 +183,8 @@ impl Metrics {
             connections: make.level("connections", "Places taken on the client port, registered or not.")?,
             most_connections: make.level("connections_max", "--max-connections.")?,
             redis_up: make.level("redis_up", "1 while Redis answers and knows this node.")?,
+            redis_may_evict: make
+                .level("redis_may_evict", "1 where maxmemory-policy lets Redis throw keys away.")?,
             ready: make.level("ready", "1 while /readyz says 200.")?,
             draining: make.level("draining", "1 once the node is going away.")?,
             inbox_lag: make.level("inbox_lag", "Entries of this node's inbox that are not done.")?,
@@ -253,6 +258,7 @@ impl Metrics {
         level(&self.connections, levels.connections);
         level(&self.most_connections, levels.most_connections);
         level(&self.redis_up, levels.redis_up.into());
+        level(&self.redis_may_evict, levels.redis_may_evict.into());
         level(&self.ready, levels.ready.into());
         level(&self.draining, levels.draining.into());
         if let Some((inbox, ingress)) = levels.lag {

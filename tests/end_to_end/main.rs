@@ -14,6 +14,7 @@ mod cors;
 mod crash;
 mod cursor;
 mod drain;
+mod eviction;
 mod frames;
 mod http_publish;
 mod http_reads;

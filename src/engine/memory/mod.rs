@@ -291,6 +291,10 @@ impl Engine for MemoryEngine {
         true
     }
 
+    fn warning(&self) -> Option<String> {
+        None
+    }
+
     fn suspected(&self) -> BoxFuture<'static, ()> {
         future::pending().boxed()
     }

@@ -9,8 +9,10 @@
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `inbox`, `ingress` | the two streams this node reads |
 //! | `node` | the node's own lease, and clearing up after others |
+//! | `eviction` | whether Redis may throw keys away |
 
 pub mod connection;
+mod eviction;
 mod inbox;
 mod ingress;
 mod keys;
@@ -88,6 +90,7 @@ struct Context {
     whole_since: AtomicU64,
     /// When a sign of life last came through the inbox.
     sign_of_life: std::sync::Mutex<Option<Instant>>,
+    eviction: eviction::Eviction,
 }
 
 impl Context {
@@ -126,6 +129,7 @@ impl RedisEngine {
             node: OnceLock::new(),
             whole_since: AtomicU64::new(0),
             sign_of_life: std::sync::Mutex::new(None),
+            eviction: eviction::Eviction::default(),
             config,
         });
         let lanes = (0..LANES)
@@ -242,6 +246,10 @@ impl Engine for RedisEngine {
         self.context.link.is_up()
     }
 
+    fn warning(&self) -> Option<String> {
+        self.context.eviction.warning()
+    }
+
     fn suspected(&self) -> BoxFuture<'static, ()> {
         let context = self.context.clone();
         async move { context.link.suspected().await }.boxed()
@@ -252,6 +260,7 @@ impl Engine for RedisEngine {
             return; // started before
         }
         tokio::spawn(inbox::read(self.context.clone()));
+        tokio::spawn(eviction::watch(self.context.clone()));
         let stopped = self.ingress_task.lock().ok().and_then(|mut task| task.take());
         if let Some(stopped) = stopped {
             let wanted = self.ingress.subscribe();

@@ -10,7 +10,7 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Context, inbox, ms, reply, scripts, sessions};
+use super::{Context, eviction, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
 
@@ -68,6 +68,7 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
             forget(context, node, true).await?;
         }
         announce(context, now).await?;
+        eviction::look(context).await;
         context.link.trust();
     }
     Ok(claim)

@@ -1,0 +1,90 @@
+//! Whether Redis may throw keys away by itself when its memory is full. No promise about logs holds then, so it is
+//! said at the start, in `/readyz` and in the metrics.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redis::{Value, cmd};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::{Context, reply};
+use crate::engine::Unavailable;
+
+/// The one policy under which nothing is thrown away.
+const SAFE: &str = "noeviction";
+
+/// What was found last.
+#[derive(Debug, Default)]
+pub struct Eviction(Mutex<Option<String>>);
+
+impl Eviction {
+    /// What an operator should know, if anything.
+    pub fn warning(&self) -> Option<String> {
+        let policy = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(format!("Redis may evict logs and streams (maxmemory-policy {policy}); set it to {SAFE}"))
+    }
+
+    fn found(&self, policy: String) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsafe_one = Some(policy).filter(|policy| policy != SAFE);
+        let changed = *known != unsafe_one;
+        *known = unsafe_one;
+        match &*known {
+            Some(policy) if changed => warn!(
+                policy,
+                "Redis may evict logs and streams when its memory is full: events may be lost; set maxmemory-policy noeviction"
+            ),
+            None if changed => info!("Redis does not evict any more"),
+            _ => {}
+        }
+    }
+}
+
+/// Looks now and then: an operator may set the policy at any time.
+pub async fn watch(context: Arc<Context>) {
+    loop {
+        sleep(context.config.session_ttl).await;
+        if context.link.is_up() {
+            look(&context).await;
+        }
+    }
+}
+
+/// Looks now. Where Redis does not tell, nothing is known and nothing said.
+pub async fn look(context: &Context) {
+    if let Ok(Some(policy)) = policy(context).await {
+        context.eviction.found(policy);
+    }
+}
+
+async fn policy(context: &Context) -> Result<Option<String>, Unavailable> {
+    let mut config = cmd("CONFIG");
+    config.arg("GET").arg("maxmemory-policy");
+    if let Ok(answer) = context.link.probe_one(config).await
+        && let Some(policy) = configured(answer)
+    {
+        return Ok(Some(policy));
+    }
+    // Hosted servers often have no CONFIG, and a careful operator does not allow it.
+    let mut info = cmd("INFO");
+    info.arg("memory");
+    let info = context.link.probe_one(info).await?;
+    let policy = text(&info)?.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+    Ok(policy.map(|policy| policy.trim().to_owned()))
+}
+
+fn text(value: &Value) -> Result<&str, Unavailable> {
+    match value {
+        Value::VerbatimString { text, .. } => Ok(text),
+        other => reply::text(other),
+    }
+}
+
+fn configured(answer: Value) -> Option<String> {
+    let value = match answer {
+        Value::Map(pairs) => pairs.into_iter().next()?.1,
+        Value::Array(items) => items.into_iter().nth(1)?,
+        _ => return None,
+    };
+    reply::text(&value).ok().map(str::to_owned)
+}

@@ -1,0 +1,74 @@
+//! A Redis that may throw keys away: said aloud, at the start and later.
+
+use crate::support::{BOUND, Node, NodeBuilder, RedisServer, Scrape, eventually, http};
+use redis::cmd;
+
+async fn server_with(policy: &str) -> RedisServer {
+    let redis = RedisServer::start().await;
+    set_policy(&redis, policy).await;
+    redis
+}
+
+async fn set_policy(redis: &RedisServer, policy: &str) {
+    redis.db().await.run::<()>(cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg(policy)).await;
+}
+
+async fn ready_body(node: &Node, what: &str, fits: impl Fn(&str) -> bool) {
+    eventually(BOUND, what, async || {
+        let answer = http::try_get(&node.worker_http("/readyz")).await?;
+        if answer.status == 200 && fits(&answer.body) { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+}
+
+fn warnings(node: &Node) -> usize {
+    let warns = |line: &&String| line.contains("\"WARN\"") && line.contains("may evict");
+    node.lines().iter().filter(warns).count()
+}
+
+#[tokio::test]
+async fn a_policy_that_evicts_is_warned_of_once_until_it_is_mended() {
+    let redis = server_with("allkeys-lru").await;
+    let node = NodeBuilder::redis("node-a", &redis).set("--session-ttl", "1s").start().await;
+    ready_body(&node, "a warning", |body| {
+        body.starts_with("ready\nwarning: ") && body.contains("allkeys-lru")
+    })
+    .await;
+    assert_eq!(Scrape::of(&node).await.get("redis_may_evict"), 1.0);
+    assert_eq!(warnings(&node), 1);
+    set_policy(&redis, "noeviction").await;
+    ready_body(&node, "no warning", |body| body == "ready\n").await;
+    assert_eq!(Scrape::of(&node).await.get("redis_may_evict"), 0.0);
+    // Also one that only takes keys with a TTL: logs have one.
+    set_policy(&redis, "volatile-lfu").await;
+    ready_body(&node, "a warning", |body| body.contains("volatile-lfu")).await;
+    assert_eq!(warnings(&node), 2, "once for each time");
+}
+
+#[tokio::test]
+async fn where_config_is_not_allowed_info_tells() {
+    let redis = server_with("allkeys-random").await;
+    let mut db = redis.db().await;
+    for (user, denied) in [("careful", &["-config"][..]), ("silent", &["-config", "-info"])] {
+        let mut acl = cmd("ACL");
+        acl.arg(&["SETUSER", user, "on", ">pw", "~*", "&*", "+@all"]).arg(denied);
+        db.run::<()>(&acl).await;
+    }
+    let node_as = async |user: &str| {
+        let url = format!("redis://{user}:pw@127.0.0.1:{}", redis.port());
+        NodeBuilder::redis(user, &redis).set("--redis-url", &url).start().await
+    };
+    let careful = node_as("careful").await;
+    ready_body(&careful, "a warning", |body| body.contains("allkeys-random")).await;
+    let silent = node_as("silent").await;
+    ready_body(&silent, "nothing said", |body| body == "ready\n").await;
+    assert_eq!((warnings(&careful), warnings(&silent)), (1, 0));
+}
+
+#[tokio::test]
+async fn a_redis_that_keeps_everything_is_not_warned_of() {
+    let redis = RedisServer::start().await;
+    let node = NodeBuilder::redis("node-a", &redis).start().await;
+    ready_body(&node, "no warning", |body| body == "ready\n").await;
+    assert_eq!((warnings(&node), Scrape::of(&node).await.get("redis_may_evict")), (0, 0.0));
+}
