@@ -19,7 +19,7 @@
 //! | 3 | [`session`], [`heartbeat`], [`renewal`] | one socket's life; leases on users; the node's own lease |
 //! | 2 | [`router`] | publish and deliver |
 //! | 1 | [`handle`], [`registry`], [`lease`], [`engine`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`) |
-//! | 0 | [`protocol`], [`id`], [`close`] | words, checked where they enter |
+//! | 0 | [`protocol`], [`id`], [`close`], [`gate`] | words, checked where they enter; how many may wait |
 //! | 0 | [`metrics`] | what is counted, and how it is told |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
@@ -44,6 +44,7 @@ pub mod close;
 pub mod command;
 pub mod docs;
 pub mod engine;
+pub mod gate;
 pub mod handle;
 pub mod health;
 pub mod heartbeat;

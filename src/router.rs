@@ -1,6 +1,7 @@
 //! Publish and deliver: from a request to the engine, and from a hint to the sockets of this node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
@@ -11,6 +12,7 @@ use crate::close::Close;
 use crate::engine::{
     Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Registration, Unavailable,
 };
+use crate::gate::Gate;
 use crate::handle::{Handle, Outgoing};
 use crate::id::{ClientId, EventId, NodeId, UserId};
 use crate::lease::Lease;
@@ -20,6 +22,14 @@ use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Identity;
 use crate::protocol::publish::{Publish, Receipt, Target};
 use crate::registry::Registry;
+
+/// Registrations under way at once: they keep the engine busy (two batches of 50 at work, two being gathered), and
+/// a publish that comes meanwhile waits for no more than these.
+const REGISTERING: usize = 256;
+/// Registrations that may wait for their turn: a second's worth. One more is refused.
+const WAITING: usize = 16_384;
+/// How long: later, nobody waits for the answer any more.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What came of a publish, later.
 pub type Outcome = BoxFuture<'static, Result<Receipt, Refusal>>;
@@ -31,6 +41,7 @@ pub struct Router {
     registry: Registry,
     lease: Lease,
     metrics: Arc<Metrics>,
+    registering: Gate,
     send_queue: usize,
 }
 
@@ -45,7 +56,8 @@ impl Router {
     /// A router without sessions. `send_queue` events may wait for one slow socket.
     pub fn new(node: NodeId, engine: Arc<dyn Engine>, metrics: Arc<Metrics>, send_queue: usize) -> Self {
         let (registry, lease) = (Registry::default(), Lease::default());
-        Self { node, engine, registry, lease, metrics, send_queue }
+        let registering = Gate::new(REGISTERING, WAITING, PATIENCE);
+        Self { node, engine, registry, lease, metrics, registering, send_queue }
     }
 
     /// This node's id.
@@ -129,6 +141,9 @@ impl Router {
         self: &Arc<Self>,
         identity: Identity,
     ) -> Result<(Registered, Box<Registration>), Refusal> {
+        let _turn = self.registering.enter().await.ok_or_else(|| {
+            Refusal::new(Code::Unavailable, "too many clients are connecting to this node now; try again")
+        })?;
         if !self.lease.is_held() {
             return Err(Refusal::unavailable());
         }
