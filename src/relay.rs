@@ -17,6 +17,7 @@ use crate::engine::redis::connection::AddressError;
 use crate::engine::redis::{self, RedisEngine};
 use crate::engine::{Engine, NodeInfo};
 use crate::heartbeat;
+use crate::listener::body::Bodies;
 use crate::listener::{self, Ports};
 use crate::metrics::{self, Metrics};
 use crate::renewal::{self, End};
@@ -90,6 +91,7 @@ impl Relay {
             node_ttl: settings.node_ttl,
             client_url,
             worker_url,
+            bodies: Bodies::new(settings.waiting_connections, settings.limits.hello_timeout),
             places: Arc::new(Semaphore::new(places as usize)),
             most_places: places,
             draining: AtomicBool::new(false),
@@ -100,15 +102,15 @@ impl Relay {
         let (stop_lease, stop) = watch::channel(false);
         let lease = tokio::spawn(renewal::keep(router.clone(), settings.node_ttl, stop));
         let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), settings.session_ttl))];
-        let hello_timeout = settings.limits.hello_timeout;
+        let (hello_timeout, waiting) = (settings.limits.hello_timeout, settings.waiting_connections);
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
         let for_clients = ports.clone();
-        tasks.push(tokio::spawn(listener::serve(clients, hello_timeout, move |request, _| {
+        tasks.push(tokio::spawn(listener::serve(clients, hello_timeout, waiting, move |request, _| {
             listener::client::handle(request, for_clients.clone())
         })));
         info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
         let for_workers = ports.clone();
-        tasks.push(tokio::spawn(listener::serve(workers, hello_timeout, move |request, _| {
+        tasks.push(tokio::spawn(listener::serve(workers, hello_timeout, waiting, move |request, _| {
             listener::worker::handle(request, for_workers.clone())
         })));
         Ok(Self { router, ports, drain_timeout: settings.drain_timeout, stop_lease, lease, tasks })

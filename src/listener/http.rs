@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::TcpStream;
@@ -89,6 +89,19 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
         .any(|word| word.trim().eq_ignore_ascii_case(token))
 }
 
+/// Whether a request says whom it is for, once: RFC 9112 wants others refused, lest two programs on its way see two
+/// different hosts.
+///
+/// # Errors
+/// `invalid_frame`.
+pub fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next(), request.version() >= Version::HTTP_11) {
+        (Some(_), None, _) | (None, None, false) => Ok(()),
+        _ => Err(Refusal::new(Code::InvalidFrame, "a request needs one Host header")),
+    }
+}
+
 /// Whether a request asks for a WebSocket.
 pub fn wants_websocket(request: &Request<Incoming>) -> bool {
     has_token(request.headers(), header::UPGRADE, "websocket")
@@ -116,12 +129,22 @@ pub fn accept_websocket(request: &Request<Incoming>) -> Result<Answer, Refusal> 
         let mut values = headers.get_all(name).iter();
         values.next().filter(|_| values.next().is_none())
     };
+    // Before HTTP/1.1 nothing could be upgraded, and what a body would be is anybody's guess.
+    let body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    if request.version() != Version::HTTP_11 || body {
+        return Err(Refusal::new(
+            Code::InvalidFrame,
+            "a WebSocket handshake is a GET of HTTP/1.1 without a body",
+        ));
+    }
     if single("sec-websocket-version").is_none_or(|version| version.as_bytes() != b"13") {
         return Err(Refusal::new(Code::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
     }
     let key = single("sec-websocket-key").map(HeaderValue::as_bytes);
     // 16 bytes in base64: 22 characters and two of padding.
-    let key = key.filter(|key| key.len() == 24 && key.ends_with(b"=="));
+    let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    let key = key.filter(|key| key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(base64));
     let (Some(key), true) = (key, has_token(headers, header::CONNECTION, "upgrade")) else {
         return Err(Refusal::new(
             Code::InvalidFrame,

@@ -1,5 +1,6 @@
 //! The two ports: accepting, HTTP, handshakes. What goes on after the handshake is a session's matter.
 
+pub mod body;
 pub mod browser;
 pub mod client;
 pub mod cors;
@@ -7,6 +8,7 @@ pub mod http;
 pub mod metrics;
 pub mod operator;
 pub mod publish;
+pub mod room;
 pub mod worker;
 
 use std::net::SocketAddr;
@@ -20,13 +22,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::interval;
 use tracing::{debug, warn};
 
 use crate::router::Router;
 use crate::session::Limits;
 use crate::settings::origin::Origins;
+use body::Bodies;
+use room::Room;
 
 /// Bytes of a request's head: a long token in a URL fits.
 const MAX_HEAD: usize = 16 * 1024;
@@ -55,6 +59,8 @@ pub struct Ports {
     pub client_url: String,
     /// The address that workers are told.
     pub worker_url: String,
+    /// Bounds on what requests bring along.
+    pub bodies: Bodies,
     /// A place for each client's socket.
     pub places: Arc<Semaphore>,
     /// How many places there are.
@@ -93,15 +99,26 @@ impl Ports {
     }
 }
 
-/// Answers requests on `listener` for as long as the process lives.
-pub async fn serve<H, F>(listener: TcpListener, hello_timeout: Duration, handle: H)
+/// Answers requests on `listener` for as long as the process lives. `most` connections may wait between requests.
+pub async fn serve<H, F>(listener: TcpListener, hello_timeout: Duration, most: usize, handle: H)
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = http::Answer> + Send + 'static,
 {
+    let room = Room::new(most);
     let mut told = false;
+    let mut sweep = interval(hello_timeout);
     loop {
-        let (stream, peer) = match listener.accept().await {
+        room.seat_free().await;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = sweep.tick() => {
+                // hyper sees to those who send no request in time; these do not take their answer.
+                room.sweep(hello_timeout * 2);
+                continue;
+            }
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
@@ -118,21 +135,34 @@ where
             continue;
         }
         let handle = handle.clone();
+        let guest = room.enter();
         tokio::spawn(async move {
+            let sitting = guest.clone();
             let service = service_fn(move |request| {
-                let answer = handle(request, peer);
-                async move { Ok::<_, std::convert::Infallible>(answer.await) }
+                let guest = guest.clone();
+                guest.stand();
+                let answer = http::check_host(&request).map(|()| handle(request, peer));
+                async move {
+                    let answer = match answer {
+                        Ok(answer) => answer.await,
+                        Err(refusal) => http::refuse(&refusal),
+                    };
+                    guest.sit();
+                    Ok::<_, std::convert::Infallible>(answer)
+                }
             });
-            let served = http1::Builder::new()
+            let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(hello_timeout)
                 .max_buf_size(MAX_HEAD)
                 .max_headers(MAX_HEADERS)
                 .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades()
-                .await;
-            if let Err(error) = served {
-                debug!(%error, "a connection ended in the middle of a request");
+                .with_upgrades();
+            tokio::select! {
+                served = connection => if let Err(error) = served {
+                    debug!(%error, "a connection ended in the middle of a request");
+                },
+                () = sitting.asked_to_go() => debug!("a connection without a request made room"),
             }
         });
     }

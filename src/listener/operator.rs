@@ -5,8 +5,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
+use super::Ports;
 use super::http::{self, Answer};
-use super::{Ports, publish};
 use crate::id::UserId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{ENVELOPE, MAX_ITEMS};
@@ -74,8 +74,8 @@ async fn online(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Ref
     struct Question {
         user_ids: Vec<String>,
     }
-    let body = publish::body(request, ENVELOPE).await?;
-    let question: Question = serde_json::from_slice(&body)
+    let body = ports.bodies.read(request, ENVELOPE).await?;
+    let question: Question = serde_json::from_slice(&body.bytes)
         .map_err(|_| Refusal::new(Code::InvalidFrame, r#"expected {"userIds":["…"]}"#))?;
     if question.user_ids.len() > MAX_ITEMS {
         return Err(Refusal::new(Code::TooManyItems, format!("userIds may name at most {MAX_ITEMS} users")));

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode, header};
 use serde_json::value::RawValue;
@@ -25,26 +24,13 @@ pub async fn handle(request: Request<Incoming>, ports: &Ports) -> Answer {
     }
 }
 
-/// Reads a body that may have `most` bytes.
-///
-/// # Errors
-/// `too_large`, or `invalid_frame` where it broke off.
-pub async fn body(request: Request<Incoming>, most: usize) -> Result<Bytes, Refusal> {
-    let collected = Limited::new(request.into_body(), most).collect().await;
-    collected.map(|body| body.to_bytes()).map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            Refusal::new(Code::TooLarge, format!("the request is larger than the {most} bytes allowed"))
-        } else {
-            Refusal::new(Code::InvalidFrame, "the request broke off")
-        }
-    })
-}
-
 async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let lines = content_type.is_some_and(|kind| kind.trim_start().starts_with("application/x-ndjson"));
     let most = MAX_BODY.max(ports.max_event + ENVELOPE);
-    let text = Utf8Bytes::try_from(body(request, most).await?)
+    // Its share of the bounds is held until all of it is answered: what is published is a part of it, not a copy.
+    let body = ports.bodies.read(request, most).await?;
+    let text = Utf8Bytes::try_from(body.bytes.clone())
         .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is not UTF-8"))?;
     if !lines && !text.trim_start().starts_with('[') {
         let request = PublishRequest::parse(&text, ports.max_event);

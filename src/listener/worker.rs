@@ -1,5 +1,6 @@
 //! The worker port: publishing by WebSocket and HTTP, and what operators ask.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, header};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
 
 use super::http::{self, Answer};
@@ -24,6 +25,8 @@ use crate::session::socket::{Socket, WORKER_READ_BUFFER, close_for};
 
 /// Frames of one worker that may be on their way to Redis; the next is read when the first of them is answered.
 const IN_FLIGHT: usize = 1024;
+/// Their bytes: a hundred times what two nodes have on their way at full load. One frame may go beyond it.
+const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 /// Answers that are gathered for one flush.
 const ANSWERS: usize = 64;
 
@@ -107,18 +110,21 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
 }
 
 type InFlight = FuturesOrdered<futures_util::future::BoxFuture<'static, Answered>>;
-type Answered = (Option<String>, Result<Receipt, Refusal>);
+/// A frame's `ref`, what came of it, and its size.
+type Answered = (Option<String>, Result<Receipt, Refusal>, usize);
 
 /// Serves one worker until its end; says how the node closed, if it did.
 async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bool>) -> Option<Close> {
     let mut in_flight = InFlight::new();
+    let mut bytes = 0;
     let (interval, patience) = (ports.limits.ping_interval, ports.limits.pong_timeout);
     let mut due = Instant::now() + interval.mul_f64(0.5 + fastrand::f64() / 2.0);
     let mut ping_out = false;
     let close = loop {
         let outcome = tokio::select! {
-            message = socket.next(), if in_flight.len() < IN_FLIGHT => match message {
+            message = socket.next(), if in_flight.len() < IN_FLIGHT && bytes < IN_FLIGHT_BYTES => match message {
                 Some(Ok(Message::Text(text))) => {
+                    bytes += text.len();
                     take(&text, ports, &mut in_flight);
                     Ok(())
                 }
@@ -129,11 +135,12 @@ async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bo
                     due = Instant::now() + interval;
                     Ok(())
                 }
-                Some(Ok(Message::Ping(_) | Message::Frame(_))) => socket.flush().await,
+                Some(Ok(Message::Ping(_) | Message::Frame(_))) => flush(&mut socket, patience).await,
                 Some(Err(error)) => break close_for(&error),
             },
             Some(answered) = in_flight.next() => {
-                answer_all(&mut socket, ports, answered, &mut in_flight).await
+                bytes -= answer_all(&mut socket, ports, answered, &mut in_flight);
+                flush(&mut socket, patience).await
             }
             () = sleep_until(due) => {
                 if ping_out {
@@ -142,7 +149,7 @@ async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bo
                 ping_out = true;
                 due = Instant::now() + patience;
                 match socket.feed(Message::Ping(Default::default())) {
-                    Ok(()) => socket.flush().await,
+                    Ok(()) => flush(&mut socket, patience).await,
                     Err(error) => Err(error),
                 }
             }
@@ -154,7 +161,7 @@ async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bo
         }
     };
     // What was taken is answered before the connection ends.
-    while let Some((reference, outcome)) = in_flight.next().await {
+    while let Some((reference, outcome, _)) = in_flight.next().await {
         ports.router.metrics().published(Via::Worker, &outcome);
         reply(&mut socket, reference.as_deref(), &outcome);
     }
@@ -170,31 +177,33 @@ async fn asked_to_finish(finish: &mut watch::Receiver<bool>) {
     let _ = finish.wait_for(|finish| *finish).await;
 }
 
+/// Writes the buffer out. A worker that takes no answers can be told nothing more: its connection counts as broken.
+async fn flush(socket: &mut Socket, patience: Duration) -> Result<(), Error> {
+    let late = |_| Error::Io(std::io::Error::new(ErrorKind::TimedOut, "it does not take its answers"));
+    timeout(patience, socket.flush()).await.map_err(late).flatten()
+}
+
 /// Queues what a frame publishes at once, so that a user's events keep the order of their frames.
 fn take(text: &Utf8Bytes, ports: &Ports, in_flight: &mut InFlight) {
+    let size = text.len();
     let PublishRequest { reference, publish } = PublishRequest::parse(text, ports.max_event);
     let published = publish.map(|publish| Router::publish(&ports.router, publish));
     in_flight.push_back(Box::pin(async move {
         match published {
-            Ok(published) => (reference, published.await),
-            Err(refusal) => (reference, Err(refusal)),
+            Ok(published) => (reference, published.await, size),
+            Err(refusal) => (reference, Err(refusal), size),
         }
     }));
 }
 
-/// Sends an answer, and with it those that are there already.
-async fn answer_all(
-    socket: &mut Socket,
-    ports: &Ports,
-    first: Answered,
-    in_flight: &mut InFlight,
-) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+/// Puts an answer into the write buffer, and with it those that are there already. Says how large their frames were.
+fn answer_all(socket: &mut Socket, ports: &Ports, first: Answered, in_flight: &mut InFlight) -> usize {
     let mut next = Some(first);
-    let mut gathered = 0;
-    while let Some((reference, outcome)) = next {
+    let (mut gathered, mut bytes) = (0, 0);
+    while let Some((reference, outcome, size)) = next {
         ports.router.metrics().published(Via::Worker, &outcome);
         reply(socket, reference.as_deref(), &outcome);
-        gathered += 1;
+        (gathered, bytes) = (gathered + 1, bytes + size);
         next = if gathered < ANSWERS {
             use futures_util::FutureExt;
             in_flight.next().now_or_never().flatten()
@@ -202,7 +211,7 @@ async fn answer_all(
             None
         };
     }
-    socket.flush().await
+    bytes
 }
 
 /// Without a `ref`, only errors are answered.

@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
 
 use crate::close::Close;
@@ -55,6 +55,10 @@ pub struct Limits {
 /// How long the end of a session may wait for Redis before the socket closes all the same.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Answers (pongs, errors) that may wait for a peer that asks but does not read: 128 KiB at most. A slow reader that
+/// pings once a second gets there after eight minutes without a finished flush.
+const MOST_ANSWERS: u32 = 512;
+
 /// Why a session is over.
 #[derive(Debug)]
 enum End {
@@ -84,6 +88,8 @@ pub struct Session {
     /// The user's newest event when the client connected.
     welcomed_at: EventId,
     flushing: bool,
+    /// Answers since the last flush was done.
+    answers: u32,
     catch_up: CatchUp,
     uplink: Option<crate::engine::Answer<()>>,
     clock: Clock,
@@ -104,6 +110,7 @@ impl Session {
             last: registration.from,
             welcomed_at: registration.position,
             flushing: false,
+            answers: 0,
             catch_up: CatchUp::Idle,
             uplink: None,
             clock: Clock::new(&limits, expires),
@@ -172,13 +179,16 @@ impl Session {
                         None => End::Gone,
                     };
                 }
+                Step::Message(Some(Ok(_))) if self.answers > MOST_ANSWERS => {
+                    return End::Close(Close::RateLimited);
+                }
                 Step::Message(Some(Ok(message))) => match self.take_message(message) {
                     Ok(None) => Ok(()),
                     Ok(Some(end)) => return end,
                     Err(error) => Err(error),
                 },
                 Step::Flushed(flushed) => {
-                    self.flushing = false;
+                    (self.flushing, self.answers) = (false, 0);
                     flushed
                 }
                 Step::Signal(Signal::Close(close)) => return End::Close(close),
@@ -257,8 +267,14 @@ impl Session {
         self.socket.feed(message)
     }
 
+    /// Answers what the client has sent.
+    fn answer(&mut self, frame: Utf8Bytes) -> Result<(), Error> {
+        self.answers += 1;
+        self.feed(Message::Text(frame))
+    }
+
     fn refuse(&mut self, refusal: &Refusal) -> Result<(), Error> {
-        self.feed(Message::Text(client::error(refusal)))
+        self.answer(client::error(refusal))
     }
 
     /// Hands all that waits to the socket, for one flush.
@@ -314,11 +330,12 @@ impl Session {
             // The library has queued the pong to a ping: it goes out with the next flush.
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
                 self.flushing = true;
+                self.answers += 1;
                 return Ok(None);
             }
         };
         match Incoming::parse(&text) {
-            Ok(Incoming::Ping) => self.feed(Message::Text(client::pong()))?,
+            Ok(Incoming::Ping) => self.answer(client::pong())?,
             // What was not sent cannot have arrived.
             Ok(Incoming::Ack(id)) => self.registered.handle().confirm(id.min(self.last)),
             Ok(Incoming::Message { event, data }) => {

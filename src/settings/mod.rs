@@ -74,6 +74,8 @@ pub struct Settings {
     pub max_sessions_per_user: usize,
     /// Clients on this node.
     pub max_connections: usize,
+    /// Connections on each port that may be between requests, and requests with a body that may be under way.
+    pub waiting_connections: usize,
     /// Events that may wait for one slow socket.
     pub send_queue: usize,
     /// Entries kept on `uplink`, `presence` and `events:dead`.
@@ -139,9 +141,12 @@ impl Settings {
         let log_ttl = r.time("log-ttl", ms(1000));
         let max_event = r.size("max-event", 1024, 64 << 20);
         let max_sessions_per_user = r.number("max-sessions-per-user", 1, 10_000);
+        let files = open_files();
+        let waiting_connections = (files / 32).clamp(LEAST_WAITING, MOST_WAITING);
         let max_connections = match r.given("max-connections") {
             Some(_) => r.number("max-connections", 1, 10_000_000),
-            None => Some(open_files().saturating_sub(SPARE_FILES).max(1)),
+            // They wait on both ports, and bring bodies on one.
+            None => Some(files.saturating_sub(SPARE_FILES + 3 * waiting_connections).max(1)),
         };
         let send_queue = r.number("send-queue", 1, 1_000_000);
         let uplink_length = r.number("uplink-length", 1, 1_000_000_000);
@@ -173,6 +178,7 @@ impl Settings {
             max_event: max_event?,
             max_sessions_per_user: size(max_sessions_per_user?)?,
             max_connections: size(max_connections?)?,
+            waiting_connections: size(waiting_connections)?,
             send_queue: size(send_queue?)?,
             uplink_length: size(uplink_length?)?,
             drain_timeout: drain_timeout?,
@@ -180,8 +186,12 @@ impl Settings {
     }
 }
 
-/// Files the node needs besides its clients' sockets: Redis, listeners, workers, HTTP.
+/// Files the node needs besides its clients' sockets and what waits on its ports: Redis, listeners, workers.
 const SPARE_FILES: u64 = 256;
+/// Enough for a browser's and a balancer's idle connections where files are few.
+const LEAST_WAITING: u64 = 32;
+/// Enough where files are many: healthy connections wait for milliseconds.
+const MOST_WAITING: u64 = 512;
 
 /// Raises this process's limit on open files as far as it may, and says what it is.
 fn open_files() -> u64 {

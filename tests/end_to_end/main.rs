@@ -7,6 +7,8 @@
 
 mod support;
 
+mod bounds_http;
+mod bounds_sockets;
 mod browser;
 mod cli_check;
 mod cli_publish;
@@ -17,6 +19,8 @@ mod cursor;
 mod drain;
 mod eviction;
 mod frames;
+mod hostile_frames;
+mod hostile_http;
 mod http_publish;
 mod http_reads;
 mod identity;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows how a node works inside; it knows the public interface and how to start and stop things.
 
+pub mod beside;
 pub mod client;
 pub mod db;
 pub mod http;
@@ -18,6 +19,7 @@ pub mod terminal;
 pub mod wait;
 pub mod worker;
 
+pub use beside::Beside;
 pub use client::{Client, Event};
 pub use db::Db;
 pub use ids::{parse_id, strictly_increasing};

@@ -74,6 +74,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Limits the process to this many open files.
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.launch.open_files = Some(most);
+        self
+    }
+
     /// Writes a `.env` file into the working directory.
     pub fn dotenv(mut self, text: &str) -> Self {
         self.launch.dotenv = Some(text.to_owned());
@@ -142,6 +148,11 @@ impl Node {
     /// Host and port of the client port, for plain TCP.
     pub fn client_address(&self) -> &str {
         self.client_url.trim_start_matches("ws://")
+    }
+
+    /// Host and port of the worker port, for plain TCP.
+    pub fn worker_address(&self) -> &str {
+        self.worker_url.trim_start_matches("ws://")
     }
 }
 

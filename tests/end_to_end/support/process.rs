@@ -28,6 +28,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// Content of a `.env` file in the working directory.
     pub dotenv: Option<String>,
+    /// The limit on open files.
+    pub open_files: Option<u32>,
 }
 
 impl Launch {
@@ -37,7 +39,16 @@ impl Launch {
         if let Some(text) = &self.dotenv {
             std::fs::write(dir.path().join(".env"), text).expect("writing .env");
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_switchboard"));
+        let binary = env!("CARGO_BIN_EXE_switchboard");
+        let mut command = match self.open_files {
+            None => Command::new(binary),
+            Some(most) => {
+                // A shell can lower the limit before the program starts.
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\""), binary]);
+                shell
+            }
+        };
         command.args(&self.args).current_dir(dir.path()).stdin(Stdio::null()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(self.env.iter().cloned());
@@ -80,6 +91,15 @@ impl Process {
     /// Everything printed so far, standard output and standard error together.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("captured lines").clone()
+    }
+
+    /// The most memory that it has had so far, bytes.
+    #[cfg(target_os = "linux")]
+    pub fn peak_memory(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB")
     }
 
     /// Sends a signal.

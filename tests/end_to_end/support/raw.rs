@@ -15,6 +15,10 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
+/// The bits beside the opcode.
+pub const FIN: u8 = 0x80;
+pub const RSV1: u8 = 0x40;
+
 /// Any four bytes do: masking protects proxies, not us.
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 
@@ -25,6 +29,34 @@ pub struct RawFrame {
     pub payload: Vec<u8>,
 }
 
+/// A handshake with this query string and these headers besides.
+pub fn handshake(query: &str, headers: &[&str]) -> String {
+    let more: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!(
+        "GET /?{query} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+    )
+}
+
+/// A masked frame: its first byte, and its payload.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ 0..126 => frame.push(0x80 | length as u8),
+        length @ 126..65_536 => {
+            frame.push(0x80 | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend(MASK);
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
 /// A connection on which the test itself is the protocol. Dropping it breaks it.
 pub struct RawClient {
     stream: TcpStream,
@@ -33,24 +65,22 @@ pub struct RawClient {
 }
 
 impl RawClient {
+    /// A plain TCP connection: nothing has been said yet.
+    pub async fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).await.expect("connecting to a port");
+        Self { stream, buffer: Vec::new(), history: Vec::new() }
+    }
+
     /// Upgrades with this query string; the welcome has not been read.
     pub async fn upgrade(node: &Node, query: &str) -> Self {
-        let address = node.client_address();
-        let stream = TcpStream::connect(address).await.expect("connecting to the client port");
-        let mut client = Self { stream, buffer: Vec::new(), history: Vec::new() };
-        let request = format!(
-            "GET /?{query} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        client.stream.write_all(request.as_bytes()).await.expect("sending the upgrade");
-        let head = loop {
-            let end = client.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-            if let Some(end) = end {
-                break client.buffer.drain(..end + 4).collect::<Vec<u8>>();
-            }
-            assert!(client.fill("the upgrade's answer").await, "the connection ended during the upgrade");
-        };
-        let head = String::from_utf8_lossy(&head);
+        Self::upgrade_at(node.client_address(), query).await
+    }
+
+    /// Upgrades at one of a node's ports.
+    pub async fn upgrade_at(address: &str, query: &str) -> Self {
+        let mut client = Self::connect(address).await;
+        client.write(handshake(query, &[]).as_bytes()).await;
+        let head = client.head("the upgrade's answer").await.expect("an answer to the upgrade");
         assert!(head.starts_with("HTTP/1.1 101 "), "the upgrade was answered {head}");
         client
     }
@@ -65,21 +95,32 @@ impl RawClient {
 
     /// Sends one frame, masked as clients have to. A broken connection is seen when reading.
     pub async fn send(&mut self, fin: bool, opcode: u8, payload: &[u8]) {
-        let mut frame = vec![opcode | if fin { 0x80 } else { 0 }];
-        match payload.len() {
-            length @ 0..126 => frame.push(0x80 | length as u8),
-            length @ 126..65_536 => {
-                frame.push(0x80 | 126);
-                frame.extend((length as u16).to_be_bytes());
+        self.write(&frame(opcode | if fin { FIN } else { 0 }, payload)).await;
+    }
+
+    /// Sends bytes as they are; false where the connection is broken.
+    pub async fn write(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
+    /// The head of an HTTP answer; `None` where the connection ends before it does.
+    pub async fn head(&mut self, awaited: &str) -> Option<String> {
+        loop {
+            if let Some(end) = self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                let head: Vec<u8> = self.buffer.drain(..end + 4).collect();
+                return Some(String::from_utf8_lossy(&head).into_owned());
             }
-            length => {
-                frame.push(0x80 | 127);
-                frame.extend((length as u64).to_be_bytes());
+            if !self.fill(awaited).await {
+                return None;
             }
         }
-        frame.extend(MASK);
-        frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        self.stream.write_all(&frame).await.ok();
+    }
+
+    /// Reads on to the end of the connection, and gives all that came before it.
+    pub async fn ended(&mut self, awaited: &str) -> String {
+        let rest = async { while self.fill(awaited).await {} };
+        within(2 * BOUND, awaited, rest).await;
+        String::from_utf8_lossy(&self.buffer).into_owned()
     }
 
     /// Sends a whole text frame.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::db::Db;
@@ -58,6 +59,12 @@ impl RedisServer {
             child.kill().ok();
             child.wait().expect("waiting for redis-server");
         }
+    }
+
+    /// Sends a signal to the running server: `STOP` freezes it, `CONT` lets it go on.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("a running redis-server");
+        rustix::process::kill_process(Pid::from_child(child), signal).expect("sending a signal");
     }
 
     /// The port, whether anybody listens there or not.

@@ -1,0 +1,171 @@
+//! What HTTP connections may cost: time, headers, bodies, and files.
+
+use std::time::Duration;
+
+use crate::support::raw::handshake;
+use crate::support::{BOUND, Beside, Client, Node, NodeBuilder, RawClient, eventually, http, within};
+
+/// A hello timeout that a test can wait for.
+const SHORT: (&str, &str) = ("--hello-timeout", "500ms");
+
+fn ports(node: &Node) -> [&str; 2] {
+    [node.client_address(), node.worker_address()]
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_in_time_ends_the_connection_on_both_ports() {
+    let node = NodeBuilder::local("solo").with(&[SHORT]).start().await;
+    for address in ports(&node) {
+        for begun in ["", "G", "GET / HTTP/1.1\r\nHost: slow\r\n"] {
+            let mut slow = RawClient::connect(address).await;
+            slow.write(begun.as_bytes()).await;
+            slow.ended(&format!("the end of {begun:?} at {address}")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
+    let node = NodeBuilder::local("solo").with(&[SHORT]).start().await;
+    let mut slow = RawClient::connect(node.client_address()).await;
+    let trickle = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        slow.write(b"GET / HTTP/1.1\r\nHost: ").await;
+        loop {
+            tick.tick().await;
+            if !slow.write(b"x").await {
+                return;
+            }
+        }
+    };
+    within(BOUND, "the end of a head that trickles", trickle).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_not_kept_beyond_the_hello_timeout() {
+    let node = NodeBuilder::local("solo").with(&[SHORT]).start().await;
+    for address in ports(&node) {
+        let mut idle = RawClient::connect(address).await;
+        for _ in 0..2 {
+            idle.write(b"GET /healthz HTTP/1.1\r\nHost: idle\r\n\r\n").await;
+            let head = idle.head("the answer to a request on a kept connection").await.unwrap();
+            assert!(head.contains("HTTP/1.1 200 "), "{head}"); // the body of the one before may come first
+        }
+        idle.ended("the end of an idle connection").await;
+    }
+}
+
+#[tokio::test]
+async fn half_a_body_ends_the_request_in_time() {
+    let node = NodeBuilder::local("solo").with(&[SHORT]).start().await;
+    for path in ["/publish", "/users/online"] {
+        let mut slow = RawClient::connect(node.worker_address()).await;
+        let head = format!("POST {path} HTTP/1.1\r\nHost: slow\r\nContent-Length: 100\r\n\r\n");
+        slow.write(format!("{head}{{\"userId\"").as_bytes()).await;
+        let answer = slow.ended(&format!("the end of half a body for {path}")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("too slowly"), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_keeps_coming_has_time_in_proportion() {
+    let node = NodeBuilder::local("solo").with(&[SHORT]).start().await;
+    let mut steady = RawClient::connect(node.worker_address()).await;
+    let body = format!(r#"{{"userId":"42","event":"e","data":"{}"}}"#, "x".repeat(160_000));
+    let head = format!("POST /publish HTTP/1.1\r\nHost: steady\r\nContent-Length: {}\r\n\r\n", body.len());
+    steady.write(head.as_bytes()).await;
+    // Three times the hello timeout in all, at a rate far above the least.
+    for part in body.as_bytes().chunks(body.len() / 10) {
+        assert!(steady.write(part).await, "a body at a good rate was cut off");
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    let head = steady.head("the answer to a slow body").await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
+#[tokio::test]
+async fn too_many_and_too_large_headers_are_431() {
+    let node = NodeBuilder::local("solo").start().await;
+    let mut beside = Beside::open(&node).await;
+    let many: String = (0..100).map(|number| format!("X-{number}: x\r\n")).collect();
+    let large = format!("X-Large: {}\r\n", "x".repeat(20_000));
+    for address in ports(&node) {
+        for headers in [&many, &large] {
+            let mut client = RawClient::connect(address).await;
+            client.write(format!("GET / HTTP/1.1\r\nHost: test\r\n{headers}\r\n").as_bytes()).await;
+            let answer = client.ended("the answer to heavy headers").await;
+            assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?} at {address}");
+        }
+        let mut long = RawClient::connect(address).await;
+        long.write(format!("GET /?{} HTTP/1.1\r\nHost: test\r\n\r\n", "x".repeat(70_000)).as_bytes()).await;
+        let answer = long.ended("the answer to a long target").await;
+        assert!(answer.starts_with("HTTP/1.1 414 ") || answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
+    }
+    beside.served().await;
+}
+
+#[tokio::test]
+async fn a_long_token_and_many_cookies_fit() {
+    let node = NodeBuilder::local("solo").start().await;
+    let cookies = format!("Cookie: {}", "c".repeat(4000));
+    let mut client = RawClient::connect(node.client_address()).await;
+    let query = format!("userId=42&token={}", "t".repeat(8000));
+    client.write(handshake(&query, &[&cookies]).as_bytes()).await;
+    let head = client.head("the answer to a heavy handshake").await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+}
+
+#[tokio::test]
+async fn connections_without_a_request_use_up_neither_port() {
+    // 512 files leave 32 seats on each port.
+    let node = NodeBuilder::local("solo").open_files(512).set("--hello-timeout", "10m").start().await;
+    let mut beside = Beside::open(&node).await;
+    for address in ports(&node) {
+        let mut idle = Vec::new();
+        for number in 0..150 {
+            let mut connection = RawClient::connect(address).await;
+            if number % 2 == 0 {
+                connection.write(b"GET / HT").await;
+            }
+            idle.push(connection);
+        }
+        beside.served().await;
+        // Both ports go on answering, a new client and a new worker get in.
+        for url in [node.client_http("/healthz"), node.worker_http("/healthz")] {
+            assert_eq!(http::get(&url).await.status, 200);
+        }
+        within(BOUND, "a welcome beside idle connections", Client::as_user(&node, "42", "tab-1")).await;
+        // Those who have waited the longest had to go.
+        idle[0].ended("the end of the oldest idle connection").await;
+    }
+    beside.served().await;
+}
+
+#[tokio::test]
+async fn whoever_does_not_take_the_answers_is_let_go() {
+    let node = NodeBuilder::local("solo").with(&[SHORT]).start().await;
+    for (address, path) in [(node.client_address(), "/"), (node.worker_address(), "/nodes")] {
+        let mut deaf = RawClient::connect(address).await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: deaf\r\n\r\n").repeat(100);
+        let flood = async { while deaf.write(request.as_bytes()).await {} };
+        within(2 * BOUND, "the end of a connection that reads no answers", flood).await;
+    }
+}
+
+#[tokio::test]
+async fn one_client_too_many_is_told_when_to_come_back_and_the_worker_port_does_not_care() {
+    let node = NodeBuilder::local("solo").set("--max-connections", "1").start().await;
+    let _only = eventually(BOUND, "the only place", async || {
+        Client::try_upgrade(&node, "userId=42").await.map_err(|error| error.to_string())
+    })
+    .await;
+    for query in ["userId=43", ""] {
+        let answer = http::upgrade(&node.client_ws(query), &[]).await;
+        assert_eq!(answer.refused(503), "unavailable");
+        assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
+    }
+    assert_eq!(http::get(&node.client_http("/healthz")).await.status, 200);
+    assert_eq!(http::get(&node.worker_http("/nodes")).await.status, 200);
+    let frame = r#"{"userId":"42","event":"e"}"#;
+    assert_eq!(http::post(&node.worker_http("/publish"), frame).await.status, 200);
+}

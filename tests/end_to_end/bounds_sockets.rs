@@ -1,0 +1,146 @@
+//! What one WebSocket may cost a node: bytes, and a share of its attention.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::pair::{Pair, Single};
+use crate::support::raw::{FIN, PING, TEXT, frame};
+use crate::support::{BOUND, Beside, Client, NodeBuilder, RawClient, Worker, eventually, http, within};
+
+const MIB: u64 = 1024 * 1024;
+
+#[tokio::test]
+async fn a_worker_frame_that_is_too_big_closes_with_1009_whole_or_in_pieces() {
+    let node = NodeBuilder::local("solo").set("--max-event", "64KiB").start().await;
+    let mut beside = Beside::open(&node).await;
+    // The event's own bound is told in an answer; beyond the rest of a frame there is nothing to answer.
+    let mut worker = Worker::open(&node).await;
+    let large = json!({"userId": "42", "event": "e", "data": "x".repeat(70_000)}).to_string();
+    assert_eq!(worker.ask(&large).await["code"], "too_large");
+    for pieces in [1, 10] {
+        let mut bad = RawClient::upgrade_at(node.worker_address(), "").await;
+        let piece = vec![b' '; 400_000 / pieces];
+        bad.send(pieces == 1, TEXT, &piece).await;
+        for _ in 1..pieces {
+            bad.send(false, 0, &piece).await;
+        }
+        assert_eq!(bad.closed().await.code, 1009);
+    }
+    beside.served().await;
+}
+
+#[tokio::test]
+async fn a_hello_frame_that_is_too_big_closes_with_1009() {
+    let node = NodeBuilder::local("solo").set("--max-message", "1KiB").start().await;
+    let mut client = Client::upgrade(&node, "").await;
+    client.send(&format!(r#"{{"userId":"42","token":"{}"}}"#, "t".repeat(2000))).await;
+    assert_eq!(client.closed().await.code, 1009);
+}
+
+#[tokio::test]
+async fn one_session_too_many_by_hello_frame_is_told_so_and_closed_with_1013() {
+    let pair = Pair::with(&[("--max-sessions-per-user", "2")]).await;
+    let _first = Client::as_user(&pair.a, "42", "tab-1").await;
+    let _second = Client::as_user(&pair.b, "42", "tab-2").await;
+    for node in [&pair.a, &pair.b] {
+        let mut third = Client::upgrade(node, "").await;
+        third.send(r#"{"userId":"42","clientId":"tab-3"}"#).await;
+        assert_eq!(third.frame("an error").await["code"], "too_many_sessions");
+        assert_eq!(third.closed().await.code, 1013);
+    }
+}
+
+#[tokio::test]
+async fn a_storm_of_upgrades_that_redis_does_not_answer_is_refused_and_forgotten() {
+    let single = Single::start().await;
+    single.redis.signal(Signal::STOP);
+    let storm = (0..600).map(|number| {
+        let url = single.a.client_ws(&format!("userId=storm-{number}"));
+        async move { http::upgrade(&url, &[]).await }
+    });
+    let answers = within(2 * BOUND, "600 answers", futures_util::future::join_all(storm)).await;
+    for answer in answers {
+        assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
+        assert_eq!(answer.refused(503), "unavailable");
+    }
+    single.redis.signal(Signal::CONT);
+    single.a.ready().await;
+    Beside::open(&single.a).await.served().await;
+    let nodes = http::get(&single.a.worker_http("/nodes")).await.json();
+    assert!(nodes["nodes"][0]["sessions"].as_u64().is_some_and(|sessions| sessions <= 1), "{nodes}");
+}
+
+/// A client whose kernel buffers are full: it has been sent more than they take, and has read nothing.
+async fn deaf(node: &crate::support::Node, worker: &mut Worker) -> RawClient {
+    let (client, _) = RawClient::open(node, "userId=deaf&clientId=deaf").await;
+    let large = format!(r#""{}""#, "x".repeat(256 * 1024));
+    for _ in 0..64 {
+        worker.event("deaf", &large).await;
+    }
+    client
+}
+
+#[tokio::test]
+async fn a_client_that_asks_and_never_reads_is_cut_off() {
+    let settings = [("--client-rate", "1000000"), ("--pong-timeout", "10m"), ("--log-length", "8")];
+    for asks in [frame(FIN | TEXT, br#"{"type":"ping"}"#), frame(FIN | PING, &[0; 125])] {
+        let node = NodeBuilder::local("solo").with(&settings).start().await;
+        let mut beside = Beside::open(&node).await;
+        let mut client = deaf(&node, &mut Worker::open(&node).await).await;
+        // Ten thousand answers that nobody reads would be kept.
+        tokio::time::timeout(Duration::from_secs(5), client.write(&asks.repeat(10_000))).await.ok();
+        eventually(BOUND, "the session's end", async || {
+            let user = http::try_get(&node.worker_http("/users/deaf")).await?.json();
+            if user["online"] == false { Ok(()) } else { Err(user.to_string()) }
+        })
+        .await;
+        beside.served().await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_waits_for_one_slow_socket_is_bounded_in_bytes() {
+    // The queue alone would take all of it: the bytes do not.
+    let pair =
+        Pair::with(&[("--send-queue", "100000"), ("--pong-timeout", "10m"), ("--log-length", "1000")]).await;
+    let mut worker = Worker::open(&pair.b).await;
+    let mut slow = deaf(&pair.a, &mut worker).await;
+    let before = pair.a.peak_memory();
+    let large = format!(r#""{}""#, "x".repeat(256 * 1024));
+    for _ in 0..256 {
+        worker.event("deaf", &large).await;
+    }
+    let grown = pair.a.peak_memory() - before;
+    assert!(grown < 16 * MIB, "64 MiB for a slow socket took {} MiB", grown / MIB);
+    // Nothing is lost for all that.
+    for number in 0..64 + 256 {
+        let frame = slow.json("an event").await;
+        assert_eq!(frame["type"], "event", "after {number}: {}", frame["type"]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_one_worker_may_have_on_its_way_is_bounded_in_bytes() {
+    let single = Single::start().await;
+    let before = single.a.peak_memory();
+    single.redis.signal(Signal::STOP);
+    let mut worker = RawClient::upgrade_at(single.a.worker_address(), "").await;
+    let large = frame(
+        FIN | TEXT,
+        format!(r#"{{"userId":"42","event":"e","data":"{}"}}"#, "x".repeat(512 * 1024)).as_bytes(),
+    );
+    let flood = async {
+        for _ in 0..400 {
+            worker.write(&large).await;
+        }
+    };
+    // Redis fails it again and again, so it may well get rid of all 200 MiB: never of much at once.
+    tokio::time::timeout(Duration::from_secs(3), flood).await.ok();
+    let grown = single.a.peak_memory() - before;
+    single.redis.signal(Signal::CONT);
+    assert!(grown < 80 * MIB, "one worker took {} MiB", grown / MIB);
+}
