@@ -21,7 +21,8 @@
 --   {'replaced'}                resume only: the client has since connected elsewhere; nothing was written
 --   {'ok', position, from, whole (1|0), replayed, upto, more (1|0), replaced node or '', edges, order, entries}
 --     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing;
---     replayed: events for this client after `from`; upto: the page covers (from, upto]; more: there is more;
+--     replayed: events for this client after `from` ('resume': in this page); upto: the page covers (from, upto];
+--     more: there is more;
 --     edges: '' | 'online' | 'offline online'; order: Redis clock, us; entries: {id, event, data, ...}
 
 local node, session_ttl, log_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -93,10 +94,10 @@ local function prune(user, nodes)
   return redis.call('EXISTS', user) == 0
 end
 
-local function read(log, from, client)
-  local entries, replayed, bytes, upto, more, after = {}, 0, 0, from, 0, from
+local function read(log, from, client, count) -- `count`: to the log's end, so that `replayed` is all there is
+  local entries, replayed, bytes, upto, more, after, size = {}, 0, 0, from, 0, from, 2
   while true do
-    local chunk = redis.call('XRANGE', log, '(' .. after, '+', 'COUNT', CHUNK)
+    local chunk = redis.call('XRANGE', log, '(' .. after, '+', 'COUNT', size)
     for _, entry in ipairs(chunk) do
       local event = named(entry[2])
       local full = #entries >= 3 * PAGE_ENTRIES or bytes >= PAGE_BYTES
@@ -113,7 +114,8 @@ local function read(log, from, client)
       if full then more = 1 else upto = entry[1] end
       after = entry[1]
     end
-    if #chunk < CHUNK then return entries, replayed, upto, more end
+    if #chunk < size or (more == 1 and not count) then return entries, replayed, upto, more end
+    size = math.min(2 * size, CHUNK) -- the first few may be large
   end
 end
 
@@ -172,7 +174,7 @@ local function connect(user, nodes, log, cursor, client, mode, since)
   if from == position then
     return { 'ok', position, from, 1, 0, position, 0, replaced, edges, order, {} }
   end
-  local entries, replayed, upto, more = read(log, from, client)
+  local entries, replayed, upto, more = read(log, from, client, mode == 'new')
   if more == 0 and newer(position, upto) then upto = position end
   return { 'ok', position, from, whole and 1 or 0, replayed, upto, more, replaced, edges, order, entries }
 end
