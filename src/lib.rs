@@ -18,7 +18,7 @@
 //! | 4 | [`listener`], [`settings`] | the two ports: accepting, HTTP, handshakes, workers' sockets; what was asked for |
 //! | 3 | [`session`], [`heartbeat`], [`renewal`] | one socket's life; leases on users; the node's own lease |
 //! | 2 | [`router`] | publish and deliver |
-//! | 1 | [`handle`], [`registry`], [`lease`], [`engine`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`) |
+//! | 1 | [`handle`], [`registry`], [`lease`], [`engine`], [`auth`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
 //! | 0 | [`protocol`], [`id`], [`close`], [`gate`] | words, checked where they enter; how many may wait |
 //! | 0 | [`metrics`] | what is counted, and how it is told |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
@@ -39,6 +39,7 @@
 // A relay that panics drops everyone it serves; tests may.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod auth;
 pub mod cli;
 pub mod close;
 pub mod command;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use crate::auth::Auth;
 use crate::close::Close;
 use crate::engine::memory::{self, MemoryEngine};
 use crate::engine::redis::connection::AddressError;
@@ -86,6 +87,7 @@ impl Relay {
             limits: Arc::new(settings.limits.clone()),
             development: settings.development,
             origins: settings.origins.clone(),
+            auth: Arc::new(Auth::start(settings.auth.clone())),
             worker_tokens: settings.worker_tokens.clone(),
             max_event: settings.max_event,
             node_ttl: settings.node_ttl,
@@ -254,13 +256,11 @@ fn url_of(listener: &TcpListener) -> String {
 
 /// Says aloud what is open to everyone.
 fn tell_openings(settings: &Settings) {
-    if settings.development {
-        info!(
-            "development: any client may be any user, and the worker port may be open; NODE_ENV=production asks"
-        );
-        return;
-    }
     for opening in settings.openings() {
-        warn!("{opening}");
+        if settings.development {
+            info!("development: {opening}");
+        } else {
+            warn!("{opening}");
+        }
     }
 }

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::http::{self, Answer};
 use super::{Ports, browser, cors};
+use crate::auth::{Credentials, Grant, Pass};
 use crate::close::Close;
+use crate::engine::Registration;
 use crate::protocol::client;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Hello;
+use crate::router::Registered;
 use crate::session::Session;
 use crate::session::socket::{CLIENT_READ_BUFFER, Socket, close_for};
 
@@ -58,25 +61,22 @@ async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer
     http::admit(&request, &ports)?;
     let switching = http::accept_websocket(&request)?;
     let hello = Hello::from_query(request.uri().query().unwrap_or_default());
-    let identity = hello.names_user().then(|| hello.check()).transpose()?;
+    let credentials = Credentials::of(request.headers());
     let place = ports.places.clone().try_acquire_owned().map_err(|_| {
         Refusal::new(Code::Unavailable, "this node has as many connections as allowed (--max-connections)")
     })?;
-    match identity {
-        Some(identity) => {
-            // Refusals must come before the upgrade; where the peer goes away meanwhile, `opened` takes it back.
-            let opened = ports.router.open(identity).await?;
-            tokio::spawn(async move {
-                if let Some(socket) = socket(request, &ports).await {
-                    Session::serve(socket, opened.0, opened.1, ports.limits.clone(), None).await;
-                }
-                drop(place);
-            });
-        }
-        None => {
-            tokio::spawn(greet(request, ports, place));
-        }
+    if !ports.auth.is_named(&credentials, &hello) {
+        tokio::spawn(greet(request, ports, credentials, place));
+        return Ok(switching);
     }
+    // Refusals must come before the upgrade; where the peer goes away meanwhile, `opened` takes it back.
+    let opened = let_in(&credentials, &hello, &ports).await?;
+    tokio::spawn(async move {
+        if let Some(socket) = socket(request, &ports).await {
+            opened.serve(socket, &ports).await;
+        }
+        drop(place);
+    });
     Ok(switching)
 }
 
@@ -90,7 +90,12 @@ async fn socket(request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
 }
 
 /// Waits for a hello frame, and lets the client in.
-async fn greet(request: Request<Incoming>, ports: Arc<Ports>, place: OwnedSemaphorePermit) {
+async fn greet(
+    request: Request<Incoming>,
+    ports: Arc<Ports>,
+    credentials: Credentials,
+    place: OwnedSemaphorePermit,
+) {
     let Some(mut socket) = socket(request, &ports).await else { return };
     let not_introduced = |close| {
         ports.router.metrics().not_introduced(close);
@@ -99,9 +104,9 @@ async fn greet(request: Request<Incoming>, ports: Arc<Ports>, place: OwnedSemaph
     let close = match timeout(ports.limits.hello_timeout, hello(&mut socket)).await {
         Err(_) => not_introduced(Some(Close::HelloTimeout)),
         Ok(Err(close)) => not_introduced(close),
-        Ok(Ok(text)) => match let_in(&text, &ports).await {
-            Ok((registered, registration)) => {
-                Session::serve(socket, registered, registration, ports.limits.clone(), None).await;
+        Ok(Ok(text)) => match said(&text, &credentials, &ports).await {
+            Ok(opened) => {
+                opened.serve(socket, &ports).await;
                 return drop(place);
             }
             Err(refusal) => {
@@ -122,15 +127,31 @@ async fn greet(request: Request<Incoming>, ports: Arc<Ports>, place: OwnedSemaph
     drop(place);
 }
 
-async fn let_in(
-    text: &str,
-    ports: &Ports,
-) -> Result<(crate::router::Registered, Box<crate::engine::Registration>), Refusal> {
-    let identity = Hello::from_frame(text)?.check()?;
+async fn said(text: &str, credentials: &Credentials, ports: &Ports) -> Result<Opened, Refusal> {
+    let_in(credentials, &Hello::from_frame(text)?, ports).await
+}
+
+/// A session that is registered and not served yet.
+struct Opened {
+    registered: Registered,
+    registration: Box<Registration>,
+    expires: Option<Instant>,
+}
+
+impl Opened {
+    async fn serve(self, socket: Socket, ports: &Ports) {
+        let pass = Pass { auth: ports.auth.clone(), expires: self.expires };
+        Session::serve(socket, self.registered, self.registration, ports.limits.clone(), pass).await;
+    }
+}
+
+async fn let_in(credentials: &Credentials, hello: &Hello, ports: &Ports) -> Result<Opened, Refusal> {
+    let Grant { identity, expires } = ports.auth.admit(credentials, hello).await?;
     if ports.is_draining() {
         return Err(Refusal::draining());
     }
-    ports.router.open(identity).await
+    let (registered, registration) = ports.router.open(identity).await?;
+    Ok(Opened { registered, registration, expires })
 }
 
 /// The first text frame; or how to close, if there is anyone to close.

@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::interval;
 use tracing::{debug, warn};
 
+use crate::auth::Auth;
 use crate::router::Router;
 use crate::session::Limits;
 use crate::settings::origin::Origins;
@@ -49,6 +50,8 @@ pub struct Ports {
     pub development: bool,
     /// Where browsers may connect from.
     pub origins: Origins,
+    /// Who may connect.
+    pub auth: Arc<Auth>,
     /// Tokens that open the worker port; none leaves it open.
     pub worker_tokens: Vec<String>,
     /// Largest event, bytes.

@@ -8,8 +8,7 @@ use crate::close::Close;
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::code::{Code, Refusal};
 
-/// What a client may send once it is connected.
-#[derive(Debug)]
+/// What a client may send once it is connected. It cannot be printed: tokens and payloads belong into no log.
 pub enum Incoming<'a> {
     /// Asks for a `pong` frame.
     Ping,
@@ -22,6 +21,8 @@ pub enum Incoming<'a> {
         /// JSON text.
         data: &'a str,
     },
+    /// Credentials that take the place of those it came with.
+    Token(String),
 }
 
 #[derive(Deserialize)]
@@ -32,6 +33,7 @@ struct Frame<'a> {
     event: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    token: Option<String>,
 }
 
 impl<'a> Incoming<'a> {
@@ -42,21 +44,23 @@ impl<'a> Incoming<'a> {
     pub fn parse(text: &'a str) -> Result<Self, Refusal> {
         let invalid = |message: &str| Refusal::new(Code::InvalidFrame, message);
         let frame: Frame<'a> = serde_json::from_str(text).map_err(|_| {
-            invalid("expected a JSON object with type ping, ack or message, and that type's fields")
+            invalid("expected a JSON object with type ping, ack, message or token, and that type's fields")
         })?;
-        match (frame.r#type.as_str(), frame.id, frame.event, frame.data) {
-            ("ping", None, None, None) => Ok(Incoming::Ping),
-            ("ack", Some(id), None, None) => {
+        match (frame.r#type.as_str(), frame.id, frame.event, frame.data, frame.token) {
+            ("ping", None, None, None, None) => Ok(Incoming::Ping),
+            ("ack", Some(id), None, None, None) => {
                 id.parse().map(Incoming::Ack).map_err(|_| invalid("ack: id must be an event id <ms>-<n>"))
             }
-            ("message", None, Some(event), data) => Ok(Incoming::Message {
+            ("message", None, Some(event), data, None) => Ok(Incoming::Message {
                 event: event.parse().map_err(|error| invalid(&format!("message: {error}")))?,
                 data: data.map_or("null", RawValue::get),
             }),
+            ("token", None, None, None, Some(token)) => Ok(Incoming::Token(token)),
             ("ping", ..) => Err(invalid("ping has no other fields")),
             ("ack", ..) => Err(invalid("ack has an id and nothing else")),
             ("message", ..) => Err(invalid("message has an event, data, and nothing else")),
-            _ => Err(invalid("type must be ping, ack or message")),
+            ("token", ..) => Err(invalid("token has a token and nothing else")),
+            _ => Err(invalid("type must be ping, ack, message or token")),
         }
     }
 }
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_the_three_frames_is_refused() {
+    fn anything_but_the_four_frames_is_refused() {
         for bad in [
             "",
             "x",
@@ -206,8 +210,12 @@ mod tests {
             r#"{"type":"message"}"#,
             r#"{"type":"message","event":"e","extra":1}"#,
             r#"{"type":"message","event":"a b"}"#,
+            r#"{"type":"token"}"#,
+            r#"{"type":"token","token":7}"#,
+            r#"{"type":"token","token":"a","id":"1-0"}"#,
+            r#"{"type":"ping","token":"a"}"#,
         ] {
-            let refusal = Incoming::parse(bad).unwrap_err();
+            let Err(refusal) = Incoming::parse(bad) else { panic!("{bad}") };
             assert_eq!(refusal.code, Code::InvalidFrame, "{bad}");
         }
     }

@@ -1,12 +1,14 @@
 //! Who a client says it is: in the query string, or in its first frame, with the same names.
 
+use std::str::FromStr;
+
 use serde::Deserialize;
 
 use crate::id::{ClientId, EventId, InvalidId, UserId};
 use crate::protocol::code::{Code, Refusal};
 
-/// A client's identity as it was sent, unchecked.
-#[derive(Debug, Default, Deserialize)]
+/// A client's identity as it was sent, unchecked. It cannot be printed: a token belongs into no log.
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Hello {
     /// The user's id.
@@ -55,35 +57,50 @@ impl Hello {
         serde_json::from_str(text).map_err(|_| {
             Refusal::new(
                 Code::InvalidFrame,
-                "the first frame must be a JSON object with userId, and clientId, since and token where wanted",
+                "the first frame must be a JSON object with userId, clientId, since and token, each where it is needed",
             )
         })
     }
 
-    /// Whether the query names the user, so that no hello frame is awaited.
-    pub fn names_user(&self) -> bool {
-        self.user_id.is_some()
+    /// The user, checked, where one is named.
+    ///
+    /// # Errors
+    /// `invalid_user_id`.
+    pub fn user(&self) -> Result<Option<UserId>, Refusal> {
+        parsed(&self.user_id, Code::InvalidUserId)
     }
 
-    /// Checks every part, and mints a client id where there is none.
+    /// The client, checked; one is minted where none is named.
+    ///
+    /// # Errors
+    /// `invalid_client_id`.
+    pub fn client(&self) -> Result<ClientId, Refusal> {
+        Ok(parsed(&self.client_id, Code::InvalidClientId)?.unwrap_or_else(ClientId::mint))
+    }
+
+    /// The position, checked, where one is given.
+    ///
+    /// # Errors
+    /// `invalid_since`.
+    pub fn since(&self) -> Result<Option<EventId>, Refusal> {
+        parsed(&self.since, Code::InvalidSince)
+    }
+
+    /// Checks every part. The user has to be named.
     ///
     /// # Errors
     /// `invalid_user_id`, `invalid_client_id` or `invalid_since`.
     pub fn check(&self) -> Result<Identity, Refusal> {
-        let refuse = |code| move |error: InvalidId| Refusal::new(code, error.to_string());
-        let user = self.user_id.as_deref().unwrap_or_default();
-        Ok(Identity {
-            user: user.parse().map_err(refuse(Code::InvalidUserId))?,
-            client: match &self.client_id {
-                Some(client) => client.parse().map_err(refuse(Code::InvalidClientId))?,
-                None => ClientId::mint(),
-            },
-            since: match &self.since {
-                Some(since) => Some(since.parse().map_err(refuse(Code::InvalidSince))?),
-                None => None,
-            },
-        })
+        let Some(user) = self.user()? else {
+            return Err(Refusal::new(Code::InvalidUserId, "userId is missing"));
+        };
+        Ok(Identity { user, client: self.client()?, since: self.since()? })
     }
+}
+
+fn parsed<T: FromStr<Err = InvalidId>>(text: &Option<String>, code: Code) -> Result<Option<T>, Refusal> {
+    let parsed = text.as_deref().map(str::parse).transpose();
+    parsed.map_err(|error: InvalidId| Refusal::new(code, error.to_string()))
 }
 
 #[cfg(test)]

@@ -17,10 +17,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
 
+use crate::auth::{Auth, Pass};
 use crate::close::Close;
 use crate::engine::{Registration, Unavailable, Uplink};
 use crate::handle::Signal;
@@ -68,13 +70,23 @@ enum End {
     Close(Close),
 }
 
+/// What came of a message of the client's that takes its time.
+enum Done {
+    /// It is in Redis.
+    Uplinked,
+    /// Its token is good until then.
+    Renewed(Instant),
+}
+
+type Pending = BoxFuture<'static, Result<Done, Refusal>>;
+
 /// What happened.
 enum Step {
     Message(Option<Result<Message, Error>>),
     Flushed(Result<(), Error>),
     Signal(Signal),
     CaughtUp(Result<crate::engine::Connected, Unavailable>),
-    Uplinked(Result<(), Unavailable>),
+    Done(Result<Done, Refusal>),
     Tick(Tick),
 }
 
@@ -91,19 +103,21 @@ pub struct Session {
     /// Answers since the last flush was done.
     answers: u32,
     catch_up: CatchUp,
-    uplink: Option<crate::engine::Answer<()>>,
+    /// What the last message of the client's asked for, until it is done.
+    pending: Option<Pending>,
+    auth: Arc<Auth>,
     clock: Clock,
     rate: Rate,
 }
 
 impl Session {
-    /// Greets the client, and serves it until its end. `expires`: when its credentials do, if ever.
+    /// Greets the client, and serves it until its end.
     pub async fn serve(
         socket: Socket,
         registered: Registered,
         registration: Box<Registration>,
         limits: Arc<Limits>,
-        expires: Option<Instant>,
+        pass: Pass,
     ) {
         let session = Session {
             socket,
@@ -112,8 +126,9 @@ impl Session {
             flushing: false,
             answers: 0,
             catch_up: CatchUp::Idle,
-            uplink: None,
-            clock: Clock::new(&limits, expires),
+            pending: None,
+            clock: Clock::new(&limits, pass.expires),
+            auth: pass.auth,
             rate: Rate::new(limits.client_rate),
             registered,
             limits,
@@ -206,14 +221,18 @@ impl Session {
                     Ok(Some(close)) => return End::Close(close),
                     Err(error) => Err(error),
                 },
-                Step::Uplinked(outcome) => {
-                    self.uplink = None;
+                Step::Done(outcome) => {
+                    self.pending = None;
                     match outcome {
-                        Ok(()) => {
+                        Ok(Done::Uplinked) => {
                             self.metrics().uplinked.inc();
                             Ok(())
                         }
-                        Err(error) => self.refuse(&Refusal::from(error)),
+                        Ok(Done::Renewed(expires)) => {
+                            self.clock.expires = Some(expires);
+                            Ok(())
+                        }
+                        Err(refusal) => self.refuse(&refusal),
                     }
                 }
                 Step::Tick(Tick::Close(close)) => return End::Close(close),
@@ -230,16 +249,16 @@ impl Session {
 
     /// The one place where a session waits. A write that the peer does not take holds up other writes, never reads.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        // One message of the client's is on its way up at a time; the next is read when it is there.
-        if self.uplink.is_none()
+        // One message of the client's is acted on at a time; the next is read when that is done.
+        if self.pending.is_none()
             && let Poll::Ready(message) = self.socket.poll_next(cx)
         {
             return Poll::Ready(Step::Message(message));
         }
-        if let Some(uplink) = &mut self.uplink
-            && let Poll::Ready(outcome) = uplink.as_mut().poll(cx)
+        if let Some(pending) = &mut self.pending
+            && let Poll::Ready(outcome) = pending.as_mut().poll(cx)
         {
-            return Poll::Ready(Step::Uplinked(outcome));
+            return Poll::Ready(Step::Done(outcome));
         }
         if self.flushing
             && let Poll::Ready(flushed) = self.socket.poll_flush(cx)
@@ -339,12 +358,18 @@ impl Session {
             // What was not sent cannot have arrived.
             Ok(Incoming::Ack(id)) => self.registered.handle().confirm(id.min(self.last)),
             Ok(Incoming::Message { event, data }) => {
-                self.uplink = Some(self.registered.router().engine().uplink(Uplink {
+                let sent = self.registered.router().engine().uplink(Uplink {
                     user: self.registered.user().clone(),
                     client: self.registered.client().clone(),
                     event,
                     data: Data::from_json_text(data.to_owned()),
-                }));
+                });
+                self.pending = Some(Box::pin(async move { Ok(sent.await.map(|()| Done::Uplinked)?) }));
+            }
+            Ok(Incoming::Token(token)) => {
+                let (auth, user) = (self.auth.clone(), self.registered.user().clone());
+                self.pending =
+                    Some(Box::pin(async move { auth.renew(&user, &token).await.map(Done::Renewed) }));
             }
             Err(refusal) => self.refuse(&refusal)?,
         }

@@ -3,6 +3,7 @@
 //! A flag wins over the environment, the environment over `.env`. All mistakes are reported at once, before
 //! anything is opened.
 
+mod access;
 pub mod origin;
 pub mod read;
 pub mod table;
@@ -12,9 +13,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::auth;
 use crate::engine::redis::connection::Address;
 use crate::id::NodeId;
 use crate::session::Limits;
+use access::Access;
 use origin::Origins;
 use read::{Mistake, Reader, duration};
 
@@ -56,6 +59,8 @@ pub struct Settings {
     pub worker_url: Option<String>,
     /// Where browsers may connect from.
     pub origins: Origins,
+    /// Who may connect.
+    pub auth: auth::Config,
     /// Tokens that open the worker port; none leaves it open.
     pub worker_tokens: Vec<String>,
     /// How long a user's keys outlive the last heartbeat.
@@ -129,11 +134,10 @@ impl Settings {
         }
         let client_url = url(r, "client-url", &["ws://", "wss://", "http://", "https://"]);
         let worker_url = url(r, "worker-url", &["ws://", "wss://", "http://", "https://"]);
-        let api_server_url = url(r, "api-server-url", &["http://", "https://"]);
         let redis = redis(r);
         let redis_pool_size = r.number("redis-pool-size", 1, 1000);
         let key_prefix = key_prefix(r);
-        let access = access(r, development);
+        let access = access::read(r, development);
         let session_ttl = r.time("session-ttl", ms(300));
         let node_ttl = r.time("node-ttl", ms(300));
         let limits = limits(r);
@@ -152,8 +156,7 @@ impl Settings {
         let uplink_length = r.number("uplink-length", 1, 1_000_000_000);
         let drain_timeout = r.time("drain-timeout", ms(0));
 
-        let (origins, worker_tokens) = access?;
-        let _ = api_server_url?;
+        let Access { auth, origins, worker_tokens } = access?;
         let size = |number: u64| usize::try_from(number).ok();
         Some(Self {
             redis: redis?,
@@ -168,6 +171,7 @@ impl Settings {
             worker_port: u16::try_from(worker_port?).ok()?,
             client_url: client_url?,
             worker_url: worker_url?,
+            auth,
             origins,
             worker_tokens,
             session_ttl: session_ttl?,
@@ -287,59 +291,6 @@ fn key_prefix(r: &mut Reader) -> Option<String> {
             text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}'));
         fits.then(|| text.to_owned())
     })
-}
-
-fn access(r: &mut Reader, development: bool) -> Option<(Origins, Vec<String>)> {
-    let unlocked = |r: &mut Reader, flag: &str, opening: &str| {
-        if !development && r.given(flag).is_none() {
-            r.mistake(flag, &format!("set in production; {opening} opens it to everyone"));
-            return true;
-        }
-        false
-    };
-    let mut off = unlocked(r, "auth", "--auth none");
-    off |= unlocked(r, "worker-token", "--worker-token none");
-    off |= unlocked(r, "client-origin", "--client-origin '*'");
-    if r.given("auth").is_some() {
-        off |= r
-            .value("auth", "none (jwt and api are not built yet)", |text| (text == "none").then_some(()))
-            .is_none();
-    }
-    let origins = match r.given("client-origin") {
-        Some(_) => r.value(
-            "client-origin",
-            "*, or comma-separated origins like https://app.example.com",
-            Origins::parse,
-        ),
-        None => Some(Origins::any()),
-    };
-    let tokens = match r.given("worker-token") {
-        None | Some("none") => Some(Vec::new()),
-        Some(_) => r.value(
-            "worker-token",
-            "none, or tokens of at least 8 printable characters, comma-separated",
-            tokens,
-        ),
-    };
-    if r.given("trusted-proxies").is_some() {
-        off |= r.value("trusted-proxies", "comma-separated networks like 10.0.0.0/8", networks).is_none();
-    }
-    if off { None } else { Some((origins?, tokens?)) }
-}
-
-fn tokens(text: &str) -> Option<Vec<String>> {
-    let tokens: Vec<String> = text.split(',').map(|token| token.trim().to_owned()).collect();
-    let fits = |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    tokens.iter().all(fits).then_some(tokens)
-}
-
-fn networks(text: &str) -> Option<()> {
-    let network = |text: &str| {
-        let (address, bits) = text.trim().split_once('/').unwrap_or((text.trim(), "0"));
-        let most = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
-        bits.parse::<u8>().ok().filter(|bits| *bits <= most)
-    };
-    text.split(',').all(|text| network(text).is_some()).then_some(())
 }
 
 fn limits(r: &mut Reader) -> Option<Limits> {

@@ -109,3 +109,28 @@ fn flags_and_variables_are_each_named_once() {
         assert!(twin.is_none(), "{}", setting.flag);
     }
 }
+
+#[test]
+fn jwt_needs_one_key_and_says_what_is_wrong_with_it() {
+    let jwt = |env: &[(&str, &str)]| parse(&[("auth", "jwt")], env, &[]).map(|settings| settings.auth);
+    assert!(matches!(jwt(&[("JWT_SECRET", "geheim")]), Ok(crate::auth::Config::Jwt(_))));
+    for env in [&[][..], &[("JWT_SECRET", "geheim"), ("JWT_PUBLIC_KEY", "/nowhere")]] {
+        let told = jwt(env).unwrap_err();
+        assert!(
+            told.contains("--auth") && told.contains("JWT_PUBLIC_KEY") && !told.contains("geheim"),
+            "{told}"
+        );
+    }
+    let private = "-----BEGIN PRIVATE KEY-----\ngeheim\n-----END PRIVATE KEY-----";
+    for (name, value, why) in [
+        ("JWT_PUBLIC_KEY", "/nowhere", "No such file"),
+        ("JWT_PUBLIC_KEY", private, "private key"),
+        ("JWT_PUBLIC_KEY", "-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----", "neither"),
+        ("JWT_JWKS", "/nowhere", "No such file"),
+        ("JWT_JWKS", "/dev/null", "JSON"),
+    ] {
+        let told = jwt(&[(name, value)]).unwrap_err();
+        assert!(told.contains(name) && told.contains(why) && !told.contains("geheim"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::read::Reader;
 use super::{LogFormat, Settings};
+use crate::auth;
 
 impl Settings {
     /// Notes in the reader what each setting comes to whose default depends on others.
@@ -29,7 +30,10 @@ impl Settings {
 
     /// What is open to everyone, each with the setting that opens it.
     pub fn openings(&self) -> Vec<&'static str> {
-        let mut open = vec!["--auth none: a client is whoever it says it is"];
+        let mut open = Vec::new();
+        if matches!(self.auth, auth::Config::None) {
+            open.push("--auth none: a client is whoever it says it is");
+        }
         if self.worker_tokens.is_empty() {
             open.push("--worker-token none: whoever reaches the worker port may publish");
         }

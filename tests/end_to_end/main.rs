@@ -7,6 +7,8 @@
 
 mod support;
 
+mod auth_jwks;
+mod auth_jwt;
 mod bounds_http;
 mod bounds_sockets;
 mod browser;

@@ -47,8 +47,22 @@ impl Client {
 
     /// The same, where a refusal is one of the things to be seen.
     pub async fn try_upgrade(node: &Node, query: &str) -> Result<Self, Error> {
-        let socket = Socket::open(&node.client_ws(query), None).await?;
+        Self::try_upgrade_with(node, query, &[]).await
+    }
+
+    /// The same, with headers.
+    pub async fn try_upgrade_with(node: &Node, query: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
+        let socket = Socket::open_with(&node.client_ws(query), headers).await?;
         Ok(Self { welcome: Value::Null, socket })
+    }
+
+    /// Connects with headers and waits for the welcome.
+    pub async fn open_with(node: &Node, query: &str, headers: &[(&str, &str)]) -> Self {
+        let client = Self::try_upgrade_with(node, query, headers).await;
+        let mut client =
+            client.unwrap_or_else(|error| panic!("no WebSocket for {query:?} at {}: {error}", node.id));
+        client.read_welcome().await;
+        client
     }
 
     /// Reads the welcome of a connection opened by [`Client::upgrade`].

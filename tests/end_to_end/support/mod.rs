@@ -16,6 +16,7 @@ pub mod redis_server;
 pub mod scrape;
 pub mod socket;
 pub mod terminal;
+pub mod tokens;
 pub mod wait;
 pub mod worker;
 

@@ -12,8 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -63,10 +62,17 @@ impl fmt::Display for Seen {
 impl Socket {
     /// Opens a WebSocket, with a bearer token where one is given.
     pub async fn open(url: &str, bearer: Option<&str>) -> Result<Self, Error> {
+        let bearer = bearer.map(|token| format!("Bearer {token}"));
+        let headers: Vec<_> = bearer.iter().map(|value| ("authorization", value.as_str())).collect();
+        Self::open_with(url, &headers).await
+    }
+
+    /// Opens a WebSocket with headers of the request's own.
+    pub async fn open_with(url: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
         let mut request = url.into_client_request()?;
-        if let Some(token) = bearer {
-            let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("a header value");
-            request.headers_mut().insert(AUTHORIZATION, value);
+        for (name, value) in headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a header name");
+            request.headers_mut().append(name, HeaderValue::from_str(value).expect("a header value"));
         }
         let connected = tokio::time::timeout(BOUND, connect_async(request)).await;
         let (stream, _) = connected.unwrap_or_else(|_| panic!("waited {BOUND:?} for an upgrade of {url}"))?;

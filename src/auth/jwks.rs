@@ -1,0 +1,129 @@
+//! A set of keys that changes while the node runs: keys are rotated by adding the next one, signing with it, and taking
+//! the old one away.
+//!
+//! One task reads the set, and again where a token names a key that is not in it, at most once a second whatever is
+//! asked of it. Who waits for that shares it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::key::{Key, set_of};
+use super::unauthorized;
+use crate::protocol::code::{Code, Refusal};
+
+/// Between two readings: an unknown `kid` costs its sender nothing, so it must not cost the source much.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The set is read again after this time even if nobody asks: a key that was taken away is refused by then.
+const MAX_AGE: Duration = Duration::from_secs(300);
+/// The same while it cannot be read.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long a client waits for a reading.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Where the set is.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// In a file.
+    File(PathBuf),
+}
+
+/// The set as it was read last.
+#[derive(Default)]
+struct Known {
+    keys: Arc<[Key]>,
+    /// How many readings have begun.
+    begun: u64,
+    /// How many of them are done.
+    done: u64,
+    /// The last reading failed.
+    stale: bool,
+}
+
+/// The set.
+pub struct Jwks {
+    known: watch::Receiver<Known>,
+    wanted: Arc<Notify>,
+}
+
+impl Jwks {
+    /// Starts to read the set.
+    pub fn start(source: Source) -> Self {
+        let (tell, known) = watch::channel(Known::default());
+        let wanted = Arc::new(Notify::new());
+        tokio::spawn(keep(source, tell, wanted.clone()));
+        Self { known, wanted }
+    }
+
+    /// The keys that may have signed a token with this `kid`: those of that name, and those without one. Reads the set
+    /// again where there is none of that name.
+    ///
+    /// # Errors
+    /// `unavailable` where the set cannot be read and such a key might be in it; `unauthorized` where it is not.
+    pub async fn find(&self, kid: Option<&str>) -> Result<Vec<Key>, Refusal> {
+        let mut known = self.known.clone();
+        let has = |known: &Known| known.keys.iter().any(|key| kid.is_none() || key.id.as_deref() == kid);
+        let (missing, begun) = {
+            let known = known.borrow_and_update();
+            (!has(&known), known.begun)
+        };
+        if missing {
+            self.wanted.notify_one();
+            // A reading that is under way may have missed the key: the next one counts.
+            let _ = timeout(PATIENCE, known.wait_for(|known| has(known) || known.done > begun)).await;
+        }
+        let known = known.borrow();
+        let fits = |key: &&Key| kid.is_none() || key.id.is_none() || key.id.as_deref() == kid;
+        let keys: Vec<Key> = known.keys.iter().filter(fits).cloned().collect();
+        if !keys.is_empty() {
+            Ok(keys)
+        } else if known.stale || known.done == 0 {
+            Err(Refusal::new(Code::Unavailable, "the keys that tokens are checked with cannot be had now"))
+        } else {
+            Err(unauthorized("no key here is for the token's kid"))
+        }
+    }
+}
+
+/// Keeps the set up to date for as long as someone has a use for it.
+async fn keep(source: Source, tell: watch::Sender<Known>, wanted: Arc<Notify>) {
+    let mut away = false;
+    loop {
+        tell.send_modify(|known| known.begun += 1);
+        let read = read(&source).await;
+        match &read {
+            Ok(keys) if away || tell.borrow().done == 0 => {
+                info!(keys = keys.len(), "--jwt-jwks: the keys are here");
+            }
+            Err(error) if !away => warn!(%error, "--jwt-jwks cannot be read; those keys that are known stay"),
+            _ => {}
+        }
+        away = read.is_err();
+        tell.send_modify(|known| {
+            known.done += 1;
+            known.stale = away;
+            if let Ok(keys) = read {
+                known.keys = keys.into();
+            }
+        });
+        sleep(PAUSE).await;
+        tokio::select! {
+            () = wanted.notified() => {}
+            () = sleep(if away { RETRY } else { MAX_AGE }) => {}
+            () = tell.closed() => return,
+        }
+    }
+}
+
+async fn read(source: &Source) -> Result<Vec<Key>, String> {
+    match source {
+        Source::File(path) => {
+            let text = tokio::fs::read(path).await.map_err(|error| error.to_string())?;
+            set_of(&text).map_err(str::to_owned)
+        }
+    }
+}

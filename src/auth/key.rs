@@ -1,0 +1,106 @@
+//! Keys that tokens are checked with. Each is good for one algorithm, which the key itself names: what a token says of
+//! its algorithm chooses nothing.
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::Deserialize;
+
+/// An RSA public key of 2048 bits has at least so many bytes; `ring` takes none that is shorter.
+const RSA_BYTES: usize = 256;
+/// An uncompressed point of P-256.
+const P256_BYTES: usize = 65;
+const ED25519_BYTES: usize = 32;
+
+/// A key. Printing it shows no secret.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Its `kid`, where it comes out of a set and has one.
+    pub id: Option<String>,
+    /// What it is good for.
+    pub algorithm: Algorithm,
+    /// The key itself.
+    pub decoding: DecodingKey,
+}
+
+impl Key {
+    /// HS256, by a shared secret.
+    pub fn of_secret(secret: &str) -> Self {
+        Self { id: None, algorithm: Algorithm::HS256, decoding: DecodingKey::from_secret(secret.as_bytes()) }
+    }
+
+    /// RS256, ES256 or EdDSA, by the kind of a public key in PEM.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn of_pem(pem: &str) -> Result<Self, &'static str> {
+        if pem.contains("PRIVATE KEY") {
+            return Err("that is a private key; keep it where tokens are signed, and give the public one");
+        }
+        if !pem.contains("PUBLIC KEY") {
+            return Err("there is no PUBLIC KEY in it");
+        }
+        let bytes = pem.as_bytes();
+        let kinds: [(Algorithm, jsonwebtoken::errors::Result<DecodingKey>); 3] = [
+            (Algorithm::RS256, DecodingKey::from_rsa_pem(bytes)),
+            (Algorithm::ES256, DecodingKey::from_ec_pem(bytes)),
+            (Algorithm::EdDSA, DecodingKey::from_ed_pem(bytes)),
+        ];
+        let known = kinds.into_iter().find_map(|(algorithm, key)| Some((algorithm, key.ok()?)));
+        let (algorithm, decoding) = known.ok_or("it is neither RSA, nor EC, nor Ed25519")?;
+        let length = decoding.try_get_as_bytes().map_or(0, <[u8]>::len);
+        match algorithm {
+            Algorithm::RS256 if length < RSA_BYTES => Err("RSA keys need at least 2048 bits"),
+            Algorithm::ES256 if length != P256_BYTES => {
+                Err("of EC keys, only those of the curve P-256 are taken")
+            }
+            Algorithm::EdDSA if length != ED25519_BYTES => Err("of Ed keys, only Ed25519 is taken"),
+            _ => Ok(Self { id: None, algorithm, decoding }),
+        }
+    }
+
+    /// None where the key is not for signatures, or of a kind that is not taken.
+    fn of_jwk(jwk: &Jwk) -> Option<Self> {
+        let signs = jwk.common.public_key_use.as_ref().is_none_or(|what| *what == PublicKeyUse::Signature);
+        let verifies =
+            jwk.common.key_operations.as_ref().is_none_or(|what| what.contains(&KeyOperations::Verify));
+        let algorithm = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => Algorithm::RS256,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Algorithm::ES256,
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
+            // A shared secret has no place in a set of public keys.
+            _ => return None,
+        };
+        let told = jwk.common.key_algorithm.map(|told| told.to_string());
+        let fits = told.is_none_or(|told| told.parse::<Algorithm>().is_ok_and(|told| told == algorithm));
+        let decoding = DecodingKey::from_jwk(jwk).ok()?;
+        let length = decoding.try_get_as_bytes().map(<[u8]>::len);
+        let whole = match algorithm {
+            Algorithm::ES256 => length == Ok(P256_BYTES),
+            Algorithm::EdDSA => length == Ok(ED25519_BYTES),
+            _ => true,
+        };
+        (signs && verifies && fits && whole).then(|| Self {
+            id: jwk.common.key_id.clone(),
+            algorithm,
+            decoding,
+        })
+    }
+}
+
+/// The keys of a JWKS that are of use here; those that are not are passed over.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn set_of(text: &[u8]) -> Result<Vec<Key>, &'static str> {
+    #[derive(Deserialize)]
+    struct Set {
+        keys: Vec<serde_json::Value>,
+    }
+    let set: Set = serde_json::from_slice(text).map_err(|_| r#"it is not JSON like {"keys":[...]}"#)?;
+    let jwks = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
+    let keys: Vec<Key> = jwks.filter_map(|jwk| Key::of_jwk(&jwk)).collect();
+    if keys.is_empty() {
+        return Err("it has no key for signatures by RS256, ES256 or EdDSA");
+    }
+    Ok(keys)
+}

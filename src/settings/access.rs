@@ -1,0 +1,144 @@
+//! Who may connect: the settings that lock a node, and what opens it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::origin::Origins;
+use super::read::Reader;
+use super::url;
+use crate::auth::jwks::Source;
+use crate::auth::jwt::{self, Keys};
+use crate::auth::key::{Key, set_of};
+use crate::auth::{self};
+
+/// What locks a node.
+pub(super) struct Access {
+    pub(super) auth: auth::Config,
+    pub(super) origins: Origins,
+    pub(super) worker_tokens: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    None,
+    Jwt,
+}
+
+/// None where anything is off; by then each mistake is noted, because nothing here returns early.
+pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
+    let mut off = false;
+    for (flag, opening) in [
+        ("auth", "--auth none"),
+        ("worker-token", "--worker-token none"),
+        ("client-origin", "--client-origin '*'"),
+    ] {
+        if !development && r.given(flag).is_none() {
+            r.mistake(flag, &format!("set in production; {opening} opens it to everyone"));
+            off = true;
+        }
+    }
+    let auth = auth(r);
+    let origins = match r.given("client-origin") {
+        Some(_) => r.value(
+            "client-origin",
+            "*, or comma-separated origins like https://app.example.com",
+            Origins::parse,
+        ),
+        None => Some(Origins::any()),
+    };
+    let worker_tokens = match r.given("worker-token") {
+        None | Some("none") => Some(Vec::new()),
+        Some(_) => {
+            r.value("worker-token", "none, or tokens of printable characters, comma-separated", tokens)
+        }
+    };
+    if r.given("trusted-proxies").is_some() {
+        off |= r.value("trusted-proxies", "comma-separated networks like 10.0.0.0/8", networks).is_none();
+    }
+    if off {
+        return None;
+    }
+    Some(Access { auth: auth?, origins: origins?, worker_tokens: worker_tokens? })
+}
+
+fn auth(r: &mut Reader) -> Option<auth::Config> {
+    let mode = match r.given("auth") {
+        Some(_) => r.choice("auth", &[("none", Mode::None), ("jwt", Mode::Jwt)]),
+        None => Some(Mode::None),
+    };
+    // What is given is checked whatever the mode: it may be switched on any time.
+    let secret = r.given("jwt-secret").map(Key::of_secret);
+    let public_key = r.given("jwt-public-key").map(str::to_owned).map(|given| public_key(r, &given));
+    let jwks = r.given("jwt-jwks").map(str::to_owned).map(|given| jwks(r, &given));
+    let api_server_url = url(r, "api-server-url", &["http://", "https://"]);
+    let keys = [
+        secret.map(|key| Some(Keys::One(key))),
+        public_key.map(|key| key.map(Keys::One)),
+        jwks.map(|source| source.map(Keys::Set)),
+    ];
+    let mut given = keys.into_iter().flatten();
+    let (first, second) = (given.next(), given.next());
+    api_server_url?;
+    match mode? {
+        Mode::None => first.into_iter().chain(second).all(|key| key.is_some()).then_some(auth::Config::None),
+        Mode::Jwt => {
+            let (Some(keys), None) = (first, second) else {
+                r.mistake(
+                    "auth",
+                    "given with one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS where it is jwt, and with no more than one",
+                );
+                return None;
+            };
+            let audiences = list(r.given("jwt-audience"));
+            let issuers = list(r.given("jwt-issuer"));
+            Some(auth::Config::Jwt(jwt::Config { keys: keys?, audiences, issuers }))
+        }
+    }
+}
+
+/// PEM text, with real line ends or with `\n`, or the path of a file that holds it.
+fn public_key(r: &mut Reader, given: &str) -> Option<Key> {
+    let text = if given.contains("-----BEGIN") {
+        Ok(given.replace("\\n", "\n"))
+    } else {
+        std::fs::read_to_string(given).map_err(|error| error.to_string())
+    };
+    match text.and_then(|pem| Key::of_pem(&pem).map_err(str::to_owned)) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            r.mistake("jwt-public-key", &format!("a public key in PEM, or its file ({error})"));
+            None
+        }
+    }
+}
+
+fn jwks(r: &mut Reader, given: &str) -> Option<Source> {
+    let text = std::fs::read(given).map_err(|error| error.to_string());
+    match text.and_then(|text| set_of(&text).map_err(str::to_owned)) {
+        Ok(_) => Some(Source::File(PathBuf::from(given))),
+        Err(error) => {
+            r.mistake("jwt-jwks", &format!("a JWKS file, or its URL ({error})"));
+            None
+        }
+    }
+}
+
+fn list(given: Option<&str>) -> Vec<String> {
+    let parts = given.unwrap_or_default().split(',').map(str::trim);
+    parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+fn tokens(text: &str) -> Option<Vec<String>> {
+    let tokens: Vec<String> = text.split(',').map(|token| token.trim().to_owned()).collect();
+    let fits = |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    tokens.iter().all(fits).then_some(tokens)
+}
+
+fn networks(text: &str) -> Option<()> {
+    let network = |text: &str| {
+        let (address, bits) = text.trim().split_once('/').unwrap_or((text.trim(), "0"));
+        let most = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
+        bits.parse::<u8>().ok().filter(|bits| *bits <= most)
+    };
+    text.split(',').all(|text| network(text).is_some()).then_some(())
+}

@@ -1,0 +1,138 @@
+//! `--auth jwt` by a set of keys: rotation, and what is passed over.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::tokens::{Issuer, unix};
+use crate::support::{BOUND, Node, NodeBuilder, http, within};
+
+/// A JWKS file that changes.
+struct File {
+    path: PathBuf,
+    _dir: TempDir,
+}
+
+impl File {
+    fn new(keys: Value) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Self { path: dir.path().join("jwks.json"), _dir: dir };
+        file.write(keys);
+        file
+    }
+
+    fn write(&self, keys: Value) {
+        std::fs::write(&self.path, json!({"keys": keys}).to_string()).unwrap();
+    }
+
+    async fn node(&self) -> Node {
+        NodeBuilder::local("solo")
+            .set("--auth", "jwt")
+            .set("--jwt-jwks", self.path.to_str().unwrap())
+            .start()
+            .await
+    }
+}
+
+fn claims() -> Value {
+    json!({"sub": "42", "exp": unix(60)})
+}
+
+async fn status(node: &Node, token: &str) -> u16 {
+    let url = node.client_ws(&format!("token={token}"));
+    within(BOUND, "an answer", http::upgrade(&url, &[])).await.status
+}
+
+#[tokio::test]
+async fn keys_are_rotated_while_the_node_runs() {
+    let (old, next, last) = (Issuer::es256(), Issuer::rs256(), Issuer::eddsa());
+    let file = File::new(json!([old.jwk("1")]));
+    let node = file.node().await;
+    assert_eq!(status(&node, &old.token_by("1", claims())).await, 101);
+    assert_eq!(status(&node, &next.token_by("2", claims())).await, 401, "not there yet");
+    file.write(json!([old.jwk("1"), next.jwk("2")]));
+    for _ in 0..2 {
+        assert_eq!(status(&node, &next.token_by("2", claims())).await, 101, "both are good");
+        assert_eq!(status(&node, &old.token_by("1", claims())).await, 101, "both are good");
+    }
+    file.write(json!([last.jwk("3")]));
+    assert_eq!(status(&node, &last.token_by("3", claims())).await, 101);
+    assert_eq!(status(&node, &old.token_by("1", claims())).await, 401, "it was taken away");
+}
+
+#[tokio::test]
+async fn a_set_that_breaks_leaves_the_keys_that_are_known() {
+    let (known, unknown) = (Issuer::es256(), Issuer::es256());
+    let file = File::new(json!([known.jwk("1")]));
+    let node = file.node().await;
+    file.write(json!("broken"));
+    assert_eq!(status(&node, &unknown.token_by("2", claims())).await, 503, "nobody can tell now");
+    assert_eq!(status(&node, &known.token_by("1", claims())).await, 101);
+    let told =
+        node.log_line(BOUND, "a line on the broken set", |line| line.contains("--jwt-jwks cannot be read"));
+    told.await;
+    file.write(json!([known.jwk("1"), unknown.jwk("2")]));
+    assert_eq!(status(&node, &unknown.token_by("2", claims())).await, 101);
+    assert_eq!(status(&node, &known.token_by("1", claims())).await, 101);
+}
+
+#[tokio::test]
+async fn unknown_kids_do_not_make_the_set_read_without_end() {
+    let known = Issuer::es256();
+    let file = File::new(json!([known.jwk("1")]));
+    let node = file.node().await;
+    let strangers: Vec<_> = (0..40)
+        .map(|at| {
+            let token = Issuer::es256().token_by(&format!("x{at}"), claims());
+            let url = node.client_ws(&format!("token={token}"));
+            async move { http::upgrade(&url, &[]).await.status }
+        })
+        .collect();
+    // They share the readings, of which there is one a second: one after the other would take 40.
+    let answers = within(BOUND, "40 refusals", futures_util::future::join_all(strangers)).await;
+    assert!(answers.iter().all(|status| *status == 401), "{answers:?}");
+    assert_eq!(status(&node, &known.token_by("1", claims())).await, 101);
+}
+
+#[tokio::test]
+async fn a_key_is_good_for_what_it_is_and_for_nothing_else() {
+    let (ec, rsa, ed) = (Issuer::es256(), Issuer::rs256(), Issuer::eddsa());
+    let with = |mut jwk: Value, field: &str, value: Value| {
+        jwk[field] = value;
+        jwk
+    };
+    let secret = Issuer::hs256();
+    let file = File::new(json!([
+        with(with(ec.jwk("ec"), "use", json!("sig")), "alg", json!("ES256")),
+        with(rsa.jwk("rsa"), "key_ops", json!(["verify"])),
+        ed.jwk("ed"),
+        // What follows is passed over.
+        secret.jwk("oct"),
+        with(rsa.jwk("enc"), "use", json!("enc")),
+        with(rsa.jwk("pss"), "alg", json!("PS256")),
+        with(rsa.jwk("wrap"), "key_ops", json!(["wrapKey"])),
+        with(ec.jwk("p384"), "crv", json!("P-384")),
+        with(ec.jwk("short"), "x", json!("AA")),
+        {"kty": "new", "kid": "new"},
+        "nonsense",
+    ]));
+    let node = file.node().await;
+    for (issuer, kid) in [(&ec, "ec"), (&rsa, "rsa"), (&ed, "ed")] {
+        assert_eq!(status(&node, &issuer.token_by(kid, claims())).await, 101, "{kid}");
+        assert_eq!(status(&node, &issuer.token(claims())).await, 101, "without a kid all that fit are tried");
+    }
+    let crossed = [(&ec, "rsa"), (&rsa, "ec"), (&ed, "ec"), (&rsa, "ed")];
+    for (issuer, kid) in crossed {
+        assert_eq!(status(&node, &issuer.token_by(kid, claims())).await, 401, "{} by {kid}", issuer.alg());
+    }
+    for kid in ["oct", "ec", "rsa"] {
+        assert_eq!(status(&node, &secret.token_by(kid, claims())).await, 401, "a secret by {kid}");
+    }
+    for kid in ["enc", "pss", "wrap"] {
+        assert_eq!(status(&node, &rsa.token_by(kid, claims())).await, 401, "{kid}");
+    }
+    for kid in ["p384", "short"] {
+        assert_eq!(status(&node, &ec.token_by(kid, claims())).await, 401, "{kid}");
+    }
+}
