@@ -3,9 +3,12 @@
 //!
 //! | page | for whom |
 //! |---|---|
+//! | [`fleet`] | whoever scales nodes up and down |
 //! | [`metrics`] | whoever watches nodes: every metric, and what it means |
 //! | [`upgrades`] | whoever deploys a new version beside an old one, or changes a script or a key |
 
+#[doc = include_str!("docs/fleet.md")]
+pub mod fleet {}
 #[doc = include_str!("docs/metrics.md")]
 pub mod metrics {}
 #[doc = include_str!("docs/upgrades.md")]

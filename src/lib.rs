@@ -16,7 +16,7 @@
 //! | 6 | [`cli`], [`command`], [`health`] | what the process is asked to do |
 //! | 5 | [`relay`], [`shutdown`] | assembles a node, starts it, drains it |
 //! | 4 | [`listener`], [`settings`] | the two ports: accepting, HTTP, handshakes, workers' sockets; what was asked for |
-//! | 3 | [`session`], [`heartbeat`], [`renewal`] | one socket's life; leases on users; the node's own lease |
+//! | 3 | [`session`], [`heartbeat`], [`renewal`], [`drain`] | one socket's life; leases on users; the node's own lease; its end |
 //! | 2 | [`router`] | publish and deliver |
 //! | 1 | [`handle`], [`registry`], [`lease`], [`engine`], [`auth`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
 //! | 0 | [`protocol`], [`id`], [`close`], [`gate`] | words, checked where they enter; how many may wait |
@@ -44,6 +44,7 @@ pub mod cli;
 pub mod close;
 pub mod command;
 pub mod docs;
+pub mod drain;
 pub mod engine;
 pub mod gate;
 pub mod handle;

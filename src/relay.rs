@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::auth::Auth;
 use crate::close::Close;
+use crate::drain;
 use crate::engine::memory::{self, MemoryEngine};
 use crate::engine::redis::connection::AddressError;
 use crate::engine::redis::{self, RedisEngine};
@@ -51,9 +52,6 @@ pub enum StartError {
 
 /// How long the last goodbyes may take beyond the drain itself.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// How long a client of a drained node should wait, at most, before it comes back. Closes are spread already; this
-/// spreads those of one moment.
-const COME_BACK: Duration = Duration::from_secs(1);
 
 /// A running node.
 pub struct Relay {
@@ -148,7 +146,7 @@ impl Relay {
             warn!("the ingress lease was not given back in time and will lapse");
         }
         self.ports.finish.send_replace(true);
-        self.close_spread().await;
+        drain::hand_over(&self.router, self.drain_timeout).await;
         self.wait_for_sockets(LAST_WORDS).await;
         self.stop_lease.send_replace(true);
         let _ = timeout(LAST_WORDS, &mut self.lease).await;
@@ -156,25 +154,6 @@ impl Relay {
             Ok(Ok(())) => info!("drained"),
             Ok(Err(error)) => warn!(%error, "drained; this node's keys were not removed and will lapse"),
             Err(_) => warn!("drained; this node's keys were not removed in time and will lapse"),
-        }
-    }
-
-    /// Closes every session, evenly over the drain's time, in no particular order.
-    async fn close_spread(&self) {
-        let mut sessions = Vec::with_capacity(self.router.registry().len());
-        self.router.registry().each(|session| sessions.push(session.clone()));
-        fastrand::shuffle(&mut sessions);
-        let start = Instant::now();
-        let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
-        for (at, session) in sessions.into_iter().enumerate() {
-            let due = self.drain_timeout / count * u32::try_from(at).unwrap_or(u32::MAX);
-            while Instant::now() < start + due {
-                if self.router.registry().is_empty() {
-                    return; // all have left by themselves
-                }
-                sleep_until((Instant::now() + Duration::from_millis(50)).min(start + due)).await;
-            }
-            session.close(Close::Drain(COME_BACK.mul_f64(fastrand::f64())));
         }
     }
 
@@ -233,6 +212,7 @@ fn engine(
             max_sessions_per_user: settings.max_sessions_per_user,
             uplink_length: settings.uplink_length,
             max_event: settings.max_event,
+            drain_rate: settings.drain_rate,
         },
         metrics.clone(),
     )?))

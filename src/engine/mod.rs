@@ -211,6 +211,15 @@ pub struct Lag {
     pub ingress: u64,
 }
 
+/// When clients that are sent away should come back, counted from now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// The first of them.
+    pub first: Duration,
+    /// Between two of them.
+    pub step: Duration,
+}
+
 /// An event, or word of one, on its way to this node's sockets.
 #[derive(Debug, Clone, Copy)]
 pub struct Hint<'a> {
@@ -276,6 +285,9 @@ pub trait Engine: Send + Sync + 'static {
     fn claim(&self) -> Answer<Claim>;
     /// Renews the claim and sends this node a sign of life through its own inbox; false where it was lost.
     fn beat(&self, sessions: usize) -> Answer<bool>;
+    /// Takes times to come back for `clients` that this leaving node sends away now, from the budget that all leaving
+    /// nodes share; it goes on for `left`, zero where it is done.
+    fn drain(&self, clients: usize, left: Duration) -> Answer<Slots>;
     /// Gives the id back and leaves nothing behind.
     fn release(&self) -> Answer<()>;
     /// Clears up after nodes whose lease has lapsed.

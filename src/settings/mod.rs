@@ -87,6 +87,8 @@ pub struct Settings {
     pub uplink_length: usize,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+    /// Clients a second that one node takes from nodes that leave.
+    pub drain_rate: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -155,6 +157,7 @@ impl Settings {
         let send_queue = r.number("send-queue", 1, 1_000_000);
         let uplink_length = r.number("uplink-length", 1, 1_000_000_000);
         let drain_timeout = r.time("drain-timeout", ms(0));
+        let drain_rate = r.number("drain-rate", 1, 1_000_000);
 
         let Access { auth, origins, worker_tokens } = access?;
         let size = |number: u64| usize::try_from(number).ok();
@@ -186,6 +189,7 @@ impl Settings {
             send_queue: size(send_queue?)?,
             uplink_length: size(uplink_length?)?,
             drain_timeout: drain_timeout?,
+            drain_rate: drain_rate?,
         })
     }
 }

@@ -63,6 +63,8 @@ settings! {
         "text or json",
     NODE "drain-timeout" "DRAIN_TIMEOUT" "TIME" "20s"
         "How long SIGTERM's hand-over may take; closes are spread evenly over it",
+    NODE "drain-rate" "DRAIN_RATE" "COUNT" "1000"
+        "Clients a second that one staying node takes from all nodes that leave: they are told when to come back",
     ADDRESSES "bind" "BIND_ADDR" "IP" ["127.0.0.1; 0.0.0.0 in production"]
         "Address of both listeners",
     ADDRESSES "client-port" "CLIENT_SOCKET_PORT" "PORT" "4000"

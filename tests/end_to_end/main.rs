@@ -20,6 +20,7 @@ mod crash;
 mod cursor;
 mod drain;
 mod eviction;
+mod fleet;
 mod frames;
 mod hostile_frames;
 mod hostile_http;

@@ -7,6 +7,7 @@ mod redis_server;
 mod stage;
 
 mod completeness;
+mod drain;
 mod many_nodes;
 mod model;
 mod position;

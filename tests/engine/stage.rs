@@ -126,6 +126,7 @@ impl Stage {
             max_sessions_per_user: options.max_sessions,
             uplink_length: 1000,
             max_event: 1 << 20,
+            drain_rate: 1000,
         };
         let id = config.node.clone();
         let metrics = Arc::new(Metrics::new(id.as_str(), SCRIPTS).unwrap());

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::engine::{
     Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, Lag, Mode, Node,
-    NodeInfo, Published, Uplink,
+    NodeInfo, Published, Slots, Uplink,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
@@ -271,6 +271,10 @@ impl Engine for MemoryEngine {
 
     fn beat(&self, _sessions: usize) -> Answer<bool> {
         ready(true)
+    }
+
+    fn drain(&self, _clients: usize, _left: Duration) -> Answer<Slots> {
+        ready(Slots::default()) // nobody stays who could be flooded
     }
 
     fn release(&self) -> Answer<()> {

@@ -66,6 +66,11 @@ impl Keys {
         self.key("nodes", "", "")
     }
 
+    /// HASH: who leaves until when, and when the next client comes back.
+    pub fn drain(&self) -> String {
+        self.key("drain", "", "")
+    }
+
     /// STREAM, group `switchboard`: anyone may publish here.
     pub fn events(&self) -> String {
         self.key("events", "", "")

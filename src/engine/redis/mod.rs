@@ -9,9 +9,11 @@
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `inbox`, `ingress` | the two streams this node reads |
 //! | `node` | the node's own lease, and clearing up after others |
+//! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
 
 pub mod connection;
+mod drain;
 mod eviction;
 mod inbox;
 mod ingress;
@@ -37,7 +39,7 @@ use tokio::time::Instant;
 
 use crate::engine::{
     Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Node, NodeInfo,
-    Published, Unavailable, Uplink,
+    Published, Slots, Unavailable, Uplink,
 };
 use crate::id::{ClientId, EventName, NodeId, UserId};
 use crate::metrics::Metrics;
@@ -77,6 +79,8 @@ pub struct Config {
     pub uplink_length: usize,
     /// Largest event.
     pub max_event: usize,
+    /// Clients a second that one node takes from nodes that leave.
+    pub drain_rate: u64,
 }
 
 /// What the engine's parts share.
@@ -228,6 +232,10 @@ impl Engine for RedisEngine {
 
     fn beat(&self, sessions: usize) -> Answer<bool> {
         self.with_context(move |context| async move { node::beat(&context, sessions).await })
+    }
+
+    fn drain(&self, clients: usize, left: Duration) -> Answer<Slots> {
+        self.with_context(move |context| async move { drain::take(&context, clients, left).await })
     }
 
     fn release(&self) -> Answer<()> {

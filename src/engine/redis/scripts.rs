@@ -40,6 +40,7 @@ scripts! {
     CLAIM => "claim",
     BEAT => "beat",
     RELEASE => "release",
+    DRAIN => "drain",
     LEAD => "lead",
 }
 
