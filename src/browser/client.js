@@ -347,7 +347,7 @@ class Connection {
     this.#interval = pingInterval;
     this.#replay = replayed;
     this.#position = position;
-    this.#arrive();
+    if (recovered) this.#arrive(); // else a gap is told first
     this.#listen();
     this.#renewBefore(expiryOf(token));
     this.#set("open", { userId, clientId, nodeId, position, recovered, replayed, transport: this.transport });
@@ -366,6 +366,7 @@ class Connection {
     // A log that is behind what was seen has begun anew, by another Redis: its events count from here on.
     if (this.#seen !== undefined && isLater(this.#seen, position)) this.#keep((this.#seen = position));
     this.#tell("#gap", { since, position });
+    this.#arrive();
   }
 
   #later(id, other) {
@@ -421,17 +422,23 @@ class Connection {
 
   /** A browser shows no WebSocket pings, and a dead path says nothing: after two silent intervals the node is asked. */
   #listen() {
+    const patience = this.#line.send ? 2 * this.#interval : this.#interval + ANSWER_IN;
     const quiet = Date.now() - this.#heard;
-    if (quiet < 2 * this.#interval) this.#after("line", 2 * this.#interval - quiet, () => this.#listen());
-    else this.#check();
+    if (quiet < patience) return this.#after("line", patience - quiet, () => this.#listen());
+    if (this.#line.send) this.#ask();
+    else this.#ended({ reason: "no sign of life" });
   }
 
-  #check() {
+  #ask() {
     const asked = Date.now();
-    if (this.#line.send) this.#line.send({ type: "ping" });
-    // By server-sent events nothing can be asked, but the node says something each interval.
-    else if (asked - this.#heard < this.#interval + ANSWER_IN) return this.#listen();
+    this.#line.send({ type: "ping" });
     this.#after("line", ANSWER_IN, () => (this.#heard < asked ? this.#ended({ reason: "no sign of life" }) : this.#listen()));
+  }
+
+  /** There is reason to doubt the connection. By server-sent events nothing can be asked; the node's word is awaited. */
+  #check() {
+    if (this.#line.send) this.#ask();
+    else this.#listen();
   }
 
   /** Brings a new token before the old one expires. Where this clock is wrong, the node's close 4002 does it later. */

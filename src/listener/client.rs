@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::http::{self, Answer};
-use super::{Ports, browser, cors};
+use super::{Ports, browser, cors, events};
 use crate::auth::{Credentials, Grant, Pass};
 use crate::close::Close;
 use crate::engine::Registration;
@@ -20,6 +20,7 @@ use crate::protocol::hello::Hello;
 use crate::router::Registered;
 use crate::session::Session;
 use crate::session::socket::{CLIENT_READ_BUFFER, Socket, close_for};
+use crate::session::transport::Transport;
 
 /// Answers a request on the client port.
 pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
@@ -44,16 +45,21 @@ async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
         return browser::serve(file, &request, &ports);
     }
     match (request.method(), path) {
+        (&Method::GET, "/events") => {
+            events::open(request, ports).await.unwrap_or_else(|refusal| http::refuse(&refusal))
+        }
         (&Method::GET, "/healthz") => http::healthz(),
         (&Method::GET, "/readyz") => http::readyz(&ports),
         (&Method::GET, "/") if ports.development => browser::console(&ports),
         (&Method::GET, "/ws") => {
             http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"))
         }
-        (_, "/healthz" | "/readyz" | "/ws" | "/client.js" | "/client.d.ts") => {
+        (_, "/healthz" | "/readyz" | "/ws" | "/events" | "/client.js" | "/client.d.ts") => {
             http::refuse(&Refusal::new(Code::MethodNotAllowed, "only GET is served here"))
         }
-        _ => http::not_found("a WebSocket at / and /ws, GET /client.js, GET /healthz and GET /readyz"),
+        _ => http::not_found(
+            "a WebSocket at / and /ws, GET /events, GET /client.js, GET /healthz and GET /readyz",
+        ),
     }
 }
 
@@ -62,9 +68,7 @@ async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer
     let switching = http::accept_websocket(&request)?;
     let hello = Hello::from_query(request.uri().query().unwrap_or_default());
     let credentials = Credentials::of(request.headers());
-    let place = ports.places.clone().try_acquire_owned().map_err(|_| {
-        Refusal::new(Code::Unavailable, "this node has as many connections as allowed (--max-connections)")
-    })?;
+    let place = place(&ports)?;
     if !ports.auth.is_named(&credentials, &hello) {
         tokio::spawn(greet(request, ports, credentials, place));
         return Ok(switching);
@@ -78,6 +82,16 @@ async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer
         drop(place);
     });
     Ok(switching)
+}
+
+/// A place for one more connection.
+///
+/// # Errors
+/// `unavailable` where there is none.
+pub(super) fn place(ports: &Ports) -> Result<OwnedSemaphorePermit, Refusal> {
+    ports.places.clone().try_acquire_owned().map_err(|_| {
+        Refusal::new(Code::Unavailable, "this node has as many connections as allowed (--max-connections)")
+    })
 }
 
 async fn socket(request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
@@ -132,20 +146,28 @@ async fn said(text: &str, credentials: &Credentials, ports: &Ports) -> Result<Op
 }
 
 /// A session that is registered and not served yet.
-struct Opened {
+pub(super) struct Opened {
     registered: Registered,
     registration: Box<Registration>,
     expires: Option<Instant>,
 }
 
 impl Opened {
-    async fn serve(self, socket: Socket, ports: &Ports) {
+    pub(super) async fn serve(self, transport: impl Into<Transport>, ports: &Ports) {
         let pass = Pass { auth: ports.auth.clone(), expires: self.expires };
-        Session::serve(socket, self.registered, self.registration, ports.limits.clone(), pass).await;
+        Session::serve(transport, self.registered, self.registration, ports.limits.clone(), pass).await;
     }
 }
 
-async fn let_in(credentials: &Credentials, hello: &Hello, ports: &Ports) -> Result<Opened, Refusal> {
+/// Lets a client in by what it said of itself and what its request brought along.
+///
+/// # Errors
+/// Why not.
+pub(super) async fn let_in(
+    credentials: &Credentials,
+    hello: &Hello,
+    ports: &Ports,
+) -> Result<Opened, Refusal> {
     let Grant { identity, expires } = ports.auth.admit(credentials, hello).await?;
     if ports.is_draining() {
         return Err(Refusal::draining());

@@ -1,7 +1,5 @@
 //! Which web pages may read an answer: those that may connect, by the same list.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -40,7 +38,7 @@ pub fn preflight<B>(request: &Request<B>, origins: &Origins, methods: &'static s
     let mut answer = match check(Some(&origin), origins) {
         Err(refusal) => http::refuse(&refusal),
         Ok(()) => {
-            let mut answer = Response::new(Full::<Bytes>::default());
+            let mut answer = Answer::default();
             *answer.status_mut() = StatusCode::NO_CONTENT;
             let headers = answer.headers_mut();
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));

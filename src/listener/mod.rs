@@ -4,6 +4,7 @@ pub mod body;
 pub mod browser;
 pub mod client;
 pub mod cors;
+pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod operator;
@@ -150,7 +151,10 @@ where
                         Ok(answer) => answer.await,
                         Err(refusal) => http::refuse(&refusal),
                     };
-                    guest.sit();
+                    // An event stream is not done yet. It ends with its session, and the connection with it.
+                    if !matches!(answer.body(), http::Body::Events(_)) {
+                        guest.sit();
+                    }
                     Ok::<_, std::convert::Infallible>(answer)
                 }
             });

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::Error;
 use tracing::{debug, info};
 
 use super::Session;
@@ -76,15 +76,17 @@ impl Session {
                 since = %registration.from, "a gap: some events after that may be gone"
             );
             self.metrics().gaps.inc();
-            self.feed(Message::Text(client::gap(registration.from, registration.position)))?;
+            // Where nothing is left after it, the client stands where the page ends.
+            let id = registration.events.is_empty().then_some(registration.upto);
+            self.feed(client::gap(registration.from, registration.position), id)?;
         }
-        let Self { socket, registered, last, .. } = self;
+        let Self { transport, registered, last, .. } = self;
         let mut burst = registered.router().metrics().burst();
         for event in registration.events {
             if event.id > *last {
                 // Only JSON text goes into a log; what is not UTF-8 there was put by another hand.
                 let data = std::str::from_utf8(&event.data).unwrap_or("null");
-                socket.feed(Message::Text(client::event(Some(event.id), &event.event, data)))?;
+                transport.feed(client::event(Some(event.id), &event.event, data), Some(event.id))?;
                 *last = event.id;
                 burst.logged(event.id, event.id > self.welcomed_at);
                 super::written(registered, Some(event.id));

@@ -1,4 +1,4 @@
-//! One client's socket, from its welcome to its end.
+//! One client's connection, from its welcome to its end.
 //!
 //! A session sends what its outbox holds, in the order of the log, each event once. Where an event does not follow
 //! on the last one, or the outbox ran over, or the lease was lost, it reads the log after the last event it got:
@@ -9,8 +9,10 @@
 
 mod catch_up;
 mod clock;
+pub mod events;
 pub mod rate;
 pub mod socket;
+pub mod transport;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use crate::router::Registered;
 use catch_up::CatchUp;
 use clock::{Clock, Tick};
 use rate::{Rate, Verdict};
-use socket::Socket;
+use transport::Transport;
 
 /// What a session needs to know of the settings.
 #[derive(Debug, Clone)]
@@ -92,7 +94,7 @@ enum Step {
 
 /// A client's session.
 pub struct Session {
-    socket: Socket,
+    transport: Transport,
     registered: Registered,
     limits: Arc<Limits>,
     /// The last event that was handed to the socket.
@@ -113,14 +115,14 @@ pub struct Session {
 impl Session {
     /// Greets the client, and serves it until its end.
     pub async fn serve(
-        socket: Socket,
+        transport: impl Into<Transport>,
         registered: Registered,
         registration: Box<Registration>,
         limits: Arc<Limits>,
         pass: Pass,
     ) {
         let session = Session {
-            socket,
+            transport: transport.into(),
             last: registration.from,
             welcomed_at: registration.position,
             flushing: false,
@@ -152,7 +154,7 @@ impl Session {
             End::Gone => {
                 drop(self.registered);
                 // The peer's close frame is answered, if it sent one.
-                self.socket.finish().await;
+                self.transport.finish().await;
                 info!(%user, %client, "disconnected");
             }
             End::Close(close) => {
@@ -160,7 +162,7 @@ impl Session {
                 let _ = timeout(END_TIMEOUT, self.registered.end()).await;
                 self.send_waiting();
                 drop(self.registered);
-                self.socket.goodbye(close).await;
+                self.transport.goodbye(close).await;
                 info!(%user, %client, code = close.code(), reason = close.reason(), "closed");
             }
         }
@@ -180,7 +182,10 @@ impl Session {
             registration.replayed,
             self.limits.ping_interval,
         );
-        self.socket.feed(Message::Text(welcome))?;
+        // Where something follows, or is missing, the client does not stand at the log's end yet.
+        let at_end = registration.whole && registration.replayed == 0;
+        let id = if at_end { registration.position } else { registration.from };
+        self.feed(welcome, Some(id))?;
         self.take_page(registration)
     }
 
@@ -204,6 +209,10 @@ impl Session {
                 },
                 Step::Flushed(flushed) => {
                     (self.flushing, self.answers) = (false, 0);
+                    if self.transport.flush_is_pong() {
+                        // It confirms nothing: it has left this node, no more.
+                        self.clock.pong();
+                    }
                     flushed
                 }
                 Step::Signal(Signal::Close(close)) => return End::Close(close),
@@ -238,7 +247,8 @@ impl Session {
                 Step::Tick(Tick::Close(close)) => return End::Close(close),
                 Step::Tick(Tick::Ping) => {
                     self.clock.pinged(self.last);
-                    self.feed(Message::Ping(Default::default()))
+                    self.flushing = true;
+                    self.transport.ping()
                 }
             };
             if outcome.is_err() {
@@ -251,7 +261,7 @@ impl Session {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         // One message of the client's is acted on at a time; the next is read when that is done.
         if self.pending.is_none()
-            && let Poll::Ready(message) = self.socket.poll_next(cx)
+            && let Poll::Ready(message) = self.transport.poll_next(cx)
         {
             return Poll::Ready(Step::Message(message));
         }
@@ -261,7 +271,7 @@ impl Session {
             return Poll::Ready(Step::Done(outcome));
         }
         if self.flushing
-            && let Poll::Ready(flushed) = self.socket.poll_flush(cx)
+            && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
         {
             return Poll::Ready(Step::Flushed(flushed));
         }
@@ -281,15 +291,16 @@ impl Session {
         self.clock.poll(cx).map(Step::Tick)
     }
 
-    fn feed(&mut self, message: Message) -> Result<(), Error> {
+    /// Hands a frame to the connection. Who has it stands at `id`, where that is known.
+    fn feed(&mut self, frame: Utf8Bytes, id: Option<EventId>) -> Result<(), Error> {
         self.flushing = true;
-        self.socket.feed(message)
+        self.transport.feed(frame, id)
     }
 
     /// Answers what the client has sent.
     fn answer(&mut self, frame: Utf8Bytes) -> Result<(), Error> {
         self.answers += 1;
-        self.feed(Message::Text(frame))
+        self.feed(frame, None)
     }
 
     fn refuse(&mut self, refusal: &Refusal) -> Result<(), Error> {
@@ -298,7 +309,7 @@ impl Session {
 
     /// Hands all that waits to the socket, for one flush.
     fn send_waiting(&mut self) {
-        let Self { socket, registered, last, flushing, .. } = self;
+        let Self { transport, registered, last, flushing, .. } = self;
         let mut burst = registered.router().metrics().burst();
         for outgoing in registered.handle().take() {
             let place = outgoing.place;
@@ -314,7 +325,7 @@ impl Session {
             }
             if let Some(frame) = outgoing.frame {
                 *flushing = true;
-                if socket.feed(Message::Text(frame)).is_err() {
+                if transport.feed(frame, place.map(|(id, _)| id)).is_err() {
                     return; // the next flush fails, and ends the session
                 }
                 let id = place.map(|(id, _)| id);

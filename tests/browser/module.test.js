@@ -90,7 +90,7 @@ test("a path that dies in silence is noticed", async (context) => {
   wire.hung = true;
   await count(node, "42", 1, 3);
   await until("the end", () => seen.connection.state !== "open");
-  assert.equal(seen.states.at(-1).reason, "no sign of life");
+  assert.equal(seen.states.find((state) => state.state === "waiting").reason, "no sign of life");
   wire.hung = false;
   await until("the events", () => seen.events.length === 3);
   assert.deepEqual(seen.data(), [1, 2, 3]);
@@ -229,4 +229,82 @@ test("identity can go in the query", async (context) => {
   const seen = open(context, { url: `${node.client.ws}/ws?x=y`, userId: "42", clientId: "q", since: "0", identify: "query" });
   await until("both", () => seen.events.length === 2);
   assert.equal(seen.connection.clientId, "q");
+});
+
+test("where WebSockets do not get through it falls back to server-sent events", async (context) => {
+  const redis = await startRedis(context);
+  const a = await startNode(context, { id: "a", redis, flags: ["--node-ttl", "1500ms"] });
+  const b = await startNode(context, { id: "b", redis });
+  const wire = await startWire(context, a.client.port);
+  class Blocked extends EventTarget {
+    readyState = 0;
+    constructor() {
+      super();
+      setTimeout(() => this.onclose({ code: 1006, reason: "" }), 5);
+    }
+  }
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}/ws`, userId: "42", WebSocket: Blocked });
+  await seen.opened();
+  assert.equal(seen.connection.transport, "sse");
+  await count(b, "42", 1, 20);
+  await until("twenty", () => seen.events.length === 20);
+  await assert.rejects(seen.connection.send("cancel"), { code: "no_upstream" });
+  wire.to = b.client.port;
+  await Promise.all([a.kill(), count(b, "42", 21, 40)]);
+  await until("all", () => seen.events.length === 40);
+  assert.deepEqual(seen.data(), numbers(1, 40));
+  assert.equal(seen.connection.nodeId, "b");
+  assert.deepEqual([seen.gaps, seen.errors], [[], []]);
+  // What has worked is tried first.
+  const tries = seen.states.filter((state) => state.state === "connecting").length;
+  wire.break();
+  await until("back", () => seen.states.at(-1).state === "open" && seen.states.filter((state) => state.state === "connecting").length === tries + 1);
+});
+
+test("without any WebSocket, as in Node 20, it uses server-sent events at once, and reads their refusals", async (context) => {
+  const node = await startNode(context);
+  const { WebSocket } = globalThis;
+  delete globalThis.WebSocket;
+  context.after(() => (globalThis.WebSocket = WebSocket));
+  const seen = open(context, { url: node.client.http, userId: "42" });
+  await seen.opened();
+  await publish(node, { userId: "42", event: "n", data: "ü\n" });
+  await publish(node, { userId: "42", event: "n", data: "x".repeat(500_000) });
+  await until("both", () => seen.events.length === 2);
+  assert.deepEqual([seen.events[0].data, seen.events[1].data.length], ["ü\n", 500_000]);
+  const refused = open(context, { url: node.client.http, userId: "not allowed" });
+  await until("the end", () => refused.connection.state === "closed");
+  assert.equal(refused.errors[0].code, "invalid_user_id");
+  await fetch(`${node.worker.http}/users/42/sessions`, { method: "DELETE" });
+  await until("the end", () => seen.connection.state === "closed");
+  assert.equal(seen.states.at(-1).code, 4010);
+});
+
+test("a stream that falls silent is noticed", async (context) => {
+  const node = await startNode(context, { flags: ["--ping-interval", "300ms"] });
+  const wire = await startWire(context, node.client.port);
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42", transport: "sse" });
+  await seen.opened();
+  wire.hung = true;
+  await count(node, "42", 1, 3);
+  await until("the end", () => seen.connection.state !== "open");
+  wire.hung = false;
+  await until("the events", () => seen.events.length === 3);
+  assert.deepEqual(seen.data(), [1, 2, 3]);
+});
+
+test("a gap after which nothing is kept is told once", async (context) => {
+  const node = await startNode(context);
+  for (const transport of ["websocket", "sse"]) {
+    const options = { url: node.client.ws, userId: transport, storage: memory(), transport };
+    const first = open(context, { ...options, since: "99999999999999-0" });
+    await until("a gap", () => first.gaps.length === 1);
+    first.connection.close();
+    const second = open(context, options);
+    await second.opened();
+    assert.equal(second.states.at(-1).recovered, true);
+    await count(node, transport, 1, 2);
+    await until("both", () => second.events.length === 2);
+    assert.deepEqual(second.gaps, []);
+  }
 });

@@ -40,6 +40,7 @@ mod replacement;
 mod replay;
 mod settings;
 mod slow_reader;
+mod sse;
 mod streams;
 mod tracing;
 mod two_nodes;

@@ -15,6 +15,7 @@ pub mod raw;
 pub mod redis_server;
 pub mod scrape;
 pub mod socket;
+pub mod stream;
 pub mod terminal;
 pub mod tokens;
 pub mod wait;

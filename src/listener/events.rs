@@ -1,0 +1,47 @@
+//! `GET /events`: a session as server-sent events, for networks that break WebSockets, and for `curl -N`.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, StatusCode};
+
+use super::http::{self, Answer, Body};
+use super::{Ports, client};
+use crate::auth::Credentials;
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::hello::Hello;
+use crate::session::events::pair;
+
+/// Lets a client in and answers with its events; identity and refusals are those of an upgrade.
+///
+/// # Errors
+/// Any refusal of an upgrade.
+pub async fn open(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refusal> {
+    http::admit(&request, &ports)?;
+    let mut hello = Hello::from_query(request.uri().query().unwrap_or_default());
+    // A browser comes back to the address that it first came to: what it has got since then stands here.
+    if let Some(last) = request.headers().get("last-event-id").filter(|last| !last.is_empty()) {
+        let last =
+            last.to_str().map_err(|_| Refusal::new(Code::InvalidSince, "Last-Event-ID is no event id"))?;
+        hello.since = Some(last.to_owned());
+    }
+    let credentials = Credentials::of(request.headers());
+    let place = client::place(&ports)?;
+    let opened = client::let_in(&credentials, &hello, &ports).await?;
+    let (events, body) = pair();
+    tokio::spawn(async move {
+        opened.serve(events, &ports).await;
+        drop(place);
+    });
+    let mut answer = Answer::new(Body::Events(body));
+    *answer.status_mut() = StatusCode::OK;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    // Neither kept nor held up nor compressed on the way.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    // Who comes back takes a new connection, which may lead to another node.
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Ok(answer)
+}

@@ -1,0 +1,213 @@
+//! Server-sent events: a session's frames as the body of an HTTP answer that does not end.
+//!
+//! Between the session and hyper there is one place for bytes. The session fills it when hyper has taken what was
+//! there, so a peer that reads slowly is felt here just as on a socket.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio_tungstenite::tungstenite::Error;
+
+use crate::close::Close;
+use crate::id::EventId;
+
+/// A browser's `EventSource` that was told not to come back comes back after this long, ms: the longest there is.
+const NEVER: u32 = i32::MAX as u32;
+
+/// A stream of events and its other end, for hyper.
+pub fn pair() -> (Events, EventBody) {
+    let shared = Arc::new(Mutex::new(Shared::default()));
+    (Events { shared: shared.clone(), waiting: Vec::new() }, EventBody(shared))
+}
+
+/// The session's end. Dropping it ends the answer.
+pub struct Events {
+    shared: Arc<Mutex<Shared>>,
+    /// Goes out with the next flush.
+    waiting: Vec<u8>,
+}
+
+/// The body of the answer. hyper drops it when the peer is gone.
+pub struct EventBody(Arc<Mutex<Shared>>);
+
+#[derive(Default)]
+struct Shared {
+    /// What hyper may take.
+    out: Option<Bytes>,
+    /// The session says no more.
+    ended: bool,
+    /// The peer is gone.
+    gone: bool,
+    session: Option<Waker>,
+    body: Option<Waker>,
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    // Each change is whole before anything can panic.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+impl Events {
+    /// Puts a frame out; who has it stands at `id`. A browser's `EventSource` keeps that for when it comes back.
+    pub fn feed(&mut self, frame: &str, id: Option<EventId>) {
+        if let Some(id) = id {
+            self.waiting.extend_from_slice(format!("id: {id}\n").as_bytes());
+        }
+        // A line end within `data` is white space to JSON, and would end the line here.
+        for line in frame.split(['\n', '\r']) {
+            self.waiting.extend_from_slice(b"data: ");
+            self.waiting.extend_from_slice(line.as_bytes());
+            self.waiting.push(b'\n');
+        }
+        self.waiting.push(b'\n');
+    }
+
+    /// Puts a sign of life out: a comment.
+    pub fn ping(&mut self) {
+        self.waiting.extend_from_slice(b":\n\n");
+    }
+
+    /// Tells an `EventSource` when to come back.
+    pub fn retry(&mut self, ms: u32) {
+        self.waiting.extend_from_slice(format!("retry: {ms}\n").as_bytes());
+    }
+
+    /// What a `bye` means to an `EventSource`, which does not read it.
+    pub fn retry_after(&mut self, close: Close) {
+        match close.after() {
+            _ if !close.reconnect() => self.retry(NEVER),
+            Some(after) => self.retry(u32::try_from(after.as_millis()).unwrap_or(NEVER)),
+            None => {}
+        }
+    }
+
+    /// Ready once hyper has taken everything, which it does when the peer has room for it.
+    ///
+    /// # Errors
+    /// Where the peer is gone.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let mut shared = lock(&self.shared);
+        if shared.gone {
+            return Poll::Ready(Err(Error::ConnectionClosed));
+        }
+        if shared.out.is_none() {
+            if self.waiting.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            shared.out = Some(std::mem::take(&mut self.waiting).into());
+            wake(&mut shared.body);
+        }
+        shared.session = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ready when the peer is gone: it says nothing before that.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut shared = lock(&self.shared);
+        if shared.gone {
+            return Poll::Ready(());
+        }
+        shared.session = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let mut shared = lock(&self.shared);
+        shared.ended = true;
+        wake(&mut shared.body);
+    }
+}
+
+impl Body for EventBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let mut shared = lock(&self.0);
+        if let Some(bytes) = shared.out.take() {
+            wake(&mut shared.session);
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        if shared.ended {
+            return Poll::Ready(None);
+        }
+        shared.body = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl Drop for EventBody {
+    fn drop(&mut self) {
+        let mut shared = lock(&self.0);
+        shared.gone = true;
+        shared.out = None;
+        wake(&mut shared.session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn text(body: &mut EventBody) -> String {
+        let bytes = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_frame_keeps_its_lines_and_brings_its_place() {
+        let (mut events, mut body) = pair();
+        events.feed("{\"a\":\r\n1}", Some(EventId { ms: 7, seq: 1 }));
+        events.ping();
+        events.retry(5);
+        events.feed("{}", None);
+        let flush = tokio::spawn(async move { poll_fn(|cx| events.poll_flush(cx)).await.map(|()| events) });
+        assert_eq!(
+            text(&mut body).await,
+            "id: 7-1\ndata: {\"a\":\ndata: \ndata: 1}\n\n:\n\nretry: 5\ndata: {}\n\n"
+        );
+        drop(flush.await.unwrap().unwrap());
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_flush_waits_until_what_was_put_out_is_taken() {
+        let (mut events, mut body) = pair();
+        let flush = async |events: &mut Events| {
+            tokio::time::timeout(std::time::Duration::ZERO, poll_fn(|cx| events.poll_flush(cx))).await
+        };
+        events.feed("1", None);
+        assert!(flush(&mut events).await.is_err());
+        events.feed("2", None);
+        assert!(flush(&mut events).await.is_err(), "the first is not taken yet");
+        assert_eq!(text(&mut body).await, "data: 1\n\n");
+        assert!(flush(&mut events).await.is_err(), "the second is not taken yet");
+        assert_eq!(text(&mut body).await, "data: 2\n\n");
+        assert!(flush(&mut events).await.is_ok());
+        drop(body);
+        assert!(flush(&mut events).await.unwrap().is_err());
+        poll_fn(|cx| events.poll_gone(cx)).await;
+    }
+}
