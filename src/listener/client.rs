@@ -36,17 +36,14 @@ pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
 async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     let path = request.uri().path();
     if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
-        return upgrade(request, ports.clone()).await.unwrap_or_else(|refusal| {
-            ports.router.metrics().turned_away(refusal.code);
-            http::refuse(&refusal)
-        });
+        return upgrade(request, ports.clone()).await.unwrap_or_else(|refusal| turned_away(&refusal, &ports));
     }
     if let (&Method::GET | &Method::HEAD, Some(file)) = (request.method(), browser::file(path)) {
         return browser::serve(file, &request, &ports);
     }
     match (request.method(), path) {
         (&Method::GET, "/events") => {
-            events::open(request, ports).await.unwrap_or_else(|refusal| http::refuse(&refusal))
+            events::open(request, ports.clone()).await.unwrap_or_else(|refusal| turned_away(&refusal, &ports))
         }
         (&Method::GET, "/healthz") => http::healthz(),
         (&Method::GET, "/readyz") => http::readyz(&ports),
@@ -82,6 +79,11 @@ async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer
         drop(place);
     });
     Ok(switching)
+}
+
+fn turned_away(refusal: &Refusal, ports: &Ports) -> Answer {
+    ports.router.metrics().turned_away(refusal.code);
+    http::refuse(refusal)
 }
 
 /// A place for one more connection.
