@@ -38,6 +38,7 @@ mod redis_away;
 mod refusals;
 mod replacement;
 mod replay;
+mod rfc6455;
 mod settings;
 mod slow_reader;
 mod sse;
