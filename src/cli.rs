@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::Shell;
 
+use crate::bench::{self, plan};
+use crate::command::bench::Bench;
 use crate::command::check::Check;
 use crate::command::publish::{Event, Publish};
 use crate::settings::read::Reader;
@@ -20,6 +22,8 @@ pub enum Cli {
     Check(Reader, Check),
     /// Publish an event, or many.
     Publish(Reader, Box<Publish>),
+    /// Measure.
+    Bench(Reader, Bench),
     /// Print a text, and that is all.
     Print(String),
 }
@@ -54,6 +58,7 @@ fn command() -> Command {
         )
         .subcommand(publish())
         .subcommand(check())
+        .subcommand(bench())
         .subcommand(completions())
 }
 
@@ -164,6 +169,34 @@ Examples:
         )
 }
 
+fn bench() -> Command {
+    let flags = plan::FLAGS.iter().map(|flag| match (flag.value, flag.default) {
+        (None, _) => switch(flag.name, flag.help),
+        (Some(value), default) => {
+            let default = default.map_or_else(String::new, |default| format!(" [default: {default}]"));
+            let arg = Arg::new(flag.name).long(flag.name).value_name(value).allow_hyphen_values(true);
+            arg.help(format!("{}{default}", flag.help))
+        }
+    });
+    subcommand("bench", Some(plan::NODES))
+        .about("Load nodes and measure: connects and events a second, latency, losses, what it costs")
+        .args(flags)
+        .arg(token())
+        .arg(Arg::new(bench::SHARE).long(bench::SHARE).hide(true))
+        .after_help(plan::HELP)
+}
+
+fn bench_of(flags: &ArgMatches) -> Bench {
+    let given = plan::FLAGS.iter().filter_map(|flag| match flag.value {
+        Some(_) => Some((flag.name, flags.get_one::<String>(flag.name)?.clone())),
+        None => flags.get_flag(flag.name).then(|| (flag.name, String::new())),
+    });
+    let given_besides = [bench::SHARE, "token"]
+        .into_iter()
+        .filter_map(|name| Some((name, flags.get_one::<String>(name)?.clone())));
+    Bench { flags: given.chain(given_besides).collect() }
+}
+
 fn completions() -> Command {
     subcommand("completions", Some(&[]))
         .about("Print completions for a shell")
@@ -193,6 +226,7 @@ pub fn parse() -> Cli {
         "health" => Cli::Health(reader),
         "check" => Cli::Check(reader, Check { json: flags.get_flag("json") }),
         "publish" => Cli::Publish(reader, Box::new(published(flags))),
+        "bench" => Cli::Bench(reader, bench_of(flags)),
         "completions" => Cli::Print(completions_for(flags.get_one("shell"))),
         _ => Cli::Serve(reader),
     }

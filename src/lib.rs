@@ -13,7 +13,7 @@
 //!
 //! | floor | rooms | what goes on there |
 //! |---|---|---|
-//! | 6 | [`cli`], [`command`], [`health`] | what the process is asked to do |
+//! | 6 | [`cli`], [`command`], [`bench`], [`health`] | what the process is asked to do |
 //! | 5 | [`relay`], [`shutdown`] | assembles a node, starts it, drains it |
 //! | 4 | [`listener`], [`settings`] | the two ports: accepting, HTTP, handshakes, workers' sockets; what was asked for |
 //! | 3 | [`session`], [`heartbeat`], [`renewal`], [`drain`] | one socket's life; leases on users; the node's own lease; its end |
@@ -40,6 +40,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod auth;
+pub mod bench;
 pub mod cli;
 pub mod close;
 pub mod command;

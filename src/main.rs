@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         match cli::parse() {
             Cli::Serve(given) => serve(given).await,
             Cli::Health(given) => ask_health(given).await,
+            // Threads of its own do the work; this one has nothing else to do meanwhile.
+            Cli::Bench(given, bench) => ended(command::bench::run(given, &bench)),
             Cli::Check(given, check) => ended(command::check::run(given, &check)),
             Cli::Publish(given, publish) => ended(command::publish::run(given, *publish).await),
             Cli::Print(text) => {

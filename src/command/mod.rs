@@ -1,6 +1,7 @@
 //! What can be done from a terminal besides running a node. Each command takes what was asked as a plain struct; how
 //! it stood on the command line is `cli`'s matter.
 
+pub mod bench;
 pub mod check;
 pub mod endpoint;
 pub mod publish;

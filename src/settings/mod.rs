@@ -247,6 +247,12 @@ fn url(r: &mut Reader, flag: &str, schemes: &[&str]) -> Option<Option<String>> {
     .map(Some)
 }
 
+/// Where Redis is, and what stands before every key there; none in local mode.
+pub fn redis_and_prefix(r: &mut Reader) -> Option<(Address, String)> {
+    let (redis, key_prefix) = (redis(r), key_prefix(r));
+    Some((redis??, key_prefix?))
+}
+
 fn redis(r: &mut Reader) -> Option<Option<Address>> {
     let mode = r.choice("mode", &[("auto", Mode::Auto), ("local", Mode::Local), ("redis", Mode::Redis)]);
     let file = |r: &Reader, flag| r.given(flag).map(PathBuf::from);

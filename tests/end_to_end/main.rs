@@ -9,6 +9,7 @@ mod support;
 
 mod auth_jwks;
 mod auth_jwt;
+mod bench;
 mod bounds_http;
 mod bounds_sockets;
 mod browser;

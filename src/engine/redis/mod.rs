@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `keys` | every key name |
 //! | `scripts`, `reply` | `lua/`, embedded; reading what it returns |
+//! | `appender` | adds to the ingress stream from outside: for the load generator |
 //! | `link`, `connection` | pool, dedicated connections, up or away |
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
@@ -12,6 +13,7 @@
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
 
+pub mod appender;
 pub mod connection;
 mod drain;
 mod eviction;

@@ -1,0 +1,57 @@
+//! Publishing by `XADD` to the ingress stream, as any back end may.
+
+use std::rc::Rc;
+
+use tokio::sync::mpsc;
+
+use super::load::Load;
+use super::publisher::{answered, refused};
+use crate::engine::redis::appender::{Appender, Entry};
+use crate::engine::redis::connection::Address;
+
+/// Entries of one round trip.
+const BATCH: usize = 256;
+
+/// Where the ingress stream is.
+#[derive(Debug, Clone)]
+pub struct Ingress {
+    /// Redis.
+    pub redis: Address,
+    /// Before every key.
+    pub key_prefix: String,
+}
+
+/// A connection that adds entries in the order in which they were queued.
+pub struct Feed {
+    // What waits here is bounded by the window, or by the length of the run at its rate.
+    queue: mpsc::UnboundedSender<(u64, Entry)>,
+}
+
+impl Feed {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Where Redis is not there.
+    pub async fn open(load: Rc<Load>, ingress: &Ingress) -> Result<Self, String> {
+        let opened = Appender::open(&ingress.redis, &ingress.key_prefix).await;
+        let mut appender = opened.map_err(|error| format!("--redis-url: {error}"))?;
+        let (queue, mut queued) = mpsc::unbounded_channel::<(u64, Entry)>();
+        tokio::task::spawn_local(async move {
+            let mut batch = Vec::with_capacity(BATCH);
+            while queued.recv_many(&mut batch, BATCH).await > 0 {
+                match appender.add(batch.iter().map(|(_, entry)| entry)).await {
+                    Ok(()) => batch.iter().for_each(|(then_ns, _)| answered(&load, *then_ns)),
+                    Err(error) => batch.iter().for_each(|_| refused(&load, error.to_string().as_bytes())),
+                }
+                batch.clear();
+            }
+        });
+        Ok(Self { queue })
+    }
+
+    /// Queues an event.
+    pub fn queue(&self, user: String, then_ns: u64, data: &[u8]) {
+        // The other end goes only with the thread itself.
+        let _ = self.queue.send((then_ns, Entry { user, event: "bench", data: data.to_vec() }));
+    }
+}

@@ -1,0 +1,151 @@
+//! What the parts of one process's share have in common: the plan, the clock, the count. One thread, no locks.
+
+use std::cell::{Cell, RefCell};
+use std::time::Instant;
+
+use hdrhistogram::{CreationError, Histogram};
+use tokio::sync::Notify;
+
+use super::ledger::Ledger;
+use super::plan::Plan;
+
+/// Longest latency that is told from longer ones, us.
+const MOST_US: u64 = 600_000_000;
+
+/// A histogram of microseconds, true to one in a thousand.
+///
+/// # Errors
+/// Never: its bounds are fixed, and allowed.
+pub fn histogram() -> Result<Histogram<u64>, CreationError> {
+    Histogram::new_with_bounds(1, MOST_US, 3)
+}
+
+/// The share's state.
+pub struct Load {
+    /// What is to be done.
+    pub plan: Plan,
+    /// This share's users.
+    pub users: std::ops::Range<usize>,
+    /// Tells this run's sessions from those of another.
+    pub run: String,
+    epoch: Instant,
+    /// Events published for each of this share's users.
+    pub published: RefCell<Vec<u64>>,
+    /// The sum of these.
+    pub sent: Cell<u64>,
+    /// What each session saw, user by user.
+    pub ledgers: RefCell<Vec<Ledger>>,
+    /// From publish, or from when that was due, to the socket.
+    pub latencies: RefCell<Histogram<u64>>,
+    /// From the same to the publisher's answer.
+    pub answers: RefCell<Histogram<u64>>,
+    /// From a socket's end to its next welcome.
+    pub returns: RefCell<Histogram<u64>>,
+    /// Sessions that are registered.
+    pub registered: Cell<usize>,
+    /// Sessions that could not connect.
+    pub failed: Cell<usize>,
+    /// Sockets that ended before their time.
+    pub broken: Cell<u64>,
+    /// Events that sessions saw for the first time.
+    pub delivered: Cell<u64>,
+    /// Those of them that count.
+    pub measured: Cell<u64>,
+    /// When the last of these came, ns.
+    pub last_ns: Cell<u64>,
+    /// What is published from here on counts, ns.
+    pub from_ns: Cell<u64>,
+    /// `gap` frames.
+    pub gaps: Cell<u64>,
+    /// Events that were refused.
+    pub refused: Cell<u64>,
+    /// The first trouble, in words.
+    pub trouble: RefCell<Option<String>>,
+    /// Deliveries that nobody waits for any more.
+    pub forgiven: Cell<u64>,
+    /// Fewer are on their way than before.
+    pub moved: Notify,
+    /// Told to [`Load::moved`] below this many on their way.
+    pub low: Cell<u64>,
+    /// The run is over: sockets end in peace.
+    pub over: Cell<bool>,
+}
+
+impl Load {
+    /// A share before its start.
+    ///
+    /// # Errors
+    /// Never: see [`histogram`].
+    pub fn new(plan: Plan, share: usize, run: String) -> Result<Self, CreationError> {
+        let users = plan.share(share);
+        let sessions = users.len() * plan.sessions;
+        Ok(Self {
+            published: RefCell::new(vec![0; users.len()]),
+            ledgers: RefCell::new((0..sessions).map(|_| Ledger::default()).collect()),
+            sent: Cell::new(0),
+            plan,
+            users,
+            run,
+            epoch: Instant::now(),
+            latencies: RefCell::new(histogram()?),
+            answers: RefCell::new(histogram()?),
+            returns: RefCell::new(histogram()?),
+            registered: Cell::new(0),
+            failed: Cell::new(0),
+            broken: Cell::new(0),
+            delivered: Cell::new(0),
+            measured: Cell::new(0),
+            last_ns: Cell::new(0),
+            from_ns: Cell::new(u64::MAX),
+            gaps: Cell::new(0),
+            refused: Cell::new(0),
+            trouble: RefCell::new(None),
+            forgiven: Cell::new(0),
+            moved: Notify::new(),
+            low: Cell::new(0),
+            over: Cell::new(false),
+        })
+    }
+
+    /// Nanoseconds since this share was made.
+    pub fn now_ns(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Deliveries that are still to come.
+    pub fn on_their_way(&self) -> u64 {
+        let sent = self.sent.get() * self.plan.sessions as u64;
+        sent.saturating_sub(self.delivered.get() + self.forgiven.get())
+    }
+
+    /// Numbers the next event of one of this share's users.
+    pub fn number(&self, user: usize) -> u64 {
+        self.sent.set(self.sent.get() + 1);
+        let mut published = self.published.borrow_mut();
+        let next = &mut published[user];
+        *next += 1;
+        *next - 1
+    }
+
+    /// Notes the first trouble.
+    pub fn trouble(&self, text: impl FnOnce() -> String) {
+        self.trouble.borrow_mut().get_or_insert_with(text);
+    }
+
+    /// A session saw the event with this number, published (or due) at `then_ns`; `now_ns` is now.
+    pub fn deliver(&self, session: usize, number: u64, then_ns: u64, now_ns: u64) {
+        let fresh = self.ledgers.borrow_mut().get_mut(session).is_some_and(|ledger| ledger.note(number));
+        if !fresh {
+            return;
+        }
+        self.delivered.set(self.delivered.get() + 1);
+        if then_ns >= self.from_ns.get() {
+            self.measured.set(self.measured.get() + 1);
+            self.last_ns.set(now_ns);
+            self.latencies.borrow_mut().saturating_record(now_ns.saturating_sub(then_ns) / 1000);
+        }
+        if self.on_their_way() <= self.low.get() {
+            self.moved.notify_one();
+        }
+    }
+}

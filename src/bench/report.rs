@@ -1,0 +1,215 @@
+//! What a run found, for people and for machines.
+
+use std::fmt::{self, Write as _};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::watch::Cost;
+
+/// What a run found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// What was measured, in words.
+    pub what: String,
+    /// Getting in.
+    pub connect: Connect,
+    /// Events published, the warm-up included.
+    pub published: u64,
+    /// The same a second, of the measured part.
+    pub published_per_second: f64,
+    /// Events refused.
+    pub refused: u64,
+    /// Events that sockets got, the warm-up included.
+    pub delivered: u64,
+    /// The same a second, of the measured part.
+    pub delivered_per_second: f64,
+    /// From the publisher (from when the event was due, where there is a rate) to the socket.
+    pub latency_ms: Option<Latency>,
+    /// To the publisher's answer.
+    pub answer_ms: Option<Latency>,
+    /// Published, and never seen by a session.
+    pub lost: u64,
+    /// Seen twice by one.
+    pub duplicated: u64,
+    /// Seen after a later one.
+    pub out_of_order: u64,
+    /// `gap` frames.
+    pub gaps: u64,
+    /// Sockets that ended before their time.
+    pub broken: u64,
+    /// How long those that came back were away.
+    pub away_ms: Option<Latency>,
+    /// The processes that were watched.
+    pub watched: Vec<Cost>,
+    /// CPU time of them all for each 100,000 events delivered, seconds.
+    pub cpu_seconds_per_100_000: Option<f64>,
+    /// What they grew by for each idle session, KiB that no file backs.
+    pub idle_kib_per_session: Option<f64>,
+    /// The first thing that went wrong.
+    pub trouble: Option<String>,
+}
+
+/// Getting in: from the first connect to the last welcome.
+#[derive(Debug, Default, Serialize)]
+pub struct Connect {
+    /// Sessions that were registered.
+    pub sockets: usize,
+    /// Sockets that did not get in.
+    pub failed: usize,
+    /// How long all of it took.
+    pub seconds: f64,
+    /// Sessions a second.
+    pub per_second: f64,
+}
+
+/// Latencies, ms.
+#[derive(Debug, Serialize)]
+pub struct Latency {
+    /// Half are below.
+    pub p50: f64,
+    /// One in a hundred is above.
+    pub p99: f64,
+    /// One in a thousand is above.
+    pub p999: f64,
+    /// None is above.
+    pub max: f64,
+    /// How many there were.
+    pub count: u64,
+}
+
+impl Latency {
+    /// What a histogram of microseconds holds, if anything.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let ms = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+        (!histogram.is_empty()).then(|| Self {
+            p50: ms(0.5),
+            p99: ms(0.99),
+            p999: ms(0.999),
+            max: histogram.max() as f64 / 1000.0,
+            count: histogram.len(),
+        })
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "p50 {:.2} ms   p99 {:.2} ms   p99.9 {:.2} ms   max {:.2} ms",
+            self.p50, self.p99, self.p999, self.max
+        )
+    }
+}
+
+/// A number with its thousands apart.
+pub fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |number: u64| grouped(number as f64);
+        writeln!(f, "{}\n", self.what)?;
+        let connect = &self.connect;
+        writeln!(
+            f,
+            "connected    {} sockets in {:.2} s, {} a second{}",
+            grouped(connect.sockets as f64),
+            connect.seconds,
+            grouped(connect.per_second),
+            if connect.failed > 0 { format!("; {} failed", connect.failed) } else { String::new() }
+        )?;
+        if self.published > 0 {
+            let refused =
+                if self.refused > 0 { format!("; {} refused", count(self.refused)) } else { String::new() };
+            let rate = |rate| grouped(rate);
+            writeln!(
+                f,
+                "published    {}, {} a second{refused}",
+                count(self.published),
+                rate(self.published_per_second)
+            )?;
+            writeln!(
+                f,
+                "delivered    {}, {} a second",
+                count(self.delivered),
+                rate(self.delivered_per_second)
+            )?;
+        }
+        if let Some(latency) = &self.latency_ms {
+            writeln!(f, "latency      {latency}")?;
+        }
+        if let Some(answer) = &self.answer_ms {
+            writeln!(f, "answers      {answer}")?;
+        }
+        writeln!(
+            f,
+            "faults       {} lost, {} duplicated, {} out of order; {} gap frames, {} sockets broken",
+            count(self.lost),
+            count(self.duplicated),
+            count(self.out_of_order),
+            count(self.gaps),
+            count(self.broken)
+        )?;
+        if let Some(away) = &self.away_ms {
+            writeln!(f, "came back    {} after {away}", count(away.count))?;
+        }
+        if !self.watched.is_empty() {
+            writeln!(f, "\n{}", self.processes())?;
+        }
+        if let Some(trouble) = &self.trouble {
+            writeln!(f, "\ntrouble      {trouble}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn processes(&self) -> String {
+        let mut text = format!(
+            "{:<24}{:>10}{:>16}{:>30}\n",
+            "process", "CPU s", "per 100,000", "memory MiB: before/idle/end"
+        );
+        let per = |cost: Option<f64>| cost.map_or_else(|| "-".to_owned(), |cost| format!("{cost:.2}"));
+        let mut total = 0.0;
+        for cost in &self.watched {
+            let [before, idle, end] = cost.resident_kib.map(|kib| kib as f64 / 1024.0);
+            let name = format!("{} {}", cost.pid, cost.name);
+            let memory = format!("{before:.1} / {idle:.1} / {end:.1}");
+            total += cost.cpu_seconds;
+            let _ = writeln!(
+                text,
+                "{name:<24}{:>10.2}{:>16}{memory:>30}",
+                cost.cpu_seconds,
+                per(cost.cpu_seconds_per_100_000)
+            );
+        }
+        let _ = write!(text, "{:<24}{total:>10.2}{:>16}", "all of them", per(self.cpu_seconds_per_100_000));
+        if let Some(kib) = self.idle_kib_per_session {
+            let _ = write!(text, "{:>30}", format!("{kib:.2} KiB an idle session"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!(
+            [0.0, 999.4, 1000.0, 1_234_567.0].map(grouped),
+            ["0", "999", "1,000", "1,234,567"].map(str::to_owned)
+        );
+    }
+}

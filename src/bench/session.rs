@@ -1,0 +1,304 @@
+//! One session: a socket that reads, and counts what it reads.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use super::load::Load;
+use super::plan::Protocol;
+use super::wire::{self, CLOSE, PING, PONG, TEXT};
+
+/// Sockets that come from one loopback address; a system has some 28,000 ports for each pair of addresses.
+const PER_SOURCE: usize = 10_000;
+/// Longest pause before a broken socket tries again.
+const MOST_PAUSE: Duration = Duration::from_secs(1);
+
+/// All sessions of a process read into one buffer: only one reads at a time, and idle ones need none.
+pub type Scratch = Rc<RefCell<Vec<u8>>>;
+
+/// A session of a share.
+pub struct Session {
+    load: Rc<Load>,
+    /// Its number within the share.
+    number: usize,
+    user: usize,
+    rank: usize,
+    scratch: Scratch,
+    /// The beginning of a frame whose end is still to come.
+    rest: Vec<u8>,
+    /// What is to be sent.
+    replies: Vec<u8>,
+    registered: bool,
+    /// The last event's id, where the socket may have to come back.
+    last_id: String,
+}
+
+impl Session {
+    /// Session `number` of a share.
+    pub fn new(load: Rc<Load>, number: usize, scratch: Scratch) -> Self {
+        let user = load.users.start + number / load.plan.sessions;
+        let rank = number % load.plan.sessions;
+        let (rest, replies, last_id) = (Vec::new(), Vec::new(), String::new());
+        Self { load, number, user, rank, scratch, rest, replies, registered: false, last_id }
+    }
+
+    /// Connects, as soon as it is its turn, and reads until the run is over. `turn` bounds how many connect at once.
+    pub async fn run(mut self, turn: Rc<Semaphore>) {
+        let mut node = self.user + self.rank;
+        let mut broken_since: Option<Instant> = None;
+        let mut pause = Duration::from_millis(20);
+        loop {
+            self.registered = false;
+            self.rest.clear();
+            let outcome = match self.connect(node, &turn).await {
+                Ok(stream) => {
+                    if let Some(since) = broken_since.take() {
+                        let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                        self.load.returns.borrow_mut().saturating_record(micros);
+                    }
+                    self.load.registered.set(self.load.registered.get() + 1);
+                    pause = Duration::from_millis(20);
+                    let outcome = self.read(&stream, false).await;
+                    self.load.registered.set(self.load.registered.get() - 1);
+                    if !self.load.over.get() {
+                        self.load.broken.set(self.load.broken.get() + 1);
+                    }
+                    outcome
+                }
+                Err(error) => Err(error),
+            };
+            if self.load.over.get() {
+                return;
+            }
+            if let Err(error) = &outcome {
+                self.load.trouble(|| format!("a socket of {}: {error}", self.load.plan.user(self.user)));
+            }
+            if !self.load.plan.reconnect {
+                if !self.registered {
+                    self.load.failed.set(self.load.failed.get() + 1);
+                }
+                return;
+            }
+            broken_since.get_or_insert_with(Instant::now);
+            node += 1;
+            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            pause = (pause * 2).min(MOST_PAUSE);
+        }
+    }
+
+    async fn connect(&mut self, node: usize, turn: &Semaphore) -> io::Result<TcpStream> {
+        let _turn = turn.acquire().await.map_err(io::Error::other)?;
+        let plan = &self.load.plan;
+        let to = &plan.clients[node % plan.clients.len()];
+        let path = match plan.protocol {
+            Protocol::Switchboard => {
+                let since = if self.last_id.is_empty() { "" } else { "&since=" };
+                let (user, run, rank) = (plan.user(self.user), &self.load.run, self.rank);
+                let user: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
+                format!("/?userId={user}&clientId={run}-{rank}{since}{}", self.last_id)
+            }
+            Protocol::SocketIo => "/socket.io/?EIO=4&transport=websocket".to_owned(),
+        };
+        let socket = self.user * plan.sessions + self.rank;
+        let source = source(to.at.ip(), socket);
+        let (stream, early) = wire::open(to, source, &path, None).await?;
+        self.take(&early)?;
+        self.reply(&stream)?;
+        if !self.registered {
+            self.read(&stream, true).await?;
+        }
+        Ok(stream)
+    }
+
+    /// Reads until the socket ends; or until the session is registered, where that is `enough`.
+    async fn read(&mut self, stream: &TcpStream, enough: bool) -> io::Result<()> {
+        loop {
+            stream.readable().await?;
+            let scratch = self.scratch.clone();
+            let mut scratch = scratch.borrow_mut();
+            match stream.try_read(&mut scratch) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(size) => self.take(&scratch[..size])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            }
+            self.reply(stream)?;
+            if enough && self.registered {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends the few bytes that are to be sent. A socket that does not take those is broken.
+    fn reply(&mut self, stream: &TcpStream) -> io::Result<()> {
+        if !self.replies.is_empty() {
+            let sent = stream.try_write(&self.replies)?;
+            if sent < self.replies.len() {
+                return Err(io::Error::other("does not take what is sent to it"));
+            }
+            self.replies.clear();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.rest.is_empty() {
+            let used = self.frames(bytes)?;
+            self.rest.extend_from_slice(&bytes[used..]);
+        } else {
+            let mut rest = std::mem::take(&mut self.rest);
+            rest.extend_from_slice(bytes);
+            let used = self.frames(&rest)?;
+            rest.drain(..used);
+            // An idle session keeps no buffer.
+            self.rest = if rest.is_empty() { Vec::new() } else { rest };
+        }
+        Ok(())
+    }
+
+    /// Reads the whole frames at the head of `bytes`; says how many bytes those were.
+    fn frames(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let now_ns = self.load.now_ns();
+        let mut used = 0;
+        while let Some(frame) = wire::first(&bytes[used..]) {
+            used += frame.size;
+            match frame.opcode {
+                TEXT => self.text(frame.payload, now_ns),
+                PING => wire::append(&mut self.replies, PONG, frame.payload),
+                CLOSE => {
+                    let code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                    return Err(io::Error::other(format!("closed with {}", code.unwrap_or(1005))));
+                }
+                _ => {}
+            }
+        }
+        Ok(used)
+    }
+
+    fn text(&mut self, text: &[u8], now_ns: u64) {
+        if let Some((number, then_ns, at)) = event(text) {
+            if self.load.plan.reconnect
+                && let Some(id) = value(&text[..at], b"\"id\":\"")
+            {
+                self.last_id.clear();
+                self.last_id.push_str(&String::from_utf8_lossy(id));
+            }
+            return self.load.deliver(self.number, number, then_ns, now_ns);
+        }
+        match self.load.plan.protocol {
+            Protocol::Switchboard => {
+                if text.starts_with(br#"{"type":"welcome""#) {
+                    self.registered = true;
+                    if self.load.plan.reconnect
+                        && self.last_id.is_empty()
+                        && let Some(position) = value(text, b"\"position\":\"")
+                    {
+                        self.last_id.push_str(&String::from_utf8_lossy(position));
+                    }
+                } else if text.starts_with(br#"{"type":"gap""#) {
+                    self.load.gaps.set(self.load.gaps.get() + 1);
+                }
+            }
+            Protocol::SocketIo => match text {
+                [b'0', ..] => {
+                    let hello = format!(r#"40{{"userId":"{}"}}"#, self.load.plan.user(self.user));
+                    wire::append(&mut self.replies, TEXT, hello.as_bytes());
+                }
+                b"2" => wire::append(&mut self.replies, TEXT, b"3"),
+                _ if text.starts_with(br#"42["welcome""#) => self.registered = true,
+                _ => {}
+            },
+        }
+    }
+}
+
+/// What stands before an event's number, and between it and its time: the same in every protocol, because each
+/// carries `data` as JSON.
+const NUMBER: &[u8] = b"\"data\":{\"n\":";
+const TIME: &[u8] = b",\"t\":";
+
+/// An event's data, up to its padding.
+pub fn data_head(out: &mut Vec<u8>, number: u64, then_ns: u64) {
+    out.extend_from_slice(NUMBER);
+    decimal(out, number);
+    out.extend_from_slice(TIME);
+    decimal(out, then_ns);
+}
+
+/// Appends a number as text.
+fn decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+/// The number and time of an event's frame, and where its data begin; none where it is another frame.
+fn event(text: &[u8]) -> Option<(u64, u64, usize)> {
+    let at = text.windows(NUMBER.len()).position(|bytes| bytes == NUMBER)?;
+    let (number, rest) = digits(&text[at + NUMBER.len()..])?;
+    let (then_ns, _) = digits(rest.strip_prefix(TIME)?)?;
+    Some((number, then_ns, at))
+}
+
+fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let number = text[..end].iter().fold(0u64, |n, digit| n.wrapping_mul(10) + u64::from(digit - b'0'));
+    (end > 0).then_some((number, &text[end..]))
+}
+
+/// The text after `head` up to the next quote.
+fn value<'a>(text: &'a [u8], head: &[u8]) -> Option<&'a [u8]> {
+    let at = text.windows(head.len()).position(|bytes| bytes == head)? + head.len();
+    let end = text[at..].iter().position(|byte| *byte == b'"')?;
+    Some(&text[at..at + end])
+}
+
+/// Where a socket comes from: one loopback address for each 10,000, and wherever the system likes for others.
+fn source(to: IpAddr, socket: usize) -> Option<IpAddr> {
+    if !matches!(to, IpAddr::V4(to) if to.is_loopback()) {
+        return None;
+    }
+    let block = u32::try_from(socket / PER_SOURCE % 250).unwrap_or_default();
+    Some(IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + block)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_known_in_either_protocol() {
+        let mut data = Vec::new();
+        data_head(&mut data, 70, 1_234_567_890_123);
+        let data = String::from_utf8(data).unwrap();
+        let ours = format!(r#"{{"type":"event","id":"1-0","event":"bench",{data},"p":"x"}}}}"#);
+        let theirs = format!(r#"42["event",{{"event":"bench",{data},"p":"x"}}}}]"#);
+        for text in [&ours, &theirs] {
+            let (number, then_ns, _) = event(text.as_bytes()).unwrap();
+            assert_eq!((number, then_ns), (70, 1_234_567_890_123), "{text}");
+        }
+        assert_eq!(value(ours.as_bytes(), b"\"id\":\""), Some(&b"1-0"[..]));
+        assert_eq!(event(br#"{"type":"pong"}"#), None);
+    }
+
+    #[test]
+    fn sockets_are_spread_over_source_addresses() {
+        let to = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
+        let from = |socket| source(to, socket).unwrap().to_string();
+        assert_eq!([from(0), from(9_999), from(10_000)], ["127.0.0.1", "127.0.0.1", "127.0.0.2"]);
+        assert_eq!(source(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 0), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! One process's share of a run: a single thread that connects, publishes and counts, step by step as the process that
+//! started it says.
+//!
+//! The two speak in lines. Here come `connect`, `go` and nothing else; there go [`Told`]s as JSON.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
+use tokio::sync::Semaphore;
+use tokio::task::LocalSet;
+use tokio::time::{sleep, timeout};
+
+use super::feed::Ingress;
+use super::load::{Load, histogram};
+use super::plan::{Pace, Plan};
+use super::publisher::Publisher;
+use super::session::Session;
+
+/// Nothing arrives for so long after the last publish: what has not come is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of one read: several hundred events of a burst.
+const SCRATCH: usize = 64 * 1024;
+
+/// What a share tells.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// It is there.
+    Ready,
+    /// All sockets are, or have failed.
+    Connected {
+        /// Registered sessions.
+        sockets: usize,
+        /// Others.
+        failed: usize,
+        /// How long it took.
+        seconds: f64,
+        /// The first trouble.
+        trouble: Option<String>,
+    },
+    /// What is published from here on counts.
+    Measuring,
+    /// So many are delivered, and so many sessions there are.
+    Progress(u64, usize),
+    /// All is over.
+    Done(Box<Count>),
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// A histogram as pairs of microseconds and how often; so that those of several shares add up.
+pub type Spread = Vec<(u64, u64)>;
+
+/// What a share counted.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Count {
+    /// Events published in the measured part, and before it.
+    pub published: u64,
+    /// Events refused.
+    pub refused: u64,
+    /// Events that sessions saw, all told.
+    pub delivered: u64,
+    /// Those that were published in the measured part.
+    pub measured: u64,
+    /// From its start to the last of these.
+    pub seconds: f64,
+    /// Never seen.
+    pub lost: u64,
+    /// Seen again.
+    pub duplicated: u64,
+    /// Seen after a later one.
+    pub out_of_order: u64,
+    /// `gap` frames.
+    pub gaps: u64,
+    /// Sockets that ended before their time.
+    pub broken: u64,
+    /// Sessions at the end.
+    pub sockets: usize,
+    /// Latencies of deliveries.
+    pub latencies: Spread,
+    /// Latencies of answers to publishers.
+    pub answers: Spread,
+    /// How long sockets that broke were away.
+    pub returns: Spread,
+    /// The first trouble.
+    pub trouble: Option<String>,
+}
+
+fn tell(told: &Told) {
+    let mut line = serde_json::to_vec(told).unwrap_or_default();
+    line.push(b'\n');
+    // A starter that does not listen has gone; the next read from it ends this process.
+    let _ = std::io::stdout().lock().write_all(&line);
+}
+
+/// Does share number `share` of a plan; `run` tells its sessions from those of other runs.
+///
+/// # Errors
+/// Where no runtime can be had.
+pub fn serve(plan: Plan, share: usize, run: String, ingress: Option<Ingress>) -> std::io::Result<()> {
+    let load = Load::new(plan, share, run).map_err(std::io::Error::other)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async move {
+        if let Err(reason) = steps(Rc::new(load), ingress).await {
+            tell(&Told::Failed(reason));
+        }
+    });
+    Ok(())
+}
+
+async fn steps(load: Rc<Load>, ingress: Option<Ingress>) -> Result<(), String> {
+    let mut asked = BufReader::new(tokio::io::stdin()).lines();
+    tell(&Told::Ready);
+    wait_for(&mut asked, "connect").await?;
+    connect(&load).await;
+    let mut publisher = match load.plan.pace {
+        Pace::Idle => None,
+        _ => Some(Publisher::open(load.clone(), ingress.as_ref()).await?),
+    };
+    wait_for(&mut asked, "go").await?;
+    let progress = tokio::task::spawn_local(tell_progress(load.clone()));
+    match &mut publisher {
+        Some(publisher) => {
+            publisher.run().await.map_err(|error| format!("a connection that publishes broke: {error}"))?;
+        }
+        None => {
+            load.from_ns.set(load.now_ns());
+            sleep(load.plan.duration).await;
+        }
+    }
+    drain(&load).await;
+    progress.abort();
+    load.over.set(true);
+    tell(&Told::Done(Box::new(count(&load))));
+    // The sockets stay until memory has been read; then this process is ended, and they with it.
+    wait_for(&mut asked, "end").await
+}
+
+async fn wait_for(asked: &mut Lines<BufReader<Stdin>>, step: &str) -> Result<(), String> {
+    match asked.next_line().await {
+        Ok(Some(line)) if line == step => Ok(()),
+        _ => Err(format!("the process that started this one did not say `{step}`")),
+    }
+}
+
+async fn connect(load: &Rc<Load>) {
+    let start = Instant::now();
+    let turn = Rc::new(Semaphore::new(load.plan.connecting));
+    let scratch = Rc::new(RefCell::new(vec![0; SCRATCH]));
+    let sessions = load.users.len() * load.plan.sessions;
+    for number in 0..sessions {
+        tokio::task::spawn_local(Session::new(load.clone(), number, scratch.clone()).run(turn.clone()));
+    }
+    let mut told = Instant::now();
+    while load.registered.get() + load.failed.get() < sessions {
+        sleep(Duration::from_millis(2)).await;
+        if told.elapsed() > Duration::from_secs(1) {
+            told = Instant::now();
+            tell(&Told::Progress(0, load.registered.get()));
+        }
+    }
+    tell(&Told::Connected {
+        sockets: load.registered.get(),
+        failed: load.failed.get(),
+        seconds: start.elapsed().as_secs_f64(),
+        trouble: load.trouble.borrow().clone(),
+    });
+}
+
+async fn tell_progress(load: Rc<Load>) {
+    sleep(if load.plan.pace == Pace::Idle { Duration::ZERO } else { load.plan.warm_up }).await;
+    tell(&Told::Measuring);
+    loop {
+        sleep(Duration::from_secs(1)).await;
+        tell(&Told::Progress(load.delivered.get(), load.registered.get()));
+    }
+}
+
+/// Waits for what is still on its way.
+async fn drain(load: &Load) {
+    load.low.set(0);
+    // What the window gave up may still come.
+    load.forgiven.set(0);
+    while load.on_their_way() > 0 {
+        let before = load.delivered.get();
+        let last = timeout(PATIENCE, load.moved.notified()).await;
+        if last.is_err() && load.delivered.get() == before {
+            return;
+        }
+    }
+}
+
+fn count(load: &Load) -> Count {
+    let mut count = Count {
+        published: load.sent.get(),
+        refused: load.refused.get(),
+        delivered: load.delivered.get(),
+        measured: load.measured.get(),
+        seconds: load.last_ns.get().saturating_sub(load.from_ns.get()) as f64 / 1e9,
+        gaps: load.gaps.get(),
+        broken: load.broken.get(),
+        sockets: load.registered.get(),
+        latencies: spread(&load.latencies.borrow()),
+        answers: spread(&load.answers.borrow()),
+        returns: spread(&load.returns.borrow()),
+        trouble: load.trouble.borrow().clone(),
+        ..Count::default()
+    };
+    let published = load.published.borrow();
+    for (session, ledger) in load.ledgers.borrow().iter().enumerate() {
+        count.lost += ledger.lost(published[session / load.plan.sessions]);
+        count.duplicated += ledger.duplicated;
+        count.out_of_order += ledger.out_of_order;
+    }
+    count
+}
+
+fn spread(histogram: &Histogram<u64>) -> Spread {
+    histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+}
+
+/// The spreads of all shares as one histogram.
+///
+/// # Errors
+/// Never: see [`histogram`].
+pub fn merged<'a>(
+    spreads: impl Iterator<Item = &'a Spread>,
+) -> Result<Histogram<u64>, hdrhistogram::CreationError> {
+    let mut merged = histogram()?;
+    for (micros, count) in spreads.flatten() {
+        merged.saturating_record_n(*micros, *count);
+    }
+    Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_what_one_would_have_measured() {
+        let mut halves = [histogram().unwrap(), histogram().unwrap()];
+        let mut whole = histogram().unwrap();
+        for micros in 1..=10_000 {
+            halves[usize::from(micros % 2 == 0)].record(micros).unwrap();
+            whole.record(micros).unwrap();
+        }
+        let spreads = halves.map(|half| spread(&half));
+        let merged = merged(spreads.iter()).unwrap();
+        for quantile in [0.0, 0.5, 0.99, 0.999, 1.0] {
+            assert_eq!(merged.value_at_quantile(quantile), whole.value_at_quantile(quantile), "{quantile}");
+        }
+    }
+}

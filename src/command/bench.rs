@@ -1,0 +1,56 @@
+//! `switchboard bench`: load and latency.
+
+use std::collections::HashMap;
+
+use super::{Failure, Outcome, print};
+use crate::bench::feed::Ingress;
+use crate::bench::plan::{Plan, Via};
+use crate::bench::{self, share};
+use crate::settings::{self, read::Reader};
+
+/// What was asked for: flags and their values; those that have none have an empty one.
+#[derive(Debug, Default)]
+pub struct Bench {
+    /// By name, without dashes.
+    pub flags: HashMap<&'static str, String>,
+}
+
+/// Measures and prints what came of it; or, in a process that another one started, does its share.
+///
+/// # Errors
+/// Where flags are off, or nothing could be measured.
+pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
+    let files = bench::open_files();
+    let value = |name: &str| match asked.flags.get(name) {
+        Some(value) => Some(value.clone()),
+        None => reader.given(name).map(str::to_owned),
+    };
+    let plan = Plan::read(&value, files).map_err(|mistakes| Failure::Usage(mistakes.join("\n")))?;
+    let ingress = match plan.via {
+        Via::Xadd => Some(ingress(&mut reader)?),
+        Via::Worker | Via::Http => None,
+    };
+    if let Some(share) = asked.flags.get(bench::SHARE) {
+        let (number, run) = bench::share_of(share).ok_or(Failure::Told)?;
+        // A thread of its own, because a runtime of its own.
+        let served = std::thread::spawn(move || share::serve(plan, number, run, ingress)).join();
+        return served.map_err(|_| Failure::Told)?.map_err(|error| Failure::Failed(error.to_string()));
+    }
+    let report = bench::run(&plan).map_err(Failure::Failed)?;
+    if plan.json {
+        print(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"));
+    } else {
+        print(&report.to_string());
+    }
+    Ok(())
+}
+
+fn ingress(reader: &mut Reader) -> Result<Ingress, Failure> {
+    let found = settings::redis_and_prefix(reader);
+    let mistakes: Vec<&str> = reader.mistakes.iter().map(|mistake| mistake.0.as_str()).collect();
+    match found {
+        Some((redis, key_prefix)) => Ok(Ingress { redis, key_prefix }),
+        None if mistakes.is_empty() => Err(Failure::Usage("--via xadd needs --redis-url".to_owned())),
+        None => Err(Failure::Usage(mistakes.join("\n"))),
+    }
+}

@@ -1,0 +1,112 @@
+//! `switchboard bench`: what it sends arrives, by every way in, and it counts what does not.
+
+use serde_json::Value;
+
+use crate::support::ports::free_port;
+use crate::support::terminal::{line, run};
+use crate::support::{BOUND, NodeBuilder, Pair, eventually};
+
+/// A short run against two nodes; what it reports.
+async fn measured(pair: &Pair, args: &[&str]) -> Value {
+    let clients = format!("{},{}", pair.a.client_url, pair.b.client_url);
+    let workers = format!("{},{}", pair.a.worker_url, pair.b.worker_url);
+    let nodes = ["bench", "--json", "--client-url", &clients, "--worker-url", &workers, "--settle=0s"];
+    let ran = run(&line(&[&nodes, args].concat()), "").await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"))
+}
+
+#[tokio::test]
+async fn every_event_is_seen_once_in_order_by_every_session_whichever_way_it_came() {
+    let pair = Pair::start().await;
+    let url = pair.redis.url();
+    let pid = std::process::id().to_string();
+    let load =
+        ["--users=8", "--sessions=2", "--rate=200", "--duration=1s", "--warm-up=500ms", "--processes=2"];
+    for via in [&["--via=worker", "--answers"][..], &["--via=http"], &["--via=xadd", "--redis-url", &url]] {
+        let report = measured(&pair, &[&load[..], via, &["--watch-pid", &pid]].concat()).await;
+        assert_eq!(report["connect"]["sockets"], 16, "{report}");
+        for fault in ["lost", "duplicated", "out_of_order", "gaps", "refused", "broken"] {
+            assert_eq!(report[fault], 0, "{fault}: {report}");
+        }
+        // The schedule decides how many, not how fast they went: 1.5 s at 200 a second, in two halves.
+        assert_eq!(report["published"], 300, "{report}");
+        assert_eq!(report["delivered"], 600, "{report}");
+        for latency in ["latency_ms", "answer_ms"] {
+            assert!(
+                report[latency]["p99"].as_f64() >= report[latency]["p50"].as_f64(),
+                "{latency}: {report}"
+            );
+            assert!(report[latency]["count"].as_u64() > Some(0), "{latency}: {report}");
+        }
+        assert!(report["watched"][0]["resident_kib"][2].as_u64() > Some(0), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_window_keeps_the_load_going_and_sockets_alone_are_held() {
+    let pair = Pair::start().await;
+    let report =
+        measured(&pair, &["--users=20", "--rate=max", "--window=8", "--duration=1s", "--warm-up=0s"]).await;
+    assert!(report["published"].as_u64() > Some(8), "it goes on when events arrive: {report}");
+    assert_eq!((&report["lost"], &report["delivered"]), (&Value::from(0), &report["published"]), "{report}");
+    let report = measured(&pair, &["--users=20", "--rate=0", "--duration=100ms"]).await;
+    assert_eq!((&report["connect"]["sockets"], &report["published"]), (&20.into(), &0.into()), "{report}");
+}
+
+#[tokio::test]
+async fn sockets_of_a_node_that_dies_come_back_to_the_other_and_miss_nothing() {
+    let pair = Pair::start().await;
+    let clients = format!("{},{}", pair.a.client_url, pair.b.client_url);
+    // Both of these are of the node that stays.
+    let workers = format!("{},{}", pair.b.worker_url, pair.b.worker_url);
+    let nodes =
+        ["bench", "--json", "--client-url", &clients, "--worker-url", &workers, "--reconnect", "--settle=0s"];
+    let load = ["--users=20", "--rate=100", "--duration=4s", "--warm-up=0s"];
+    let command = line(&[&nodes[..], &load].concat());
+    let running = tokio::spawn(async move { run(&command, "").await });
+    let Pair { a, b: _b, mut db, redis: _redis } = pair;
+    eventually(BOUND, "a first event", async || {
+        if db.exists("log:{user:bench-0}").await { Ok(()) } else { Err("no log".to_owned()) }
+    })
+    .await;
+    drop(a); // kill -9
+    let ran = running.await.unwrap();
+    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    assert_eq!((&report["broken"], &report["away_ms"]["count"]), (&10.into(), &10.into()), "{report}");
+    for fault in ["lost", "duplicated", "out_of_order"] {
+        assert_eq!(report[fault], 0, "{fault}: {report}");
+    }
+    assert_eq!(report["delivered"], 400, "{report}");
+}
+
+#[tokio::test]
+async fn what_is_off_is_said_before_anything_is_loaded() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let nobody = format!("ws://127.0.0.1:{}", free_port());
+    for (args, code, told) in [
+        (&["bench", "--rate", "fast"][..], 2, "--rate"),
+        (&["bench", "--worker-url", "ws://127.0.0.1:1,ws://127.0.0.1:2"], 2, "every node"),
+        (&["bench", "--via", "xadd"], 2, "--redis-url"),
+        (&["bench", "--client-url", &nobody, "--worker-url", &node.worker_url, "--users=1"], 1, "bench-0"),
+        (
+            &["bench", "--client-url", &node.client_url, "--worker-url", &nobody, "--users=1"],
+            1,
+            "worker port",
+        ),
+        (
+            &["bench", "--client-url", &node.client_url, "--watch-pid", "4194305", "--users=1"],
+            1,
+            "--watch-pid",
+        ),
+    ] {
+        let ran = run(&line(args), "").await;
+        assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
+        assert!(ran.err.contains(told), "{args:?}: {ran:?}");
+    }
+    let help = run(&line(&["bench", "--help"]), "").await;
+    for flag in ["--users", "--sessions", "--rate", "--payload", "--client-url", "--worker-url", "--json"] {
+        assert!(help.out.contains(flag), "{flag}: {help:?}");
+    }
+    assert!(!help.out.contains("--session-ttl") && !help.out.contains("--share"), "{help:?}");
+}
