@@ -22,8 +22,8 @@
 --   {'ok', position, from, whole (1|0), replayed, upto, more (1|0), replaced node or '', edges, order, entries}
 --     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing;
 --     replayed: events for this client after `from` ('resume': in this page); upto: the page covers (from, upto];
---     more: there is more;
---     edges: '' | 'online' | 'offline online'; order: Redis clock, us; entries: {id, event, data, ...}
+--     more: there is more; order: Redis clock, us; entries: {id, event, data, ...}
+--     edges: '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
 local node, session_ttl, log_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_sessions, whole_since = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -78,7 +78,7 @@ local function is_whole(log, cursor, since, newest)
   return remembered or (start and not newer(start, since))
 end
 
--- Drops nodes whose lease has lapsed; true where nobody was left.
+-- Drops nodes whose lease has lapsed.
 local function prune(user, nodes)
   local leases, lapsed, found = redis.call('HGETALL', nodes), {}, false
   for i = 1, #leases, 2 do
@@ -87,11 +87,28 @@ local function prune(user, nodes)
       redis.call('HDEL', nodes, leases[i])
     end
   end
-  if not found then return false end
+  if not found then return end
   for _, member in ipairs(redis.call('SMEMBERS', user)) do
     if lapsed[string.match(member, '@(.*)$')] then redis.call('SREM', user, member) end
   end
-  return redis.call('EXISTS', user) == 0
+end
+
+-- Someone is there: an edge, where nobody was. It is noted here until an entry on `presence` says so, so that it
+-- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
+-- it, '<us> <state> <node> ...'.
+local function owed_edges(cursor, mode, was_empty)
+  local noted = redis.call('HMGET', cursor, '@told', '@owed')
+  local told, owed = noted[1] or 'offline 0', noted[2]
+  local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
+  local edges = ''
+  -- A set that lapsed while its sockets stayed open was nobody's coming or going.
+  if state == 'online' and was_empty and mode == 'new' then edges = ' offline ' .. node .. ' online ' .. node
+  elseif state == 'offline' and (was_empty or noted[1] or owed) then edges = ' online ' .. node end
+  if edges ~= '' then
+    owed = (owed or order) .. edges
+    redis.call('HSET', cursor, '@owed', owed)
+  end
+  return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
 end
 
 local function read(log, from, client, count) -- `count`: to the log's end, so that `replayed` is all there is
@@ -134,8 +151,10 @@ local function drop_oldest_cursors(cursor, members)
 end
 
 local function connect(user, nodes, log, cursor, client, mode, since)
-  local lapsed = prune(user, nodes)
+  prune(user, nodes)
   local members = redis.call('SMEMBERS', user)
+  -- Leases without a set: Redis lost it. Whoever has one finds it gone with the next heartbeat, and registers anew.
+  if #members == 0 then redis.call('DEL', nodes) end
   local replaced, known, others = '', false, 0
   for _, member in ipairs(members) do
     local its_client, its_node = string.match(member, '^(.-)@(.*)$')
@@ -166,7 +185,7 @@ local function connect(user, nodes, log, cursor, client, mode, since)
     if redis.call('HLEN', cursor) > 4 * max_sessions then drop_oldest_cursors(cursor, members) end
   end
 
-  local edges = lapsed and 'offline online' or (#members == 0 and 'online' or '')
+  local edges = owed_edges(cursor, mode, #members == 0)
   local whole = from == position or is_whole(log, cursor, from, newest)
   if not newest then redis.call('HSETNX', cursor, '@empty', empty_since) end
   keep(log, log_ttl) -- until the first heartbeat

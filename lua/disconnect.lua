@@ -10,10 +10,11 @@
 -- ARGV[2i+4] -> id the client has confirmed, or ''
 --
 -- returns an array with one of these for each session:
---   0  the user still has sessions, or this one was not registered
---   1  it was the user's last session: the user is offline now
+--   '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
 local node, log_ttl = ARGV[1], tonumber(ARGV[2])
+local time = redis.call('TIME')
+local order = time[1] .. string.format('%06d', time[2])
 
 local function newer(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
@@ -24,6 +25,20 @@ end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it
+-- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
+-- it, '<us> <state> <node> ...'.
+local function owed_edges(cursor, nobody, removed)
+  local noted = redis.call('HMGET', cursor, '@told', '@owed')
+  local told, owed = noted[1] or 'offline 0', noted[2]
+  local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
+  if nobody and (state == 'online' or (removed > 0 and not noted[1] and not owed)) then
+    owed = (owed or order) .. ' offline ' .. node
+    redis.call('HSET', cursor, '@owed', owed)
+  end
+  return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
 end
 
 local results = {}
@@ -46,8 +61,9 @@ for i = 0, #KEYS / 4 - 1 do
     local known = redis.call('HGET', cursor, client)
     if not known or newer(confirmed, known) then redis.call('HSET', cursor, client, confirmed) end
   end
+  local edges = owed_edges(cursor, #members == 0, removed)
   keep(cursor, log_ttl)
   keep(log, log_ttl)
-  results[i + 1] = (removed == 1 and #members == 0) and 1 or 0
+  results[i + 1] = edges
 end
 return results

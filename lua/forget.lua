@@ -8,13 +8,28 @@
 -- ARGV[2] -> log TTL, ms: from now on, because nobody kept the log since the node died
 --
 -- returns an array with one of these for each user:
---   0  the user still has sessions, or the node held none
---   1  the node held the last session: the user is offline now
+--   '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
 local dead, log_ttl = ARGV[1], tonumber(ARGV[2])
+local time = redis.call('TIME')
+local order = time[1] .. string.format('%06d', time[2])
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it
+-- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
+-- it, '<us> <state> <node> ...'.
+local function owed_edges(cursor, nobody, removed)
+  local noted = redis.call('HMGET', cursor, '@told', '@owed')
+  local told, owed = noted[1] or 'offline 0', noted[2]
+  local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
+  if nobody and (state == 'online' or (removed > 0 and not noted[1] and not owed)) then
+    owed = (owed or order) .. ' offline ' .. dead
+    redis.call('HSET', cursor, '@owed', owed)
+  end
+  return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
 end
 
 local results = {}
@@ -29,8 +44,9 @@ for i = 0, #KEYS / 4 - 1 do
     end
   end
   if left == 0 then redis.call('DEL', nodes) else redis.call('HDEL', nodes, dead) end
+  local cursor = KEYS[4 * i + 4]
+  results[i + 1] = owed_edges(cursor, left == 0, removed)
   keep(KEYS[4 * i + 3], log_ttl)
-  keep(KEYS[4 * i + 4], log_ttl)
-  results[i + 1] = (removed > 0 and left == 0) and 1 or 0
+  keep(cursor, log_ttl)
 end
 return results

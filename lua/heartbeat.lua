@@ -11,7 +11,8 @@
 --
 -- returns an array with one of these for each user:
 --   ''    the lease was lost (lapsed, flushed, cleared up by another node): register the sessions anew
---   <id>  the lease is renewed; the newest event's id, so that the node sees whether a hint went astray
+--   <id>  the lease is renewed; the newest event's id, so that the node sees whether a hint went astray; behind it,
+--         after a space, what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
 local node, session_ttl, log_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -37,6 +38,11 @@ for i = 0, #KEYS / 4 - 1 do
     keep(log, log_ttl)
     keep(cursor, log_ttl)
     results[i + 1] = held[2] or '0-0'
+    local owed = redis.call('HGET', cursor, '@owed')
+    if owed then
+      local told = redis.call('HGET', cursor, '@told') or 'offline 0'
+      results[i + 1] = results[i + 1] .. ' ' .. string.match(told, '%S+$') .. ' ' .. owed
+    end
   else
     results[i + 1] = ''
   end

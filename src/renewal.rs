@@ -11,6 +11,10 @@ use tracing::{debug, error, info, warn};
 use crate::engine::{Claim, Engine, Unavailable};
 use crate::router::Router;
 
+/// How long a node that has just claimed its id leaves the leases of others alone: what kept it away, a Redis that was
+/// away for longer than a lease, kept them away as well, and whoever is cleared up after has to wait for that.
+const OTHERS_RETURN: Duration = Duration::from_secs(2);
+
 /// How a node's lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -23,7 +27,8 @@ pub enum End {
 /// Keeps the lease until `stop`.
 pub async fn keep(router: Arc<Router>, ttl: Duration, mut stop: watch::Receiver<bool>) -> End {
     let engine = router.engine().clone();
-    let mut keeper = Keeper { router, engine, ttl, held_before: false, away: false, waiting: false };
+    let claimed = Instant::now();
+    let mut keeper = Keeper { router, engine, ttl, claimed, held_before: false, away: false, waiting: false };
     let mut pause = Duration::ZERO;
     let mut failures = 0;
     loop {
@@ -48,8 +53,8 @@ pub async fn keep(router: Arc<Router>, ttl: Duration, mut stop: watch::Receiver<
             Err(unavailable) => {
                 keeper.tell_away(&unavailable);
                 failures += 1;
-                // 50 ms, doubling to 1.6 s, with full jitter; asleep here, because a suspicion would end it.
-                let most = Duration::from_millis(50 << failures.min(5));
+                // 50 ms, doubling to 0.4 s, with jitter; asleep here, because a suspicion would end it.
+                let most = Duration::from_millis(50 << failures.min(3));
                 pause = Duration::ZERO;
                 tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return End::Stopped,
@@ -70,6 +75,8 @@ struct Keeper {
     router: Arc<Router>,
     engine: Arc<dyn Engine>,
     ttl: Duration,
+    /// When the id was claimed last.
+    claimed: Instant,
     held_before: bool,
     away: bool,
     waiting: bool,
@@ -86,7 +93,9 @@ impl Keeper {
             if !whole {
                 self.router.look_all();
             }
-            self.engine.clear_up().await?;
+            if self.claimed.elapsed() >= OTHERS_RETURN {
+                self.engine.clear_up().await?;
+            }
             return Ok(Round::Held);
         }
         lease.lost();
@@ -99,6 +108,7 @@ impl Keeper {
                     info!(node = %self.router.node(), "registered");
                 }
                 (self.held_before, self.waiting) = (true, false);
+                self.claimed = Instant::now();
                 self.tell_back();
                 self.router.look_all();
                 Ok(Round::Held)

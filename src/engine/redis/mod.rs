@@ -8,6 +8,7 @@
 //! | `link`, `connection` | pool, dedicated connections, up or away |
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
+//! | `presence` | the edges that scripts note, told on the stream |
 //! | `inbox`, `ingress` | the two streams this node reads |
 //! | `node` | the node's own lease, and clearing up after others |
 //! | `drain` | when clients of leaving nodes come back |
@@ -23,13 +24,14 @@ mod keys;
 mod lane;
 mod link;
 mod node;
+mod presence;
 mod publish;
 mod reply;
 mod scripts;
 mod sessions;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -94,6 +96,8 @@ struct Context {
     node: OnceLock<Arc<dyn Node>>,
     /// Unix ms after which this data set is known to be whole; 0 before the first claim.
     whole_since: AtomicU64,
+    /// This process has held its node id before.
+    held_before: AtomicBool,
     /// When a sign of life last came through the inbox.
     sign_of_life: std::sync::Mutex<Option<Instant>>,
     eviction: eviction::Eviction,
@@ -134,6 +138,7 @@ impl RedisEngine {
             keys: Keys::new(&config.key_prefix),
             node: OnceLock::new(),
             whole_since: AtomicU64::new(0),
+            held_before: AtomicBool::new(false),
             sign_of_life: std::sync::Mutex::new(None),
             eviction: eviction::Eviction::default(),
             config,

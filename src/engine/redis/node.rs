@@ -10,6 +10,7 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::presence::Owed;
 use super::{Context, eviction, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
@@ -30,14 +31,15 @@ fn node_keys(context: &Context, call: &mut redis::Cmd, node: &NodeId) {
 }
 
 async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim, i64, i64), Unavailable> {
-    let mut call = scripts::call(&scripts::CLAIM, 3, 6);
+    let mut call = scripts::call(&scripts::CLAIM, 3, 7);
     node_keys(context, &mut call, node);
     call.arg(&context.config.boot)
         .arg(ms(context.config.node_ttl))
         .arg(ms(context.config.session_ttl))
         .arg(version)
         .arg(&context.config.client_url)
-        .arg(&context.config.worker_url);
+        .arg(&context.config.worker_url)
+        .arg(ms(context.config.log_ttl));
     let asked = Instant::now();
     let answer = reply::array(context.link.probe_one(call).await?)?;
     let [held, now_or_ttl, left_or_version] = answer.as_slice() else {
@@ -63,7 +65,8 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
     if claim == Claim::Held {
         let since = data_set_birth(context, now).await?;
         context.whole_since.store(since, Ordering::Release);
-        if left > 0 {
+        // Where this process had the id before, the sessions are its own, and register anew.
+        if !context.held_before.swap(true, Ordering::AcqRel) && left > 0 {
             info!(users = left, "clearing up after an earlier process with this node id");
             forget(context, node, true).await?;
         }
@@ -79,12 +82,13 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
 /// # Errors
 /// Where Redis is away.
 pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailable> {
-    let mut call = scripts::call(&scripts::BEAT, 3, 4);
+    let mut call = scripts::call(&scripts::BEAT, 3, 5);
     node_keys(context, &mut call, &context.config.node);
     call.arg(&context.config.boot)
         .arg(ms(context.config.node_ttl))
         .arg(ms(context.config.session_ttl))
-        .arg(sessions);
+        .arg(sessions)
+        .arg(ms(context.config.log_ttl));
     let asked = Instant::now();
     let now = reply::integer(&context.link.probe_one(call).await?)?;
     if now == 0 {
@@ -105,8 +109,9 @@ async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
     list.arg(context.keys.nodes()).arg(lease_end).arg(context.config.node.as_str());
     context.link.probe_one(list).await?;
     let mut keep = cmd("PEXPIRE");
-    // The list goes when every node has been gone for as long as users' keys last.
-    keep.arg(context.keys.nodes()).arg(ms(context.config.session_ttl + context.config.node_ttl));
+    // The list goes when every node has been gone for as long as is remembered who was online.
+    keep.arg(context.keys.nodes())
+        .arg(ms(context.config.log_ttl.max(context.config.session_ttl) + context.config.node_ttl));
     context.link.probe_one(keep).await?;
     context.link.probe_one(inbox::life(context)).await.map(drop)
 }
@@ -116,6 +121,8 @@ async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
 /// # Errors
 /// Where Redis is away: then the keys lapse by themselves.
 pub async fn release(context: &Context) -> Result<(), Unavailable> {
+    // Whom Redis did not hear leave.
+    forget(context, &context.config.node, true).await?;
     let_go(context, &context.config.node).await
 }
 
@@ -172,12 +179,12 @@ async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Una
             sessions::user_keys(context, &mut call, user);
         }
         call.arg(node.as_str()).arg(ms(context.config.log_ttl));
-        let offline = reply::array(context.link.probe_one(call).await?)?;
-        for (user, offline) in batch.iter().zip(&offline) {
-            if reply::integer(offline)? == 1 {
-                context.link.probe_one(sessions::presence(context, user, "offline", node.as_str())).await?;
-            }
+        let edges = reply::array(context.link.probe_one(call).await?)?;
+        let mut owed = Owed::default();
+        for (user, edges) in batch.iter().zip(&edges) {
+            owed.add(user, reply::text(edges)?);
         }
+        owed.tell(context).await?;
         if again {
             let mut unserved = cmd("SREM");
             unserved.arg(context.keys.users(node));

@@ -37,6 +37,8 @@ scripts! {
     HEARTBEAT => "heartbeat",
     PUBLISH => "publish",
     FORGET => "forget",
+    TELL => "tell",
+    SETTLE => "settle",
     CLAIM => "claim",
     BEAT => "beat",
     RELEASE => "release",

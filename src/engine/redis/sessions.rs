@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use redis::{Pipeline, Value, cmd};
+use tracing::debug;
 
+use super::presence::Owed;
 use super::{Context, inbox, ms, reply, scripts};
 use crate::engine::{
     Beat, Beaten, Connect, Connected, Disconnect, LogEvent, Mode, Registration, Unavailable, Uplink,
@@ -47,22 +49,28 @@ pub async fn connect(
     pipeline.add_command(call);
     let answers = context.link.run(&pipeline).await?.into_iter().nth(1).unwrap_or(Value::Nil);
 
-    let mut notes = redis::pipe();
+    let (mut notes, mut owed) = (redis::pipe(), Owed::default());
     let mut outcomes = Vec::with_capacity(connects.len());
     for (connect, answer) in connects.iter().zip(reply::array(answers)?) {
-        outcomes.push(reply::item(answer).and_then(|items| registered(context, connect, items, &mut notes)));
+        let registered =
+            reply::item(answer).and_then(|items| registered(context, connect, items, &mut notes, &mut owed));
+        outcomes.push(registered);
     }
     if !notes.is_empty() {
         context.link.run(&notes).await?;
     }
+    if let Err(error) = owed.tell(context).await {
+        debug!(%error, "presence was not told; the next heartbeat tries again");
+    }
     Ok(outcomes)
 }
 
-fn registered(
+fn registered<'a>(
     context: &Context,
-    connect: &Connect,
+    connect: &'a Connect,
     items: Vec<Value>,
     notes: &mut Pipeline,
+    owed: &mut Owed<'a>,
 ) -> Result<Connected, Unavailable> {
     match items.first().map(reply::text).transpose()? {
         Some("full") => return Ok(Connected::Full),
@@ -78,9 +86,7 @@ fn registered(
         let head = inbox::replaced(&connect.user, &connect.client, order);
         notes.add_command(inbox::add(context, replaced, [(head, &b""[..])]));
     }
-    for state in reply::text(&edges)?.split_ascii_whitespace() {
-        notes.add_command(presence(context, &connect.user, state, context.config.node.as_str()));
-    }
+    owed.add(&connect.user, reply::text(&edges)?);
     Ok(Connected::Registered(Registration {
         position: reply::event_id(&position)?.unwrap_or_default(),
         from: reply::event_id(&from)?.unwrap_or_default(),
@@ -120,26 +126,23 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Result<(), Un
         call.arg(end.client.as_str())
             .arg(end.confirmed.map_or_else(String::new, |confirmed| confirmed.to_string()));
     }
-    let offline = reply::array(context.link.run_one(call).await?)?;
+    let edges = reply::array(context.link.run_one(call).await?)?;
 
-    let mut notes = redis::pipe();
+    let mut owed = Owed::default();
     let mut unserved = cmd("SREM");
     unserved.arg(context.keys.users(&context.config.node));
     let mut any = false;
-    for (end, offline) in ends.iter().zip(&offline) {
+    for (end, edges) in ends.iter().zip(&edges) {
         if end.last_here {
             unserved.arg(end.user.as_str());
             any = true;
         }
-        if reply::integer(offline)? == 1 {
-            notes.add_command(presence(context, &end.user, "offline", context.config.node.as_str()));
-        }
+        owed.add(&end.user, reply::text(edges)?);
     }
+    // First told, then let go of: a survivor finds what is owed by the users that this node served.
+    owed.tell(context).await?;
     if any {
-        notes.add_command(unserved);
-    }
-    if !notes.is_empty() {
-        context.link.run(&notes).await?;
+        context.link.run_one(unserved).await?;
     }
     Ok(())
 }
@@ -163,7 +166,21 @@ pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Result<Vec<Beaten>,
         }
     }
     let answers = reply::array(context.link.run_one(call).await?)?;
-    answers.iter().map(|answer| Ok(reply::event_id(answer)?.map_or(Beaten::Lost, Beaten::Renewed))).collect()
+    let (mut beaten, mut owed) = (Vec::with_capacity(beats.len()), Owed::default());
+    for (beat, answer) in beats.iter().zip(&answers) {
+        let answer = reply::text(answer)?;
+        let (newest, edges) = answer.split_once(' ').unwrap_or((answer, ""));
+        owed.add(&beat.user, edges);
+        beaten.push(if newest.is_empty() {
+            Beaten::Lost
+        } else {
+            Beaten::Renewed(newest.parse().map_err(|_| Unavailable::new("heartbeat.lua gave no event id"))?)
+        });
+    }
+    if let Err(error) = owed.tell(context).await {
+        debug!(%error, "presence was not told; the next heartbeat tries again");
+    }
+    Ok(beaten)
 }
 
 /// A user's keys, in the order of the scripts.
@@ -172,13 +189,6 @@ pub fn user_keys(context: &Context, call: &mut redis::Cmd, user: &UserId) {
         .arg(context.keys.nodes_of(user))
         .arg(context.keys.log(user))
         .arg(context.keys.cursor(user));
-}
-
-/// An edge for the `presence` stream.
-pub fn presence(context: &Context, user: &UserId, state: &str, node: &str) -> redis::Cmd {
-    let mut add = bounded_add(context, context.keys.presence());
-    add.arg("user").arg(user.as_str()).arg("state").arg(state).arg("node").arg(node);
-    add
 }
 
 /// An `XADD` to a stream that keeps `--uplink-length` entries.

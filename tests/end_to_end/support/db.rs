@@ -70,7 +70,12 @@ impl Db {
 
     /// All entries of a stream; empty where there is no such key.
     pub async fn stream(&mut self, key: &str) -> Vec<Entry> {
-        let reply: StreamRangeReply = self.run(cmd("XRANGE").arg(key).arg("-").arg("+")).await;
+        self.stream_from(key, "-").await
+    }
+
+    /// The entries of a stream from this id on, or after it: `(id`.
+    pub async fn stream_from(&mut self, key: &str, from: &str) -> Vec<Entry> {
+        let reply: StreamRangeReply = self.run(cmd("XRANGE").arg(key).arg(from).arg("+")).await;
         let text = |value: &redis::Value| redis::from_redis_value_ref(value).expect("text");
         let entries = reply.ids.iter().map(|entry| Entry {
             id: entry.id.clone(),

@@ -19,6 +19,8 @@ pub struct RedisServer {
     /// Kept over restarts where the server persists at all.
     dir: TempDir,
     persistent: bool,
+    /// When what is written reaches the disk; a killed process loses nothing either way.
+    fsync: &'static str,
 }
 
 impl RedisServer {
@@ -42,10 +44,19 @@ impl RedisServer {
         server
     }
 
+    /// A running, empty server that keeps everything on disk, at the speed of one that does not.
+    #[allow(dead_code)] // for tests/chaos
+    pub async fn start_durable() -> Self {
+        let mut server = Self::stopped();
+        (server.persistent, server.fsync) = (true, "everysec");
+        server.start_again().await;
+        server
+    }
+
     /// A server that has a port but does not run yet.
     pub fn stopped() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        Self { port: free_port(), child: None, dir, persistent: false }
+        Self { port: free_port(), child: None, dir, persistent: false, fsync: "always" }
     }
 
     /// Starts a stopped server, on the port that it always had.
@@ -65,6 +76,17 @@ impl RedisServer {
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a running redis-server");
         rustix::process::kill_process(Pid::from_child(child), signal).expect("sending a signal");
+    }
+
+    /// `kill -9`, and what is on disk is gone as well.
+    #[allow(dead_code)] // for tests/chaos
+    pub fn lose_data(&mut self) {
+        self.kill();
+        let parts = ["appendonlydir", "appendonly.aof", "dump.rdb"];
+        for path in parts.map(|part| self.dir.path().join(part)) {
+            // One of the two, as the server's version has it.
+            std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).ok();
+        }
     }
 
     /// The port, whether anybody listens there or not.
@@ -94,7 +116,7 @@ impl RedisServer {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.arg("--dir").arg(self.dir.path());
         if self.persistent {
-            command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+            command.args(["--appendonly", "yes", "--appendfsync", self.fsync]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("starting redis-server: is it installed?");

@@ -1,0 +1,63 @@
+-- tell: appends to the presence stream what users' scripts noted as owed, each edge once.
+-- Whoever noted an edge may have told it and died before that was noted; so the entries since then are looked
+-- through. They are a moment's, but after such a death.
+--
+-- KEYS[1] -> presence (STREAM)
+-- ARGV[1] -> entries to keep, about
+-- ARGV[2i+2] -> user id
+-- ARGV[2i+3] -> what is owed: '<entry told last, or 0> <us> <state> <node> ...'
+--
+-- returns an array with one of these for each user: '<state> <entry>' of its last edge
+
+local presence, most = KEYS[1], ARGV[1]
+local CHUNK = 500
+
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function newer(a, b)
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
+end
+
+-- What is owed was told after the entry told last, and not before it was noted.
+local of_user, from = {}, nil
+for i = 0, (#ARGV - 1) / 2 - 1 do
+  local told, us, edges = string.match(ARGV[2 * i + 3], '^(%S+) (%d+) (.+)$')
+  local noted = string.format('%d-0', math.floor(tonumber(us) / 1000))
+  local after = told ~= '0' and not newer(noted, told) and told or nil
+  of_user[ARGV[2 * i + 2]] = { after = after, edges = edges, seen = 0 }
+  local start = after or noted
+  if not from or newer(from, start) then from = start end
+end
+
+while from do
+  local entries = redis.call('XRANGE', presence, from, '+', 'COUNT', CHUNK)
+  for _, entry in ipairs(entries) do
+    for f = 1, #entry[2], 2 do
+      local user = entry[2][f] == 'user' and of_user[entry[2][f + 1]]
+      if user and not (user.after and not newer(entry[1], user.after)) then
+        user.seen, user.last = user.seen + 1, entry[1]
+      end
+    end
+  end
+  from = #entries == CHUNK and '(' .. entries[CHUNK][1] or nil
+end
+
+local results = {}
+for i = 0, (#ARGV - 1) / 2 - 1 do
+  local name = ARGV[2 * i + 2]
+  local user, at, last_state = of_user[name], 0, nil
+  for state, node in string.gmatch(user.edges, '(%S+) (%S+)') do
+    at, last_state = at + 1, state
+    if at > user.seen then
+      user.last = redis.call('XADD', presence, 'MAXLEN', '~', most, '*', 'user', name, 'state', state, 'node', node)
+    end
+  end
+  user.seen = math.max(user.seen, at)
+  results[i + 1] = last_state .. ' ' .. user.last
+end
+return results

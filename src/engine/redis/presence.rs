@@ -1,0 +1,55 @@
+//! Edges of presence: who came online, who went offline, each told once on the `presence` stream.
+//!
+//! A user's set and the `presence` stream are in different slots, so no one script can change the one and tell the
+//! other. The script that changes the set notes in the user's own slot what is owed; whoever called it tells the
+//! stream, and then settles the debt. A node that dies in between leaves the note behind: the survivor that clears up
+//! after it gets it from `forget.lua`, and who is still connected gets it with the next heartbeat or connection.
+//! Who tells looks first whether the dead one had told already, so that nothing is told twice.
+
+use super::{Context, reply, scripts};
+use crate::engine::Unavailable;
+use crate::id::UserId;
+
+/// What is owed of some users, as their scripts answered it.
+#[derive(Default)]
+pub struct Owed<'a>(Vec<(&'a UserId, String)>);
+
+impl<'a> Owed<'a> {
+    /// Adds what a script answered for `user`; nothing where it is empty.
+    pub fn add(&mut self, user: &'a UserId, edges: &str) {
+        if edges.is_empty() {
+            return;
+        }
+        match self.0.iter_mut().find(|(known, _)| *known == user) {
+            // Two sessions of one user in a batch: the later answer holds the earlier one's edges.
+            Some((_, known)) => *known = edges.to_owned(),
+            None => self.0.push((user, edges.to_owned())),
+        }
+    }
+
+    /// Tells the stream, and settles. What fails stays owed.
+    ///
+    /// # Errors
+    /// Where Redis is away.
+    pub async fn tell(self, context: &Context) -> Result<(), Unavailable> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut tell = scripts::call(&scripts::TELL, 1, 1 + 2 * self.0.len());
+        tell.arg(context.keys.presence()).arg(context.config.uplink_length);
+        for (user, edges) in &self.0 {
+            tell.arg(user.as_str()).arg(edges);
+        }
+        // Asked whether the link is trusted or not: what is owed is in Redis already.
+        let told = reply::array(context.link.probe_one(tell).await?)?;
+        let mut settle = scripts::call(&scripts::SETTLE, self.0.len(), 2 * self.0.len());
+        for (user, _) in &self.0 {
+            settle.arg(context.keys.cursor(user));
+        }
+        for ((_, edges), told) in self.0.iter().zip(&told) {
+            let owed = edges.split_once(' ').map_or("", |(_, owed)| owed);
+            settle.arg(owed).arg(reply::text(told)?);
+        }
+        context.link.probe_one(settle).await.map(drop)
+    }
+}

@@ -1,0 +1,180 @@
+//! The run: a stage under load, one fault after the other, and a verdict after each.
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use tokio::time::sleep;
+
+use crate::clients::Client;
+use crate::faults::Fault;
+use crate::ledger::{Gaps, Kind, Record, Seen, Verdict};
+use crate::load::Load;
+use crate::presence::Presence;
+use crate::scale::Scale;
+use crate::stage::{SESSION_TTL, Stage};
+use crate::support::eventually;
+
+/// Load before a fault, and after it.
+const BEFORE: Duration = Duration::from_millis(700);
+const AFTER: Duration = Duration::from_millis(1500);
+/// How long sessions may take to become whole once nothing new is sent: the slowest mend is the heartbeat, every
+/// third of a lease; the rest is for a busy machine.
+const SETTLE: Duration = Duration::from_secs(SESSION_TTL.as_secs() / 3 + 17);
+
+/// Everything that takes part.
+pub struct Crew {
+    pub scale: Scale,
+    pub stage: Stage,
+    pub load: Load,
+    pub clients: Vec<Client>,
+    /// Second tabs with an id that one of `clients` has.
+    pub intruders: Vec<Client>,
+    pub rng: Rng,
+    presence: Presence,
+}
+
+/// What came of one fault.
+pub struct Outcome {
+    pub fault: Fault,
+    pub verdict: Verdict,
+    /// From the end of the fault until the last late event was there.
+    pub whole_after: Duration,
+}
+
+impl Crew {
+    /// Starts it all, and waits until every session is there.
+    pub async fn start(scale: Scale) -> Self {
+        let stage = Stage::start().await;
+        let load = Load::start(&scale, &stage.addresses);
+        let mut rng = Rng::with_seed(scale.seed);
+        let sessions =
+            (0..scale.users).flat_map(|user| (0..scale.sessions).map(move |client| (user, client)));
+        let clients = sessions
+            .map(|session| {
+                let kind = if rng.bool() { Kind::Since } else { Kind::Stable };
+                Client::start(session, kind, stage.addresses.clone(), rng.u64(..))
+            })
+            .collect();
+        let crew =
+            Self { scale, stage, load, clients, intruders: Vec::new(), rng, presence: Presence::default() };
+        crew.all_connected().await;
+        crew
+    }
+
+    /// Waits until every client has been welcomed.
+    pub async fn all_connected(&self) {
+        eventually(Duration::from_secs(60), "every client to be connected", async || {
+            let away = self.clients.iter().filter(|client| !client.is_connected()).count();
+            if away == 0 { Ok(()) } else { Err(format!("{away} are not")) }
+        })
+        .await;
+    }
+
+    /// One fault under load, and what came of it.
+    pub async fn suffer(&mut self, fault: Fault) -> Outcome {
+        let records = self.records();
+        self.load.begin(&records);
+        self.clients.iter().for_each(Client::begin);
+        sleep(BEFORE).await;
+        let gaps = fault.happen(self).await;
+        self.stage.ready().await;
+        sleep(AFTER).await;
+        self.load.pause();
+        eventually(Duration::from_secs(30), "an answer for every event that has a key", async || match self
+            .load
+            .unanswered()
+        {
+            0 => Ok(()),
+            waiting => Err(format!("{waiting} wait")),
+        })
+        .await;
+        self.all_connected().await;
+        let mut verdict = self.settled(&gaps).await;
+        let mut presence = std::mem::take(&mut self.presence);
+        presence.check(self, &gaps, &mut verdict).await;
+        self.presence = presence;
+        self.check_closes(fault, &mut verdict);
+        let healed_ms = *self.stage.healed_ms.lock().expect("the time");
+        let whole_after = Duration::from_millis(verdict.late_until_ms.saturating_sub(healed_ms));
+        self.intruders.clear();
+        Outcome { fault, verdict, whole_after }
+    }
+
+    fn records(&self) -> Vec<Record> {
+        self.clients.iter().chain(&self.intruders).map(Client::record).collect()
+    }
+
+    /// The verdict, once nothing is missing any more or the time for that is over.
+    async fn settled(&self, gaps: &Gaps) -> Verdict {
+        let end = Instant::now() + SETTLE;
+        loop {
+            let records = self.records();
+            let verdict = self.load.ledger(|ledger| ledger.check(&records, gaps));
+            if verdict.lost.is_empty() || Instant::now() >= end {
+                return verdict;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Sockets stay open where the fault is none of theirs; and nobody is sent away for good without a reason.
+    fn check_closes(&self, fault: Fault, verdict: &mut Verdict) {
+        let fights =
+            |client: &Client| self.intruders.iter().any(|intruder| intruder.session == client.session);
+        for client in self.clients.iter().filter(|client| !fights(client)) {
+            let (user, at) = client.session;
+            let welcome = |seen: &Seen| matches!(seen, Seen::Welcome { .. });
+            if fault.keeps_sockets() && client.record().seen.iter().any(welcome) {
+                verdict.strange.push(format!("session {user}/{at} had to connect again"));
+            }
+            for code in client.unwelcome() {
+                verdict.strange.push(format!("session {user}/{at} was closed with {code}"));
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// The head of the table whose lines are outcomes.
+    pub fn head() -> String {
+        let words = [
+            "fault", "sent", "seen", "lost", "double", "order", "gaps", "false", "other", "wait ms",
+            "whole ms",
+        ];
+        format!(
+            "{:<38}{:>7}{:>8}{:>6}{:>7}{:>6}{:>6}{:>6}{:>6}{:>9}{:>9}",
+            words[0],
+            words[1],
+            words[2],
+            words[3],
+            words[4],
+            words[5],
+            words[6],
+            words[7],
+            words[8],
+            words[9],
+            words[10]
+        )
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let it = &self.verdict;
+        write!(
+            to,
+            "{:<38}{:>7}{:>8}{:>6}{:>7}{:>6}{:>6}{:>6}{:>6}{:>9}{:>9}",
+            self.fault.name(),
+            it.sent,
+            it.delivered,
+            it.lost.len(),
+            it.doubled.len(),
+            it.disordered.len(),
+            it.gaps,
+            it.false_gaps.len(),
+            it.strange.len(),
+            it.longest_wait_ms,
+            self.whole_after.as_millis()
+        )
+    }
+}

@@ -1,0 +1,88 @@
+//! Those who do not listen: clients that do not read, and a node whose inbox has fallen silent.
+
+use std::time::{Duration, Instant};
+
+use redis::cmd;
+use tokio::time::sleep;
+
+use crate::clients::Order;
+use crate::crew::Crew;
+use crate::ledger::{Fate, Gaps, Sent, To};
+use crate::support::{BOUND, eventually, http};
+use crate::worker::parse;
+
+/// Events to the first deaf user: as many as the log keeps, 16 KiB each.
+const LARGE: usize = 300;
+const LARGE_BYTES: usize = 16 * 1024;
+/// Events to the second one: more than the log keeps.
+const MANY: usize = 900;
+/// What the deaf may cost a node: outboxes and write buffers of two sockets at 1 MiB each, a page of the log each,
+/// and what a busy machine's allocator keeps.
+const MOST_KIB: u64 = 24 * 1024;
+
+/// One session of user 0 and one of user 1 stop reading. The first catches up; to the second a gap is told.
+pub async fn clients(crew: &mut Crew) -> Gaps {
+    let before: Vec<u64> = (0..crew.stage.size()).map(|at| resident_kib(crew, at)).collect();
+    for client in crew.clients.iter().filter(|client| client.session.1 == 0 && client.session.0 < 2) {
+        client.order(Order::Deaf(crew.scale.deaf));
+    }
+    let until = Instant::now() + crew.scale.deaf;
+    let mut db = crew.stage.redis.db().await;
+    for (user, count, size) in [(0, LARGE, LARGE_BYTES), (1, MANY, 200)] {
+        for _ in 0..count {
+            let number = crew.load.enter(Sent {
+                user,
+                to: To::All,
+                collapse: false,
+                transient: false,
+                lane: usize::MAX,
+                once: true,
+                keyed: false,
+                fate: Fate::Unknown,
+                answered_ms: None,
+            });
+            let data = format!(r#"{{"n":{number},"pad":"{}"}}"#, "x".repeat(size));
+            let name = format!("u{user}");
+            let id = db.xadd("events", &[("user", &name), ("event", "large"), ("data", &data)]).await;
+            crew.load.answered(number, Fate::Added(parse(&id)));
+        }
+    }
+    let mut most = 0;
+    while Instant::now() < until {
+        for (at, before) in before.iter().enumerate() {
+            most = most.max(resident_kib(crew, at).saturating_sub(*before));
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    println!("  two clients that did not read cost a node at most {most} KiB");
+    assert!(most < MOST_KIB, "a node grew by {most} KiB");
+    crew.stage.healed();
+    Gaps::Of(vec![1])
+}
+
+fn resident_kib(crew: &Crew, at: usize) -> u64 {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", crew.stage.node(at).pid())).expect("/proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number of KiB")
+}
+
+/// The reader's place is moved to the end of time: it waits, and nothing comes. The node must not be ready then.
+pub async fn inbox(crew: &mut Crew) {
+    let at = crew.rng.usize(..crew.stage.size());
+    let mut db = crew.stage.redis.db().await;
+    let place = |id: &str| {
+        let mut set = cmd("XGROUP");
+        set.arg("SETID").arg(format!("inbox:{{node:n{}}}", at + 1)).arg("node").arg(id);
+        set
+    };
+    db.run::<String>(&place("99999999999999-0")).await;
+    let url = crew.stage.node(at).worker_http("/readyz");
+    eventually(BOUND, "a node with a silent inbox to be not ready", async || {
+        let answer = http::try_get(&url).await?;
+        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    db.run::<String>(&place("0")).await;
+    crew.stage.healed();
+}
