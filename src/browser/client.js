@@ -5,6 +5,8 @@
 const ANSWER_IN = 5000;
 /** A connection that lived for so long was no failure, ms. */
 const SETTLED = 5000;
+/** When a connection by server-sent events gives way to a WebSocket again, where there was one before, ms. */
+const BETTER_AFTER = 60_000;
 /** Upward messages that may wait for a connection. */
 const MOST_WAITING = 64;
 
@@ -134,7 +136,8 @@ class Connection {
   #unhook = [];
 
   constructor(options = {}) {
-    this.#options = { timeoutMs: 10_000, backoffMs: [1000, 30_000], ack: "auto", transport: "auto", credentials: "same-origin", ...options };
+    const usual = { timeoutMs: 10_000, backoffMs: [1000, 30_000], ack: "auto", transport: "auto", credentials: "same-origin" };
+    this.#options = { ...usual, ...options };
     this.#url = new URL(options.url ?? new URL(".", import.meta.url), globalThis.location?.href);
     this.userId = options.userId;
     this.#store = options.storage === undefined ? sessionStore() : options.storage;
@@ -179,7 +182,9 @@ class Connection {
   send(event, data) {
     return new Promise((resolve, reject) => {
       if (this.state === "closed") return reject(new SwitchboardError("closed", "this connection is closed"));
-      if (this.#waiting.length >= MOST_WAITING) return reject(new SwitchboardError("too_many_waiting", `${MOST_WAITING} messages wait for a connection already`));
+      if (this.#waiting.length >= MOST_WAITING) {
+        return reject(new SwitchboardError("too_many_waiting", `${MOST_WAITING} messages wait for a connection already`));
+      }
       this.#waiting.push({ frame: { type: "message", event, data }, resolve, reject });
       if (this.state === "open") this.#sendWaiting();
     });
@@ -262,6 +267,12 @@ class Connection {
     const { websocket, sse } = this.#worked;
     if (websocket) return this.#misses % 4 === 3 ? "sse" : "websocket";
     return this.#misses % 2 === (sse ? 0 : 1) ? "sse" : "websocket";
+  }
+
+  #redial() {
+    this.#hangUp();
+    this.#misses = 0;
+    this.#dial();
   }
 
   #hangUp() {
@@ -350,6 +361,8 @@ class Connection {
     if (recovered) this.#arrive(); // else a gap is told first
     this.#listen();
     this.#renewBefore(expiryOf(token));
+    // It was a bad moment, not a network that breaks WebSockets: the better way is tried again.
+    if (this.transport === "sse" && this.#worked.websocket) this.#after("better", BETTER_AFTER, () => this.#redial());
     this.#set("open", { userId, clientId, nodeId, position, recovered, replayed, transport: this.transport });
     this.#sendWaiting();
   }
@@ -455,8 +468,7 @@ class Connection {
       }
       if (run !== this.#run) return;
       if (token && !this.#line.send) {
-        this.#hangUp(); // the new token takes a new request
-        return this.#dial();
+        return this.#redial(); // the new token takes a new request
       }
       if (token) this.#line.send({ type: "token", token });
       this.#renewBefore(token ? expiryOf(token) : expiry);
@@ -511,7 +523,7 @@ class Connection {
   #wake() {
     if (this.state === "open") return this.#check();
     if (this.state !== "waiting" && this.state !== "offline") return;
-    this.#tries = 0;
+    this.#tries = this.#misses = 0; // another network, perhaps
     this.#after("again", Math.random() * 500, () => this.#dial());
   }
 

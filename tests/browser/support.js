@@ -111,7 +111,11 @@ export async function startWire(context, port) {
     for (const [from, to] of [[here, there], [there, here]]) {
       sockets.add(from);
       // Hung: bytes get lost in silence, as on a path that died.
-      from.on("data", (bytes) => wire.hung || to.write(bytes));
+      // Blocked: a middlebox that knows no WebSockets.
+      from.on("data", (bytes) => {
+        if (from === here && wire.blocks?.test(bytes.toString("latin1"))) here.destroy();
+        else if (!wire.hung) to.write(bytes);
+      });
       from.on("error", () => {}).on("close", () => { sockets.delete(from); to.destroy(); });
     }
   });

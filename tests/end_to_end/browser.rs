@@ -58,3 +58,21 @@ async fn pages_of_the_listed_origins_may_import_the_module() {
     let foreign = allowed("https://evil.example.com").await;
     assert_eq!(foreign.header("access-control-allow-origin"), "", "{foreign:?}");
 }
+
+#[tokio::test]
+async fn the_console_brings_everything_along_and_nothing_from_elsewhere() {
+    let node = NodeBuilder::local("solo").start().await;
+    let page = http::get(&node.client_http("/")).await;
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"), "{policy}");
+    for path in ["/console.css", "/console.js", "/console-session.js", "/console-convert.js"] {
+        let file = http::get(&node.client_http(path)).await;
+        assert_eq!(file.status, 200, "{path}");
+        assert_eq!(file.header("cache-control"), "no-cache", "{path}");
+        assert!(!file.body.contains("//cdn") && !file.body.contains("https://"), "{path}");
+    }
+    let node = NodeBuilder::local("solo").with(&PRODUCTION).start().await;
+    for path in ["/", "/console.css", "/console.js"] {
+        http::get(&node.client_http(path)).await.refused(404);
+    }
+}
