@@ -19,7 +19,7 @@
 //! | 3 | [`session`], [`heartbeat`], [`renewal`], [`drain`] | one socket's life; leases on users; the node's own lease; its end |
 //! | 2 | [`router`] | publish and deliver |
 //! | 1 | [`handle`], [`registry`], [`lease`], [`engine`], [`auth`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
-//! | 0 | [`protocol`], [`id`], [`close`], [`gate`] | words, checked where they enter; how many may wait |
+//! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`tls`] | words, checked where they enter; how many may wait; whom to trust |
 //! | 0 | [`metrics`] | what is counted, and how it is told |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
@@ -63,3 +63,4 @@ pub mod router;
 pub mod session;
 pub mod settings;
 pub mod shutdown;
+pub mod tls;

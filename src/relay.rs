@@ -39,6 +39,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Whoever knows clients cannot be asked.
+    #[error("{0}")]
+    Auth(String),
     /// Redis cannot be addressed.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -85,7 +88,8 @@ impl Relay {
             limits: Arc::new(settings.limits.clone()),
             development: settings.development,
             origins: settings.origins.clone(),
-            auth: Arc::new(Auth::start(settings.auth.clone())),
+            auth: Arc::new(Auth::start(settings.auth.clone()).map_err(StartError::Auth)?),
+            trusted_proxies: settings.trusted_proxies.clone(),
             worker_tokens: settings.worker_tokens.clone(),
             max_event: settings.max_event,
             node_ttl: settings.node_ttl,
@@ -105,8 +109,8 @@ impl Relay {
         let (hello_timeout, waiting) = (settings.limits.hello_timeout, settings.waiting_connections);
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
         let for_clients = ports.clone();
-        tasks.push(tokio::spawn(listener::serve(clients, hello_timeout, waiting, move |request, _| {
-            listener::client::handle(request, for_clients.clone())
+        tasks.push(tokio::spawn(listener::serve(clients, hello_timeout, waiting, move |request, peer| {
+            listener::client::handle(request, peer.ip(), for_clients.clone())
         })));
         info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
         let for_workers = ports.clone();

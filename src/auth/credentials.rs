@@ -1,20 +1,31 @@
 //! What a request brings along to show who it is from.
 
-use hyper::header::{self, HeaderMap};
+use std::net::IpAddr;
+
+use hyper::header::{self, HeaderMap, HeaderValue};
 
 /// Subprotocols that begin like this carry a token.
 const TOKEN_PROTOCOL: &str = "token.";
 
 /// What a request brings along. It cannot be printed: nothing of it belongs into a log.
-#[derive(Clone, Default)]
 pub struct Credentials {
     token: Option<String>,
+    pub(super) cookie: Option<HeaderValue>,
+    pub(super) authorization: Option<HeaderValue>,
+    pub(super) origin: Option<HeaderValue>,
+    pub(super) ip: IpAddr,
 }
 
 impl Credentials {
-    /// Takes them out of a request's headers.
-    pub fn of(headers: &HeaderMap) -> Self {
-        Self { token: bearer(headers).or_else(|| subprotocol(headers)) }
+    /// Takes them out of the headers of a request from `ip`.
+    pub fn of(headers: &HeaderMap, ip: IpAddr) -> Self {
+        Self {
+            token: bearer(headers).or_else(|| subprotocol(headers)),
+            cookie: cookie(headers),
+            authorization: headers.get(header::AUTHORIZATION).cloned(),
+            origin: headers.get(header::ORIGIN).cloned(),
+            ip,
+        }
     }
 
     /// The token of the `Authorization` header, or else of the subprotocols.
@@ -28,6 +39,12 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
+/// Some proxies split the header; many servers look at the first one only.
+fn cookie(headers: &HeaderMap) -> Option<HeaderValue> {
+    let parts: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&parts.join(&b"; "[..])).ok().filter(|_| !parts.is_empty())
+}
+
 fn subprotocol(headers: &HeaderMap) -> Option<String> {
     let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|list| list.to_str().ok());
     let mut tokens =
@@ -37,8 +54,6 @@ fn subprotocol(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
 
     fn token(pairs: &[(&'static str, &'static str)]) -> Option<String> {
@@ -46,7 +61,7 @@ mod tests {
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        Credentials::of(&headers).token
+        Credentials::of(&headers, [127, 0, 0, 1].into()).token
     }
 
     #[test]

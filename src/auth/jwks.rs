@@ -8,11 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::Full;
+use hyper::{Request, StatusCode, Uri};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::key::{Key, set_of};
+use super::remote::Remote;
 use super::unauthorized;
 use crate::protocol::code::{Code, Refusal};
 
@@ -30,6 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(6);
 pub enum Source {
     /// In a file.
     File(PathBuf),
+    /// At a URL.
+    Url(Uri),
+}
+
+enum Reader {
+    File(PathBuf),
+    Url(Uri, Box<Remote>),
 }
 
 /// The set as it was read last.
@@ -52,11 +62,21 @@ pub struct Jwks {
 
 impl Jwks {
     /// Starts to read the set.
-    pub fn start(source: Source) -> Self {
+    ///
+    /// # Errors
+    /// Where it comes by TLS and there is nobody to trust.
+    pub fn start(source: Source) -> Result<Self, String> {
+        let reader = match source {
+            Source::File(path) => Reader::File(path),
+            Source::Url(url) => {
+                let remote = Box::new(Remote::new("--jwt-jwks", &url)?);
+                Reader::Url(url, remote)
+            }
+        };
         let (tell, known) = watch::channel(Known::default());
         let wanted = Arc::new(Notify::new());
-        tokio::spawn(keep(source, tell, wanted.clone()));
-        Self { known, wanted }
+        tokio::spawn(keep(reader, tell, wanted.clone()));
+        Ok(Self { known, wanted })
     }
 
     /// The keys that may have signed a token with this `kid`: those of that name, and those without one. Reads the set
@@ -90,11 +110,11 @@ impl Jwks {
 }
 
 /// Keeps the set up to date for as long as someone has a use for it.
-async fn keep(source: Source, tell: watch::Sender<Known>, wanted: Arc<Notify>) {
+async fn keep(reader: Reader, tell: watch::Sender<Known>, wanted: Arc<Notify>) {
     let mut away = false;
     loop {
         tell.send_modify(|known| known.begun += 1);
-        let read = read(&source).await;
+        let read = reader.read().await;
         match &read {
             Ok(keys) if away || tell.borrow().done == 0 => {
                 info!(keys = keys.len(), "--jwt-jwks: the keys are here");
@@ -119,11 +139,19 @@ async fn keep(source: Source, tell: watch::Sender<Known>, wanted: Arc<Notify>) {
     }
 }
 
-async fn read(source: &Source) -> Result<Vec<Key>, String> {
-    match source {
-        Source::File(path) => {
-            let text = tokio::fs::read(path).await.map_err(|error| error.to_string())?;
-            set_of(&text).map_err(str::to_owned)
-        }
+impl Reader {
+    async fn read(&self) -> Result<Vec<Key>, String> {
+        let text = match self {
+            Reader::File(path) => tokio::fs::read(path).await.map_err(|error| error.to_string())?.into(),
+            Reader::Url(url, remote) => {
+                let request =
+                    Request::get(url.clone()).body(Full::default()).map_err(|error| error.to_string())?;
+                match remote.ask(request).await? {
+                    (StatusCode::OK, text) => text,
+                    (status, _) => return Err(format!("it answered {}", status.as_u16())),
+                }
+            }
+        };
+        set_of(&text).map_err(str::to_owned)
     }
 }

@@ -57,7 +57,10 @@ struct Claims {
 
 impl Jwt {
     /// Starts to keep the keys up to date, where they are in a set.
-    pub fn start(config: Config) -> Self {
+    ///
+    /// # Errors
+    /// Where they come by TLS and there is nobody to trust.
+    pub fn start(config: Config) -> Result<Self, String> {
         crypto::install();
         let validate_aud = !config.audiences.is_empty();
         let mut validation =
@@ -83,9 +86,9 @@ impl Jwt {
                 }
                 Known::One(key)
             }
-            Keys::Set(source) => Known::Set(Jwks::start(source)),
+            Keys::Set(source) => Known::Set(Jwks::start(source)?),
         };
-        Self { keys, validation }
+        Ok(Self { keys, validation })
     }
 
     /// Whose a token is, and when it ends.

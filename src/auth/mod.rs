@@ -3,23 +3,26 @@
 //! One verb, [`Auth::admit`]: from what a client brings along to a [`Grant`], or to a refusal. Whether that refusal is
 //! an HTTP status or a close code is its caller's matter: it depends on where the client said who it is.
 
+pub mod api;
+mod credentials;
 mod crypto;
 pub mod jwks;
 pub mod jwt;
 pub mod key;
+pub mod remote;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Uri;
 use tokio::time::Instant;
 
 use crate::id::UserId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::{Hello, Identity};
+use api::Api;
 pub use credentials::Credentials;
 use jwt::Jwt;
-
-mod credentials;
 
 /// How clients are authenticated, as it was asked for.
 #[derive(Debug, Clone)]
@@ -28,6 +31,8 @@ pub enum Config {
     None,
     /// By a signed token.
     Jwt(jwt::Config),
+    /// By the API server, which is asked at this URL.
+    Api(Uri),
 }
 
 /// How clients are authenticated.
@@ -36,6 +41,8 @@ pub enum Auth {
     None,
     /// By a signed token.
     Jwt(Box<Jwt>),
+    /// By the API server.
+    Api(Box<Api>),
 }
 
 /// A client may connect.
@@ -57,11 +64,15 @@ pub struct Pass {
 
 impl Auth {
     /// Starts what the mode needs.
-    pub fn start(config: Config) -> Self {
-        match config {
+    ///
+    /// # Errors
+    /// Where a server is to be asked by TLS and there is nobody to trust.
+    pub fn start(config: Config) -> Result<Self, String> {
+        Ok(match config {
             Config::None => Auth::None,
-            Config::Jwt(config) => Auth::Jwt(Box::new(Jwt::start(config))),
-        }
+            Config::Jwt(config) => Auth::Jwt(Box::new(Jwt::start(config)?)),
+            Config::Api(url) => Auth::Api(Box::new(Api::new(url)?)),
+        })
     }
 
     /// Whether an upgrade says who it is for, so that no hello frame is awaited. `hello` is its query string.
@@ -70,6 +81,12 @@ impl Auth {
         match self {
             Auth::None => named,
             Auth::Jwt(_) => named || hello.token.is_some() || credentials.token().is_some(),
+            // Browsers bring cookies whether a hello follows or not: they alone say nothing.
+            Auth::Api(_) => {
+                let query =
+                    named || hello.client_id.is_some() || hello.since.is_some() || hello.token.is_some();
+                query || credentials.token().is_some() || credentials.authorization.is_some()
+            }
         }
     }
 
@@ -80,24 +97,30 @@ impl Auth {
     /// `invalid_user_id`, `invalid_client_id`, `invalid_since`; `unauthorized`; `unavailable` where that cannot be
     /// told now.
     pub async fn admit(&self, credentials: &Credentials, hello: &Hello) -> Result<Grant, Refusal> {
-        match self {
-            Auth::None => Ok(Grant { identity: hello.check()?, expires: None }),
+        let named = hello.user()?;
+        let (client, since) = (hello.client()?, hello.since()?);
+        let token = credentials.token().or(hello.token.as_deref());
+        let (user, expires) = match self {
+            Auth::None => {
+                let user = named.clone();
+                (user.ok_or_else(|| Refusal::new(Code::InvalidUserId, "userId is missing"))?, None)
+            }
             Auth::Jwt(jwt) => {
-                let named = hello.user()?;
-                let (client, since) = (hello.client()?, hello.since()?);
-                let token = credentials.token().or(hello.token.as_deref()).ok_or_else(|| {
+                let token = token.ok_or_else(|| {
                     unauthorized(
                         "a token is needed: in the hello, as subprotocol token.<jwt>, in Authorization: Bearer, or in \
                          the query",
                     )
                 })?;
                 let (user, expires) = jwt.verify(token).await?;
-                if named.is_some_and(|named| named != user) {
-                    return Err(unauthorized("userId is not the token's sub"));
-                }
-                Ok(Grant { identity: Identity { user, client, since }, expires: Some(expires) })
+                (user, Some(expires))
             }
+            Auth::Api(api) => api.ask(credentials, token, named.as_ref(), &client).await?,
+        };
+        if named.is_some_and(|named| named != user) {
+            return Err(unauthorized("userId is another user than these credentials are for"));
         }
+        Ok(Grant { identity: Identity { user, client, since }, expires })
     }
 
     /// When the credentials of a connected user end instead, by a token that it sent.
@@ -107,8 +130,8 @@ impl Auth {
     /// taken.
     pub async fn renew(&self, user: &UserId, token: &str) -> Result<Instant, Refusal> {
         match self {
-            Auth::None => {
-                Err(Refusal::new(Code::InvalidFrame, "this node takes no tokens: it runs without --auth jwt"))
+            Auth::None | Auth::Api(_) => {
+                Err(Refusal::new(Code::InvalidFrame, "token frames are taken with --auth jwt only"))
             }
             Auth::Jwt(jwt) => match jwt.verify(token).await? {
                 (of, expires) if of == *user => Ok(expires),

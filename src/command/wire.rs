@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::Failure;
 use super::endpoint::Endpoint;
+use crate::tls;
 
 /// For each of: connecting, the handshakes, an answer over HTTP.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,29 +64,13 @@ async fn connect(to: &Endpoint) -> Result<Box<dyn Stream>, String> {
         return Ok(Box::new(tcp));
     }
     let name = ServerName::try_from(to.host.clone()).map_err(|error| failed(&error))?;
-    let tls = timeout(PATIENCE, connector().map_err(|error| failed(&error))?.connect(name, tcp)).await;
+    let connector = TlsConnector::from(Arc::new(tls::trusting_system().map_err(|error| failed(&error))?));
+    let tls = timeout(PATIENCE, connector.connect(name, tcp)).await;
     match tls {
         Ok(Ok(tls)) => Ok(Box::new(tls)),
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(failed(&"no TLS handshake in time")),
     }
-}
-
-/// Trusts the system's authorities, or those of the file that `SSL_CERT_FILE` names.
-fn connector() -> Result<TlsConnector, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        return Err("this system has no certificates to trust; SSL_CERT_FILE may name a PEM file".to_owned());
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, String> {

@@ -1,5 +1,6 @@
 //! The client port: upgrades, health, and in development a page to try it with.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
@@ -22,21 +23,22 @@ use crate::session::Session;
 use crate::session::socket::{CLIENT_READ_BUFFER, Socket, close_for};
 use crate::session::transport::Transport;
 
-/// Answers a request on the client port.
-pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+/// Answers a request of `peer` on the client port.
+pub async fn handle(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Answer {
     if let Some(answer) = cors::preflight(&request, &ports.origins, "GET, POST") {
         return answer;
     }
     let origin = cors::origin_of(&request);
-    let mut answer = route(request, ports.clone()).await;
+    let mut answer = route(request, peer, ports.clone()).await;
     cors::share(&mut answer, origin.as_ref(), &ports.origins);
     answer
 }
 
-async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Answer {
     let path = request.uri().path();
     if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
-        return upgrade(request, ports.clone()).await.unwrap_or_else(|refusal| turned_away(&refusal, &ports));
+        let upgraded = upgrade(request, peer, ports.clone()).await;
+        return upgraded.unwrap_or_else(|refusal| turned_away(&refusal, &ports));
     }
     if let (&Method::GET | &Method::HEAD, Some(file)) =
         (request.method(), browser::file(path, ports.development))
@@ -44,9 +46,9 @@ async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
         return browser::serve(file, &request, &ports);
     }
     match (request.method(), path) {
-        (&Method::GET, "/events") => {
-            events::open(request, ports.clone()).await.unwrap_or_else(|refusal| turned_away(&refusal, &ports))
-        }
+        (&Method::GET, "/events") => events::open(request, peer, ports.clone())
+            .await
+            .unwrap_or_else(|refusal| turned_away(&refusal, &ports)),
         (&Method::GET, "/healthz") => http::healthz(),
         (&Method::GET, "/readyz") => http::readyz(&ports),
         (&Method::GET, "/") if ports.development => browser::console(&ports),
@@ -62,11 +64,11 @@ async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     }
 }
 
-async fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refusal> {
+async fn upgrade(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Result<Answer, Refusal> {
     http::admit(&request, &ports)?;
     let switching = http::accept_websocket(&request)?;
     let hello = Hello::from_query(request.uri().query().unwrap_or_default());
-    let credentials = Credentials::of(request.headers());
+    let credentials = http::credentials(&request, peer, &ports);
     let place = place(&ports)?;
     if !ports.auth.is_named(&credentials, &hello) {
         tokio::spawn(greet(request, ports, credentials, place));

@@ -1,5 +1,6 @@
 //! `GET /events`: a session as server-sent events, for networks that break WebSockets, and for `curl -N`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
@@ -8,7 +9,6 @@ use hyper::{Request, StatusCode};
 
 use super::http::{self, Answer, Body};
 use super::{Ports, client};
-use crate::auth::Credentials;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Hello;
 use crate::session::events::pair;
@@ -17,7 +17,7 @@ use crate::session::events::pair;
 ///
 /// # Errors
 /// Any refusal of an upgrade.
-pub async fn open(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refusal> {
+pub async fn open(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Result<Answer, Refusal> {
     http::admit(&request, &ports)?;
     let mut hello = Hello::from_query(request.uri().query().unwrap_or_default());
     // A browser comes back to the address that it first came to: what it has got since then stands here.
@@ -26,7 +26,7 @@ pub async fn open(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answe
             last.to_str().map_err(|_| Refusal::new(Code::InvalidSince, "Last-Event-ID is no event id"))?;
         hello.since = Some(last.to_owned());
     }
-    let credentials = Credentials::of(request.headers());
+    let credentials = http::credentials(&request, peer, &ports);
     let place = client::place(&ports)?;
     let opened = client::let_in(&credentials, &hello, &ports).await?;
     let (events, body) = pair();

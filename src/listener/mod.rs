@@ -8,6 +8,7 @@ pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod operator;
+pub mod peer;
 pub mod publish;
 pub mod room;
 pub mod worker;
@@ -22,6 +23,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::interval;
@@ -53,6 +55,8 @@ pub struct Ports {
     pub origins: Origins,
     /// Who may connect.
     pub auth: Arc<Auth>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Tokens that open the worker port; none leaves it open.
     pub worker_tokens: Vec<String>,
     /// Largest event, bytes.

@@ -85,17 +85,6 @@ impl Hello {
     pub fn since(&self) -> Result<Option<EventId>, Refusal> {
         parsed(&self.since, Code::InvalidSince)
     }
-
-    /// Checks every part. The user has to be named.
-    ///
-    /// # Errors
-    /// `invalid_user_id`, `invalid_client_id` or `invalid_since`.
-    pub fn check(&self) -> Result<Identity, Refusal> {
-        let Some(user) = self.user()? else {
-            return Err(Refusal::new(Code::InvalidUserId, "userId is missing"));
-        };
-        Ok(Identity { user, client: self.client()?, since: self.since()? })
-    }
 }
 
 fn parsed<T: FromStr<Err = InvalidId>>(text: &Option<String>, code: Code) -> Result<Option<T>, Refusal> {
@@ -107,17 +96,22 @@ fn parsed<T: FromStr<Err = InvalidId>>(text: &Option<String>, code: Code) -> Res
 mod tests {
     use super::*;
 
+    fn check(hello: &Hello) -> Result<(Option<UserId>, ClientId, Option<EventId>), Refusal> {
+        Ok((hello.user()?, hello.client()?, hello.since()?))
+    }
+
     #[test]
     fn query_and_frame_say_the_same() {
-        let query = Hello::from_query("userId=a%7C7&clientId=tab&since=5-1&x=y").check().unwrap();
+        let query = check(&Hello::from_query("userId=a%7C7&clientId=tab&since=5-1&x=y")).unwrap();
         let frame = Hello::from_frame(r#"{"userId":"a|7","clientId":"tab","since":"5-1"}"#).unwrap();
-        assert_eq!(query, frame.check().unwrap());
-        assert_eq!(query.since, Some(EventId { ms: 5, seq: 1 }));
+        assert_eq!(query, check(&frame).unwrap());
+        assert_eq!(query.2, Some(EventId { ms: 5, seq: 1 }));
+        assert_eq!(check(&Hello::from_query("clientId=tab")).unwrap().0, None);
     }
 
     #[test]
     fn each_bad_part_has_its_code() {
-        let code = |query: &str| Hello::from_query(query).check().unwrap_err().code;
+        let code = |query: &str| check(&Hello::from_query(query)).unwrap_err().code;
         assert_eq!(code("userId="), Code::InvalidUserId);
         assert_eq!(code("userId=a%20b"), Code::InvalidUserId);
         assert_eq!(code("userId=1&clientId=a@b"), Code::InvalidClientId);

@@ -3,18 +3,21 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use hyper::Uri;
+use ipnet::IpNet;
+
 use super::origin::Origins;
 use super::read::Reader;
-use super::url;
 use crate::auth::jwks::Source;
 use crate::auth::jwt::{self, Keys};
 use crate::auth::key::{Key, set_of};
-use crate::auth::{self};
+use crate::auth::{self, remote};
 
 /// What locks a node.
 pub(super) struct Access {
     pub(super) auth: auth::Config,
     pub(super) origins: Origins,
+    pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) worker_tokens: Vec<String>,
 }
 
@@ -22,6 +25,7 @@ pub(super) struct Access {
 enum Mode {
     None,
     Jwt,
+    Api,
 }
 
 /// None where anything is off; by then each mistake is noted, because nothing here returns early.
@@ -52,25 +56,31 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
             r.value("worker-token", "none, or tokens of printable characters, comma-separated", tokens)
         }
     };
-    if r.given("trusted-proxies").is_some() {
-        off |= r.value("trusted-proxies", "comma-separated networks like 10.0.0.0/8", networks).is_none();
-    }
+    let trusted_proxies = match r.given("trusted-proxies") {
+        None => Some(Vec::new()),
+        Some(_) => r.value("trusted-proxies", "comma-separated networks like 10.0.0.0/8", networks),
+    };
     if off {
         return None;
     }
-    Some(Access { auth: auth?, origins: origins?, worker_tokens: worker_tokens? })
+    Some(Access {
+        auth: auth?,
+        origins: origins?,
+        trusted_proxies: trusted_proxies?,
+        worker_tokens: worker_tokens?,
+    })
 }
 
 fn auth(r: &mut Reader) -> Option<auth::Config> {
     let mode = match r.given("auth") {
-        Some(_) => r.choice("auth", &[("none", Mode::None), ("jwt", Mode::Jwt)]),
+        Some(_) => r.choice("auth", &[("none", Mode::None), ("jwt", Mode::Jwt), ("api", Mode::Api)]),
         None => Some(Mode::None),
     };
     // What is given is checked whatever the mode: it may be switched on any time.
     let secret = r.given("jwt-secret").map(Key::of_secret);
     let public_key = r.given("jwt-public-key").map(str::to_owned).map(|given| public_key(r, &given));
     let jwks = r.given("jwt-jwks").map(str::to_owned).map(|given| jwks(r, &given));
-    let api_server_url = url(r, "api-server-url", &["http://", "https://"]);
+    let api = api(r);
     let keys = [
         secret.map(|key| Some(Keys::One(key))),
         public_key.map(|key| key.map(Keys::One)),
@@ -78,9 +88,15 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
     ];
     let mut given = keys.into_iter().flatten();
     let (first, second) = (given.next(), given.next());
-    api_server_url?;
+    let api = api?;
     match mode? {
         Mode::None => first.into_iter().chain(second).all(|key| key.is_some()).then_some(auth::Config::None),
+        Mode::Api => {
+            if api.is_none() {
+                r.mistake("api-server-url", "set where --auth is api: it is who knows clients");
+            }
+            api.map(auth::Config::Api)
+        }
         Mode::Jwt => {
             let (Some(keys), None) = (first, second) else {
                 r.mistake(
@@ -94,6 +110,28 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
             Some(auth::Config::Jwt(jwt::Config { keys: keys?, audiences, issuers }))
         }
     }
+}
+
+/// Where the API server is asked; the inner option is none where there is none.
+fn api(r: &mut Reader) -> Option<Option<Uri>> {
+    let path = r.value("auth-path", "a path that begins with /, like /socket/auth", |path| {
+        path.starts_with('/').then(|| path.to_owned())
+    });
+    let base = match r.given("api-server-url") {
+        None => Some(None),
+        Some(_) => r
+            .value("api-server-url", "a URL like https://api.example.com, without credentials", |base| {
+                let base = base.trim_end_matches('/');
+                (remote::url(base).is_some() && !base.contains(['?', '#'])).then(|| base.to_owned())
+            })
+            .map(Some),
+    };
+    let (path, Some(base)) = (path?, base?) else { return Some(None) };
+    let url = remote::url(&format!("{base}{path}"));
+    if url.is_none() {
+        r.mistake("auth-path", "a path that begins with /, like /socket/auth");
+    }
+    url.map(Some)
 }
 
 /// PEM text, with real line ends or with `\n`, or the path of a file that holds it.
@@ -113,6 +151,11 @@ fn public_key(r: &mut Reader, given: &str) -> Option<Key> {
 }
 
 fn jwks(r: &mut Reader, given: &str) -> Option<Source> {
+    if given.contains("://") {
+        let url =
+            r.value("jwt-jwks", "a file, or an http:// or https:// URL without credentials", remote::url);
+        return url.map(Source::Url);
+    }
     let text = std::fs::read(given).map_err(|error| error.to_string());
     match text.and_then(|text| set_of(&text).map_err(str::to_owned)) {
         Ok(_) => Some(Source::File(PathBuf::from(given))),
@@ -134,11 +177,10 @@ fn tokens(text: &str) -> Option<Vec<String>> {
     tokens.iter().all(fits).then_some(tokens)
 }
 
-fn networks(text: &str) -> Option<()> {
+fn networks(text: &str) -> Option<Vec<IpNet>> {
     let network = |text: &str| {
-        let (address, bits) = text.trim().split_once('/').unwrap_or((text.trim(), "0"));
-        let most = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
-        bits.parse::<u8>().ok().filter(|bits| *bits <= most)
+        let text = text.trim();
+        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
     };
-    text.split(',').all(|text| network(text).is_some()).then_some(())
+    text.split(',').map(network).collect()
 }

@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::auth;
 use crate::engine::redis::connection::Address;
 use crate::id::NodeId;
@@ -61,6 +63,8 @@ pub struct Settings {
     pub origins: Origins,
     /// Who may connect.
     pub auth: auth::Config,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Tokens that open the worker port; none leaves it open.
     pub worker_tokens: Vec<String>,
     /// How long a user's keys outlive the last heartbeat.
@@ -159,7 +163,7 @@ impl Settings {
         let drain_timeout = r.time("drain-timeout", ms(0));
         let drain_rate = r.number("drain-rate", 1, 1_000_000);
 
-        let Access { auth, origins, worker_tokens } = access?;
+        let Access { auth, origins, trusted_proxies, worker_tokens } = access?;
         let size = |number: u64| usize::try_from(number).ok();
         Some(Self {
             redis: redis?,
@@ -176,6 +180,7 @@ impl Settings {
             worker_url: worker_url?,
             auth,
             origins,
+            trusted_proxies,
             worker_tokens,
             session_ttl: session_ttl?,
             node_ttl: node_ttl?,

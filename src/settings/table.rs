@@ -92,13 +92,13 @@ settings! {
     ACCESS "client-origin" "CLIENT_ORIGIN" "ORIGINS" ["any in development"]
         "Comma-separated origins that browsers may connect from; https://*.example.com matches subdomains, * any",
     ACCESS "auth" "AUTH_MODE" "MODE" ["none in development"]
-        "none: a client is whoever it says it is; jwt: by a signed token",
+        "none: a client is whoever it says it is; jwt: by a signed token; api: by asking the API server",
     ACCESS "jwt-secret" "JWT_SECRET" "TEXT" ["none"]
         "--auth jwt: the secret that tokens are signed with (HS256)" secret,
     ACCESS "jwt-public-key" "JWT_PUBLIC_KEY" "PEM|FILE" ["none"]
         "--auth jwt: the public key that tokens are checked with, as PEM text or a file of it (RS256, ES256, EdDSA)" secret,
     ACCESS "jwt-jwks" "JWT_JWKS" "FILE|URL" ["none"]
-        "--auth jwt: the set of such keys (JWKS), read again where a token names a key that is not in it",
+        "--auth jwt: the set of such keys (JWKS), a file or a URL, read again where a token names a key that is not in it",
     ACCESS "jwt-audience" "JWT_AUDIENCE" "NAMES" ["any"]
         "--auth jwt: tokens must be for one of these (aud), comma-separated",
     ACCESS "jwt-issuer" "JWT_ISSUER" "NAMES" ["any"]
@@ -106,7 +106,9 @@ settings! {
     ACCESS "worker-token" "WORKER_TOKEN" "TOKENS" ["none"]
         "Bearer tokens that open the worker port, comma-separated for rotation; none leaves it open" secret,
     ACCESS "api-server-url" "API_SERVER_URL" "URL" ["none"]
-        "Base URL of the API server that --auth api asks",
+        "--auth api: base URL of the API server that is asked who a client is",
+    ACCESS "auth-path" "AUTH_PATH" "PATH" "/socket/auth"
+        "--auth api: the path there that is asked, by POST",
     ACCESS "trusted-proxies" "TRUSTED_PROXIES" "NETWORKS" ["none"]
         "Comma-separated networks (10.0.0.0/8) whose X-Forwarded-For is believed",
     SESSIONS "session-ttl" "SESSION_TTL" "TIME" "60s"

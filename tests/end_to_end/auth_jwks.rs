@@ -1,12 +1,15 @@
 //! `--auth jwt` by a set of keys: rotation, and what is passed over.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::api::{ApiServer, Asked, Reply};
 use crate::support::tokens::{Issuer, unix};
-use crate::support::{BOUND, Node, NodeBuilder, http, within};
+use crate::support::{BOUND, Client, Node, NodeBuilder, http, within};
 
 /// A JWKS file that changes.
 struct File {
@@ -61,6 +64,60 @@ async fn keys_are_rotated_while_the_node_runs() {
     assert_eq!(status(&node, &old.token_by("1", claims())).await, 401, "it was taken away");
 }
 
+fn set(keys: Value) -> impl Fn(&Asked) -> Reply + Send + Sync + 'static {
+    move |_| Reply::ok(json!({"keys": keys}))
+}
+
+async fn by_url(server: &ApiServer) -> Node {
+    let url = format!("{}/.well-known/jwks.json", server.url);
+    NodeBuilder::local("solo").set("--auth", "jwt").env("JWT_JWKS", &url).start().await
+}
+
+#[tokio::test]
+async fn a_set_at_a_url_is_cached_and_read_again_for_a_new_kid() {
+    let (old, next) = (Issuer::es256(), Issuer::eddsa());
+    let server = ApiServer::start(set(json!([old.jwk("1")]))).await;
+    let node = by_url(&server).await;
+    for _ in 0..5 {
+        assert_eq!(status(&node, &old.token_by("1", claims())).await, 101);
+    }
+    let asked = server.asked();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!((asked[0].method.as_str(), asked[0].path.as_str()), ("GET", "/.well-known/jwks.json"));
+    server.decide(set(json!([old.jwk("1"), next.jwk("2")])));
+    assert_eq!(status(&node, &next.token_by("2", claims())).await, 101);
+    assert_eq!(server.asked().len(), 2);
+    // Names that are not there cost one reading a second, however many ask.
+    let strangers = (0..40).map(|at| next.token_by(&format!("x{at}"), claims()));
+    let strangers: Vec<_> = strangers.collect();
+    let start = Instant::now();
+    let answers = join_all(strangers.iter().map(|token| status(&node, token))).await;
+    assert!(answers.iter().all(|status| *status == 401), "{answers:?}");
+    let (readings, seconds) = (server.asked().len() - 2, start.elapsed().as_secs_f64());
+    assert!(readings as f64 <= seconds + 2.0, "{readings} readings in {seconds} s");
+}
+
+#[tokio::test]
+async fn without_its_keys_a_node_starts_and_says_503_until_they_are_there() {
+    let issuer = Issuer::es256();
+    let mut server = ApiServer::start(set(json!([issuer.jwk("1")]))).await;
+    server.stop().await;
+    let node = by_url(&server).await;
+    let token = issuer.token_by("1", claims());
+    assert_eq!(status(&node, &token).await, 503);
+    node.log_line(BOUND, "that they are not there", |line| line.contains("--jwt-jwks cannot be read")).await;
+    server.listen().await;
+    assert_eq!(status(&node, &token).await, 101);
+    // And when the server goes away again, the keys stay.
+    server.stop().await;
+    assert_eq!(status(&node, &issuer.token_by("2", claims())).await, 503, "that might be a new key");
+    assert_eq!(status(&node, &token).await, 101);
+    let mut client = Client::open(&node, &format!("token={token}")).await;
+    client.send(&json!({"type": "token", "token": issuer.token_by("2", claims())}).to_string()).await;
+    assert_eq!(client.frame("the refusal").await["code"], "unavailable");
+    client.round_trip().await;
+}
+
 #[tokio::test]
 async fn a_set_that_breaks_leaves_the_keys_that_are_known() {
     let (known, unknown) = (Issuer::es256(), Issuer::es256());
@@ -90,7 +147,7 @@ async fn unknown_kids_do_not_make_the_set_read_without_end() {
         })
         .collect();
     // They share the readings, of which there is one a second: one after the other would take 40.
-    let answers = within(BOUND, "40 refusals", futures_util::future::join_all(strangers)).await;
+    let answers = within(BOUND, "40 refusals", join_all(strangers)).await;
     assert!(answers.iter().all(|status| *status == 401), "{answers:?}");
     assert_eq!(status(&node, &known.token_by("1", claims())).await, 101);
 }

@@ -1,15 +1,10 @@
 //! `switchboard publish`: one event by flags, many by lines, exit codes, addresses, TLS.
 
-use std::sync::Arc;
-
 use serde_json::json;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::{self, pki_types};
 
 use crate::support::ports::free_port;
 use crate::support::terminal::{at, line, line_at, run};
+use crate::support::tls::tls_proxy;
 use crate::support::{Client, NodeBuilder};
 
 #[tokio::test]
@@ -131,35 +126,6 @@ async fn twenty_thousand_lines_pass_in_order() {
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(ran.lines().len(), COUNT);
     assert!(ran.lines().iter().all(|line| line.starts_with(r#"{"type":"ack","id":"#)), "{}", ran.lines()[0]);
-}
-
-/// A proxy that ends TLS before a node's worker port; gives its port and the file of its certificate.
-async fn tls_proxy(to: String) -> (u16, tempfile::NamedTempFile) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), made.cert.pem()).unwrap();
-    let key = pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, to) = (acceptor.clone(), to.clone());
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                let mut node = TcpStream::connect(to).await.unwrap();
-                copy_bidirectional(&mut stream, &mut node).await.ok();
-            });
-        }
-    });
-    (port, file)
 }
 
 #[tokio::test]

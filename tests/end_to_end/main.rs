@@ -7,6 +7,7 @@
 
 mod support;
 
+mod auth_api;
 mod auth_jwks;
 mod auth_jwt;
 mod bench;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows how a node works inside; it knows the public interface and how to start and stop things.
 
+pub mod api;
 pub mod beside;
 pub mod client;
 pub mod db;
@@ -17,6 +18,7 @@ pub mod scrape;
 pub mod socket;
 pub mod stream;
 pub mod terminal;
+pub mod tls;
 pub mod tokens;
 pub mod wait;
 pub mod worker;

@@ -1,0 +1,34 @@
+//! Whom connections to servers by TLS trust.
+
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+
+/// Trusts the system's authorities, or those of the file that `SSL_CERT_FILE` names.
+///
+/// # Errors
+/// Where there are none.
+pub fn trusting_system() -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err("this system has no certificates to trust; SSL_CERT_FILE may name a PEM file".to_owned());
+    }
+    trusting(roots)
+}
+
+/// Trusts nobody, for where TLS will not be spoken.
+///
+/// # Errors
+/// Never, as long as the provider knows the usual versions of TLS.
+pub fn trusting_nobody() -> Result<ClientConfig, String> {
+    trusting(RootCertStore::empty())
+}
+
+fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
