@@ -3,10 +3,13 @@
 //!
 //! | page | for whom |
 //! |---|---|
+//! | [`browser`] | whoever writes pages and apps: the client module, server-sent events, CORS, CSP, cookies |
 //! | [`fleet`] | whoever scales nodes up and down |
 //! | [`metrics`] | whoever watches nodes: every metric, and what it means |
 //! | [`upgrades`] | whoever deploys a new version beside an old one, or changes a script or a key |
 
+#[doc = include_str!("docs/browser.md")]
+pub mod browser {}
 #[doc = include_str!("docs/fleet.md")]
 pub mod fleet {}
 #[doc = include_str!("docs/metrics.md")]

@@ -13,7 +13,7 @@ export async function startBrowser(context) {
 
 /** Serves an application: it imports the module from a node, and notes all that happens in `window.seen`. */
 export async function startApp(context) {
-  const page = `<!doctype html><title>app</title><script type="module">
+  const page = `<!doctype html><title>app</title><script type="module" nonce="app">
     const options = JSON.parse(new URLSearchParams(location.search).get("options"));
     const { connect } = await import(options.module);
     if (options.tokens) options.token = async () => (await fetch("/token")).text();
@@ -33,6 +33,7 @@ export async function startApp(context) {
     answer.setHeader("cache-control", "no-cache");
     if (request.url === "/token") return answer.end(app.token());
     answer.setHeader("content-type", "text/html; charset=utf-8");
+    if (app.policy) answer.setHeader("content-security-policy", app.policy);
     if (!request.url.startsWith("/?")) return answer.end("<!doctype html><title>elsewhere</title>");
     answer.end(page);
   });

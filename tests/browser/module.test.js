@@ -314,7 +314,7 @@ test("after a bad moment by server-sent events it goes back to a WebSocket", asy
   const wire = await startWire(context, node.client.port);
   // The minute after which it tries is over sooner here.
   const { setTimeout } = globalThis;
-  globalThis.setTimeout = (act, ms) => setTimeout(act, ms === 60_000 ? 200 : ms);
+  globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, ms === 60_000 ? 200 : ms, ...rest);
   context.after(() => (globalThis.setTimeout = setTimeout));
   const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42", backoffMs: [10, 50] });
   await seen.opened();

@@ -230,3 +230,24 @@ test("it works in a worker", async (context) => {
   await until("three", () => page.evaluate(() => got.length === 4));
   assert.deepEqual(await page.evaluate(() => got), ["open", 1, 2, 3]);
 });
+
+test("the origins and the policy that the handbook names are enough, and needed", async (context) => {
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
+  const node = await startNode(context, { flags: ["--client-origin", app.origin] });
+  const tabs = await browser.newContext();
+  app.policy = `default-src 'none'; script-src 'nonce-app' ${node.client.http}; connect-src ${node.client.ws} ${node.client.http}`;
+  const options = { module: `${node.client.http}/client.js`, userId: "42" };
+  for (const more of [{ transport: "websocket" }, { transport: "sse", credentials: "include" }]) {
+    const page = await openApp(tabs, app, { ...options, ...more, name: more.transport });
+    await open(page);
+    assert.equal((await seen(page)).transport, more.transport);
+  }
+  const stranger = await startApp(context);
+  stranger.policy = app.policy;
+  const page = await tabs.newPage();
+  const faults = [];
+  page.on("console", (message) => faults.push(message.text()));
+  await page.goto(stranger.url(options));
+  await until("a refused import", () => faults.some((text) => /CORS/.test(text)));
+  assert.equal(await seen(page), undefined);
+});
