@@ -120,7 +120,7 @@ local function read(log, from, client, count) -- `count`: to the log's end, so t
       local full = #entries >= 3 * PAGE_ENTRIES or bytes >= PAGE_BYTES
       local mine = (not event.client or event.client == client) and event.except ~= client
       if mine then
-        replayed = replayed + 1
+        if count or not full then replayed = replayed + 1 end
         if not full then
           bytes = bytes + #event.data
           entries[#entries + 1] = entry[1]

@@ -76,7 +76,7 @@ pub struct Registration {
     pub from: EventId,
     /// Proven: no event after `from` is missing, but for those that a newer one of its collapse key replaced.
     pub whole: bool,
-    /// Events for this client after `from`, on this page and beyond.
+    /// Events for this client after `from`: of a new connection on this page and beyond, else on this page.
     pub replayed: u64,
     /// The page covers everything after `from` up to and with this id.
     pub upto: EventId,

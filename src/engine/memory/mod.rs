@@ -102,7 +102,7 @@ impl MemoryEngine {
             if connect.mode == Mode::New && confirmed.is_none_or(|known| from > known) {
                 user.cursors.insert(connect.client.clone(), from);
             }
-            let mut registration = user.read(from, &connect.client);
+            let mut registration = user.read(from, &connect.client, connect.mode);
             registration.position = position;
             registration.order = order;
             registration.whole = from == position || user.is_whole(from, newest.unwrap_or(clock));

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::engine::{LogEvent, Registration};
+use crate::engine::{LogEvent, Mode, Registration};
 use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey};
 use crate::protocol::publish::Data;
 
@@ -87,8 +87,8 @@ impl User {
         since <= newest && (since >= self.floor || self.log.front().is_some_and(|oldest| oldest.id <= since))
     }
 
-    /// One page of what is for `client` after `from`.
-    pub(super) fn read(&self, from: EventId, client: &ClientId) -> Registration {
+    /// One page of what is for `client` after `from`; a new connection is told how much there is beyond.
+    pub(super) fn read(&self, from: EventId, client: &ClientId, mode: Mode) -> Registration {
         let mut page = Registration {
             position: from,
             from,
@@ -103,7 +103,7 @@ impl User {
         for entry in self.log.iter().filter(|entry| entry.id > from) {
             let full = page.events.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES;
             if entry.is_for(client) {
-                page.replayed += 1;
+                page.replayed += u64::from(!full || mode == Mode::New);
                 if !full {
                     bytes += entry.data.as_bytes().len();
                     page.events.push(LogEvent {
