@@ -6,6 +6,7 @@
 //! | [`browser`] | whoever writes pages and apps: the client module, server-sent events, CORS, CSP, cookies |
 //! | [`fleet`] | whoever scales nodes up and down |
 //! | [`metrics`] | whoever watches nodes: every metric, and what it means |
+//! | [`runbook`] | whoever is called when an alert fires: what it means, what to look at, what to do; sizing |
 //! | [`upgrades`] | whoever deploys a new version beside an old one, or changes a script or a key |
 
 #[doc = include_str!("docs/browser.md")]
@@ -14,5 +15,7 @@ pub mod browser {}
 pub mod fleet {}
 #[doc = include_str!("docs/metrics.md")]
 pub mod metrics {}
+#[doc = include_str!("docs/runbook.md")]
+pub mod runbook {}
 #[doc = include_str!("docs/upgrades.md")]
 pub mod upgrades {}

@@ -47,6 +47,7 @@ mod sse;
 mod streams;
 mod tracing;
 mod two_nodes;
+mod watching;
 mod worker_data;
 mod worker_frames;
 mod worker_targets;
