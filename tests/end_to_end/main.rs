@@ -36,6 +36,7 @@ mod local_mode;
 mod metrics;
 mod node_identity;
 mod pings;
+mod proxies;
 mod redis_away;
 mod refusals;
 mod replacement;

@@ -5,6 +5,7 @@
 
 mod code;
 mod headers;
+mod scripts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
