@@ -1,36 +1,44 @@
-# The images below can be replaced, by a mirror or by local ones (see scripts/check-image).
+# The image below can be replaced, by a mirror or by a local one (see scripts/check-image).
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
-ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 
 FROM ${RUST_IMAGE} AS builder
 WORKDIR /build
+
+# A static binary: it brings its own C library and needs no system around it. With glibc, not musl: names are looked
+# up as everywhere else, and its allocator bears many threads. The target is named, so that what runs in the compiler
+# is built as usual.
+ENV RUSTFLAGS="-C target-feature=+crt-static" \
+    CARGO_PROFILE_RELEASE_STRIP=symbols
 
 # Dependencies alone, with an empty program: this layer is built anew only when Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
  && touch src/lib.rs \
  && echo 'fn main() {}' > src/main.rs \
- && cargo build --release --locked \
+ && cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p')" \
  && rm -rf src
 
 COPY src src
 COPY lua lua
 # Cargo goes by file times, and those of a checkout may be older than the empty program's.
 RUN find src lua -type f -exec touch {} + \
- && cargo build --release --locked
+ && target="$(rustc -vV | sed -n 's/^host: //p')" \
+ && cargo build --release --locked --target "$target" \
+ && cp "target/$target/release/switchboard" /usr/local/bin/switchboard
 
 
-FROM ${BASE_IMAGE}
+FROM scratch
 
 LABEL org.opencontainers.image.title="Switchboard" \
       org.opencontainers.image.description="A Redis-centric, stateless WebSocket relay" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 
-# Whom to trust with rediss:// where REDIS_CA names no file; the base image brings no certificates.
+# Whom to trust with rediss:// where REDIS_CA names no file.
 COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=builder /build/target/release/switchboard /usr/local/bin/switchboard
+COPY --from=builder /usr/local/bin/switchboard /usr/local/bin/switchboard
 
-ENV BIND_ADDR=0.0.0.0 \
+ENV PATH=/usr/local/bin \
+    BIND_ADDR=0.0.0.0 \
     NODE_ENV=production
 
 # Clients; workers and operators.
