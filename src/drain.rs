@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use crate::close::Close;
-use crate::engine::Slots;
+use crate::engine::{Leaving, Slots};
 use crate::router::Router;
 
 /// Those of one moment come back within this, at random.
@@ -38,7 +38,9 @@ pub async fn hand_over(router: &Router, within: Duration) {
         let mut leaving: Vec<_> = sessions[sent..due].iter().filter(|session| !session.has_ended()).collect();
         sent = due;
         if !leaving.is_empty() {
-            let slots = budget(router, leaving.len(), within.saturating_sub(elapsed)).await;
+            let (clients, later) = (leaving.len(), count - sent);
+            let left = within.saturating_sub(elapsed);
+            let slots = budget(router, Leaving { clients, later, left, longest }).await;
             let mut back = slots.first;
             for session in leaving.drain(..) {
                 session.close(Close::Drain(back.min(longest) + SPREAD.mul_f64(fastrand::f64())));
@@ -48,7 +50,7 @@ pub async fn hand_over(router: &Router, within: Duration) {
         let next = within.mul_f64(sent as f64 / count as f64).max(elapsed + TICK);
         sleep_until(start + next.min(elapsed + LOOK)).await;
     }
-    budget(router, 0, Duration::ZERO).await;
+    budget(router, Leaving { longest, ..Leaving::default() }).await;
 }
 
 /// How many of `count` should have been sent away: the first at once, the last one step before the end.
@@ -60,8 +62,8 @@ fn due(count: usize, elapsed: Duration, within: Duration) -> usize {
     ((share * count as f64) as usize + 1).min(count)
 }
 
-async fn budget(router: &Router, clients: usize, left: Duration) -> Slots {
-    match timeout(PATIENCE, router.engine().drain(clients, left)).await {
+async fn budget(router: &Router, leaving: Leaving) -> Slots {
+    match timeout(PATIENCE, router.engine().drain(leaving)).await {
         Ok(Ok(slots)) => slots,
         Ok(Err(error)) => {
             debug!(%error, "no budget to drain by");

@@ -47,8 +47,15 @@ async fn renew(router: &Router, shard: usize) -> Result<(), Unavailable> {
                     router.registry().each_of(user.as_str(), |session| session.look_for(newest));
                 }
                 Beaten::Lost => {
-                    warn!(user = %user, "the lease on a user was lost: registering their sessions anew");
-                    router.registry().each_of(user.as_str(), |session| session.look());
+                    // Where nobody is left they have gone meanwhile, and the lease with them.
+                    let mut left = 0;
+                    router.registry().each_of(user.as_str(), |session| {
+                        session.look();
+                        left += 1;
+                    });
+                    if left > 0 {
+                        warn!(user = %user, "the lease on a user was lost: registering their sessions anew");
+                    }
                 }
             }
         }

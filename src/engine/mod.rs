@@ -211,6 +211,19 @@ pub struct Lag {
     pub ingress: u64,
 }
 
+/// How far a leaving node is with sending its clients away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// So many are sent away now.
+    pub clients: usize,
+    /// So many later.
+    pub later: usize,
+    /// It goes on for this long; zero where it is done.
+    pub left: Duration,
+    /// Nobody may be told to wait longer.
+    pub longest: Duration,
+}
+
 /// When clients that are sent away should come back, counted from now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Slots {
@@ -285,9 +298,9 @@ pub trait Engine: Send + Sync + 'static {
     fn claim(&self) -> Answer<Claim>;
     /// Renews the claim and sends this node a sign of life through its own inbox; false where it was lost.
     fn beat(&self, sessions: usize) -> Answer<bool>;
-    /// Takes times to come back for `clients` that this leaving node sends away now, from the budget that all leaving
-    /// nodes share; it goes on for `left`, zero where it is done.
-    fn drain(&self, clients: usize, left: Duration) -> Answer<Slots>;
+    /// Takes times to come back for clients that this leaving node sends away now, from the budget that all leaving
+    /// nodes share.
+    fn drain(&self, leaving: Leaving) -> Answer<Slots>;
     /// Gives the id back and leaves nothing behind.
     fn release(&self) -> Answer<()>;
     /// Clears up after nodes whose lease has lapsed.

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use switchboard::engine::Leaving;
+
 use crate::stage::{Kind, Stage};
 
 /// What a stage's engine is told: clients a second for each node that stays.
 const STEP: Duration = Duration::from_millis(1);
 
 async fn drain(stage: &Stage, clients: usize, left_ms: u64) -> (Duration, Duration) {
-    let slots = stage.engine.drain(clients, Duration::from_millis(left_ms)).await.unwrap();
+    let (left, longest) = (Duration::from_millis(left_ms), Duration::from_secs(20));
+    let slots = stage.engine.drain(Leaving { clients, later: 0, left, longest }).await.unwrap();
     (slots.first, slots.step)
 }
 
@@ -49,4 +52,14 @@ async fn the_budget_is_forgotten_with_the_last_drain() {
     assert_eq!(drain(&b, 1, 1000).await.1, STEP);
     let fields: Vec<String> = a.ask(&["HKEYS", "drain"]);
     assert!(!fields.contains(&"node node-1".to_owned()), "{fields:?}");
+}
+
+#[tokio::test]
+async fn a_budget_that_is_too_small_becomes_an_even_spread() {
+    let a = Kind::Redis.stage().await;
+    let _b = a.another("node-2").await;
+    let (left, longest) = (Duration::from_secs(5), Duration::from_secs(3));
+    let all = Leaving { clients: 1_000, later: 15_000, left, longest };
+    // 16,000 within 8 s, where the budget would take 16.
+    assert_eq!(a.engine.drain(all).await.unwrap().step, STEP / 2);
 }

@@ -14,8 +14,8 @@ use futures_util::future::{self, BoxFuture};
 use tokio::time::Instant;
 
 use crate::engine::{
-    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, Lag, Mode, Node,
-    NodeInfo, Published, Slots, Uplink,
+    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, Lag, Leaving, Mode,
+    Node, NodeInfo, Published, Slots, Uplink,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
@@ -273,7 +273,7 @@ impl Engine for MemoryEngine {
         ready(true)
     }
 
-    fn drain(&self, _clients: usize, _left: Duration) -> Answer<Slots> {
+    fn drain(&self, _leaving: Leaving) -> Answer<Slots> {
         ready(Slots::default()) // nobody stays who could be flooded
     }
 

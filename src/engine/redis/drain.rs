@@ -5,23 +5,25 @@ use std::time::Duration;
 use redis::cmd;
 
 use super::{Context, ms, reply, scripts};
-use crate::engine::{Slots, Unavailable};
+use crate::engine::{Leaving, Slots, Unavailable};
 
 /// Takes times to come back for clients that are sent away.
 ///
 /// # Errors
 /// Where Redis is away.
-pub async fn take(context: &Context, clients: usize, left: Duration) -> Result<Slots, Unavailable> {
+pub async fn take(context: &Context, leaving: Leaving) -> Result<Slots, Unavailable> {
     let mut live = cmd("ZCOUNT");
     live.arg(context.keys.nodes()).arg(context.metrics.clock.now_us() / 1000).arg("+inf");
     let live = reply::integer(&context.link.run_one(live).await?)?;
-    let mut call = scripts::call(&scripts::DRAIN, 1, 5);
+    let mut call = scripts::call(&scripts::DRAIN, 1, 7);
     call.arg(context.keys.drain())
         .arg(context.config.node.as_str())
-        .arg(ms(left))
+        .arg(ms(leaving.left))
         .arg(live)
         .arg(context.config.drain_rate)
-        .arg(clients);
+        .arg(leaving.clients)
+        .arg(leaving.later)
+        .arg(ms(leaving.longest));
     let answer = reply::array(context.link.run_one(call).await?)?;
     let [first, step] = answer.as_slice() else {
         return Err(Unavailable::new("drain.lua answered with another shape"));

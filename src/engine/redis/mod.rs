@@ -42,7 +42,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::engine::{
-    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Node, NodeInfo,
+    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Leaving, Node, NodeInfo,
     Published, Slots, Unavailable, Uplink,
 };
 use crate::id::{ClientId, EventName, NodeId, UserId};
@@ -241,8 +241,8 @@ impl Engine for RedisEngine {
         self.with_context(move |context| async move { node::beat(&context, sessions).await })
     }
 
-    fn drain(&self, clients: usize, left: Duration) -> Answer<Slots> {
-        self.with_context(move |context| async move { drain::take(&context, clients, left).await })
+    fn drain(&self, leaving: Leaving) -> Answer<Slots> {
+        self.with_context(move |context| async move { drain::take(&context, leaving).await })
     }
 
     fn release(&self) -> Answer<()> {
