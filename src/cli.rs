@@ -9,6 +9,7 @@ use crate::bench::{self, plan};
 use crate::command::bench::Bench;
 use crate::command::check::Check;
 use crate::command::publish::{Event, Publish};
+use crate::command::tail::Tail;
 use crate::settings::read::Reader;
 use crate::settings::table::SETTINGS;
 
@@ -24,6 +25,8 @@ pub enum Cli {
     Publish(Reader, Box<Publish>),
     /// Measure.
     Bench(Reader, Bench),
+    /// Connect as a user.
+    Tail(Reader, Tail),
     /// Print a text, and that is all.
     Print(String),
 }
@@ -36,6 +39,13 @@ Exit status: 0 after a drain, 1 where the node could not start or lost its id to
 
 /// Settings that matter to a subcommand, each with what it means there.
 type Matter = &'static [(&'static str, &'static str)];
+
+/// Where a command that is a client finds its node.
+const CLIENT_PORT: Matter = &[
+    ("client-url", "The node's client port: ws://, wss://, http:// or https://"),
+    ("client-port", "Without a URL: the port, on this machine"),
+    ("bind", "Without a URL: the address, on this machine"),
+];
 
 /// Where a command that asks a node finds it.
 const WORKER_PORT: Matter = &[
@@ -57,6 +67,7 @@ fn command() -> Command {
                 .about("Ask the node at --worker-url, or at --worker-port here, whether it is alive"),
         )
         .subcommand(publish())
+        .subcommand(tail())
         .subcommand(check())
         .subcommand(bench())
         .subcommand(completions())
@@ -155,6 +166,27 @@ fn published(flags: &ArgMatches) -> Publish {
     }
 }
 
+fn tail() -> Command {
+    subcommand("tail", Some(CLIENT_PORT))
+        .about("Connect as a user and print every frame, one a line; come back and resume")
+        .args([
+            value("user", "ID", "As this user").required(true),
+            value("client", "ID", "As this session; one is made up where it is left out"),
+            value("since", "ID", "First what came after this event; 0: all that is kept"),
+            value("token", "TOKEN", "The client's credentials, where --auth asks for them"),
+        ])
+        .after_help(
+            "Frames go to standard output, what happens to the connection to standard error. A connection that breaks, or \
+             that the node asks to come back, is opened again after the last event that was printed.
+
+Exit status: 0 after an interrupt, 1 where the node refuses, closes for good, or is not reached at first.
+
+Examples:
+  switchboard tail --user 42
+  switchboard tail --user 42 --since 0 --client-url wss://relay.example.com | jq -c 'select(.type==\"event\")'",
+        )
+}
+
 fn check() -> Command {
     subcommand("check", Some(&[]))
         .about("Show every setting as understood, and where it came from")
@@ -227,6 +259,15 @@ pub fn parse() -> Cli {
         "check" => Cli::Check(reader, Check { json: flags.get_flag("json") }),
         "publish" => Cli::Publish(reader, Box::new(published(flags))),
         "bench" => Cli::Bench(reader, bench_of(flags)),
+        "tail" => Cli::Tail(
+            reader,
+            Tail {
+                user: flag_of(flags, "user").unwrap_or_default(),
+                client: flag_of(flags, "client"),
+                since: flag_of(flags, "since"),
+                token: flag_of(flags, "token"),
+            },
+        ),
         "completions" => Cli::Print(completions_for(flags.get_one("shell"))),
         _ => Cli::Serve(reader),
     }

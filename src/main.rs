@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             Cli::Bench(given, bench) => ended(command::bench::run(given, &bench)),
             Cli::Check(given, check) => ended(command::check::run(given, &check)),
             Cli::Publish(given, publish) => ended(command::publish::run(given, *publish).await),
+            Cli::Tail(given, tail) => ended(command::tail::run(given, tail).await),
             Cli::Print(text) => {
                 command::print(&text);
                 ExitCode::SUCCESS

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod endpoint;
 pub mod publish;
+pub mod tail;
 pub mod wire;
 
 /// How a command failed; its message goes to standard error.
