@@ -9,6 +9,7 @@ use crate::bench::{self, plan};
 use crate::command::bench::Bench;
 use crate::command::check::Check;
 use crate::command::publish::{Event, Publish};
+use crate::command::status;
 use crate::command::tail::Tail;
 use crate::settings::read::Reader;
 use crate::settings::table::SETTINGS;
@@ -27,6 +28,8 @@ pub enum Cli {
     Bench(Reader, Bench),
     /// Connect as a user.
     Tail(Reader, Tail),
+    /// Show nodes and streams.
+    Status(Reader, status::Asked),
     /// Print a text, and that is all.
     Print(String),
 }
@@ -68,6 +71,7 @@ fn command() -> Command {
         )
         .subcommand(publish())
         .subcommand(tail())
+        .subcommand(status())
         .subcommand(check())
         .subcommand(bench())
         .subcommand(completions())
@@ -187,6 +191,24 @@ Examples:
         )
 }
 
+fn status() -> Command {
+    subcommand("status", Some(WORKER_PORT))
+        .about("Show nodes, sessions, streams, and what waits in them")
+        .args([
+            switch("json", "Print JSON: one object, or with --watch one a line"),
+            switch("watch", "Look again every two seconds, until interrupted"),
+            token(),
+        ])
+        .after_help(
+            "LAG: entries of the node's inbox that it has not read; PENDING: read and not done. A user with sessions on two \
+             nodes counts on both.
+
+Examples:
+  switchboard status --watch
+  switchboard status --json | jq '.nodes[] | select(.ready != true)'",
+        )
+}
+
 fn check() -> Command {
     subcommand("check", Some(&[]))
         .about("Show every setting as understood, and where it came from")
@@ -268,6 +290,10 @@ pub fn parse() -> Cli {
                 token: flag_of(flags, "token"),
             },
         ),
+        "status" => Cli::Status(
+            reader,
+            status::Asked { json: flags.get_flag("json"), watch: flags.get_flag("watch") },
+        ),
         "completions" => Cli::Print(completions_for(flags.get_one("shell"))),
         _ => Cli::Serve(reader),
     }
@@ -275,7 +301,7 @@ pub fn parse() -> Cli {
 
 /// `--token` of the commands that ask the worker port; `tail`'s is a client's.
 fn worker_token(subcommand: &str, flags: &ArgMatches) -> Option<String> {
-    matches!(subcommand, "publish").then(|| flag_of(flags, "token")).flatten()
+    matches!(subcommand, "publish" | "status").then(|| flag_of(flags, "token")).flatten()
 }
 
 fn flag_of(flags: &ArgMatches, flag: &str) -> Option<String> {

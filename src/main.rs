@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             Cli::Check(given, check) => ended(command::check::run(given, &check)),
             Cli::Publish(given, publish) => ended(command::publish::run(given, *publish).await),
             Cli::Tail(given, tail) => ended(command::tail::run(given, tail).await),
+            Cli::Status(given, asked) => ended(command::status::run(given, asked).await),
             Cli::Print(text) => {
                 command::print(&text);
                 ExitCode::SUCCESS

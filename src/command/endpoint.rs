@@ -44,6 +44,14 @@ impl Endpoint {
         Ok(Self { token, ..Self::find(reader, "client-url", "client-port")? })
     }
 
+    /// What a URL names.
+    ///
+    /// # Errors
+    /// Where it is no address.
+    pub fn at(url: &str) -> Result<Self, Failure> {
+        parse(url, "").ok_or_else(|| Failure::Usage(format!("{url:?} is no address")))
+    }
+
     fn find(reader: &mut Reader, url: &'static str, port: &'static str) -> Result<Self, Failure> {
         if let Some(given) = reader.given(url) {
             let from = named(url, reader.source(url));

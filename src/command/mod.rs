@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 pub mod endpoint;
 pub mod publish;
+pub mod status;
 pub mod tail;
 pub mod wire;
 

@@ -115,21 +115,34 @@ pub async fn websocket(to: &Endpoint, query: &str) -> Result<WebSocket, NoSocket
 /// # Errors
 /// Where no answer came, or one that is not 2xx: then `code: message`, as the node puts it.
 pub async fn http(to: &Endpoint, method: Method, path: &str, body: Option<String>) -> Result<Bytes, Failure> {
-    let stream = connect(to).await.map_err(Failure::Failed)?;
-    let (status, body) = match timeout(PATIENCE, ask(to, stream, method, path, body)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(Failure::Failed(format!("no answer from {to}: {error}"))),
-        Err(_) => return Err(Failure::Failed(format!("no answer from {to} in time"))),
-    };
+    let (status, body) = ask(to, method, path, body).await?;
     if status.is_success() {
         return Ok(body);
     }
     Err(Failure::Failed(reason(status.as_u16(), &body)))
 }
 
+/// Asks over HTTP, and gives whatever answer comes.
+///
+/// # Errors
+/// Where none came.
+pub async fn ask(
+    to: &Endpoint,
+    method: Method,
+    path: &str,
+    body: Option<String>,
+) -> Result<(StatusCode, Bytes), Failure> {
+    let stream = connect(to).await.map_err(Failure::Failed)?;
+    match timeout(PATIENCE, exchange(to, stream, method, path, body)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Failure::Failed(format!("no answer from {to}: {error}"))),
+        Err(_) => Err(Failure::Failed(format!("no answer from {to} in time"))),
+    }
+}
+
 type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
-async fn ask(
+async fn exchange(
     to: &Endpoint,
     stream: Box<dyn Stream>,
     method: Method,

@@ -9,6 +9,7 @@
 
 pub mod memory;
 pub mod redis;
+pub mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -293,6 +294,8 @@ pub trait Engine: Send + Sync + 'static {
     fn nodes(&self) -> Answer<Vec<NodeInfo>>;
     /// What is waiting.
     fn lag(&self) -> Answer<Lag>;
+    /// How everything stands.
+    fn status(&self) -> Answer<status::Status>;
 
     /// Claims this node's id. Whoever held it before, and all its sessions, are cleared up after.
     fn claim(&self) -> Answer<Claim>;

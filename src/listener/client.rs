@@ -56,7 +56,7 @@ async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> A
             http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"))
         }
         (_, "/healthz" | "/readyz" | "/ws" | "/events" | "/client.js" | "/client.d.ts") => {
-            http::refuse(&Refusal::new(Code::MethodNotAllowed, "only GET is served here"))
+            http::wrong_method("GET")
         }
         _ => http::not_found(
             "a WebSocket at / and /ws, GET /events, GET /client.js, GET /healthz and GET /readyz",

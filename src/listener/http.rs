@@ -107,6 +107,15 @@ pub fn not_found(what_is: &str) -> Answer {
     refuse(&Refusal::new(Code::NotFound, format!("there is nothing here; there is {what_is}")))
 }
 
+/// Something is at this path, but not with this method.
+pub fn wrong_method(allowed: &str) -> Answer {
+    let mut answer = refuse(&Refusal::new(Code::MethodNotAllowed, format!("here there is: {allowed}")));
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        answer.headers_mut().insert(header::ALLOW, allowed);
+    }
+    answer
+}
+
 /// `GET /healthz`: the process is alive.
 pub fn healthz() -> Answer {
     answer(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")

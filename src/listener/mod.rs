@@ -11,6 +11,7 @@ pub mod operator;
 pub mod peer;
 pub mod publish;
 pub mod room;
+pub mod routes;
 pub mod worker;
 
 use std::net::SocketAddr;

@@ -1,33 +1,27 @@
 //! What other services and operators ask over HTTP: who is online, where, and on which nodes.
 
 use hyper::body::Incoming;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::Ports;
 use super::http::{self, Answer};
+use super::routes::{self, Verb};
 use crate::id::UserId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{ENVELOPE, MAX_ITEMS};
 
-/// Answers what is neither health nor publishing.
-pub async fn handle(request: Request<Incoming>, ports: &Ports) -> Answer {
-    let path = request.uri().path().to_owned();
-    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let answered = match (request.method(), parts.as_slice()) {
-        (&Method::GET, ["nodes"]) => nodes(ports).await,
-        (&Method::POST, ["users", "online"]) => online(request, ports).await,
-        (&Method::GET, ["users", user]) => sessions(user, ports).await,
-        (&Method::DELETE, ["users", user, "sessions"]) => sign_out(user, None, ports).await,
-        (&Method::DELETE, ["users", user, "sessions", client]) => sign_out(user, Some(client), ports).await,
-        (_, ["nodes"] | ["users", _] | ["users", _, "sessions"] | ["users", _, "sessions", _]) => {
-            Err(Refusal::new(Code::MethodNotAllowed, "this path has another method"))
-        }
-        _ => Ok(http::not_found(
-            "a WebSocket at / and /ws, POST /publish, GET /users/{id}, POST /users/online, \
-             DELETE /users/{id}/sessions[/{clientId}], GET /nodes, GET /metrics, GET /healthz and GET /readyz",
-        )),
+/// Answers what is neither health nor publishing; `parts` are those of the path that stand for something.
+pub async fn handle(verb: Verb, parts: &[&str], request: Request<Incoming>, ports: &Ports) -> Answer {
+    let answered = match (verb, parts) {
+        (Verb::Nodes, _) => nodes(ports).await,
+        (Verb::Status, _) => status(ports).await,
+        (Verb::Online, _) => online(request, ports).await,
+        (Verb::Sessions, [user]) => sessions(user, ports).await,
+        (Verb::SignOut, [user]) => sign_out(user, None, ports).await,
+        (Verb::SignOutOne, [user, client]) => sign_out(user, Some(client), ports).await,
+        _ => Ok(http::not_found(&routes::listed())),
     };
     answered.unwrap_or_else(|refusal| http::refuse(&refusal))
 }
@@ -43,6 +37,10 @@ fn user_id(part: &str) -> Result<UserId, Refusal> {
 async fn nodes(ports: &Ports) -> Result<Answer, Refusal> {
     let nodes = ports.router.engine().nodes().await?;
     Ok(http::json(&serde_json::json!({ "nodes": nodes })))
+}
+
+async fn status(ports: &Ports) -> Result<Answer, Refusal> {
+    Ok(http::json(&ports.router.engine().status().await?))
 }
 
 async fn sessions(user: &str, ports: &Ports) -> Result<Answer, Refusal> {

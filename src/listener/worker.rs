@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
 
 use super::http::{self, Answer};
+use super::routes::{self, Found, Verb};
 use super::{Ports, cors, metrics, operator, publish};
 use crate::close::Close;
 use crate::metrics::Via;
@@ -46,10 +47,11 @@ pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
 }
 
 async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
-    let path = request.uri().path();
-    match (request.method(), path) {
-        (&Method::GET, "/healthz") => return http::healthz(),
-        (&Method::GET, "/readyz") => return http::readyz(&ports),
+    let path = request.uri().path().to_owned();
+    let found = routes::find(request.method(), &path);
+    match &found {
+        Found::Verb(Verb::Healthz, _) => return http::healthz(),
+        Found::Verb(Verb::Readyz, _) => return http::readyz(&ports),
         _ => {}
     }
     if !is_known(&request, &ports.worker_tokens) {
@@ -58,18 +60,20 @@ async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
             "a worker token is needed: Authorization: Bearer <token>, or ?token=",
         ));
     }
-    if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
-        return upgrade(request, ports).unwrap_or_else(|refusal| http::refuse(&refusal));
-    }
-    match (request.method(), path) {
-        (&Method::POST, "/publish") => publish::handle(request, &ports).await,
-        (&Method::GET, "/metrics") => metrics::handle(&ports).await,
-        (_, "/metrics") => http::refuse(&Refusal::new(Code::MethodNotAllowed, "read with GET")),
-        (_, "/publish") => http::refuse(&Refusal::new(Code::MethodNotAllowed, "publish with POST")),
-        (&Method::GET, "/ws") => {
-            http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"))
+    if matches!(path.as_str(), "/" | "/ws") && request.method() == Method::GET {
+        if http::wants_websocket(&request) {
+            return upgrade(request, ports).unwrap_or_else(|refusal| http::refuse(&refusal));
         }
-        _ => operator::handle(request, &ports).await,
+        if path == "/ws" {
+            return http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"));
+        }
+    }
+    match found {
+        Found::Verb(Verb::Publish, _) => publish::handle(request, &ports).await,
+        Found::Verb(Verb::Metrics, _) => metrics::handle(&ports).await,
+        Found::Verb(verb, parts) => operator::handle(verb, &parts, request, &ports).await,
+        Found::OtherMethods(allowed) => http::wrong_method(&allowed),
+        Found::Nothing => http::not_found(&format!("a WebSocket at / and /ws, {}", routes::listed())),
     }
 }
 

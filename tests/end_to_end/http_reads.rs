@@ -143,3 +143,37 @@ async fn the_live_nodes_are_listed_with_their_sessions() {
     let nodes = http::get(&url).await.json();
     assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(1), "{nodes}");
 }
+
+#[tokio::test]
+async fn a_question_that_cannot_be_read_says_what_is_expected() {
+    let node = NodeBuilder::local("solo").start().await;
+    let url = node.worker_http("/users/online");
+    for body in ["", "[]", "{}", r#"{"userIds":"42"}"#, r#"{"userIds":[42]}"#, r#"{"userIds":[],"more":1}"#] {
+        let answer = http::post(&url, body).await;
+        assert_eq!(answer.refused(400), "invalid_frame", "{body}");
+        assert!(answer.body.contains("userIds"), "{answer:?}");
+    }
+    assert_eq!(http::post(&url, r#"{"userIds":["a b"]}"#).await.refused(400), "invalid_user_id");
+    let answer = http::delete(&node.worker_http("/users/42/sessions/@")).await;
+    assert_eq!(answer.refused(400), "invalid_client_id");
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_405_and_names_the_right_ones() {
+    let node = NodeBuilder::local("solo").start().await;
+    for (path, allowed) in [
+        ("/publish", "POST"),
+        ("/nodes", "GET"),
+        ("/users/42", "GET"),
+        ("/users/online", "POST, GET"),
+        ("/users/42/sessions", "DELETE"),
+        ("/users/42/sessions/tab-1", "DELETE"),
+        ("/healthz", "GET"),
+    ] {
+        let url = node.worker_http(path);
+        let answer = http::request(reqwest::Method::PATCH, &url, &[], None).await.unwrap();
+        assert_eq!(answer.refused(405), "method_not_allowed", "{path}");
+        assert_eq!(answer.header("allow"), allowed, "{path}");
+    }
+    assert_eq!(http::get(&node.worker_http("/users")).await.refused(404), "not_found");
+}

@@ -17,6 +17,7 @@ mod browser;
 mod cli_check;
 mod cli_publish;
 mod collapse;
+mod cli_status;
 mod cli_tail;
 mod cors;
 mod crash;

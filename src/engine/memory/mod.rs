@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
 use tokio::time::Instant;
 
+use crate::engine::status::{NodeStatus, Status};
 use crate::engine::{
     Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, Lag, Leaving, Mode,
     Node, NodeInfo, Published, Slots, Uplink,
@@ -263,6 +264,17 @@ impl Engine for MemoryEngine {
 
     fn lag(&self) -> Answer<Lag> {
         ready(Lag::default()) // nothing waits between a publish and its hint
+    }
+
+    fn status(&self) -> Answer<Status> {
+        let mut info = self.config.node.clone();
+        info.started = self.started_ms;
+        let users = self.with(|state| {
+            info.sessions = state.sessions as u64;
+            state.users.values().filter(|user| !user.sessions.is_empty()).count()
+        });
+        let node = NodeStatus { info, users: users as u64, inbox: None };
+        ready(Status { time: self.now_ms(), nodes: vec![node], streams: None })
     }
 
     fn claim(&self) -> Answer<Claim> {

@@ -13,6 +13,7 @@
 //! | `node` | the node's own lease, and clearing up after others |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
+//! | `status` | how everything stands, for operators |
 
 pub mod appender;
 pub mod connection;
@@ -29,6 +30,7 @@ mod publish;
 mod reply;
 mod scripts;
 mod sessions;
+mod status;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -41,6 +43,7 @@ use redis::Client;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::engine::status::Status;
 use crate::engine::{
     Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Leaving, Node, NodeInfo,
     Published, Slots, Unavailable, Uplink,
@@ -231,6 +234,10 @@ impl Engine for RedisEngine {
 
     fn lag(&self) -> Answer<Lag> {
         self.with_context(|context| async move { node::lag(&context).await })
+    }
+
+    fn status(&self) -> Answer<Status> {
+        self.with_context(|context| async move { status::status(&context).await })
     }
 
     fn claim(&self) -> Answer<Claim> {

@@ -1,0 +1,169 @@
+//! `switchboard status`: nodes, streams, and what waits in them.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use hyper::Method;
+use serde_json::{Value, json};
+use tokio::signal::ctrl_c;
+use tokio::time::{sleep, timeout};
+
+use super::endpoint::Endpoint;
+use super::{Failure, Outcome, print, wire};
+use crate::settings::read::Reader;
+
+/// What was asked for.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// For machines.
+    pub json: bool,
+    /// Again and again.
+    pub watch: bool,
+}
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long a node may take to say whether it is ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks one node for all, and each node whether it is ready.
+///
+/// # Errors
+/// Where the node is not reached, or refuses.
+pub async fn run(mut reader: Reader, asked: Asked) -> Outcome {
+    let to = Endpoint::worker(&mut reader)?;
+    loop {
+        let report = look(&to).await?;
+        let text = match (asked.json, asked.watch) {
+            (true, true) => format!("{report}\n"),
+            (true, false) => format!("{report:#}\n"),
+            (false, _) => table(&report),
+        };
+        let clear = asked.watch && !asked.json && std::io::stdout().is_terminal();
+        print(&if clear { format!("\x1b[H\x1b[2J{text}") } else { text });
+        if !asked.watch {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = ctrl_c() => return Ok(()),
+            () = sleep(EVERY) => {}
+        }
+    }
+}
+
+async fn look(to: &Endpoint) -> Result<Value, Failure> {
+    let body = wire::http(to, Method::GET, "/status", None).await?;
+    let mut report: Value = serde_json::from_slice(&body)
+        .map_err(|error| Failure::Failed(format!("{to} answered with something else than JSON: {error}")))?;
+    if let Some(nodes) = report["nodes"].as_array_mut() {
+        let ready =
+            join_all(nodes.iter().map(|node| is_ready(node["workerUrl"].as_str().unwrap_or_default()))).await;
+        for (node, (ready, reason)) in nodes.iter_mut().zip(ready) {
+            node["ready"] = json!(ready);
+            node["reason"] = json!(reason);
+        }
+    }
+    Ok(report)
+}
+
+/// Whether the node at a URL should get clients, if it says so, and else why.
+async fn is_ready(url: &str) -> (Option<bool>, Option<String>) {
+    let Ok(node) = Endpoint::at(url) else { return (None, Some("its worker URL is no address".into())) };
+    match timeout(PATIENCE, wire::ask(&node, Method::GET, "/readyz", None)).await {
+        Ok(Ok((status, _))) if status.is_success() => (Some(true), None),
+        Ok(Ok((_, body))) => {
+            let body = String::from_utf8_lossy(&body);
+            let reason = body.trim().trim_start_matches("not ready: ");
+            (Some(false), Some(reason.chars().take(80).collect()))
+        }
+        _ => (None, Some(format!("not reached from here at {url}"))),
+    }
+}
+
+fn table(report: &Value) -> String {
+    let nodes = report["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let number = |value: &Value| value.as_u64().map_or("-".to_owned(), |number| number.to_string());
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let mut rows = vec![
+        ["NODE", "READY", "SESSIONS", "USERS", "UPTIME", "VERSION", "LAG", "PENDING"].map(str::to_owned),
+    ];
+    for node in nodes {
+        let ready = match (node["ready"].as_bool(), node["reason"].as_str()) {
+            (Some(true), _) => "yes".to_owned(),
+            (Some(false), reason) => format!("no: {}", reason.unwrap_or_default()),
+            (None, _) => "unknown".to_owned(),
+        };
+        let age =
+            report["time"].as_u64().zip(node["started"].as_u64()).map(|(now, then)| now.saturating_sub(then));
+        rows.push([
+            text(&node["nodeId"]),
+            ready,
+            number(&node["sessions"]),
+            number(&node["users"]),
+            age.map_or("-".to_owned(), uptime),
+            text(&node["version"]),
+            number(&node["inbox"]["lag"]),
+            number(&node["inbox"]["pending"]),
+        ]);
+    }
+    let mut table = String::new();
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+            let _ = write!(table, "{cell:width$}  ");
+        }
+        table.truncate(table.trim_end().len());
+        table.push('\n');
+    }
+    let sum = |field: &str| nodes.iter().filter_map(|node| node[field].as_u64()).sum::<u64>();
+    let _ = writeln!(table, "\nonline       {} users, {} sessions", sum("users"), sum("sessions"));
+    let streams = &report["streams"];
+    if streams.is_null() {
+        return table + "local mode: no streams\n";
+    }
+    let events = &streams["events"];
+    let reader =
+        events["reader"].as_str().map_or("nobody reads it now".to_owned(), |node| format!("read by {node}"));
+    let _ = writeln!(
+        table,
+        "events       {} unread, {} pending, {reader}\nevents:dead  {} entries\nuplink       {} entries\npresence     {} entries",
+        number(&events["lag"]),
+        number(&events["pending"]),
+        number(&streams["dead"]),
+        number(&streams["uplink"]),
+        number(&streams["presence"]),
+    );
+    table
+}
+
+/// The two largest units of a time in ms.
+fn uptime(ms: u64) -> String {
+    let text = humantime::format_duration(Duration::from_secs(ms / 1000)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_row_for_each_node_and_says_what_waits() {
+        let node = |id: &str, ready: Value| {
+            json!({"nodeId": id, "ready": ready, "reason": "draining", "sessions": 3, "users": 2, "version": "0.1.0",
+                "started": 1000, "inbox": {"length": 9, "lag": 7, "pending": 2}})
+        };
+        let report = json!({
+            "time": 3_723_000, "nodes": [node("node-a", json!(true)), node("b", json!(false)), node("c", Value::Null)],
+            "streams": {"events": {"lag": 5, "pending": 4, "reader": "b"}, "dead": 1, "uplink": 0, "presence": 8},
+        });
+        let table = table(&report);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[0], "NODE    READY         SESSIONS  USERS  UPTIME  VERSION  LAG  PENDING");
+        assert_eq!(lines[1], "node-a  yes           3         2      1h 2m   0.1.0    7    2");
+        assert!(lines[2].contains("no: draining") && lines[3].contains("unknown"), "{table}");
+        assert!(table.contains("online       6 users, 9 sessions"), "{table}");
+        assert!(table.contains("events       5 unread, 4 pending, read by b"), "{table}");
+    }
+}

@@ -1,0 +1,109 @@
+//! What the worker port serves over HTTP: every path with its methods, in one table. `openapi.json` describes the same.
+
+use hyper::Method;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// The process is alive.
+    Healthz,
+    /// It should get clients.
+    Readyz,
+    /// Publish what the body carries.
+    Publish,
+    /// A user's sessions.
+    Sessions,
+    /// Which of several users are online.
+    Online,
+    /// Close a user's sessions.
+    SignOut,
+    /// Close one of them.
+    SignOutOne,
+    /// The live nodes.
+    Nodes,
+    /// Nodes, streams and what waits in them.
+    Status,
+    /// Prometheus text.
+    Metrics,
+}
+
+/// The table. A part in braces stands for any one part.
+pub const ROUTES: &[(Method, &str, Verb)] = &[
+    (Method::GET, "/healthz", Verb::Healthz),
+    (Method::GET, "/readyz", Verb::Readyz),
+    (Method::POST, "/publish", Verb::Publish),
+    (Method::POST, "/users/online", Verb::Online),
+    (Method::GET, "/users/{id}", Verb::Sessions),
+    (Method::DELETE, "/users/{id}/sessions", Verb::SignOut),
+    (Method::DELETE, "/users/{id}/sessions/{clientId}", Verb::SignOutOne),
+    (Method::GET, "/nodes", Verb::Nodes),
+    (Method::GET, "/status", Verb::Status),
+    (Method::GET, "/metrics", Verb::Metrics),
+];
+
+/// What is at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// This, with the parts that stand for the braces, as they were sent.
+    Verb(Verb, Vec<&'a str>),
+    /// Something, but not with this method: those that it has, with commas.
+    OtherMethods(String),
+    /// Nothing.
+    Nothing,
+}
+
+/// All of it in words.
+pub fn listed() -> String {
+    let routes: Vec<_> = ROUTES.iter().map(|(method, pattern, _)| format!("{method} {pattern}")).collect();
+    routes.join(", ")
+}
+
+/// Looks a request up.
+pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
+    let mut others = Vec::new();
+    for (its_method, pattern, verb) in ROUTES {
+        let Some(parts) = parts(pattern, path) else { continue };
+        if its_method == method {
+            return Found::Verb(*verb, parts);
+        }
+        others.push(its_method.as_str());
+    }
+    match others.is_empty() {
+        true => Found::Nothing,
+        false => Found::OtherMethods(others.join(", ")),
+    }
+}
+
+fn parts<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
+    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
+    let mut parts = Vec::new();
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(parts),
+            (Some(wanted), Some(part)) if wanted.starts_with('{') => parts.push(part),
+            (Some(wanted), Some(part)) if wanted == part => {}
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_finds_its_verb_or_the_methods_there_are() {
+        assert_eq!(find(&Method::GET, "/users/a%2Fb"), Found::Verb(Verb::Sessions, vec!["a%2Fb"]));
+        assert_eq!(find(&Method::POST, "/users/online"), Found::Verb(Verb::Online, vec![]));
+        assert_eq!(find(&Method::GET, "/users/online"), Found::Verb(Verb::Sessions, vec!["online"]));
+        assert_eq!(find(&Method::PATCH, "/users/online"), Found::OtherMethods("POST, GET".into()));
+        assert_eq!(
+            find(&Method::DELETE, "/users/7/sessions/c"),
+            Found::Verb(Verb::SignOutOne, vec!["7", "c"])
+        );
+        assert_eq!(find(&Method::GET, "/publish"), Found::OtherMethods("POST".into()));
+        for nothing in ["/", "/users", "/users/7/", "/users/7/sessions/c/d", "/nodes/", "/favicon.ico"] {
+            assert_eq!(find(&Method::GET, nothing), Found::Nothing, "{nothing}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `GET /status` and `switchboard status`: nodes, sessions, what waits in the streams, who reads them.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::terminal::{at, line_at};
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, NodeBuilder, Pair, eventually, http};
+
+#[tokio::test]
+async fn one_node_answers_for_all() {
+    let mut pair = Pair::with(&[("--node-ttl", "1500ms")]).await;
+    let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
+    let _other = Client::as_user(&pair.a, "42", "tab-2").await;
+    pair.db.xadd("events", &[("user", "4 2"), ("event", "e")]).await;
+    client.send(r#"{"type":"message","event":"up"}"#).await;
+    let url = pair.b.worker_http("/status");
+    let status = eventually(BOUND, "two sessions, a dead entry, a message", async || {
+        let status = http::get(&url).await.json();
+        let seen =
+            [&status["nodes"][0]["sessions"], &status["streams"]["dead"], &status["streams"]["uplink"]];
+        same(seen, [&json!(2), &json!(1), &json!(1)])?;
+        Ok(status.clone())
+    })
+    .await;
+    let (a, b) = (&status["nodes"][0], &status["nodes"][1]);
+    assert_eq!((&a["nodeId"], &a["users"]), (&json!("node-a"), &json!(1)), "{status}");
+    assert_eq!((&b["nodeId"], &b["users"], &b["sessions"]), (&json!("node-b"), &json!(0), &json!(0)));
+    assert!(a["inbox"]["lag"].is_u64() && a["inbox"]["pending"].is_u64(), "{status}");
+    assert!(status["time"].as_u64() >= a["started"].as_u64(), "{status}");
+    let events = &status["streams"]["events"];
+    assert_eq!((&events["lag"], &events["pending"]), (&json!(0), &json!(0)), "{status}");
+    let reader = events["reader"].as_str().unwrap();
+    assert!(["node-a", "node-b"].contains(&reader), "{status}");
+    assert_eq!(status["streams"]["presence"], 1, "{status}");
+
+    let ran = at(&pair.b, &["status"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let row = ran.lines().into_iter().find(|line| line.starts_with("node-a")).unwrap().to_owned();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(cells[1..4], ["yes", "2", "1"], "{}", ran.out);
+    assert!(ran.out.contains(&format!("read by {reader}")), "{}", ran.out);
+    assert!(ran.out.contains("events:dead  1 entries"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn what_a_frozen_node_has_not_read_shows_and_so_does_that_it_is_not_ready() {
+    let pair = Pair::with(&[("--node-ttl", "30s")]).await;
+    let _client = Client::as_user(&pair.a, "42", "tab-1").await;
+    pair.a.signal(Signal::STOP);
+    for _ in 0..3 {
+        let publish = json!({"userId": "42", "event": "e"}).to_string();
+        assert_eq!(http::post(&pair.b.worker_http("/publish"), &publish).await.status, 200);
+    }
+    let waits = eventually(BOUND, "three entries that wait", async || {
+        let ran = at(&pair.b, &["status", "--json"]).await;
+        let status: Value = serde_json::from_str(&ran.out).map_err(|error| format!("{error}: {ran:?}"))?;
+        let inbox = &status["nodes"][0]["inbox"];
+        let waits = inbox["lag"].as_u64().unwrap_or(0) + inbox["pending"].as_u64().unwrap_or(0);
+        if waits >= 3 { Ok(status) } else { Err(status.to_string()) }
+    })
+    .await;
+    assert_eq!(waits["nodes"][0]["ready"], Value::Null, "a node that is frozen says nothing: {waits}");
+    assert_eq!(waits["nodes"][1]["ready"], true, "{waits}");
+    pair.a.signal(Signal::CONT);
+}
+
+#[tokio::test]
+async fn local_mode_has_one_node_and_no_streams() {
+    let node = NodeBuilder::local("solo").set("--worker-token", "long-token").start().await;
+    assert_eq!(at(&node, &["status"]).await.code, Some(1), "without the token");
+    let ran = at(&node, &["status", "--json", "--token", "long-token"]).await;
+    let status: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&status["nodes"][0]["nodeId"], &status["nodes"][0]["ready"]), (&json!("solo"), &json!(true)));
+    assert_eq!((&status["streams"], &status["nodes"][0]["inbox"]), (&Value::Null, &Value::Null));
+}
+
+#[tokio::test]
+async fn watching_prints_again_and_again_and_ends_at_an_interrupt() {
+    let node = NodeBuilder::local("solo").start().await;
+    let mut watch = line_at(&node, &["status", "--watch", "--json"]).spawn("status");
+    eventually(BOUND, "two looks", async || {
+        let lines = watch.lines();
+        if lines.len() >= 2 { Ok(()) } else { Err(lines.join("\n")) }
+    })
+    .await;
+    for line in watch.lines() {
+        serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    watch.signal(Signal::INT);
+    assert_eq!(watch.exit(BOUND).await.code(), Some(0));
+}
