@@ -1,7 +1,5 @@
 //! The command line: the one place that knows how things are asked for. What they do is said elsewhere.
 
-use std::collections::HashMap;
-
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::Shell;
 
@@ -11,8 +9,11 @@ use crate::command::check::Check;
 use crate::command::publish::{Event, Publish};
 use crate::command::status;
 use crate::command::tail::Tail;
-use crate::settings::read::Reader;
+use crate::command::trace::Trace;
+use crate::settings::dot_env;
+use crate::settings::read::{self, Reader};
 use crate::settings::table::SETTINGS;
+use crate::trace::LONGEST;
 
 /// What to do.
 pub enum Cli {
@@ -30,6 +31,8 @@ pub enum Cli {
     Tail(Reader, Tail),
     /// Show nodes and streams.
     Status(Reader, status::Asked),
+    /// Follow a user.
+    Trace(Reader, Trace),
     /// Print a text, and that is all.
     Print(String),
 }
@@ -72,6 +75,7 @@ fn command() -> Command {
         .subcommand(publish())
         .subcommand(tail())
         .subcommand(status())
+        .subcommand(trace())
         .subcommand(check())
         .subcommand(bench())
         .subcommand(completions())
@@ -209,6 +213,28 @@ Examples:
         )
 }
 
+fn trace() -> Command {
+    let time = |text: &str| match read::duration(text) {
+        Some(time) if !time.is_zero() && time <= LONGEST => Ok(time),
+        _ => Err("a time like 90s, 10m or 2h, up to 1day"),
+    };
+    subcommand("trace", Some(WORKER_PORT))
+        .about("Follow one user over all nodes: every step of each of their events, with its time")
+        .args([
+            value("user", "ID", "Whom").required(true),
+            value("for", "TIME", "For how long").default_value("10m").value_parser(time),
+            switch("json", "Print JSON, one object a line"),
+            token(),
+        ])
+        .after_help(
+            "Ends at an interrupt, or when the time is over; then the user is not followed any more. No payload is shown.
+
+Examples:
+  switchboard trace --user 42
+  switchboard trace --user 42 --for 1h --json > steps.ndjson",
+        )
+}
+
 fn check() -> Command {
     subcommand("check", Some(&[]))
         .about("Show every setting as understood, and where it came from")
@@ -266,7 +292,7 @@ fn completions() -> Command {
 /// (exit status 2).
 pub fn parse() -> Cli {
     let matches = command().get_matches();
-    let dot_env = read_dot_env();
+    let dot_env = dot_env::read();
     let (subcommand, flags) = match matches.subcommand() {
         Some((name, flags)) => (name, flags),
         None => ("serve", &matches),
@@ -294,6 +320,14 @@ pub fn parse() -> Cli {
             reader,
             status::Asked { json: flags.get_flag("json"), watch: flags.get_flag("watch") },
         ),
+        "trace" => Cli::Trace(
+            reader,
+            Trace {
+                user: flag_of(flags, "user").unwrap_or_default(),
+                long: flags.get_one("for").copied().unwrap_or_default(),
+                json: flags.get_flag("json"),
+            },
+        ),
         "completions" => Cli::Print(completions_for(flags.get_one("shell"))),
         _ => Cli::Serve(reader),
     }
@@ -301,7 +335,7 @@ pub fn parse() -> Cli {
 
 /// `--token` of the commands that ask the worker port; `tail`'s is a client's.
 fn worker_token(subcommand: &str, flags: &ArgMatches) -> Option<String> {
-    matches!(subcommand, "publish" | "status").then(|| flag_of(flags, "token")).flatten()
+    matches!(subcommand, "publish" | "status" | "trace").then(|| flag_of(flags, "token")).flatten()
 }
 
 fn flag_of(flags: &ArgMatches, flag: &str) -> Option<String> {
@@ -314,26 +348,6 @@ fn completions_for(shell: Option<&Shell>) -> String {
         clap_complete::generate(*shell, &mut command(), "switchboard", &mut script);
     }
     String::from_utf8_lossy(&script).into_owned()
-}
-
-/// The variables of `.env` in the working directory; none where there is no such file.
-fn read_dot_env() -> HashMap<String, String> {
-    match dotenvy::from_path_iter(".env") {
-        Ok(pairs) => pairs
-            .filter_map(|pair| match pair {
-                Ok(pair) => Some(pair),
-                Err(error) => {
-                    eprintln!("switchboard: a line of .env cannot be read and is left out: {error}");
-                    None
-                }
-            })
-            .collect(),
-        Err(error) if error.not_found() => HashMap::new(),
-        Err(error) => {
-            eprintln!("switchboard: .env cannot be read: {error}");
-            HashMap::new()
-        }
-    }
 }
 
 #[cfg(test)]

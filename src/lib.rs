@@ -20,7 +20,7 @@
 //! | 2 | [`router`] | publish and deliver |
 //! | 1 | [`handle`], [`registry`], [`lease`], [`engine`], [`auth`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
 //! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`tls`] | words, checked where they enter; how many may wait; whom to trust |
-//! | 0 | [`metrics`] | what is counted, and how it is told |
+//! | 0 | [`metrics`], [`trace`] | what is counted, and how it is told; following one user |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
 //! As an event you pass each room once on your way down from the worker into the log, and once from there up to the
@@ -64,3 +64,4 @@ pub mod session;
 pub mod settings;
 pub mod shutdown;
 pub mod tls;
+pub mod trace;

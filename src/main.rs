@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             Cli::Publish(given, publish) => ended(command::publish::run(given, *publish).await),
             Cli::Tail(given, tail) => ended(command::tail::run(given, tail).await),
             Cli::Status(given, asked) => ended(command::status::run(given, asked).await),
+            Cli::Trace(given, trace) => ended(command::trace::run(given, trace).await),
             Cli::Print(text) => {
                 command::print(&text);
                 ExitCode::SUCCESS

@@ -219,7 +219,14 @@ impl Router {
 
 impl Node for Router {
     fn hint(&self, hint: Hint<'_>) {
-        if self.lease.allows_delivery() {
+        let deliver = self.lease.allows_delivery();
+        self.engine.tracer().note(hint.user, "taken", || {
+            let mut fields = vec![("event", hint.event.to_owned())];
+            fields.extend(hint.place.map(|(id, _)| ("id", id.to_string())));
+            fields.extend((!deliver).then(|| ("dropped", "the lease is lost".to_owned())));
+            fields
+        });
+        if deliver {
             self.deliver(hint);
         }
     }

@@ -7,6 +7,7 @@ pub mod endpoint;
 pub mod publish;
 pub mod status;
 pub mod tail;
+pub mod trace;
 pub mod wire;
 
 /// How a command failed; its message goes to standard error.

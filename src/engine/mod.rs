@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 
 use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, NodeId, UserId};
 use crate::protocol::publish::Data;
+use crate::trace::{Traced, Tracer};
 
 /// Redis did not answer, or not as it should: nothing is known to have happened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -294,6 +295,13 @@ pub trait Engine: Send + Sync + 'static {
     fn nodes(&self) -> Answer<Vec<NodeInfo>>;
     /// What is waiting.
     fn lag(&self) -> Answer<Lag>;
+    /// Who is followed, and what this node saw of them.
+    fn tracer(&self) -> &Tracer;
+    /// Follows a user for so long, on all nodes; none: no longer. Answers with the place after which their steps come;
+    /// none where too many are followed already.
+    fn trace(&self, user: UserId, long: Option<Duration>) -> Answer<Option<EventId>>;
+    /// A followed user's steps after a place, oldest first; the first ones where there are many.
+    fn traces(&self, user: UserId, after: EventId) -> Answer<Vec<Traced>>;
     /// How everything stands.
     fn status(&self) -> Answer<status::Status>;
 

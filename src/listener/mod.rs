@@ -12,6 +12,7 @@ pub mod peer;
 pub mod publish;
 pub mod room;
 pub mod routes;
+pub mod trace;
 pub mod worker;
 
 use std::net::SocketAddr;

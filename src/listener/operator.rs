@@ -5,9 +5,9 @@ use hyper::{Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-use super::Ports;
 use super::http::{self, Answer};
 use super::routes::{self, Verb};
+use super::{Ports, trace};
 use crate::id::UserId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{ENVELOPE, MAX_ITEMS};
@@ -21,6 +21,12 @@ pub async fn handle(verb: Verb, parts: &[&str], request: Request<Incoming>, port
         (Verb::Sessions, [user]) => sessions(user, ports).await,
         (Verb::SignOut, [user]) => sign_out(user, None, ports).await,
         (Verb::SignOutOne, [user, client]) => sign_out(user, Some(client), ports).await,
+        (Verb::Trace, [user]) => {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            trace::read(user, &query, ports).await
+        }
+        (Verb::TraceBegin, [user]) => trace::begin(user, request, ports).await,
+        (Verb::TraceEnd, [user]) => trace::end(user, ports).await,
         _ => Ok(http::not_found(&routes::listed())),
     };
     answered.unwrap_or_else(|refusal| http::refuse(&refusal))
@@ -30,7 +36,11 @@ fn decoded(part: &str) -> String {
     percent_decode_str(part).decode_utf8_lossy().into_owned()
 }
 
-fn user_id(part: &str) -> Result<UserId, Refusal> {
+/// The user that a part of a path stands for.
+///
+/// # Errors
+/// `invalid_user_id`.
+pub fn user_id(part: &str) -> Result<UserId, Refusal> {
     decoded(part).parse().map_err(|error| Refusal::new(Code::InvalidUserId, format!("{error}")))
 }
 

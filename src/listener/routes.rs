@@ -25,6 +25,12 @@ pub enum Verb {
     Status,
     /// Prometheus text.
     Metrics,
+    /// Follow a user.
+    TraceBegin,
+    /// The steps of a user who is followed.
+    Trace,
+    /// Follow them no longer.
+    TraceEnd,
 }
 
 /// The table. A part in braces stands for any one part.
@@ -36,6 +42,9 @@ pub const ROUTES: &[(Method, &str, Verb)] = &[
     (Method::GET, "/users/{id}", Verb::Sessions),
     (Method::DELETE, "/users/{id}/sessions", Verb::SignOut),
     (Method::DELETE, "/users/{id}/sessions/{clientId}", Verb::SignOutOne),
+    (Method::GET, "/users/{id}/trace", Verb::Trace),
+    (Method::PUT, "/users/{id}/trace", Verb::TraceBegin),
+    (Method::DELETE, "/users/{id}/trace", Verb::TraceEnd),
     (Method::GET, "/nodes", Verb::Nodes),
     (Method::GET, "/status", Verb::Status),
     (Method::GET, "/metrics", Verb::Metrics),

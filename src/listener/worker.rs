@@ -34,7 +34,7 @@ const ANSWERS: usize = 64;
 /// Answers a request on the worker port. Web pages get no further than the list of origins lets them, token or not: a
 /// page that a developer happens to visit must not publish.
 pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
-    if let Some(answer) = cors::preflight(&request, &ports.origins, "GET, POST, DELETE") {
+    if let Some(answer) = cors::preflight(&request, &ports.origins, "GET, POST, PUT, DELETE") {
         return answer;
     }
     let origin = cors::origin_of(&request);

@@ -9,7 +9,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_tungstenite::tungstenite::Error;
 use tracing::{debug, info};
 
-use super::Session;
+use super::{Session, steps};
 use crate::close::Close;
 use crate::engine::{Answer, Connected, Registration, Unavailable};
 use crate::protocol::client;
@@ -76,11 +76,12 @@ impl Session {
                 since = %registration.from, "a gap: some events after that may be gone"
             );
             self.metrics().gaps.inc();
+            self.note_gap(&registration);
             // Where nothing is left after it, the client stands where the page ends.
             let id = registration.events.is_empty().then_some(registration.upto);
             self.feed(client::gap(registration.from, registration.position), id)?;
         }
-        let Self { transport, registered, last, .. } = self;
+        let Self { transport, registered, last, steps: unflushed, .. } = self;
         let mut burst = registered.router().metrics().burst();
         for event in registration.events {
             if event.id > *last {
@@ -89,7 +90,9 @@ impl Session {
                 transport.feed(client::event(Some(event.id), &event.event, data), Some(event.id))?;
                 *last = event.id;
                 burst.logged(event.id, event.id > self.welcomed_at);
-                super::written(registered, Some(event.id));
+                let step = if event.id > self.welcomed_at { "caught_up" } else { "replayed" };
+                steps::note(registered, step, || steps::event(Some(event.id)));
+                unflushed.handed(registered, Some(event.id));
             }
         }
         drop(burst);

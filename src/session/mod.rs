@@ -12,6 +12,7 @@ mod clock;
 pub mod events;
 pub mod rate;
 pub mod socket;
+mod steps;
 pub mod transport;
 
 use std::future::poll_fn;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::auth::{Auth, Pass};
 use crate::close::Close;
@@ -37,6 +38,7 @@ use crate::router::Registered;
 use catch_up::CatchUp;
 use clock::{Clock, Tick};
 use rate::{Rate, Verdict};
+use steps::Steps;
 use transport::Transport;
 
 /// What a session needs to know of the settings.
@@ -110,6 +112,7 @@ pub struct Session {
     auth: Arc<Auth>,
     clock: Clock,
     rate: Rate,
+    steps: Steps,
 }
 
 impl Session {
@@ -132,6 +135,7 @@ impl Session {
             clock: Clock::new(&limits, pass.expires),
             auth: pass.auth,
             rate: Rate::new(limits.client_rate),
+            steps: Steps::default(),
             registered,
             limits,
         };
@@ -142,10 +146,12 @@ impl Session {
         let (user, client) = (self.registered.user().clone(), self.registered.client().clone());
         info!(%user, %client, replayed = registration.replayed, whole = registration.whole, "connected");
         self.metrics().connected();
+        self.note_connected(&registration);
         let end = match self.greet(registration) {
             Ok(()) => self.until_end().await,
             Err(_) => End::Gone,
         };
+        self.note_end(&end);
         self.metrics().disconnected(match end {
             End::Gone => None,
             End::Close(close) => Some(close),
@@ -213,11 +219,12 @@ impl Session {
                         // It confirms nothing: it has left this node, no more.
                         self.clock.pong();
                     }
-                    flushed
+                    flushed.map(|()| self.steps.flushed(&self.registered))
                 }
                 Step::Signal(Signal::Close(close)) => return End::Close(close),
                 Step::Signal(Signal::CatchUp) => {
                     self.metrics().catch_ups.inc();
+                    steps::note(&self.registered, "behind", Vec::new);
                     self.catch_up = CatchUp::Wanted;
                     Ok(())
                 }
@@ -309,7 +316,7 @@ impl Session {
 
     /// Hands all that waits to the socket, for one flush.
     fn send_waiting(&mut self) {
-        let Self { transport, registered, last, flushing, .. } = self;
+        let Self { transport, registered, last, flushing, steps, .. } = self;
         let mut burst = registered.router().metrics().burst();
         for outgoing in registered.handle().take() {
             let place = outgoing.place;
@@ -330,7 +337,7 @@ impl Session {
                 }
                 let id = place.map(|(id, _)| id);
                 burst.hinted(id);
-                written(registered, id);
+                steps.handed(registered, id);
             }
         }
     }
@@ -339,7 +346,7 @@ impl Session {
         if let Message::Pong(_) = &message
             && let Some(confirmed) = self.clock.pong()
         {
-            self.registered.handle().confirm(confirmed);
+            self.confirm(confirmed, "pong");
             return Ok(None);
         }
         match self.rate.take() {
@@ -367,8 +374,9 @@ impl Session {
         match Incoming::parse(&text) {
             Ok(Incoming::Ping) => self.answer(client::pong())?,
             // What was not sent cannot have arrived.
-            Ok(Incoming::Ack(id)) => self.registered.handle().confirm(id.min(self.last)),
+            Ok(Incoming::Ack(id)) => self.confirm(id.min(self.last), "ack"),
             Ok(Incoming::Message { event, data }) => {
+                steps::note(&self.registered, "message", || vec![("event", event.to_string())]);
                 let sent = self.registered.router().engine().uplink(Uplink {
                     user: self.registered.user().clone(),
                     client: self.registered.client().clone(),
@@ -385,12 +393,5 @@ impl Session {
             Err(refusal) => self.refuse(&refusal)?,
         }
         Ok(None)
-    }
-}
-
-/// One event can be followed by its id: published, hinted, written.
-fn written(registered: &Registered, id: Option<EventId>) {
-    if let Some(id) = id {
-        debug!(user = %registered.user(), client = %registered.client(), %id, "written");
     }
 }

@@ -4,6 +4,7 @@
 //! anything is opened.
 
 mod access;
+pub mod dot_env;
 pub mod origin;
 pub mod read;
 pub mod table;

@@ -48,6 +48,7 @@ mod settings;
 mod slow_reader;
 mod sse;
 mod streams;
+mod trace;
 mod tracing;
 mod two_nodes;
 mod watching;

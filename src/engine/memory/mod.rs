@@ -3,6 +3,7 @@
 //! It keeps the words of [`Engine`] as the Redis engine does, with one difference that follows from where the
 //! truth is: it ends with the process, and nothing outside can read `uplink` or `presence`.
 
+mod traces;
 mod user;
 
 use std::collections::HashMap;
@@ -20,6 +21,8 @@ use crate::engine::{
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
+use crate::trace::{Traced, Tracer};
+use traces::Traces;
 use user::{Entry, User};
 
 /// What the engine needs to know of the settings.
@@ -39,6 +42,7 @@ pub struct Config {
 
 struct State {
     users: HashMap<UserId, User>,
+    traces: Traces,
     order: u64,
     sessions: usize,
 }
@@ -48,6 +52,7 @@ pub struct MemoryEngine {
     config: Config,
     state: Mutex<State>,
     node: OnceLock<Arc<dyn Node>>,
+    tracer: Tracer,
     started: Instant,
     started_ms: u64,
 }
@@ -58,8 +63,14 @@ impl MemoryEngine {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             config,
-            state: Mutex::new(State { users: HashMap::new(), order: 0, sessions: 0 }),
+            state: Mutex::new(State {
+                users: HashMap::new(),
+                traces: Traces::default(),
+                order: 0,
+                sessions: 0,
+            }),
             node: OnceLock::new(),
+            tracer: Tracer::default(),
             started: Instant::now(),
             started_ms: u64::try_from(now.as_millis()).unwrap_or_default(),
         }
@@ -124,7 +135,9 @@ impl MemoryEngine {
                 let user = state.users.entry(event.user.clone()).or_insert_with(|| self.fresh());
                 user.lapse(|| self.fresh());
                 if let Some(published) = event.key.as_ref().and_then(|key| user.keys.get(key)) {
-                    return Published { id: Some(*published), nodes };
+                    let published = Published { id: Some(*published), nodes };
+                    self.trace_published(&event, &published, true);
+                    return published;
                 }
                 let prev = user.last;
                 let id = EventId { ms: now, seq: 0 }.max(EventId { seq: prev.seq + 1, ..prev });
@@ -154,6 +167,8 @@ impl MemoryEngine {
                 place = Some((id, prev));
                 tracing::debug!(user = %event.user, %id, "published");
             }
+            let published = Published { id: place.map(|(id, _)| id), nodes };
+            self.trace_published(&event, &published, false);
             // Told within the lock, so that hints come in the order of the log.
             if let (true, Some(node)) = (online, self.node.get()) {
                 node.hint(Hint {
@@ -165,7 +180,7 @@ impl MemoryEngine {
                     data: event.data.as_str(),
                 });
             }
-            Published { id: place.map(|(id, _)| id), nodes }
+            published
         })
     }
 }
@@ -264,6 +279,25 @@ impl Engine for MemoryEngine {
 
     fn lag(&self) -> Answer<Lag> {
         ready(Lag::default()) // nothing waits between a publish and its hint
+    }
+
+    fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    fn trace(&self, user: UserId, long: Option<Duration>) -> Answer<Option<EventId>> {
+        let followed = match long {
+            Some(long) => self.tracer.follow(user, Instant::now() + long),
+            None => {
+                self.tracer.leave(&user);
+                true
+            }
+        };
+        ready(followed.then(|| EventId { ms: self.now_ms() - 1, seq: 0 }))
+    }
+
+    fn traces(&self, user: UserId, after: EventId) -> Answer<Vec<Traced>> {
+        ready(self.read_traces(&user, after))
     }
 
     fn status(&self) -> Answer<Status> {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{Context, inbox, link, ms, publish, reply, scripts, sessions};
+use super::{Context, inbox, link, ms, publish, reply, scripts, sessions, traces};
 use crate::engine::{Event, Unavailable};
 use crate::id::EventName;
 use crate::metrics::Via;
@@ -239,9 +239,12 @@ impl<'a> Reader<'a> {
         }
         let call = publish::script(self.context, batch.iter().map(|(event, id)| (event, Some(*id))));
         let appended = publish::parse(self.ask(call, Duration::ZERO).await?)?;
-        let hints = publish::hints(self.context, batch.iter().map(|(event, _)| event).zip(&appended));
+        let outcomes = || batch.iter().map(|(event, _)| event).zip(&appended);
+        traces::published(self.context, outcomes(), "ingress");
+        let hints = publish::hints(self.context, outcomes());
         if !hints.is_empty() {
             self.ask_all(hints, Duration::ZERO).await?;
+            traces::sent(self.context, outcomes());
         }
         self.context.metrics.accepted(Via::Ingress, appended.iter().flatten().count());
         match appended.into_iter().find_map(Result::err) {

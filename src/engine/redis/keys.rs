@@ -61,6 +61,16 @@ impl Keys {
         self.key("users:{node:", node.as_str(), "}")
     }
 
+    /// ZSET user id → Unix ms until which the user is followed.
+    pub fn traced(&self) -> String {
+        self.key("traced", "", "")
+    }
+
+    /// STREAM: the steps of a user who is followed.
+    pub fn traces(&self, user: &UserId) -> String {
+        self.key("traces:{user:", user.as_str(), "}")
+    }
+
     /// ZSET nodeId → lease end: all live nodes.
     pub fn nodes(&self) -> String {
         self.key("nodes", "", "")

@@ -13,7 +13,7 @@
 //! | `node` | the node's own lease, and clearing up after others |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
-//! | `status` | how everything stands, for operators |
+//! | `status`, `traces` | how everything stands; following one user |
 
 pub mod appender;
 pub mod connection;
@@ -31,6 +31,7 @@ mod reply;
 mod scripts;
 mod sessions;
 mod status;
+mod traces;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -48,9 +49,10 @@ use crate::engine::{
     Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Leaving, Node, NodeInfo,
     Published, Slots, Unavailable, Uplink,
 };
-use crate::id::{ClientId, EventName, NodeId, UserId};
+use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::metrics::Metrics;
 use crate::protocol::publish::Data;
+use crate::trace::{Traced, Tracer};
 use keys::Keys;
 use lane::{LANE_BOUND, Lane, Op};
 use link::Link;
@@ -101,6 +103,7 @@ struct Context {
     whole_since: AtomicU64,
     /// This process has held its node id before.
     held_before: AtomicBool,
+    tracer: Tracer,
     /// When a sign of life last came through the inbox.
     sign_of_life: std::sync::Mutex<Option<Instant>>,
     eviction: eviction::Eviction,
@@ -142,6 +145,7 @@ impl RedisEngine {
             node: OnceLock::new(),
             whole_since: AtomicU64::new(0),
             held_before: AtomicBool::new(false),
+            tracer: Tracer::default(),
             sign_of_life: std::sync::Mutex::new(None),
             eviction: eviction::Eviction::default(),
             config,
@@ -236,6 +240,18 @@ impl Engine for RedisEngine {
         self.with_context(|context| async move { node::lag(&context).await })
     }
 
+    fn tracer(&self) -> &Tracer {
+        &self.context.tracer
+    }
+
+    fn trace(&self, user: UserId, long: Option<Duration>) -> Answer<Option<EventId>> {
+        self.with_context(move |context| async move { traces::follow(&context, user, long).await })
+    }
+
+    fn traces(&self, user: UserId, after: EventId) -> Answer<Vec<Traced>> {
+        self.with_context(move |context| async move { traces::read(&context, &user, after).await })
+    }
+
     fn status(&self) -> Answer<Status> {
         self.with_context(|context| async move { status::status(&context).await })
     }
@@ -283,6 +299,7 @@ impl Engine for RedisEngine {
         }
         tokio::spawn(inbox::read(self.context.clone()));
         tokio::spawn(eviction::watch(self.context.clone()));
+        tokio::spawn(traces::write(self.context.clone()));
         let stopped = self.ingress_task.lock().ok().and_then(|mut task| task.take());
         if let Some(stopped) = stopped {
             let wanted = self.ingress.subscribe();

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::presence::Owed;
-use super::{Context, eviction, inbox, ms, reply, scripts, sessions};
+use super::{Context, eviction, inbox, ms, reply, scripts, sessions, traces};
 use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
 
@@ -113,6 +113,9 @@ async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
     keep.arg(context.keys.nodes())
         .arg(ms(context.config.log_ttl.max(context.config.session_ttl) + context.config.node_ttl));
     context.link.probe_one(keep).await?;
+    if let Err(error) = traces::refresh(context, now).await {
+        debug!(%error, "who is followed cannot be looked up"); // an outage shows below
+    }
     context.link.probe_one(inbox::life(context)).await.map(drop)
 }
 

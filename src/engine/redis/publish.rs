@@ -4,7 +4,7 @@
 use redis::{Pipeline, Value, cmd};
 use tracing::debug;
 
-use super::{Context, inbox, ms, reply, scripts};
+use super::{Context, inbox, ms, reply, scripts, traces};
 use crate::engine::{Event, Hint, Published, Unavailable};
 use crate::id::{EventId, EventName, NodeId};
 use crate::protocol::publish::Data;
@@ -15,11 +15,11 @@ pub const MAX_EVENTS: usize = 64;
 /// What `publish.lua` made of an event.
 pub struct Appended {
     /// Its id; the first one's where it was published before; none where transient, or where not known.
-    id: Option<EventId>,
+    pub id: Option<EventId>,
     /// The id before it; none where nothing was appended.
-    prev: Option<EventId>,
+    pub prev: Option<EventId>,
     /// Nodes with a live lease on the user.
-    nodes: Vec<NodeId>,
+    pub nodes: Vec<NodeId>,
 }
 
 /// Publishes a batch and sends it on its way.
@@ -32,9 +32,11 @@ pub async fn publish(
 ) -> Result<Vec<Result<Published, Unavailable>>, Unavailable> {
     let call = script(context, events.iter().map(|event| (event, None)));
     let appended = parse(context.link.run_one(call).await?)?;
+    traces::published(context, events.iter().zip(&appended), "worker");
     let hints = hints(context, events.iter().zip(&appended));
     if !hints.is_empty() {
         context.link.run(&hints).await?;
+        traces::sent(context, events.iter().zip(&appended));
     }
     Ok(appended
         .into_iter()

@@ -35,7 +35,8 @@ pub async fn status(context: &Context) -> Result<Status, Unavailable> {
     Ok(Status { time, nodes, streams: Some(streams) })
 }
 
-async fn clock(context: &Context) -> Result<u64, Unavailable> {
+/// The clock of Redis, Unix ms.
+pub async fn clock(context: &Context) -> Result<u64, Unavailable> {
     let time = reply::array(context.link.run_one(cmd("TIME")).await?)?;
     let part = |at: usize| time.get(at).map_or(Ok(0), reply::integer);
     Ok(u64::try_from(part(0)? * 1000 + part(1)? / 1000).unwrap_or_default())
