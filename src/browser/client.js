@@ -284,6 +284,7 @@ class Connection {
 
   /** The one place where a connection ends: for good, or until it comes back. */
   #ended({ code = 1006, reason = "", refusal, status, afterMs }) {
+    if (this.state === "closed") return; // by a callback, just now
     if (this.#line) this.#misses++;
     this.#hangUp();
     if (this.#welcomedAt && Date.now() - this.#welcomedAt > SETTLED) this.#tries = 0;
@@ -294,6 +295,7 @@ class Connection {
     let again = bye ? bye.reconnect : comesBack(code);
     if (refusal) {
       this.#tell("#error", new SwitchboardError(refusal.code, refusal.message));
+      if (this.state === "closed") return;
       reason = refusal.code;
       again = ![400, 401, 403].includes(status);
     }
@@ -479,7 +481,8 @@ class Connection {
 
   #load() {
     try {
-      return JSON.parse(this.#store.getItem(this.#key)) ?? {};
+      const { clientId, last } = JSON.parse(this.#store.getItem(this.#key));
+      return { clientId, last: /^\d+-\d+$/.test(last) ? last : undefined };
     } catch {
       return {}; // nothing is kept here
     }

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 
 import { connect, SwitchboardError } from "../../src/browser/client.js";
-import { count, numbers, publish, startNode, startRedis, startWire, until } from "./support.js";
+import { count, numbers, publish, sleep, startNode, startRedis, startWire, until } from "./support.js";
 
 /** Connects, and notes all that happens. */
 function open(context, options) {
@@ -329,4 +329,19 @@ test("after a bad moment by server-sent events it goes back to a WebSocket", asy
   await until("all", () => seen.events.length === 10);
   assert.deepEqual(seen.data(), numbers(1, 10));
   assert.deepEqual(seen.gaps, []);
+});
+
+test("closing within a callback is final, and a broken record is as none", async (context) => {
+  const node = await startNode(context);
+  const token = () => { throw new Error("never"); };
+  const failing = open(context, { url: node.client.ws, userId: "42", token });
+  failing.connection.onError(() => failing.connection.close());
+  await until("the end", () => failing.connection.state === "closed");
+  await sleep(200); // several backoffs
+  assert.deepEqual([failing.connection.state, failing.errors.length], ["closed", 1]);
+  const storage = memory();
+  storage.getItem = () => JSON.stringify({ clientId: "tab", last: "yesterday" });
+  const seen = open(context, { url: node.client.ws, userId: "42", storage });
+  await seen.opened();
+  assert.equal(seen.connection.clientId, "tab");
 });
