@@ -106,15 +106,15 @@ impl Relay {
         let (stop_lease, stop) = watch::channel(false);
         let lease = tokio::spawn(renewal::keep(router.clone(), settings.node_ttl, stop));
         let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), settings.session_ttl))];
-        let (hello_timeout, waiting) = (settings.limits.hello_timeout, settings.waiting_connections);
+        let (limits, waiting) = (&ports.limits, settings.waiting_connections);
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
         let for_clients = ports.clone();
-        tasks.push(tokio::spawn(listener::serve(clients, hello_timeout, waiting, move |request, peer| {
+        tasks.push(tokio::spawn(listener::serve(clients, limits.clone(), waiting, move |request, peer| {
             listener::client::handle(request, peer.ip(), for_clients.clone())
         })));
         info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
         let for_workers = ports.clone();
-        tasks.push(tokio::spawn(listener::serve(workers, hello_timeout, waiting, move |request, _| {
+        tasks.push(tokio::spawn(listener::serve(workers, limits.clone(), waiting, move |request, _| {
             listener::worker::handle(request, for_workers.clone())
         })));
         Ok(Self { router, ports, drain_timeout: settings.drain_timeout, stop_lease, lease, tasks })

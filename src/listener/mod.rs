@@ -26,7 +26,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::interval;
 use tracing::{debug, warn};
@@ -110,11 +110,12 @@ impl Ports {
 }
 
 /// Answers requests on `listener` for as long as the process lives. `most` connections may wait between requests.
-pub async fn serve<H, F>(listener: TcpListener, hello_timeout: Duration, most: usize, handle: H)
+pub async fn serve<H, F>(listener: TcpListener, limits: Arc<Limits>, most: usize, handle: H)
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = http::Answer> + Send + 'static,
 {
+    let hello_timeout = limits.hello_timeout;
     let room = Room::new(most);
     let mut told = false;
     let mut sweep = interval(hello_timeout);
@@ -144,6 +145,7 @@ where
             debug!(%error, "a connection was gone before it was served");
             continue;
         }
+        bound_silence(&stream, limits.ping_interval + limits.pong_timeout);
         let handle = handle.clone();
         let guest = room.enter();
         tokio::spawn(async move {
@@ -153,13 +155,14 @@ where
                 guest.stand();
                 let answer = http::check_host(&request).map(|()| handle(request, peer));
                 async move {
-                    let answer = match answer {
+                    let mut answer = match answer {
                         Ok(answer) => answer.await,
                         Err(refusal) => http::refuse(&refusal),
                     };
-                    // An event stream is not done yet. It ends with its session, and the connection with it.
-                    if !matches!(answer.body(), http::Body::Events(_)) {
-                        guest.sit();
+                    match answer.body_mut() {
+                        http::Body::Whole(_) => guest.sit(),
+                        // Once its session is over, the rest of it has to be taken in time, as any answer.
+                        http::Body::Events(events) => events.when_over(move || guest.sit()),
                     }
                     Ok::<_, std::convert::Infallible>(answer)
                 }
@@ -178,5 +181,34 @@ where
                 () = sitting.asked_to_go() => debug!("a connection without a request made room"),
             }
         });
+    }
+}
+
+/// How long a peer may take nothing of what was sent to it. The pongs of WebSockets show the same, but nothing answers
+/// on an event stream: without this a peer that is gone in silence would count as there for a quarter of an hour.
+fn bound_silence(stream: &TcpStream, most: Duration) {
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, most);
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(
+        stream,
+        u32::try_from(most.as_millis()).unwrap_or(u32::MAX),
+    ) {
+        debug!(%error, "the system bounds the silence of this connection by itself");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_system_knows_how_long_a_peer_may_be_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _here = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (there, _) = listener.accept().await.unwrap();
+        bound_silence(&there, Duration::from_secs(35));
+        assert_eq!(rustix::net::sockopt::tcp_user_timeout(&there).unwrap(), 35_000);
     }
 }

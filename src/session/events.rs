@@ -33,6 +33,8 @@ pub struct Events {
 /// The body of the answer. hyper drops it when the peer is gone.
 pub struct EventBody(Arc<Mutex<Shared>>);
 
+type Act = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct Shared {
     /// What hyper may take.
@@ -43,6 +45,7 @@ struct Shared {
     gone: bool,
     session: Option<Waker>,
     body: Option<Waker>,
+    over: Option<Act>,
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -123,9 +126,28 @@ impl Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        let mut shared = lock(&self.shared);
-        shared.ended = true;
-        wake(&mut shared.body);
+        let over = {
+            let mut shared = lock(&self.shared);
+            shared.ended = true;
+            wake(&mut shared.body);
+            shared.over.take()
+        };
+        if let Some(over) = over {
+            over();
+        }
+    }
+}
+
+impl EventBody {
+    /// Has `act` done when the session says no more, whether its peer has taken everything or not.
+    pub fn when_over(&self, act: impl FnOnce() + Send + 'static) {
+        let mut shared = lock(&self.0);
+        if !shared.ended {
+            shared.over = Some(Box::new(act));
+            return;
+        }
+        drop(shared);
+        act();
     }
 }
 
@@ -209,5 +231,21 @@ mod tests {
         drop(body);
         assert!(flush(&mut events).await.unwrap().is_err());
         poll_fn(|cx| events.poll_gone(cx)).await;
+    }
+
+    #[test]
+    fn the_end_is_told_once_also_where_it_was_before() {
+        let told = Arc::new(Mutex::new(0));
+        let tell = |body: &EventBody| {
+            let told = told.clone();
+            body.when_over(move || *told.lock().unwrap() += 1);
+        };
+        let (events, body) = pair();
+        tell(&body);
+        assert_eq!(*told.lock().unwrap(), 0);
+        drop(events);
+        assert_eq!(*told.lock().unwrap(), 1);
+        tell(&body);
+        assert_eq!(*told.lock().unwrap(), 2);
     }
 }

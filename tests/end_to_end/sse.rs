@@ -5,8 +5,9 @@ use serde_json::json;
 use crate::support::client::{data, ids, numbers};
 use crate::support::db::set;
 use crate::support::stream::EventStream;
+use crate::support::tokens::{Issuer, SECRET, unix};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Pair, Worker, eventually, http};
+use crate::support::{BOUND, Client, NodeBuilder, Pair, Scrape, Worker, eventually, http};
 
 /// What makes a browser's `EventSource` stay away.
 const NEVER: u64 = i32::MAX as u64;
@@ -194,11 +195,18 @@ async fn a_reader_that_pauses_gets_everything_later_and_the_others_get_it_at_onc
 }
 
 #[tokio::test]
-async fn a_reader_that_never_reads_again_is_forgotten() {
-    let settings = [("--send-queue", "16"), ("--ping-interval", "300ms"), ("--pong-timeout", "1500ms")];
+async fn a_reader_that_never_reads_again_is_forgotten_and_its_connection_too() {
+    let settings = [
+        ("--send-queue", "16"),
+        ("--ping-interval", "300ms"),
+        ("--pong-timeout", "1500ms"),
+        ("--hello-timeout", "500ms"),
+    ];
     let node = NodeBuilder::local("solo").with(&settings).start().await;
-    let _stuck = EventStream::open(&node, "userId=42&clientId=stuck").await;
     let mut worker = Worker::open(&node).await;
+    let files = async || Scrape::of(&node).await.series["process_open_fds"];
+    let before = files().await;
+    let _stuck = EventStream::open(&node, "userId=42&clientId=stuck").await;
     for _ in 0..2000 {
         worker.event("42", &format!(r#""{}""#, "x".repeat(4096))).await;
     }
@@ -207,6 +215,30 @@ async fn a_reader_that_never_reads_again_is_forgotten() {
         same(ack["nodes"].clone(), json!([]))
     })
     .await;
+    // Its last bytes cannot be written, and are not waited for.
+    eventually(BOUND, "the end of the connection", async || {
+        let now = files().await;
+        if now <= before { Ok(()) } else { Err(format!("{now} open files, {before} before")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_opens_a_stream_and_ends_it_when_it_is_over() {
+    let node = NodeBuilder::local("solo").with(&[("--auth", "jwt"), ("--jwt-secret", SECRET)]).start().await;
+    let url = node.client_http("/events");
+    assert_eq!(http::get(&url).await.refused(401), "unauthorized");
+    let bearer = format!("Bearer {}", Issuer::hs256().token(json!({"sub": "42", "exp": unix(2)})));
+    let headers = [("authorization", bearer.as_str())];
+    let other = http::get_with(&format!("{url}?userId=43"), &headers).await;
+    assert_eq!(other.refused(401), "unauthorized");
+    let mut client = EventStream::open_with(&node, "", &headers).await;
+    assert_eq!(client.welcome["userId"], "42");
+    let bye = client.bye().await;
+    assert_eq!((&bye.json()["code"], bye.retry), (&json!(4002), Some(NEVER)));
+    let mut by_query = EventStream::open(&node, &format!("token={}", Issuer::hs256().token_of("42"))).await;
+    Worker::open(&node).await.count("42", 1, 2).await;
+    assert_eq!(data(&by_query.events(2).await), numbers(1, 2));
 }
 
 #[tokio::test]

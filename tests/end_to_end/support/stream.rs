@@ -48,7 +48,8 @@ impl EventStream {
         Self::open_with(node, query, &[("last-event-id", last)]).await
     }
 
-    async fn open_with(node: &Node, query: &str, headers: &[(&str, &str)]) -> Self {
+    /// Connects with these headers.
+    pub async fn open_with(node: &Node, query: &str, headers: &[(&str, &str)]) -> Self {
         let client = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
         let mut request = client.get(node.client_http(&format!("/events?{query}")));
         for (name, value) in headers {
