@@ -88,14 +88,13 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
     ];
     let mut given = keys.into_iter().flatten();
     let (first, second) = (given.next(), given.next());
-    let api = api?;
     match mode? {
-        Mode::None => first.into_iter().chain(second).all(|key| key.is_some()).then_some(auth::Config::None),
+        Mode::None => Some(auth::Config::None),
         Mode::Api => {
-            if api.is_none() {
+            if r.given("api-server-url").is_none() {
                 r.mistake("api-server-url", "set where --auth is api: it is who knows clients");
             }
-            api.map(auth::Config::Api)
+            api?.map(auth::Config::Api)
         }
         Mode::Jwt => {
             let (Some(keys), None) = (first, second) else {

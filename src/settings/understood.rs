@@ -38,7 +38,13 @@ impl Settings {
             open.push("--worker-token none: whoever reaches the worker port may publish");
         }
         if self.origins.is_any() {
-            open.push("--client-origin '*': any web page may connect");
+            // Cookies come along with whatever page asks.
+            open.push(match self.auth {
+                auth::Config::Api(_) => {
+                    "--client-origin '*' with --auth api: any web page may connect as whoever looks at it"
+                }
+                _ => "--client-origin '*': any web page may connect",
+            });
         }
         open
     }
