@@ -16,6 +16,7 @@ use crate::protocol::publish::{ENVELOPE, MAX_ITEMS};
 pub async fn handle(verb: Verb, parts: &[&str], request: Request<Incoming>, ports: &Ports) -> Answer {
     let answered = match (verb, parts) {
         (Verb::Nodes, _) => nodes(ports).await,
+        (Verb::OpenApi, _) => Ok(http::answer(StatusCode::OK, "application/json", routes::OPENAPI)),
         (Verb::Status, _) => status(ports).await,
         (Verb::Online, _) => online(request, ports).await,
         (Verb::Sessions, [user]) => sessions(user, ports).await,

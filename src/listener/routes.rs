@@ -25,6 +25,8 @@ pub enum Verb {
     Status,
     /// Prometheus text.
     Metrics,
+    /// A description of all this.
+    OpenApi,
     /// Follow a user.
     TraceBegin,
     /// The steps of a user who is followed.
@@ -48,6 +50,7 @@ pub const ROUTES: &[(Method, &str, Verb)] = &[
     (Method::GET, "/nodes", Verb::Nodes),
     (Method::GET, "/status", Verb::Status),
     (Method::GET, "/metrics", Verb::Metrics),
+    (Method::GET, "/openapi.json", Verb::OpenApi),
 ];
 
 /// What is at a path.
@@ -96,9 +99,35 @@ fn parts<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
     }
 }
 
+/// What `GET /openapi.json` answers with.
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::protocol::code::Code;
+
+    #[test]
+    fn the_description_names_what_is_served_and_every_code() {
+        let api: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, item) in api["paths"].as_object().unwrap() {
+            let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
+            described.extend(methods.map(|method| format!("{} {path}", method.to_uppercase())));
+        }
+        let mut served: BTreeSet<_> =
+            ROUTES.iter().map(|(method, pattern, _)| format!("{method} {pattern}")).collect();
+        served.insert("GET /ws".to_owned()); // the WebSocket
+        assert_eq!(described, served);
+        let codes: BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        let told = api["components"]["schemas"]["Code"]["enum"].as_array().unwrap();
+        assert_eq!(told.iter().filter_map(Value::as_str).collect::<BTreeSet<_>>(), codes);
+        assert_eq!(api["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
 
     #[test]
     fn a_request_finds_its_verb_or_the_methods_there_are() {

@@ -37,6 +37,7 @@ mod keys;
 mod local_mode;
 mod metrics;
 mod node_identity;
+mod openapi;
 mod pings;
 mod production;
 mod proxies;
