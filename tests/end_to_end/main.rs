@@ -56,6 +56,7 @@ mod tracing;
 mod two_nodes;
 mod two_worlds;
 mod watching;
+mod ways_in;
 mod worker_data;
 mod worker_frames;
 mod worker_targets;

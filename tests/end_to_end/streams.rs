@@ -98,3 +98,42 @@ async fn a_drain_says_offline_for_whoever_it_sends_away() {
     pair.a.exit(BOUND).await;
     assert_eq!(pair.db.presence("42").await, ["online", "offline"]);
 }
+
+#[tokio::test]
+async fn both_streams_are_bounded() {
+    let mut pair = Pair::with(&[("--uplink-length", "50"), ("--client-rate", "100000")]).await;
+    let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
+    for number in 0..600 {
+        client.send(&format!(r#"{{"type":"message","event":"e","data":{number}}}"#)).await;
+    }
+    client.round_trip().await;
+    for number in 0..250 {
+        Client::as_user(&pair.b, &format!("u{number}"), "tab-1").await.close().await;
+    }
+    let last = eventually(BOUND, "the last message", async || {
+        let entries = pair.db.stream("uplink").await;
+        let last = entries.last().map(|entry| entry.get("data").to_owned()).unwrap_or_default();
+        same(last, "599".to_owned())?;
+        Ok(entries.len())
+    })
+    .await;
+    // Redis trims whole blocks of 100.
+    assert!((50..=200).contains(&last), "{last} entries in `uplink`");
+    let presence = pair.db.stream("presence").await.len();
+    assert!((50..=200).contains(&presence), "{presence} entries in `presence`");
+}
+
+#[tokio::test]
+async fn a_message_is_refused_while_redis_is_away_and_the_socket_stays() {
+    let mut pair = Pair::start().await;
+    let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
+    pair.redis.kill();
+    client.send(r#"{"type":"message","event":"cancel","data":1}"#).await;
+    let error = client.frame("an error").await;
+    assert_eq!(
+        (error["type"].as_str(), error["code"].as_str()),
+        (Some("error"), Some("unavailable")),
+        "{error}"
+    );
+    client.round_trip().await;
+}

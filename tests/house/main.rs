@@ -4,6 +4,7 @@
 //! with the reason; a permission that nobody needs any more fails as well, so the list only shrinks.
 
 mod code;
+mod docs;
 mod headers;
 mod scripts;
 
