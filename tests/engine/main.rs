@@ -10,6 +10,7 @@ mod completeness;
 mod drain;
 mod many_nodes;
 mod model;
+mod operators;
 mod position;
 mod publish;
 mod registration;

@@ -63,9 +63,11 @@ pub async fn follow(
         context.tracer.leave(&user);
         return Ok(Some(place));
     };
-    let mut count = cmd("ZCOUNT");
-    count.arg(context.keys.traced()).arg(format!("({now}")).arg("+inf");
-    if reply::integer(&context.link.run_one(count).await?)? >= i64::try_from(MAX_USERS).unwrap_or(i64::MAX) {
+    let mut others = cmd("ZRANGEBYSCORE");
+    others.arg(context.keys.traced()).arg(format!("({now}")).arg("+inf");
+    let mut others = reply::array(context.link.run_one(others).await?)?;
+    others.retain(|other| reply::text(other).is_ok_and(|other| other != user.as_str()));
+    if others.len() >= MAX_USERS {
         return Ok(None);
     }
     let mut add = cmd("ZADD");

@@ -1,0 +1,81 @@
+//! What operators ask: how everything stands, and the steps of one user.
+
+use std::time::Duration;
+
+use switchboard::id::EventId;
+use switchboard::trace::MAX_USERS;
+use tokio::time::{sleep, timeout};
+
+use crate::stage::{Kind, Stage, event, user};
+
+crate::on_both_engines!(
+    the_status_counts_users_and_sessions,
+    a_user_who_is_followed_has_steps_and_others_have_none,
+    no_more_than_so_many_are_followed,
+);
+
+/// The steps of a user after a place, once there are `count` of them.
+async fn steps(stage: &Stage, id: &str, after: EventId, count: usize) -> Vec<Vec<(String, String)>> {
+    let read = async {
+        loop {
+            let steps = stage.engine.traces(user(id), after).await.unwrap();
+            if steps.len() >= count {
+                return steps.into_iter().map(|step| step.fields.into_iter().collect()).collect();
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(15), read).await.expect("steps in time")
+}
+
+async fn the_status_counts_users_and_sessions(kind: Kind) {
+    let stage = kind.stage().await;
+    for (id, client) in [("1", "a"), ("1", "b"), ("2", "a")] {
+        stage.connect(&user(id), client).await;
+    }
+    let status = stage.engine.status().await.unwrap();
+    assert_eq!(status.nodes.len(), 1);
+    assert_eq!(status.nodes[0].users, 2);
+    assert!(status.time >= status.nodes[0].info.started);
+    assert_eq!(status.streams.is_some(), matches!(kind, Kind::Redis));
+    stage.disconnect(&user("2"), "a", None).await;
+    assert_eq!(stage.engine.status().await.unwrap().nodes[0].users, 1);
+}
+
+async fn a_user_who_is_followed_has_steps_and_others_have_none(kind: Kind) {
+    let stage = kind.stage().await;
+    let after = stage.engine.trace(user("1"), Some(Duration::from_secs(60))).await.unwrap().unwrap();
+    let id = stage.publish_plain(&user("1"), "1").await;
+    stage.publish_plain(&user("2"), "1").await;
+    let mut keyed = event(&user("1"), "2");
+    keyed.key = Some("k".parse().unwrap());
+    stage.publish(keyed.clone()).await;
+    stage.publish(keyed).await;
+    let steps = steps(&stage, "1", after, 3).await;
+    let value = |step: usize, name: &str| {
+        steps[step].iter().find(|(its, _)| its == name).map(|(_, value)| value.as_str()).unwrap_or_default()
+    };
+    assert_eq!((value(0, "step"), value(0, "id"), value(0, "event")), ("published", &*id.to_string(), "e"));
+    assert_eq!((value(1, "again"), value(2, "again")), ("", "1"), "the second of one key");
+    assert_eq!(value(1, "id"), value(2, "id"));
+    assert_eq!(stage.engine.traces(user("2"), EventId::ZERO).await.unwrap(), []);
+
+    stage.engine.trace(user("1"), None).await.unwrap();
+    stage.publish_plain(&user("1"), "3").await;
+    stage.engine.trace(user("2"), Some(Duration::from_secs(60))).await.unwrap();
+    stage.publish_plain(&user("2"), "3").await;
+    self::steps(&stage, "2", EventId::ZERO, 1).await;
+    assert_eq!(stage.engine.traces(user("1"), after).await.unwrap().len(), 3, "nobody follows any more");
+}
+
+async fn no_more_than_so_many_are_followed(kind: Kind) {
+    let stage = kind.stage().await;
+    let follow = |id: String| stage.engine.trace(user(&id), Some(Duration::from_secs(60)));
+    for number in 0..MAX_USERS {
+        assert!(follow(number.to_string()).await.unwrap().is_some(), "{number}");
+    }
+    assert!(follow("one-more".to_owned()).await.unwrap().is_none());
+    assert!(follow("7".to_owned()).await.unwrap().is_some(), "it is one of them");
+    stage.engine.trace(user("7"), None).await.unwrap();
+    assert!(follow("one-more".to_owned()).await.unwrap().is_some());
+}
