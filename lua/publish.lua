@@ -6,7 +6,8 @@
 -- ARGV[1] -> log length, entries
 -- ARGV[2] -> log TTL, ms
 -- ARGV[3...] -> for each event: name, data (JSON text), how many pairs follow, then so many of: option, value;
---   options: client, except, collapse, key, ingress (the entry's id on the ingress stream), transient
+--   options: client, except, collapse, key, ingress (the entry's id on its ingress stream), stream (that stream's
+--   name, where it is not 'events'), transient
 --
 -- returns an array with one of these for each event: {id, prev, nodes...}
 --   id: its id in the log, '' where transient; prev: the id before it, '' where nothing was appended because the
@@ -78,9 +79,10 @@ local function publish(nodes, log, cursor, event, data, option)
   end
 
   if option and option.transient then return result end
+  local ingress = option and '@ingress' .. (option.stream and ':' .. option.stream or '')
   local published = option and option.key and redis.call('HGET', cursor, '@key:' .. option.key)
   if option and option.ingress and not published then
-    local routed = redis.call('HGET', cursor, '@ingress')
+    local routed = redis.call('HGET', cursor, ingress)
     if routed and not newer(option.ingress, routed) then published = '' end
   end
   if published then
@@ -107,7 +109,7 @@ local function publish(nodes, log, cursor, event, data, option)
     if carried then redis.call('HSET', cursor, '@front', id .. ' ' .. carried) end
     if option.collapse then redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
     if option.key then redis.call('HSET', cursor, '@key:' .. option.key, id) end
-    if option.ingress then redis.call('HSET', cursor, '@ingress', option.ingress) end
+    if option.ingress then redis.call('HSET', cursor, ingress, option.ingress) end
     if (option.key or option.collapse) and redis.call('HLEN', cursor) > 2 * length + 256 then
       forget_old_keys(log, cursor)
     end

@@ -46,6 +46,7 @@ async fn renew(router: &Router, shard: usize) -> Result<(), Unavailable> {
                     unsaved.iter().for_each(|(session, id)| session.saved(*id));
                     router.registry().each_of(user.as_str(), |session| session.look_for(newest));
                 }
+                Beaten::Unknown => {} // the next round tries again
                 Beaten::Lost => {
                     // Where nobody is left they have gone meanwhile, and the lease with them.
                     let mut left = 0;

@@ -16,7 +16,7 @@ use crate::close::Close;
 use crate::drain;
 use crate::engine::memory::{self, MemoryEngine};
 use crate::engine::redis::connection::AddressError;
-use crate::engine::redis::{self, RedisEngine};
+use crate::engine::redis::{Config, RedisEngine, SCRIPTS};
 use crate::engine::{Engine, NodeInfo};
 use crate::heartbeat;
 use crate::listener::body::Bodies;
@@ -48,9 +48,6 @@ pub enum StartError {
     /// The metrics contradict each other.
     #[error("metrics: {0}")]
     Metrics(#[from] metrics::Error),
-    /// Redis cannot be addressed.
-    #[error("--redis-url cannot be used: {0}")]
-    Redis(#[from] ::redis::RedisError),
 }
 
 /// How long the last goodbyes may take beyond the drain itself.
@@ -76,7 +73,7 @@ impl Relay {
         let workers = listen("--worker-port", SocketAddr::new(settings.bind, settings.worker_port)).await?;
         let client_url = settings.client_url.clone().unwrap_or_else(|| url_of(&clients));
         let worker_url = settings.worker_url.clone().unwrap_or_else(|| url_of(&workers));
-        let metrics = Arc::new(Metrics::new(settings.node_id.as_str(), redis::SCRIPTS)?);
+        let metrics = Arc::new(Metrics::new(settings.node_id.as_str(), SCRIPTS)?);
         let engine = engine(&settings, &client_url, &worker_url, &metrics)?;
 
         let router =
@@ -181,7 +178,7 @@ fn engine(
     worker_url: &str,
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Engine>, StartError> {
-    let Some(address) = &settings.redis else {
+    let Some(redis) = &settings.redis else {
         info!(node = %settings.node_id, "local mode: everything is in memory, in this process");
         return Ok(Arc::new(MemoryEngine::new(memory::Config {
             node: NodeInfo {
@@ -201,14 +198,17 @@ fn engine(
     let boot = ulid::Ulid::generate().to_string();
     info!(node = %settings.node_id, boot, "redis mode");
     Ok(Arc::new(RedisEngine::new(
-        address.client()?,
-        redis::Config {
+        redis.address.topology()?,
+        Config {
             node: settings.node_id.clone(),
             boot,
             client_url: client_url.to_owned(),
             worker_url: worker_url.to_owned(),
-            key_prefix: settings.key_prefix.clone(),
-            pool_size: settings.redis_pool_size,
+            key_prefix: redis.key_prefix.clone(),
+            pool_size: redis.pool_size,
+            wait_replicas: redis.wait_replicas,
+            wait_timeout: redis.wait_timeout,
+            ingress: redis.ingress.clone(),
             session_ttl: settings.session_ttl,
             node_ttl: settings.node_ttl,
             log_ttl: settings.log_ttl,
@@ -219,7 +219,7 @@ fn engine(
             drain_rate: settings.drain_rate,
         },
         metrics.clone(),
-    )?))
+    )))
 }
 
 async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

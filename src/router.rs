@@ -261,6 +261,14 @@ impl Node for Router {
     fn inbox_lost(&self) {
         self.lease.claim_again();
     }
+
+    fn doubted(&self, whose: &dyn Fn(&UserId) -> bool) {
+        self.registry.each(|session| {
+            if whose(&session.user) {
+                session.look();
+            }
+        });
+    }
 }
 
 /// A session that is registered; dropping it takes it off its user.

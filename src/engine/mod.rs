@@ -160,6 +160,8 @@ pub enum Beaten {
     Renewed(EventId),
     /// The lease was lost: register the user's sessions anew.
     Lost,
+    /// The part of Redis that has this user does not answer: nothing is known.
+    Unknown,
 }
 
 /// A message from a client, for back ends.
@@ -266,6 +268,9 @@ pub trait Node: Send + Sync + 'static {
     fn sign_out(&self, user: &str, client: Option<&str>);
     /// The inbox was lost and begins anew: every session must look into the log.
     fn inbox_lost(&self);
+    /// Another server has taken over and may lack what was written last: the sessions of these users must look into
+    /// their logs.
+    fn doubted(&self, whose: &dyn Fn(&UserId) -> bool);
 }
 
 /// The verbs. Each is carried out in the order of calls for one user, and may be repeated without harm, but for a

@@ -7,11 +7,11 @@ mod access;
 pub mod dot_env;
 pub mod origin;
 pub mod read;
+pub mod redis;
 pub mod table;
 mod understood;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -23,6 +23,7 @@ use crate::session::Limits;
 use access::Access;
 use origin::Origins;
 use read::{Mistake, Reader, duration};
+use redis::Redis;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +38,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Redis, or none in local mode.
-    pub redis: Option<Address>,
-    /// Most pooled connections.
-    pub redis_pool_size: u32,
-    /// Put before every key.
-    pub key_prefix: String,
+    pub redis: Option<Redis>,
     /// This node's id.
     pub node_id: NodeId,
     /// Not production: conveniences are on, and what is open by default is open.
@@ -96,13 +93,6 @@ pub struct Settings {
     pub drain_rate: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Local,
-    Redis,
-    Auto,
-}
-
 impl Settings {
     /// Makes settings of what was given.
     ///
@@ -141,9 +131,7 @@ impl Settings {
         }
         let client_url = url(r, "client-url", &["ws://", "wss://", "http://", "https://"]);
         let worker_url = url(r, "worker-url", &["ws://", "wss://", "http://", "https://"]);
-        let redis = redis(r);
-        let redis_pool_size = r.number("redis-pool-size", 1, 1000);
-        let key_prefix = key_prefix(r);
+        let redis = redis::read(r);
         let access = access::read(r, development);
         let session_ttl = r.time("session-ttl", ms(300));
         let node_ttl = r.time("node-ttl", ms(300));
@@ -168,8 +156,6 @@ impl Settings {
         let size = |number: u64| usize::try_from(number).ok();
         Some(Self {
             redis: redis?,
-            redis_pool_size: u32::try_from(redis_pool_size?).ok()?,
-            key_prefix: key_prefix?,
             node_id: node_id?,
             development,
             log_level: log_level?,
@@ -255,58 +241,8 @@ fn url(r: &mut Reader, flag: &str, schemes: &[&str]) -> Option<Option<String>> {
 
 /// Where Redis is, and what stands before every key there; none in local mode.
 pub fn redis_and_prefix(r: &mut Reader) -> Option<(Address, String)> {
-    let (redis, key_prefix) = (redis(r), key_prefix(r));
-    Some((redis??, key_prefix?))
-}
-
-fn redis(r: &mut Reader) -> Option<Option<Address>> {
-    let mode = r.choice("mode", &[("auto", Mode::Auto), ("local", Mode::Local), ("redis", Mode::Redis)]);
-    let file = |r: &Reader, flag| r.given(flag).map(PathBuf::from);
-    let db = match r.given("redis-db") {
-        Some(_) => r.number("redis-db", 0, 65_535).map(|db| Some(i64::try_from(db).unwrap_or_default())),
-        None => Some(None),
-    };
-    let (ca, cert, key) = (file(r, "redis-ca"), file(r, "redis-cert"), file(r, "redis-key"));
-    if cert.is_some() != key.is_some() {
-        r.mistake(
-            if cert.is_some() { "redis-key" } else { "redis-cert" },
-            "given together with its other half",
-        );
-    }
-    let given = r.given("redis-url").is_some();
-    let mut url = None;
-    if given || mode == Some(Mode::Redis) {
-        let allowed =
-            "redis://, rediss:// or unix:// and an address (Sentinel and Cluster are not built yet)";
-        url = Some(r.value("redis-url", allowed, |text| {
-            let known = ["redis://", "rediss://", "unix://", "redis+unix://"];
-            let known = known.iter().any(|scheme| text.starts_with(scheme));
-            (known && redis::IntoConnectionInfo::into_connection_info(text).is_ok()).then(|| text.to_owned())
-        })?);
-    }
-    match mode? {
-        Mode::Local => Some(None),
-        Mode::Auto if !given => Some(None),
-        Mode::Auto | Mode::Redis => {
-            let address = Address { url: url?, db: db?, ca, cert, key };
-            if let Err(error) = address.client() {
-                r.mistakes.push(Mistake(error.to_string()));
-                return None;
-            }
-            Some(Some(address))
-        }
-    }
-}
-
-fn key_prefix(r: &mut Reader) -> Option<String> {
-    if r.given("key-prefix").is_none() {
-        return Some(String::new());
-    }
-    r.value("key-prefix", "at most 64 printable ASCII characters, except space, { and }", |text| {
-        let fits =
-            text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}'));
-        fits.then(|| text.to_owned())
-    })
+    let redis = redis::read(r)??;
+    Some((redis.address, redis.key_prefix))
 }
 
 fn limits(r: &mut Reader) -> Option<Limits> {

@@ -76,11 +76,11 @@ settings! {
     ADDRESSES "worker-url" "WORKER_SOCKET_URL" "URL" ["from bind and port"]
         "The address that workers are told",
     REDIS "redis-url" "REDIS_URL" "URL" "redis://127.0.0.1:6379"
-        "redis://, rediss:// (TLS) or unix:// address of the server" secret,
+        "redis://, rediss:// (TLS) or unix:// address of the server; redis+sentinel://h1,h2/name; redis+cluster://h1,h2" secret,
     REDIS "redis-db" "REDIS_DB" "NUMBER" ["0, or the URL's"]
         "Database; wins over one in the URL",
     REDIS "redis-pool-size" "REDIS_POOL_SIZE" "COUNT" "4"
-        "Most pooled connections, 1 to 1000",
+        "Most pooled connections to each master, 1 to 1000",
     REDIS "redis-ca" "REDIS_CA" "FILE" ["system roots"]
         "PEM file of the authorities to trust with rediss://",
     REDIS "redis-cert" "REDIS_CERT" "FILE" ["none"]
@@ -89,6 +89,12 @@ settings! {
         "PEM file of its key",
     REDIS "key-prefix" "KEY_PREFIX" "TEXT" ["empty"]
         "Put before every key",
+    REDIS "wait-replicas" "WAIT_REPLICAS" "COUNT" "0"
+        "Replicas that must have an event before it is acknowledged; with fewer it is answered with unavailable",
+    REDIS "wait-timeout" "WAIT_TIMEOUT" "TIME" "500ms"
+        "How long those replicas may take",
+    REDIS "ingress" "INGRESS" "STREAMS" "events"
+        "Comma-separated streams that anyone may publish to with XADD; each is read by one node at a time",
     ACCESS "client-origin" "CLIENT_ORIGIN" "ORIGINS" ["any in development"]
         "Comma-separated origins that browsers may connect from; https://*.example.com matches subdomains, * any",
     ACCESS "auth" "AUTH_MODE" "MODE" ["none in development"]

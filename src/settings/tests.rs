@@ -44,7 +44,7 @@ fn redis_is_used_where_its_url_is_set() {
     let redis = |env: &[(&str, &str)]| parse(&[], env, &[]).unwrap().redis;
     assert!(redis(&[("REDIS_URL", "redis://h:1")]).is_some());
     assert!(redis(&[("REDIS_URL", "redis://h:1"), ("SWITCHBOARD_MODE", "local")]).is_none());
-    assert_eq!(redis(&[("SWITCHBOARD_MODE", "redis"), ("REDIS_DB", "3")]).unwrap().db, Some(3));
+    assert_eq!(redis(&[("SWITCHBOARD_MODE", "redis"), ("REDIS_DB", "3")]).unwrap().address.db, Some(3));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use switchboard::engine::{Hint, Node};
-use switchboard::id::EventId;
+use switchboard::id::{EventId, UserId};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -37,6 +37,7 @@ pub enum Told {
     Replaced { user: String, client: String, order: u64 },
     SignOut { user: String, client: Option<String> },
     InboxLost,
+    Doubted,
 }
 
 /// The node.
@@ -138,5 +139,9 @@ impl Node for Recorder {
 
     fn inbox_lost(&self) {
         self.note(Told::InboxLost);
+    }
+
+    fn doubted(&self, _whose: &dyn Fn(&UserId) -> bool) {
+        self.note(Told::Doubted);
     }
 }

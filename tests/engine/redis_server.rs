@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use redis::{Client, Connection};
+use switchboard::engine::redis::connection::Topology;
 use tempfile::TempDir;
 
 /// The longest that anything is waited for.
@@ -39,6 +40,11 @@ impl RedisServer {
     /// A client of it.
     pub fn client(&self) -> Client {
         Client::open(format!("unix://{}", self.dir.path().join("redis.sock").display())).unwrap()
+    }
+
+    /// The address that engines are given.
+    pub fn topology(&self) -> Topology {
+        Topology::Server(self.client().get_connection_info().clone())
     }
 
     /// A connection for the test's own questions.

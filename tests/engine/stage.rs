@@ -119,6 +119,9 @@ impl Stage {
             worker_url: "ws://workers".to_owned(),
             key_prefix: String::new(),
             pool_size: 4,
+            wait_replicas: 0,
+            wait_timeout: Duration::from_millis(500),
+            ingress: vec!["events".to_owned()],
             session_ttl: options.session_ttl,
             node_ttl: options.node_ttl,
             log_ttl: options.log_ttl,
@@ -130,7 +133,7 @@ impl Stage {
         };
         let id = config.node.clone();
         let metrics = Arc::new(Metrics::new(id.as_str(), SCRIPTS).unwrap());
-        let engine = Arc::new(RedisEngine::new(server.client(), config, metrics).unwrap());
+        let engine = Arc::new(RedisEngine::new(server.topology(), config, metrics));
         Self { kind: Kind::Redis, engine, node: Arc::default(), id, options, server: Some(server) }
     }
 

@@ -20,7 +20,6 @@ const MOST_LINES: usize = 400;
 /// Where a crate may be named, and why there.
 const NAMED: &[(&str, &str, &str)] = &[
     ("redis", "src/engine/redis/", "the engine itself"),
-    ("redis", "src/relay.rs", "the error of a start that failed for the Redis address"),
     ("redis", "src/settings/mod.rs", "a URL is checked where it is read, by the parser that will use it"),
     ("bb8", "src/engine/redis/", "the engine's pool"),
     ("bb8_redis", "src/engine/redis/", "the engine's pool"),

@@ -2,9 +2,12 @@
 
 use redis::aio::MultiplexedConnection;
 
-use super::connection::Address;
-use super::keys::Keys;
-use super::link;
+use super::connection::{Address, Topology};
+use super::keys::{EVENTS, Keys};
+use super::map;
+use super::sentinel::Sentinels;
+use super::slot::Slot;
+use super::wire::{RESPONSE_TIMEOUT, open, send};
 use crate::engine::Unavailable;
 
 /// An entry of the ingress stream.
@@ -31,10 +34,18 @@ impl Appender {
     /// Where Redis cannot be addressed, or is away.
     pub async fn open(address: &Address, key_prefix: &str) -> Result<Self, Unavailable> {
         let told = |error: String| Unavailable::new(error);
-        let client = address.client().map_err(|error| told(error.to_string()))?;
-        let connection = client.get_multiplexed_async_connection().await;
-        let connection = connection.map_err(|error| told(error.to_string()))?;
-        Ok(Self { connection, stream: Keys::new(key_prefix).events() })
+        let topology = address.topology().map_err(|error| told(error.to_string()))?;
+        let stream = Keys::new(key_prefix, false).ingress(EVENTS);
+        let place = match topology {
+            Topology::Server(info) => Ok(info),
+            Topology::Sentinel { sentinels, name, master } => {
+                Sentinels { sentinels, name, master }.master().await
+            }
+            Topology::Cluster(seeds) => map::owner(&seeds, Slot::of(stream.as_bytes())).await,
+        };
+        let connection = async { open(place?, Some(RESPONSE_TIMEOUT)).await };
+        let connection = connection.await.map_err(|error| told(error.to_string()))?;
+        Ok(Self { connection, stream })
     }
 
     /// Adds entries in one round trip, in their order.
@@ -47,7 +58,7 @@ impl Appender {
             let add = pipeline.cmd("XADD").arg(&self.stream).arg("*");
             add.arg("user").arg(&entry.user).arg("event").arg(entry.event).arg("data").arg(&entry.data);
         }
-        let added = link::send(&mut self.connection, &pipeline).await;
+        let added = send(&mut self.connection, &pipeline).await;
         added.map(drop).map_err(|error| Unavailable::new(error.to_string()))
     }
 }

@@ -1,13 +1,13 @@
-//! From settings to a Redis client: addresses, databases, TLS.
+//! From settings to connections: addresses of one server, of Sentinels, of a Cluster; databases, TLS.
 
 use std::path::{Path, PathBuf};
 
-use redis::{Client, ClientTlsConfig, IntoConnectionInfo, TlsCertificates};
+use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 
 /// How Redis is reached.
 #[derive(Debug, Clone)]
 pub struct Address {
-    /// `redis://`, `rediss://` or `unix://`.
+    /// One of [`FORMS`].
     pub url: String,
     /// Wins over a database in the URL.
     pub db: Option<i64>,
@@ -19,12 +19,37 @@ pub struct Address {
     pub key: Option<PathBuf>,
 }
 
-/// Why no client could be made of the settings.
+/// The forms of a URL, in words.
+pub const FORMS: &str = "redis:// or rediss:// (TLS) with host:port, unix:// with a path, \
+     redis+sentinel://host:port,host:port/name, redis+cluster://host:port,host:port (rediss+... with TLS)";
+
+/// Where Redis is.
+#[derive(Debug, Clone)]
+pub enum Topology {
+    /// One server.
+    Server(ConnectionInfo),
+    /// A master and its replicas; Sentinels know which is the master.
+    Sentinel {
+        /// The Sentinels, each with their own credentials.
+        sentinels: Vec<ConnectionInfo>,
+        /// What they call the master.
+        name: String,
+        /// How to connect to it, but for its address.
+        master: ConnectionInfo,
+    },
+    /// A Cluster, of which these servers are known.
+    Cluster(Vec<ConnectionInfo>),
+}
+
+/// Why no connection can be made of the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// The URL cannot be used.
     #[error("--redis-url cannot be used: {0}")]
     Url(#[from] redis::RedisError),
+    /// The URL has not the form of its scheme.
+    #[error("--redis-url must be {0}")]
+    Form(&'static str),
     /// A PEM file cannot be read.
     #[error("{flag} {path} cannot be read: {source}")]
     Pem {
@@ -37,13 +62,55 @@ pub enum AddressError {
     },
 }
 
+const SENTINEL_FORM: &str = "redis+sentinel://[user:password@]host:port,host:port/name[/database]\
+     [?sentinel_user=...&sentinel_password=...]";
+const CLUSTER_FORM: &str = "redis+cluster://[user:password@]host:port,host:port, without a database";
+
 impl Address {
-    /// A client for this address. Connects to nothing yet.
+    /// What the URL and the files come to. Connects to nothing.
     ///
     /// # Errors
     /// Where the URL or a PEM file cannot be used.
-    pub fn client(&self) -> Result<Client, AddressError> {
-        let client = if self.url.starts_with("rediss:") {
+    pub fn topology(&self) -> Result<Topology, AddressError> {
+        let (scheme, rest) = self.url.split_once("://").ok_or(AddressError::Form(FORMS))?;
+        let Some((base, kind)) = scheme.split_once('+').filter(|(_, kind)| *kind != "unix") else {
+            return Ok(Topology::Server(self.info(&self.url)?));
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (credentials, hosts) = authority
+            .rsplit_once('@')
+            .map_or(("", authority), |(_, hosts)| (&authority[..authority.len() - hosts.len()], hosts));
+        match kind {
+            "cluster" => {
+                if !path.is_empty() || !query.is_empty() || self.db.unwrap_or_default() != 0 {
+                    return Err(AddressError::Form(CLUSTER_FORM));
+                }
+                let seeds = hosts.split(',').map(|host| self.info(&format!("{base}://{credentials}{host}")));
+                Ok(Topology::Cluster(seeds.collect::<Result<_, _>>()?))
+            }
+            "sentinel" => {
+                let (name, db) = path.split_once('/').unwrap_or((path, ""));
+                if name.is_empty() {
+                    return Err(AddressError::Form(SENTINEL_FORM));
+                }
+                let own = Self { db: Some(0), ..self.clone() };
+                let sentinels = hosts.split(',').map(|host| {
+                    let port = if host.ends_with(']') || !host.contains(':') { ":26379" } else { "" };
+                    with_credentials(own.info(&format!("{base}://{host}{port}"))?, query)
+                });
+                let sentinels = sentinels.collect::<Result<_, _>>()?;
+                let first = hosts.split(',').next().unwrap_or_default();
+                let master = self.info(&format!("{base}://{credentials}{first}/{db}"))?;
+                Ok(Topology::Sentinel { sentinels, name: name.to_owned(), master })
+            }
+            _ => Err(AddressError::Form(FORMS)),
+        }
+    }
+
+    /// How to connect to one server.
+    fn info(&self, url: &str) -> Result<ConnectionInfo, AddressError> {
+        let info = if url.starts_with("rediss:") {
             // Fails where one is installed already, which does as well.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let client_tls = match (&self.cert, &self.key) {
@@ -54,22 +121,100 @@ impl Address {
                 _ => None,
             };
             let root_cert = self.ca.as_deref().map(|ca| read("--redis-ca", ca)).transpose()?;
-            Client::build_with_tls(self.url.as_str(), TlsCertificates { client_tls, root_cert })?
+            let client = Client::build_with_tls(url, TlsCertificates { client_tls, root_cert })?;
+            client.get_connection_info().clone()
         } else {
-            Client::open(self.url.as_str())?
+            url.into_connection_info()?
         };
-        let info = client.get_connection_info().clone();
         let mut settings = info.redis_settings().clone();
         if let Some(db) = self.db {
             settings = settings.set_db(db);
         }
         // A batch goes out at once; waiting for more of it would cost 40 ms.
         let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-        Ok(Client::open(info.into_connection_info()?)?)
+        Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
     }
+}
+
+/// A Sentinel's own credentials: those of the master stand before its host and are not for it.
+fn with_credentials(info: ConnectionInfo, query: &str) -> Result<ConnectionInfo, AddressError> {
+    let mut settings = info.redis_settings().clone();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        settings = match &*name {
+            "sentinel_user" => settings.set_username(value),
+            "sentinel_password" => settings.set_password(value),
+            _ => return Err(AddressError::Form(SENTINEL_FORM)),
+        };
+    }
+    Ok(info.set_redis_settings(settings))
+}
+
+/// The same way of connecting, to another host.
+pub fn at(info: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
+    let host = host.to_owned();
+    let address = match info.addr() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
+        }
+        _ => ConnectionAddr::Tcp(host, port),
+    };
+    info.clone().set_addr(address)
 }
 
 fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, AddressError> {
     std::fs::read(path).map_err(|source| AddressError::Pem { flag, path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topology(url: &str, db: Option<i64>) -> Result<Topology, String> {
+        let address = Address { url: url.to_owned(), db, ca: None, cert: None, key: None };
+        address.topology().map_err(|error| error.to_string())
+    }
+
+    fn shown(info: &ConnectionInfo) -> String {
+        let settings = info.redis_settings();
+        let (user, password) = (settings.username().unwrap_or("-"), settings.password().unwrap_or("-"));
+        let tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        format!("{} {user} {password} {} {tls}", info.addr(), settings.db())
+    }
+
+    #[test]
+    fn one_server() {
+        let Ok(Topology::Server(info)) = topology("redis://u:p%40@h:1/2", Some(3)) else { panic!() };
+        assert_eq!(shown(&info), "h:1 u p@ 3 false");
+        let Ok(Topology::Server(info)) = topology("unix:///run/redis.sock?db=1", None) else { panic!() };
+        assert_eq!(shown(&info), "/run/redis.sock - - 1 false");
+    }
+
+    #[test]
+    fn a_cluster() {
+        let Ok(Topology::Cluster(seeds)) = topology("redis+cluster://u:p@h1:7000,[::1]:7001,h3", None) else {
+            panic!()
+        };
+        let seeds: Vec<_> = seeds.iter().map(shown).collect();
+        assert_eq!(seeds, ["h1:7000 u p 0 false", "::1:7001 u p 0 false", "h3:6379 u p 0 false"]);
+        let Ok(Topology::Cluster(seeds)) = topology("rediss+cluster://h1:7000", Some(0)) else { panic!() };
+        assert_eq!(shown(&seeds[0]), "h1:7000 - - 0 true");
+        assert_eq!(shown(&at(&seeds[0], "h2", 5)), "h2:5 - - 0 true");
+        for (url, db) in [("redis+cluster://h/1", None), ("redis+cluster://h", Some(1))] {
+            assert!(topology(url, db).unwrap_err().contains("without a database"), "{url}");
+        }
+    }
+
+    #[test]
+    fn sentinels() {
+        let url = "redis+sentinel://u:p@h1,h2:5/mymaster/4?sentinel_user=s&sentinel_password=q%26";
+        let Ok(Topology::Sentinel { sentinels, name, master }) = topology(url, None) else { panic!() };
+        let sentinels: Vec<_> = sentinels.iter().map(shown).collect();
+        assert_eq!(sentinels, ["h1:26379 s q& 0 false", "h2:5 s q& 0 false"]);
+        assert_eq!(name, "mymaster");
+        assert_eq!(shown(&at(&master, "m", 6)), "m:6 u p 4 false");
+        for url in ["redis+sentinel://h1", "redis+sentinel://h1/m?password=q"] {
+            assert!(topology(url, None).unwrap_err().contains("/name"), "{url}");
+        }
+        assert!(topology("redis+ring://h", None).unwrap_err().contains("redis+cluster"));
+    }
 }

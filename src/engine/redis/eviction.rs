@@ -60,17 +60,27 @@ pub async fn look(context: &Context) {
 async fn policy(context: &Context) -> Result<Option<String>, Unavailable> {
     let mut config = cmd("CONFIG");
     config.arg("GET").arg("maxmemory-policy");
-    if let Ok(answer) = context.link.probe_one(config).await
-        && let Some(policy) = configured(answer)
-    {
+    let answers: Result<Vec<_>, _> = context.link.probe_all(config).await.into_iter().collect();
+    if let Some(policy) = answers.ok().and_then(|answers| worst(answers.into_iter().filter_map(configured))) {
         return Ok(Some(policy));
     }
     // Hosted servers often have no CONFIG, and a careful operator does not allow it.
     let mut info = cmd("INFO");
     info.arg("memory");
-    let info = context.link.probe_one(info).await?;
-    let policy = text(&info)?.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-    Ok(policy.map(|policy| policy.trim().to_owned()))
+    let mut policies = Vec::new();
+    for info in context.link.probe_all(info).await {
+        policies.extend(
+            text(&info?)?.lines().find_map(|line| {
+                line.strip_prefix("maxmemory_policy:").map(|policy| policy.trim().to_owned())
+            }),
+        );
+    }
+    Ok(worst(policies.into_iter()))
+}
+
+/// One of several masters that may evict is enough.
+fn worst(policies: impl Iterator<Item = String>) -> Option<String> {
+    policies.max_by_key(|policy| policy != SAFE)
 }
 
 fn text(value: &Value) -> Result<&str, Unavailable> {

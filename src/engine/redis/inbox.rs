@@ -22,7 +22,8 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use super::{Context, link, reply};
+use super::wire::send;
+use super::{Context, reply};
 use crate::engine::{Event, Hint, Node};
 use crate::id::{ClientId, EventId, EventName, UserId};
 
@@ -99,8 +100,9 @@ pub fn life(context: &Context) -> Cmd {
 /// Reads this node's inbox for as long as the process lives.
 pub async fn read(context: Arc<Context>) {
     let mut wait = Duration::from_millis(50);
+    let key = context.keys.inbox(context.config.node.as_str());
     loop {
-        match context.link.dedicated().await {
+        match context.link.dedicated(&key).await {
             Ok(connection) => match drain(&context, connection).await {
                 Ended::Lost => {
                     // The stream or its group is gone (flushed, evicted): the claim makes it anew.
@@ -110,7 +112,7 @@ pub async fn read(context: Arc<Context>) {
                 }
                 Ended::Broken(error) => {
                     debug!(%error, "the inbox's connection broke");
-                    context.link.suspect();
+                    context.link.broke(&key, &error);
                 }
                 Ended::Read => wait = Duration::from_millis(50),
             },
@@ -151,7 +153,7 @@ async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ende
             .arg(&key)
             .arg(">");
         let bound = Duration::from_millis(BLOCK_MS as u64) + OVERDUE;
-        let answer = match tokio::time::timeout(bound, link::send(&mut connection, &pipeline)).await {
+        let answer = match tokio::time::timeout(bound, send(&mut connection, &pipeline)).await {
             Ok(answer) => answer,
             Err(_) => return Ended::Broken((ErrorKind::Io, "a read was never answered").into()),
         };

@@ -15,7 +15,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{Context, inbox, link, ms, publish, reply, scripts, sessions, traces};
+use super::publish::{self, Entry};
+use super::wire::send;
+use super::{Context, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
 use crate::id::EventName;
 use crate::metrics::Via;
@@ -25,18 +27,18 @@ use crate::protocol::publish::{Data, Parts, Publish, Target};
 /// Entries of one read.
 const READ: usize = 256;
 
-/// Reads the ingress stream whenever it is this process's turn, until `wanted` turns false.
-pub async fn read(context: Arc<Context>, mut wanted: watch::Receiver<bool>) {
+/// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
+pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
     while *wanted.borrow_and_update() {
         if context.link.is_up() {
-            match lead(&context, ttl).await {
+            match lead(&context, &stream, ttl).await {
                 Ok(true) => {
-                    info!(node = %context.config.node, "reading the ingress stream");
-                    if let Err(error) = Reader::serve(&context, &wanted).await {
+                    info!(node = %context.config.node, stream, "reading the ingress stream");
+                    if let Err(error) = Reader::serve(&context, &stream, &wanted).await {
                         debug!(%error, "the ingress stream cannot be read now");
                     }
-                    if let Err(error) = lead(&context, Duration::ZERO).await {
+                    if let Err(error) = lead(&context, &stream, Duration::ZERO).await {
                         debug!(%error, "the ingress lease was not given back and will lapse");
                     }
                 }
@@ -50,15 +52,21 @@ pub async fn read(context: Arc<Context>, mut wanted: watch::Receiver<bool>) {
     }
 }
 
-async fn lead(context: &Context, ttl: Duration) -> Result<bool, Unavailable> {
+async fn lead(context: &Context, stream: &str, ttl: Duration) -> Result<bool, Unavailable> {
     let mut call = scripts::call(&scripts::LEAD, 1, 3);
-    call.arg(context.keys.events()).arg(context.config.node.as_str()).arg(&context.config.boot).arg(ms(ttl));
+    call.arg(context.keys.ingress(stream))
+        .arg(context.config.node.as_str())
+        .arg(&context.config.boot)
+        .arg(ms(ttl));
     Ok(reply::integer(&context.link.run_one(call).await?)? == 1)
 }
 
 struct Reader<'a> {
     context: &'a Context,
     connection: MultiplexedConnection,
+    /// As `--ingress` names it.
+    name: &'a str,
+    /// Its key.
     stream: String,
     /// Until when this process may publish what it has read.
     lease_end: Instant,
@@ -75,11 +83,17 @@ enum Stopped {
 }
 
 impl<'a> Reader<'a> {
-    async fn serve(context: &'a Context, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
+    async fn serve(
+        context: &'a Context,
+        name: &'a str,
+        wanted: &watch::Receiver<bool>,
+    ) -> Result<(), Stopped> {
+        let stream = context.keys.ingress(name);
         let mut reader = Reader {
             context,
-            connection: context.link.dedicated().await?,
-            stream: context.keys.events(),
+            connection: context.link.dedicated(&stream).await?,
+            name,
+            stream,
             lease_end: Instant::now() + context.config.node_ttl,
         };
         loop {
@@ -92,7 +106,7 @@ impl<'a> Reader<'a> {
                     reader.renew().await?;
                 }
                 Err(Stopped::Redis(error)) => {
-                    context.link.suspect();
+                    context.link.broke(&reader.stream, &error);
                     return Err(error.into());
                 }
                 other => return other,
@@ -130,19 +144,8 @@ impl<'a> Reader<'a> {
         pipeline: redis::Pipeline,
         block: Duration,
     ) -> Result<Vec<redis::Value>, Stopped> {
-        let bound = block + Duration::from_secs(2);
-        let asked = Instant::now();
-        let mut outcome = timeout(bound, link::send(&mut self.connection, &pipeline)).await;
-        if matches!(&outcome, Ok(Err(error)) if link::lacks_script(error)) {
-            link::load_scripts(&mut self.connection).await?;
-            outcome = timeout(bound, link::send(&mut self.connection, &pipeline)).await;
-        }
-        match outcome {
-            Ok(answer) => {
-                let answer = answer?;
-                self.context.link.timer.observe(&pipeline, asked.elapsed());
-                Ok(answer)
-            }
+        match timeout(block + Duration::from_secs(2), send(&mut self.connection, &pipeline)).await {
+            Ok(answer) => Ok(answer?),
             Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time")).into()),
         }
     }
@@ -176,7 +179,7 @@ impl<'a> Reader<'a> {
     async fn renew(&mut self) -> Result<(), Stopped> {
         let ttl = self.context.config.node_ttl;
         let asked = Instant::now();
-        if !lead(self.context, ttl).await? {
+        if !lead(self.context, self.name, ttl).await? {
             return Err(Stopped::LeaseLost);
         }
         self.lease_end = asked + ttl;
@@ -186,16 +189,17 @@ impl<'a> Reader<'a> {
     /// Publishes entries in order, puts bad ones aside, and then lets go of them all.
     async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
         let Some((last, _)) = entries.last() else { return Ok(()) };
-        let mut done = redis::pipe();
+        // On a Cluster what goes to several masters at once may be as much more.
+        let most = publish::MAX_EVENTS * self.context.link.masters();
+        let mut dead = redis::pipe();
         let mut batch: Vec<(Event, &str)> = Vec::new();
-        let mut dead = 0;
         for (id, fields) in &entries {
             match parse(fields, self.context.config.max_event) {
                 Ok(publish) => match per_user(publish) {
                     Ok(events) => {
                         for event in events {
                             batch.push((event, id));
-                            if batch.len() == publish::MAX_EVENTS {
+                            if batch.len() == most {
                                 self.publish(std::mem::take(&mut batch)).await?;
                             }
                         }
@@ -208,17 +212,18 @@ impl<'a> Reader<'a> {
                 },
                 Err(refusal) => {
                     warn!(entry = %id, reason = %refusal, "an ingress entry could not be routed");
-                    let mut aside = sessions::bounded_add(self.context, self.context.keys.dead());
+                    let mut add = sessions::bounded_add(self.context, self.context.keys.dead());
                     for (field, value) in fields {
-                        aside.arg(&field[..]).arg(&value[..]);
+                        add.arg(&field[..]).arg(&value[..]);
                     }
-                    aside.arg("reason").arg(refusal.to_string());
-                    done.add_command(aside);
-                    dead += 1;
+                    add.arg("reason").arg(refusal.to_string());
+                    dead.add_command(add);
                 }
             }
         }
         self.publish(batch).await?;
+        self.context.link.run(&dead).await?;
+        let mut done = redis::pipe();
         done.cmd("XACK").arg(&self.stream).arg("switchboard");
         for (id, _) in &entries {
             done.arg(id);
@@ -226,7 +231,7 @@ impl<'a> Reader<'a> {
         // Everything up to the last has been handled, in order: it may go.
         done.cmd("XTRIM").arg(&self.stream).arg("MINID").arg("=").arg(inbox::after(last));
         self.ask_all(done, Duration::ZERO).await?;
-        self.context.metrics.dead.inc_by(dead);
+        self.context.metrics.dead.inc_by(dead.len() as u64);
         Ok(())
     }
 
@@ -237,17 +242,12 @@ impl<'a> Reader<'a> {
         if Instant::now() >= self.lease_end {
             return Err(Stopped::LeaseLost); // frozen meanwhile: another process goes on from what is pending
         }
-        let call = publish::script(self.context, batch.iter().map(|(event, id)| (event, Some(*id))));
-        let appended = publish::parse(self.ask(call, Duration::ZERO).await?)?;
-        let outcomes = || batch.iter().map(|(event, _)| event).zip(&appended);
-        traces::published(self.context, outcomes(), "ingress");
-        let hints = publish::hints(self.context, outcomes());
-        if !hints.is_empty() {
-            self.ask_all(hints, Duration::ZERO).await?;
-            traces::sent(self.context, outcomes());
-        }
-        self.context.metrics.accepted(Via::Ingress, appended.iter().flatten().count());
-        match appended.into_iter().find_map(Result::err) {
+        let entry = |id| Some(Entry { stream: self.name, id });
+        let batch: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
+        let mut outcomes = publish::append(self.context, &batch).await;
+        publish::send(self.context, &batch, &mut outcomes).await;
+        self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
+        match outcomes.into_iter().find_map(Result::err) {
             // Out of memory, say: it stays pending, and is tried again.
             Some(error) => Err(error.into()),
             None => Ok(()),

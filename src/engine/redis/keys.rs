@@ -1,103 +1,135 @@
 //! Every key name. Nothing else in the program spells one.
 //!
 //! Redis Cluster hashes `user:<id>` whole and the braces of its companions, so all keys of a user share a slot,
-//! and so do a node's. `companions in one slot` holds with an empty key prefix only: see [`Keys::new`].
+//! and so do a node's. There the prefix must stand within the braces too: see [`Keys::new`].
 
 use crate::id::{NodeId, UserId};
+
+/// The ingress stream where `--ingress` names no other.
+pub const EVENTS: &str = "events";
 
 /// Spells keys, with the prefix that the operator chose.
 #[derive(Debug, Clone)]
 pub struct Keys {
     prefix: Box<str>,
+    /// Put before what stands in braces.
+    within: Box<str>,
 }
 
 impl Keys {
-    /// Keys that begin with `prefix`, which may be empty.
-    pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.into() }
+    /// Keys that begin with `prefix`, which may be empty. On a Cluster `app:user:42` is hashed whole, so its log is
+    /// `app:log:{app:user:42}`.
+    pub fn new(prefix: &str, cluster: bool) -> Self {
+        Self { prefix: prefix.into(), within: if cluster { prefix } else { "" }.into() }
     }
 
-    fn key(&self, before: &str, id: &str, after: &str) -> String {
-        let mut key = String::with_capacity(self.prefix.len() + before.len() + id.len() + after.len());
-        key.push_str(&self.prefix);
-        key.push_str(before);
-        key.push_str(id);
-        key.push_str(after);
-        key
+    fn companion(&self, before: &str, of: &str, id: &str) -> String {
+        [&*self.prefix, before, ":{", &self.within, of, ":", id, "}"].concat()
+    }
+
+    fn key(&self, before: &str, id: &str) -> String {
+        [&*self.prefix, before, id].concat()
     }
 
     /// SET of `<clientId>@<nodeId>`: who is connected where.
     pub fn user(&self, user: &UserId) -> String {
-        self.key("user:", user.as_str(), "")
+        self.key("user:", user.as_str())
     }
 
     /// HASH nodeId → lease end; `@last`: newest event id.
     pub fn nodes_of(&self, user: &UserId) -> String {
-        self.key("nodes:{user:", user.as_str(), "}")
+        self.companion("nodes", "user", user.as_str())
     }
 
     /// STREAM: the user's events.
     pub fn log(&self, user: &UserId) -> String {
-        self.key("log:{user:", user.as_str(), "}")
+        self.companion("log", "user", user.as_str())
     }
 
     /// HASH clientId → confirmed id; `@…`: what the scripts remember of the log.
     pub fn cursor(&self, user: &UserId) -> String {
-        self.key("cursor:{user:", user.as_str(), "}")
+        self.companion("cursor", "user", user.as_str())
     }
 
     /// HASH: a live node.
     pub fn node(&self, node: &str) -> String {
-        self.key("node:", node, "")
+        self.key("node:", node)
     }
 
     /// STREAM, group `node`: events on their way to the node's sockets.
     pub fn inbox(&self, node: &str) -> String {
-        self.key("inbox:{node:", node, "}")
+        self.companion("inbox", "node", node)
     }
 
     /// SET of user ids: whom the node serves.
     pub fn users(&self, node: &NodeId) -> String {
-        self.key("users:{node:", node.as_str(), "}")
+        self.companion("users", "node", node.as_str())
     }
 
     /// ZSET user id → Unix ms until which the user is followed.
     pub fn traced(&self) -> String {
-        self.key("traced", "", "")
+        self.key("traced", "")
     }
 
     /// STREAM: the steps of a user who is followed.
     pub fn traces(&self, user: &UserId) -> String {
-        self.key("traces:{user:", user.as_str(), "}")
+        self.companion("traces", "user", user.as_str())
     }
 
     /// ZSET nodeId → lease end: all live nodes.
     pub fn nodes(&self) -> String {
-        self.key("nodes", "", "")
+        self.key("nodes", "")
     }
 
     /// HASH: who leaves until when, and when the next client comes back.
     pub fn drain(&self) -> String {
-        self.key("drain", "", "")
+        self.key("drain", "")
     }
 
-    /// STREAM, group `switchboard`: anyone may publish here.
-    pub fn events(&self) -> String {
-        self.key("events", "", "")
+    /// STREAM, group `switchboard`: anyone may publish here. [`EVENTS`], or another that `--ingress` names.
+    pub fn ingress(&self, stream: &str) -> String {
+        self.key(stream, "")
     }
 
     /// STREAM: ingress entries that could not be routed.
     pub fn dead(&self) -> String {
-        self.key("events:dead", "", "")
+        self.key("events:dead", "")
     }
 
     /// STREAM: what clients send upward.
     pub fn uplink(&self) -> String {
-        self.key("uplink", "", "")
+        self.key("uplink", "")
     }
 
     /// STREAM: first session opened, last session gone.
     pub fn presence(&self) -> String {
-        self.key("presence", "", "")
+        self.key("presence", "")
+    }
+
+    /// STRING, on a Cluster alone, one on each master: Unix ms since when its data are known to be whole. `number` is
+    /// the least that makes it fall on that master.
+    pub fn mark(&self, number: u32) -> String {
+        self.companion("since", "master", &number.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::redis::slot::Slot;
+
+    #[test]
+    fn all_keys_of_a_user_share_a_slot_and_so_do_those_of_a_node() {
+        let (user, node): (UserId, NodeId) = ("42".parse().unwrap(), "a".parse().unwrap());
+        for prefix in ["", "app:"] {
+            let keys = Keys::new(prefix, true);
+            let slot = |key: String| Slot::of(key.as_bytes());
+            let companions = [keys.nodes_of(&user), keys.log(&user), keys.cursor(&user)];
+            assert!(companions.into_iter().all(|key| slot(key) == slot(keys.user(&user))), "{prefix}");
+            let companions = [keys.inbox("a"), keys.users(&node)];
+            assert!(companions.into_iter().all(|key| slot(key) == slot(keys.node("a"))), "{prefix}");
+        }
+        assert_eq!(Keys::new("app:", false).log(&user), "app:log:{user:42}");
+        assert_eq!(Keys::new("app:", true).log(&user), "app:log:{app:user:42}");
     }
 }

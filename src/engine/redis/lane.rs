@@ -65,20 +65,22 @@ impl Lane {
     }
 
     async fn batch(&mut self, taken: &mut Vec<Op>) {
-        let (mut connects, mut publishes, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut connects, mut publishes, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for op in taken.drain(..) {
             match op {
                 Op::Connect(connect, reply) => connects.push((connect, reply)),
                 Op::Publish(event, reply) => publishes.push((event, reply)),
                 Op::Disconnect(disconnect, reply) => {
-                    self.owed.insert((disconnect.user.clone(), disconnect.client.clone()), disconnect);
-                    replies.push(reply);
+                    let whose = (disconnect.user.clone(), disconnect.client.clone());
+                    self.owed.insert(whose.clone(), disconnect);
+                    ends.push((whose, reply));
                 }
             }
         }
         let ended = self.end_sessions().await;
-        for reply in replies {
-            let _ = reply.send(ended.clone());
+        for (whose, reply) in ends {
+            let owed = self.owed.contains_key(&whose);
+            let _ = reply.send(if owed { ended.clone() } else { Ok(()) });
         }
         for (connect, _) in &connects {
             // It is here again: its older connection's end must not take it away.
@@ -86,39 +88,36 @@ impl Lane {
         }
         let (questions, replies): (Vec<_>, Vec<_>) = connects.into_iter().unzip();
         let mut replies = replies.into_iter();
-        for batch in questions.chunks(sessions::MAX_CONNECTS) {
+        // What goes to several masters at once may be as much more.
+        let masters = self.context.link.masters();
+        for batch in questions.chunks(sessions::MAX_CONNECTS * masters) {
             answer(replies.by_ref().take(batch.len()), sessions::connect(&self.context, batch).await);
         }
         let (questions, replies): (Vec<_>, Vec<_>) = publishes.into_iter().unzip();
         let mut replies = replies.into_iter();
-        for batch in questions.chunks(publish::MAX_EVENTS) {
+        for batch in questions.chunks(publish::MAX_EVENTS * masters) {
             answer(replies.by_ref().take(batch.len()), publish::publish(&self.context, batch).await);
         }
     }
 
     async fn end_sessions(&mut self) -> Result<(), Unavailable> {
         let ends: Vec<Disconnect> = self.owed.values().cloned().collect();
-        for batch in ends.chunks(sessions::MAX_CONNECTS) {
-            sessions::disconnect(&self.context, batch).await?;
-            for done in batch {
-                self.owed.remove(&(done.user.clone(), done.client.clone()));
+        let mut all = Ok(());
+        for batch in ends.chunks(sessions::MAX_CONNECTS * self.context.link.masters()) {
+            for (end, ended) in batch.iter().zip(sessions::disconnect(&self.context, batch).await) {
+                match ended {
+                    Ok(()) => drop(self.owed.remove(&(end.user.clone(), end.client.clone()))),
+                    Err(error) => all = Err(error),
+                }
             }
         }
-        Ok(())
+        all
     }
 }
 
-/// Hands each operation of a batch its own outcome, or all of them the batch's.
-fn answer<T>(
-    replies: impl Iterator<Item = Reply<T>>,
-    outcomes: Result<Vec<Result<T, Unavailable>>, Unavailable>,
-) {
-    let (mut outcomes, missing) = match outcomes {
-        Ok(outcomes) => (outcomes.into_iter(), Unavailable::new("Redis answered too little")),
-        Err(error) => (Vec::new().into_iter(), error),
-    };
-    for reply in replies {
-        let outcome = outcomes.next().unwrap_or_else(|| Err(missing.clone()));
+/// Hands each operation of a batch its own outcome.
+fn answer<T>(replies: impl Iterator<Item = Reply<T>>, outcomes: Vec<Result<T, Unavailable>>) {
+    for (reply, outcome) in replies.zip(outcomes) {
         let _ = reply.send(outcome); // nobody waits any more: the caller's connection has ended
     }
 }

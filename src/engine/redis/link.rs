@@ -1,97 +1,83 @@
-//! The connections to Redis: a pool for everything that answers at once, and connections of their own for
-//! readers that block.
+//! The link to Redis, wherever it is: one server, the master that Sentinels name, the masters of a Cluster. Commands
+//! and scripts are the same; what differs is where each of them goes.
 //!
-//! One failure makes the whole link suspect: from then on every operation is refused at once, until the lease
-//! loop has shown that Redis is there and still knows this node. So nothing is accepted by a Redis that came
-//! back without its data, and callers hear of an outage within a moment instead of one timeout each.
+//! One failure makes the link suspect: from then on every operation is refused at once, until the lease loop has
+//! shown that Redis is there and still knows this node. So nothing is accepted by a Redis that came back without its
+//! data, and callers hear of an outage within a moment instead of one timeout each. On a Cluster that holds for each
+//! master apart, and for the link as a whole where the node's own keys are on the master that failed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bb8::{ManageConnection, Pool, RunError};
-use bb8_redis::RedisConnectionManager;
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio::sync::Notify;
 
+use super::cluster::Cluster;
+use super::connection::Topology;
+use super::keys::Keys;
+use super::map::Map;
+use super::sentinel::Sentinels;
+use super::server::{Options, Place, Server};
+use super::slot::Slot;
+use super::wire::{Outcome, is_outage};
 use crate::engine::Unavailable;
-use crate::engine::redis::scripts;
 
-/// How long one answer may take. A script call is bounded to a millisecond of Redis's time; what comes on top is a
-/// machine that is short of CPU, which is no outage. (The client's own default, 500 ms, took one for the other.)
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection may take to open.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A pooled connection that remembers when it was last known to be good.
-pub struct Connection {
-    inner: MultiplexedConnection,
-    failures_seen: u64,
-    broken: bool,
-}
-
-/// Opens pooled connections. bb8-redis never calls a connection broken and asks for a `PING` at every checkout
-/// instead; here that is asked only after some connection has failed since this one was last used.
-pub struct Manager {
-    inner: RedisConnectionManager,
-    failures: Arc<AtomicU64>,
-}
-
-impl ManageConnection for Manager {
-    type Connection = Connection;
-    type Error = RedisError;
-
-    async fn connect(&self) -> Result<Connection, RedisError> {
-        let failures_seen = self.failures.load(Ordering::Acquire);
-        let mut inner = self.inner.connect().await?;
-        inner.set_response_timeout(RESPONSE_TIMEOUT);
-        Ok(Connection { inner, failures_seen, broken: false })
-    }
-
-    async fn is_valid(&self, connection: &mut Connection) -> Result<(), RedisError> {
-        let failures = self.failures.load(Ordering::Acquire);
-        if connection.failures_seen != failures {
-            self.inner.is_valid(&mut connection.inner).await?;
-            connection.failures_seen = failures;
-        }
-        Ok(())
-    }
-
-    fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.broken
-    }
+enum Servers {
+    One(Arc<Server>),
+    Cluster(Box<Cluster>),
 }
 
 /// The link to Redis.
 pub struct Link {
-    pool: Pool<Manager>,
-    client: Client,
-    failures: Arc<AtomicU64>,
+    servers: Servers,
     up: AtomicBool,
     suspected: Notify,
-    /// Tells how long scripts take.
-    pub timer: scripts::Timer,
+    doubts: Arc<Notify>,
+}
+
+/// Users of whom the newest events may be missing.
+pub enum Doubt {
+    /// Everyone.
+    All,
+    /// Those on these masters of a Cluster.
+    On(Arc<Map>, Vec<String>),
+}
+
+impl Doubt {
+    /// Whether it is about a key in this slot.
+    pub fn concerns(&self, slot: Slot) -> bool {
+        match self {
+            Self::All => true,
+            Self::On(map, names) => names.iter().any(|name| map.is_on(slot, name)),
+        }
+    }
 }
 
 impl Link {
-    /// A link to the server of `client`, with at most `size` pooled connections. Opens none yet.
-    ///
-    /// # Errors
-    /// Where the connection's parameters are unusable.
-    pub fn new(client: Client, size: u32, timer: scripts::Timer) -> Result<Self, RedisError> {
-        let failures = Arc::new(AtomicU64::new(0));
-        let manager = Manager {
-            inner: RedisConnectionManager::new(client.get_connection_info().clone())?,
-            failures: failures.clone(),
+    /// A link to Redis as it is set up. `home` is one of the node's own keys. Opens no connection yet.
+    pub fn new(topology: Topology, options: Options, keys: &Keys, home: &str) -> Self {
+        let doubts = options.doubts.clone();
+        let one = |place| Servers::One(Arc::new(Server::new("Redis", place, options.clone())));
+        let servers = match topology {
+            Topology::Server(info) => one(Place::Fixed(info)),
+            Topology::Sentinel { sentinels, name, master } => {
+                one(Place::Sentinel(Sentinels { sentinels, name, master }))
+            }
+            Topology::Cluster(seeds) => {
+                let home = Slot::of(home.as_bytes());
+                Servers::Cluster(Box::new(Cluster::new(seeds, options, keys.clone(), home)))
+            }
         };
-        let pool = Pool::builder()
-            .max_size(size)
-            .connection_timeout(CONNECT_TIMEOUT)
-            .test_on_check_out(true)
-            .retry_connection(false)
-            .build_unchecked(manager);
-        Ok(Self { pool, client, failures, up: AtomicBool::new(false), suspected: Notify::new(), timer })
+        Self { servers, up: AtomicBool::new(false), suspected: Notify::new(), doubts }
+    }
+
+    /// What has to go on beside the link for as long as it is used.
+    pub async fn keep(&self) {
+        if let Servers::Cluster(cluster) = &self.servers {
+            cluster.keep().await;
+        }
     }
 
     /// Whether Redis is there and knows this node, as far as is known.
@@ -105,10 +91,28 @@ impl Link {
     }
 
     /// Something went wrong: refuse everything until [`Link::trust`].
-    pub fn suspect(&self) {
-        self.failures.fetch_add(1, Ordering::AcqRel);
+    fn suspect(&self) {
         self.up.store(false, Ordering::Release);
         self.suspected.notify_one();
+    }
+
+    /// A connection to where `key` is broke: what is there has to be looked at.
+    pub fn broke(&self, key: &str, error: &RedisError) {
+        match &self.servers {
+            Servers::One(server) => {
+                server.suspect();
+                self.suspect();
+            }
+            Servers::Cluster(cluster) if error.kind() == ErrorKind::Server(ServerErrorKind::Moved) => {
+                cluster.redraw();
+            }
+            Servers::Cluster(cluster) => {
+                if cluster.map().owner(Slot::of(key.as_bytes())).is_some_and(|server| cluster.suspect(server))
+                {
+                    self.suspect();
+                }
+            }
+        }
     }
 
     /// Redis does not know this node any more: refuse everything until [`Link::trust`].
@@ -121,15 +125,78 @@ impl Link {
         self.suspected.notified().await;
     }
 
+    /// Waits until another process has taken a server's place, which may lack what was written last.
+    pub async fn doubted(&self) -> Doubt {
+        loop {
+            self.doubts.notified().await;
+            match &self.servers {
+                Servers::One(server) if server.was_doubted() => return Doubt::All,
+                Servers::One(_) => {}
+                Servers::Cluster(cluster) => {
+                    let (names, map) = (cluster.doubted(), cluster.map());
+                    if names.iter().any(|name| map.is_on(cluster.home(), name)) {
+                        return Doubt::All; // hints for anyone may have been lost with this node's inbox
+                    }
+                    if !names.is_empty() {
+                        return Doubt::On(map, names);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A key's slot: what has the same may go into one script call.
+    pub fn slot(&self, key: &str) -> Slot {
+        match &self.servers {
+            Servers::One(_) => Slot::default(),
+            Servers::Cluster(_) => Slot::of(key.as_bytes()),
+        }
+    }
+
+    /// How many masters share the work.
+    pub fn masters(&self) -> usize {
+        match &self.servers {
+            Servers::One(_) => 1,
+            Servers::Cluster(cluster) => cluster.masters().max(1),
+        }
+    }
+
+    /// Whether each master keeps a mark that says since when its data are whole.
+    pub fn keeps_marks(&self) -> bool {
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    /// Unix ms after which the data where `key` is are known to be whole; none where nothing is known.
+    pub fn whole_since(&self, key: &str) -> Option<u64> {
+        match &self.servers {
+            Servers::One(server) => server.whole_since(),
+            Servers::Cluster(cluster) => cluster.map().owner(Slot::of(key.as_bytes()))?.whole_since(),
+        }
+    }
+
+    /// Notes after when the data are whole, where no master keeps a mark.
+    pub fn set_whole_since(&self, ms: u64) {
+        if let Servers::One(server) = &self.servers {
+            server.set_whole_since(ms);
+        }
+    }
+
+    /// Runs a pipeline where the link is trusted; each command has its own outcome.
+    pub async fn run_each(&self, pipeline: &Pipeline) -> Vec<Result<Value, Unavailable>> {
+        self.trusted(pipeline, false).await
+    }
+
+    /// As [`Link::run_each`]; what too few replicas have in time counts as not done.
+    pub async fn run_durably(&self, pipeline: &Pipeline) -> Vec<Result<Value, Unavailable>> {
+        self.trusted(pipeline, true).await
+    }
+
     /// Runs a pipeline where the link is trusted.
     ///
     /// # Errors
     /// Where Redis is away, or refuses any of the commands.
     pub async fn run(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Unavailable> {
-        if !self.is_up() {
-            return Err(Unavailable::new("Redis is away"));
-        }
-        self.probe(pipeline).await
+        self.run_each(pipeline).await.into_iter().collect()
     }
 
     /// Runs one command where the link is trusted.
@@ -137,71 +204,121 @@ impl Link {
     /// # Errors
     /// As [`Link::run`].
     pub async fn run_one(&self, command: Cmd) -> Result<Value, Unavailable> {
-        let values = self.run(&single(command)).await?;
-        first(values)
+        first(self.run_each(&single(command)).await)
     }
 
-    /// Runs one command whether the link is trusted or not: for the lease loop alone.
+    /// Runs one command, and then a pipeline of which it must not come later. On a Cluster that takes two steps; one
+    /// server does as it is told in one.
+    pub async fn run_after(&self, command: Cmd, then: Vec<Cmd>) -> Vec<Result<Value, Unavailable>> {
+        let count = then.len();
+        let (mut before, mut after) = (single(command), redis::pipe());
+        let together = if self.keeps_marks() { &mut after } else { &mut before };
+        for command in then {
+            together.add_command(command);
+        }
+        let mut outcomes = self.run_each(&before).await.into_iter();
+        match outcomes.next() {
+            Some(Ok(_)) if after.is_empty() => outcomes.collect(),
+            Some(Ok(_)) => self.run_each(&after).await,
+            Some(Err(error)) => vec![Err(error); count],
+            None => Vec::new(),
+        }
+    }
+
+    /// Runs one command whether the link is trusted or not, as the lease loop must.
     ///
     /// # Errors
     /// Where Redis is away, or refuses the command.
     pub async fn probe_one(&self, command: Cmd) -> Result<Value, Unavailable> {
-        let values = self.probe(&single(command)).await?;
-        first(values)
+        first(self.probe_each(&single(command)).await)
     }
 
-    async fn probe(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Unavailable> {
-        self.attempt(pipeline).await.map_err(|error| {
-            if is_outage(&error) {
-                self.suspect();
-            }
-            Unavailable::new(error.to_string())
-        })
+    /// Runs a pipeline whether the link is trusted or not; each command has its own outcome.
+    pub async fn probe_each(&self, pipeline: &Pipeline) -> Vec<Result<Value, Unavailable>> {
+        self.each(pipeline, false).await
     }
 
-    async fn attempt(&self, pipeline: &Pipeline) -> Result<Vec<Value>, RedisError> {
-        let mut pooled = self.pool.get().await.map_err(|error| match error {
-            RunError::User(error) => error,
-            RunError::TimedOut => (ErrorKind::Io, "no connection in time").into(),
-        })?;
-        let connection = &mut *pooled;
-        let asked = Instant::now();
-        let mut outcome = send(&mut connection.inner, pipeline).await;
-        if outcome.as_ref().is_err_and(lacks_script) {
-            // The scripts bear a repeat: what was done before the one that is lacking may be done again.
-            outcome = match load_scripts(&mut connection.inner).await {
-                Ok(()) => send(&mut connection.inner, pipeline).await,
-                Err(error) => Err(error),
-            };
-        }
-        if outcome.is_ok() {
-            self.timer.observe(pipeline, asked.elapsed());
-        }
-        connection.broken = outcome.as_ref().is_err_and(is_outage);
-        outcome
-    }
-
-    /// A connection of its own for a reader that blocks: without a response timeout, because an abandoned read
-    /// would swallow the next entry.
+    /// The clock where `key` is, Unix µs.
     ///
     /// # Errors
     /// Where Redis is away.
-    pub async fn dedicated(&self) -> Result<MultiplexedConnection, Unavailable> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(None);
-        self.client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|error| Unavailable::new(error.to_string()))
+    pub async fn clock(&self, key: &str) -> Result<i64, Unavailable> {
+        let mut time = redis::pipe();
+        time.cmd("TIME");
+        let outcome = match &self.servers {
+            Servers::One(_) => first(self.run_each(&time).await),
+            Servers::Cluster(cluster) => match cluster.owner(Slot::of(key.as_bytes())).await {
+                Ok(server) => first(server.send(&time, false).await.into_iter().map(told).collect()),
+                Err(error) => Err(Unavailable::new(error.to_string())),
+            },
+        };
+        let (seconds, micros): (i64, i64) = redis::from_redis_value(outcome?)
+            .map_err(|_| Unavailable::new("TIME answered with another shape"))?;
+        Ok(seconds * 1_000_000 + micros)
+    }
+
+    async fn trusted(&self, pipeline: &Pipeline, durable: bool) -> Vec<Result<Value, Unavailable>> {
+        if pipeline.is_empty() {
+            return Vec::new();
+        }
+        if !self.is_up() {
+            return vec![Err(Unavailable::new("Redis is away")); pipeline.len()];
+        }
+        self.each(pipeline, durable).await
+    }
+
+    async fn each(&self, pipeline: &Pipeline, durable: bool) -> Vec<Result<Value, Unavailable>> {
+        let outcomes = match &self.servers {
+            Servers::One(server) => {
+                let outcomes = server.send(pipeline, durable).await;
+                if outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(is_outage)) {
+                    server.suspect();
+                    self.suspect();
+                }
+                outcomes
+            }
+            Servers::Cluster(cluster) => {
+                let (outcomes, home_failed) = cluster.send(pipeline, durable).await;
+                if home_failed {
+                    self.suspect();
+                }
+                outcomes
+            }
+        };
+        outcomes.into_iter().map(told).collect()
+    }
+
+    /// Runs one command on every master, whether the link is trusted or not.
+    pub async fn probe_all(&self, command: Cmd) -> Vec<Result<Value, Unavailable>> {
+        let pipeline = single(command);
+        match &self.servers {
+            Servers::One(_) => self.probe_each(&pipeline).await,
+            Servers::Cluster(cluster) => {
+                let map = cluster.map();
+                let answers = map.servers.iter().map(|server| server.send(&pipeline, false));
+                join_all(answers).await.into_iter().flatten().map(told).collect()
+            }
+        }
+    }
+
+    /// A connection of its own to where `key` is, for a reader that blocks.
+    ///
+    /// # Errors
+    /// Where Redis is away.
+    pub async fn dedicated(&self, key: &str) -> Result<MultiplexedConnection, Unavailable> {
+        let connection = match &self.servers {
+            Servers::One(server) => server.dedicated().await,
+            Servers::Cluster(cluster) => match cluster.owner(Slot::of(key.as_bytes())).await {
+                Ok(server) => server.dedicated().await,
+                Err(error) => Err(error),
+            },
+        };
+        connection.map_err(|error| Unavailable::new(error.to_string()))
     }
 }
 
-/// Whether Redis as a whole is away or not ready, as opposed to refusing one command.
-fn is_outage(error: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
-    let not_ready = matches!(error.kind(), ErrorKind::Server(BusyLoading | MasterDown | ReadOnly));
-    not_ready || error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error()
+fn told(outcome: Outcome) -> Result<Value, Unavailable> {
+    outcome.map_err(|error| Unavailable::new(error.to_string()))
 }
 
 fn single(command: Cmd) -> Pipeline {
@@ -210,39 +327,6 @@ fn single(command: Cmd) -> Pipeline {
     pipeline
 }
 
-fn first(values: Vec<Value>) -> Result<Value, Unavailable> {
-    values.into_iter().next().ok_or_else(|| Unavailable::new("Redis gave no answer"))
-}
-
-/// Runs a pipeline on `connection`; the first command that Redis refuses makes an error of it all.
-///
-/// # Errors
-/// Where the connection fails, or Redis refuses a command.
-pub async fn send(
-    connection: &mut MultiplexedConnection,
-    pipeline: &Pipeline,
-) -> Result<Vec<Value>, RedisError> {
-    let values = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
-    // The first refusal as Redis put it; the crate's own summary of a pipeline has no code to look at.
-    values
-        .into_iter()
-        .map(|value| if matches!(value, Value::ServerError(_)) { value.extract_error() } else { Ok(value) })
-        .collect()
-}
-
-/// Loads every script.
-///
-/// # Errors
-/// Where the connection fails.
-pub async fn load_scripts(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-    let mut pipeline = redis::pipe();
-    for source in scripts::sources() {
-        pipeline.cmd("SCRIPT").arg("LOAD").arg(source);
-    }
-    send(connection, &pipeline).await.map(drop)
-}
-
-/// Whether Redis does not know a script (any more).
-pub fn lacks_script(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+fn first(outcomes: Vec<Result<Value, Unavailable>>) -> Result<Value, Unavailable> {
+    outcomes.into_iter().next().unwrap_or_else(|| Err(Unavailable::new("Redis gave no answer")))
 }

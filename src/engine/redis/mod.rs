@@ -5,17 +5,20 @@
 //! | `keys` | every key name |
 //! | `scripts`, `reply` | `lua/`, embedded; reading what it returns |
 //! | `appender` | adds to the ingress stream from outside: for the load generator |
-//! | `link`, `connection` | pool, dedicated connections, up or away |
+//! | `connection`, `sentinel`, `map` | where Redis is: addresses, Sentinels, a Cluster's slots |
+//! | `link`, `server`, `cluster`, `wire` | pools, dedicated connections, up or away; each command to its master |
+//! | `slot` | what may go into one script call |
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `presence` | the edges that scripts note, told on the stream |
-//! | `inbox`, `ingress` | the two streams this node reads |
+//! | `inbox`, `ingress` | the streams this node reads |
 //! | `node` | the node's own lease, and clearing up after others |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
 //! | `status`, `traces` | how everything stands; following one user |
 
 pub mod appender;
+mod cluster;
 pub mod connection;
 mod drain;
 mod eviction;
@@ -24,23 +27,27 @@ mod ingress;
 mod keys;
 mod lane;
 mod link;
+mod map;
 mod node;
 mod presence;
 mod publish;
 mod reply;
 mod scripts;
+mod sentinel;
+mod server;
 mod sessions;
+mod slot;
 mod status;
 mod traces;
+mod wire;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use redis::Client;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -53,9 +60,11 @@ use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::metrics::Metrics;
 use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
+use connection::Topology;
 use keys::Keys;
 use lane::{LANE_BOUND, Lane, Op};
 use link::Link;
+use server::{Options, Wait};
 
 pub use scripts::NAMES as SCRIPTS;
 
@@ -72,8 +81,14 @@ pub struct Config {
     pub worker_url: String,
     /// Put before every key.
     pub key_prefix: String,
-    /// Most pooled connections.
+    /// Most pooled connections, to each master.
     pub pool_size: u32,
+    /// Replicas that must have an event before it counts as published; 0 asks none.
+    pub wait_replicas: u32,
+    /// How long they may take.
+    pub wait_timeout: Duration,
+    /// The ingress streams.
+    pub ingress: Vec<String>,
     /// How long a user's keys outlive the last heartbeat.
     pub session_ttl: Duration,
     /// How long a node counts as alive after its last heartbeat.
@@ -99,8 +114,6 @@ struct Context {
     link: Link,
     metrics: Arc<Metrics>,
     node: OnceLock<Arc<dyn Node>>,
-    /// Unix ms after which this data set is known to be whole; 0 before the first claim.
-    whole_since: AtomicU64,
     /// This process has held its node id before.
     held_before: AtomicBool,
     tracer: Tracer,
@@ -133,17 +146,21 @@ pub struct RedisEngine {
 const LANES: usize = 2;
 
 impl RedisEngine {
-    /// An engine on the server of `client`. Connects to nothing yet; must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// Where the connection's parameters are unusable.
-    pub fn new(client: Client, config: Config, metrics: Arc<Metrics>) -> Result<Self, redis::RedisError> {
+    /// An engine on Redis as it is set up. Connects to nothing yet; must be called within a tokio runtime.
+    pub fn new(topology: Topology, config: Config, metrics: Arc<Metrics>) -> Self {
+        let keys = Keys::new(&config.key_prefix, matches!(topology, Topology::Cluster(_)));
+        let options = Options {
+            pool_size: config.pool_size,
+            wait: Wait { replicas: config.wait_replicas, timeout: config.wait_timeout },
+            timer: Arc::new(scripts::Timer::new(&metrics)),
+            doubts: Arc::default(),
+        };
+        let home = keys.node(config.node.as_str());
         let context = Arc::new(Context {
-            link: Link::new(client, config.pool_size, scripts::Timer::new(&metrics))?,
+            link: Link::new(topology, options, &keys, &home),
+            keys,
             metrics,
-            keys: Keys::new(&config.key_prefix),
             node: OnceLock::new(),
-            whole_since: AtomicU64::new(0),
             held_before: AtomicBool::new(false),
             tracer: Tracer::default(),
             sign_of_life: std::sync::Mutex::new(None),
@@ -158,14 +175,14 @@ impl RedisEngine {
             })
             .collect();
         let (stopped, ingress_stopped) = watch::channel(false);
-        Ok(Self {
+        Self {
             context,
             lanes,
             hasher: RandomState::new(),
             ingress: watch::Sender::new(true),
             ingress_stopped,
             ingress_task: std::sync::Mutex::new(Some(stopped)),
-        })
+        }
     }
 
     /// Queues an operation on its user's lane at once, and hands out its answer.
@@ -213,7 +230,13 @@ impl Engine for RedisEngine {
     }
 
     fn heartbeat(&self, beats: Vec<Beat>) -> Answer<Vec<Beaten>> {
-        self.with_context(|context| async move { sessions::heartbeat(&context, &beats).await })
+        self.with_context(|context| async move {
+            let outcomes = sessions::heartbeat(&context, &beats).await;
+            if outcomes.iter().all(Result::is_err) {
+                return outcomes.into_iter().collect();
+            }
+            Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Beaten::Unknown)).collect())
+        })
     }
 
     fn uplink(&self, message: Uplink) -> Answer<()> {
@@ -300,12 +323,25 @@ impl Engine for RedisEngine {
         tokio::spawn(inbox::read(self.context.clone()));
         tokio::spawn(eviction::watch(self.context.clone()));
         tokio::spawn(traces::write(self.context.clone()));
+        let context = self.context.clone();
+        tokio::spawn(async move { context.link.keep().await });
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            loop {
+                let doubt = context.link.doubted().await;
+                if let Some(node) = context.node() {
+                    node.doubted(&|user| doubt.concerns(sessions::user_slot(&context, user)));
+                }
+            }
+        });
         let stopped = self.ingress_task.lock().ok().and_then(|mut task| task.take());
         if let Some(stopped) = stopped {
             let wanted = self.ingress.subscribe();
             let context = self.context.clone();
             tokio::spawn(async move {
-                ingress::read(context, wanted).await;
+                let streams = context.config.ingress.clone();
+                let read = |stream| ingress::read(context.clone(), stream, wanted.clone());
+                join_all(streams.into_iter().map(read)).await;
                 stopped.send_replace(true);
             });
         }

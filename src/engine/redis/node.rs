@@ -10,7 +10,9 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::keys::EVENTS;
 use super::presence::Owed;
+use super::slot::Groups;
 use super::{Context, eviction, inbox, ms, reply, scripts, sessions, traces};
 use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
@@ -63,8 +65,9 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
     let node = &context.config.node;
     let (claim, now, left) = take(context, node, env!("CARGO_PKG_VERSION")).await?;
     if claim == Claim::Held {
-        let since = data_set_birth(context, now).await?;
-        context.whole_since.store(since, Ordering::Release);
+        if !context.link.keeps_marks() {
+            context.link.set_whole_since(data_set_birth(context, now).await?);
+        }
         // Where this process had the id before, the sessions are its own, and register anew.
         if !context.held_before.swap(true, Ordering::AcqRel) && left > 0 {
             info!(users = left, "clearing up after an earlier process with this node id");
@@ -107,12 +110,17 @@ async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
     let lease_end = now.saturating_add(i64::try_from(ms(context.config.node_ttl)).unwrap_or(i64::MAX));
     let mut list = cmd("ZADD");
     list.arg(context.keys.nodes()).arg(lease_end).arg(context.config.node.as_str());
-    context.link.probe_one(list).await?;
     let mut keep = cmd("PEXPIRE");
     // The list goes when every node has been gone for as long as is remembered who was online.
     keep.arg(context.keys.nodes())
         .arg(ms(context.config.log_ttl.max(context.config.session_ttl) + context.config.node_ttl));
-    context.link.probe_one(keep).await?;
+    for command in [list, keep] {
+        // On a Cluster the list may be away while the node's own lease is not; whoever takes the node for dead
+        // meanwhile finds that lease.
+        if let Err(error) = context.link.probe_one(command).await {
+            debug!(%error, "the list of nodes was not renewed");
+        }
+    }
     if let Err(error) = traces::refresh(context, now).await {
         debug!(%error, "who is followed cannot be looked up"); // an outage shows below
     }
@@ -146,13 +154,15 @@ async fn let_go(context: &Context, node: &NodeId) -> Result<(), Unavailable> {
 /// # Errors
 /// Where Redis is away: the next survivor, or the next round, goes on.
 pub async fn clear_up(context: &Context) -> Result<(), Unavailable> {
+    let list = context.keys.nodes();
     let asked = Instant::now();
-    let time = reply::array(context.link.run_one(cmd("TIME")).await?)?;
-    let seconds = time.first().map(reply::integer).transpose()?.unwrap_or_default();
-    let micros = time.get(1).map(reply::integer).transpose()?.unwrap_or_default();
-    context.metrics.clock.told(asked, seconds * 1_000_000 + micros, Duration::from_micros(1));
+    let now_us = context.link.clock(&list).await?;
+    if !context.link.keeps_marks() {
+        context.metrics.clock.told(asked, now_us, Duration::from_micros(1));
+    }
+    let now = now_us / 1000;
     let mut lapsed = cmd("ZRANGEBYSCORE");
-    lapsed.arg(context.keys.nodes()).arg("-inf").arg(seconds * 1000 + micros / 1000);
+    lapsed.arg(list).arg("-inf").arg(now);
     for dead in reply::array(context.link.run_one(lapsed).await?)? {
         let Ok(dead) = reply::text(&dead)?.parse::<NodeId>() else { continue };
         if dead == context.config.node {
@@ -176,18 +186,25 @@ async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Una
     for user in reply::array(context.link.probe_one(served).await?)? {
         users.extend(reply::text(&user)?.parse::<UserId>());
     }
-    for batch in users.chunks(FORGET) {
-        let mut call = scripts::call(&scripts::FORGET, 4 * batch.len(), 2);
-        for user in batch {
-            sessions::user_keys(context, &mut call, user);
+    for batch in users.chunks(FORGET * context.link.masters()) {
+        let groups = Groups::new(batch.iter().map(|user| sessions::user_slot(context, user)), FORGET);
+        let mut calls = redis::pipe();
+        for group in groups.iter() {
+            let mut call = scripts::call(&scripts::FORGET, 4 * group.len(), 2);
+            for place in group {
+                sessions::user_keys(context, &mut call, &batch[*place]);
+            }
+            call.arg(node.as_str()).arg(ms(context.config.log_ttl));
+            calls.add_command(call);
         }
-        call.arg(node.as_str()).arg(ms(context.config.log_ttl));
-        let edges = reply::array(context.link.probe_one(call).await?)?;
+        let answers = context.link.probe_each(&calls).await;
         let mut owed = Owed::default();
-        for (user, edges) in batch.iter().zip(&edges) {
-            owed.add(user, reply::text(edges)?);
-        }
+        let outcomes = groups.outcomes(answers, |place, edges| {
+            owed.add(&batch[place], reply::text(&edges)?);
+            Ok(())
+        });
         owed.tell(context).await?;
+        outcomes.into_iter().collect::<Result<(), _>>()?;
         if again {
             let mut unserved = cmd("SREM");
             unserved.arg(context.keys.users(node));
@@ -203,10 +220,10 @@ async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Una
 /// Since when this data set is known to be whole: as long as the ingress group is there, or from now on.
 async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable> {
     let mut group = cmd("XGROUP");
-    group.arg("CREATE").arg(context.keys.events()).arg("switchboard").arg("0").arg("MKSTREAM");
+    group.arg("CREATE").arg(ingress(context)).arg("switchboard").arg("0").arg("MKSTREAM");
     create(context, group).await?;
     let mut consumers = cmd("XINFO");
-    consumers.arg("CONSUMERS").arg(context.keys.events()).arg("switchboard");
+    consumers.arg("CONSUMERS").arg(ingress(context)).arg("switchboard");
     let mut born = None;
     for consumer in reply::array(context.link.probe_one(consumers).await?)? {
         let Value::Array(fields) = consumer else { continue };
@@ -218,9 +235,15 @@ async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable>
         return Ok(born);
     }
     let mut consumer = cmd("XGROUP");
-    consumer.arg("CREATECONSUMER").arg(context.keys.events()).arg("switchboard").arg(format!("{BIRTH}{now}"));
+    consumer.arg("CREATECONSUMER").arg(ingress(context)).arg("switchboard").arg(format!("{BIRTH}{now}"));
     context.link.probe_one(consumer).await?;
     Ok(u64::try_from(now).unwrap_or_default())
+}
+
+/// The stream whose group carries the birth of the data set: the first of them.
+pub fn ingress(context: &Context) -> String {
+    let first = context.config.ingress.first().map_or(EVENTS, String::as_str);
+    context.keys.ingress(first)
 }
 
 async fn create(context: &Context, group: redis::Cmd) -> Result<(), Unavailable> {
@@ -273,8 +296,9 @@ pub async fn lag(context: &Context) -> Result<Lag, Unavailable> {
         reply::integer(&context.link.run_one(length).await?)
             .map(|length| u64::try_from(length).unwrap_or_default())
     };
-    Ok(Lag {
-        inbox: length(context.keys.inbox(context.config.node.as_str())).await?,
-        ingress: length(context.keys.events()).await?,
-    })
+    let mut ingress = 0;
+    for stream in &context.config.ingress {
+        ingress += length(context.keys.ingress(stream)).await?;
+    }
+    Ok(Lag { inbox: length(context.keys.inbox(context.config.node.as_str())).await?, ingress })
 }

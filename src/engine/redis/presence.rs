@@ -6,7 +6,8 @@
 //! after it gets it from `forget.lua`, and who is still connected gets it with the next heartbeat or connection.
 //! Who tells looks first whether the dead one had told already, so that nothing is told twice.
 
-use super::{Context, reply, scripts};
+use super::slot::Groups;
+use super::{Context, reply, scripts, sessions};
 use crate::engine::Unavailable;
 use crate::id::UserId;
 
@@ -42,14 +43,23 @@ impl<'a> Owed<'a> {
         }
         // Asked whether the link is trusted or not: what is owed is in Redis already.
         let told = reply::array(context.link.probe_one(tell).await?)?;
-        let mut settle = scripts::call(&scripts::SETTLE, self.0.len(), 2 * self.0.len());
-        for (user, _) in &self.0 {
-            settle.arg(context.keys.cursor(user));
+        if told.len() != self.0.len() {
+            return Err(Unavailable::new("tell.lua answered with another shape"));
         }
-        for ((_, edges), told) in self.0.iter().zip(&told) {
-            let owed = edges.split_once(' ').map_or("", |(_, owed)| owed);
-            settle.arg(owed).arg(reply::text(told)?);
+        let slots = self.0.iter().map(|(user, _)| sessions::user_slot(context, user));
+        let groups = Groups::new(slots, self.0.len());
+        let mut settle = redis::pipe();
+        for group in groups.iter() {
+            let mut call = scripts::call(&scripts::SETTLE, group.len(), 2 * group.len());
+            for place in group {
+                call.arg(context.keys.cursor(self.0[*place].0));
+            }
+            for place in group {
+                let owed = self.0[*place].1.split_once(' ').map_or("", |(_, owed)| owed);
+                call.arg(owed).arg(reply::text(&told[*place])?);
+            }
+            settle.add_command(call);
         }
-        context.link.probe_one(settle).await.map(drop)
+        context.link.probe_each(&settle).await.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
     }
 }

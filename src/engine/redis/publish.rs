@@ -4,7 +4,8 @@
 use redis::{Pipeline, Value, cmd};
 use tracing::debug;
 
-use super::{Context, inbox, ms, reply, scripts, traces};
+use super::slot::Groups;
+use super::{Context, inbox, keys, ms, reply, scripts, sessions, traces};
 use crate::engine::{Event, Hint, Published, Unavailable};
 use crate::id::{EventId, EventName, NodeId};
 use crate::protocol::publish::Data;
@@ -23,32 +24,61 @@ pub struct Appended {
 }
 
 /// Publishes a batch and sends it on its way.
-///
-/// # Errors
-/// Where Redis is away; each event's own trouble is in its place.
-pub async fn publish(
-    context: &Context,
-    events: &[Event],
-) -> Result<Vec<Result<Published, Unavailable>>, Unavailable> {
-    let call = script(context, events.iter().map(|event| (event, None)));
-    let appended = parse(context.link.run_one(call).await?)?;
-    traces::published(context, events.iter().zip(&appended), "worker");
-    let hints = hints(context, events.iter().zip(&appended));
-    if !hints.is_empty() {
-        context.link.run(&hints).await?;
-        traces::sent(context, events.iter().zip(&appended));
-    }
-    Ok(appended
+pub async fn publish(context: &Context, events: &[Event]) -> Vec<Result<Published, Unavailable>> {
+    let batch: Vec<_> = events.iter().map(|event| (event, None)).collect();
+    let mut outcomes = append(context, &batch).await;
+    send(context, &batch, &mut outcomes).await;
+    outcomes
         .into_iter()
         .map(|appended| appended.map(|appended| Published { id: appended.id, nodes: appended.nodes }))
-        .collect())
+        .collect()
 }
 
-/// The script call for a batch; with each event the ingress entry it came by, if it did.
-pub fn script<'a>(
-    context: &Context,
-    events: impl Iterator<Item = (&'a Event, Option<&'a str>)> + Clone,
-) -> redis::Cmd {
+/// An event, and the ingress entry it came by, if it did.
+pub type Routed<'a> = (&'a Event, Option<Entry<'a>>);
+
+/// An entry of an ingress stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The stream, as `--ingress` names it.
+    pub stream: &'a str,
+    /// The entry's id.
+    pub id: &'a str,
+}
+
+/// Appends a batch to the logs, in one script call for those that share a slot.
+pub async fn append(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appended, Unavailable>> {
+    let slots = batch.iter().map(|(event, _)| sessions::user_slot(context, &event.user));
+    let groups = Groups::new(slots, MAX_EVENTS);
+    let mut calls = redis::pipe();
+    for group in groups.iter() {
+        calls.add_command(script(context, group.iter().map(|place| batch[*place])));
+    }
+    let answers = context.link.run_durably(&calls).await;
+    let outcomes = groups.outcomes(answers, |_, answer| parse(answer));
+    let via = if batch.first().is_some_and(|(_, entry)| entry.is_some()) { "ingress" } else { "worker" };
+    traces::published(context, batch.iter().map(|(event, _)| *event).zip(&outcomes), via);
+    outcomes
+}
+
+/// Hands this node its hints and sends the others theirs. An event whose hints cannot be sent counts as not
+/// published: it waits in the log, but is not on its way to everyone.
+pub async fn send(context: &Context, batch: &[Routed<'_>], outcomes: &mut [Result<Appended, Unavailable>]) {
+    let (hints, nodes) = hints(context, batch.iter().map(|(event, _)| *event).zip(&*outcomes));
+    let answers = context.link.run_each(&hints).await;
+    traces::sent(context, batch.iter().map(|(event, _)| *event).zip(&*outcomes));
+    for (node, answer) in nodes.iter().zip(answers) {
+        let Err(error) = answer else { continue };
+        for outcome in outcomes.iter_mut() {
+            if outcome.as_ref().is_ok_and(|appended| appended.nodes.contains(node)) {
+                *outcome = Err(error.clone());
+            }
+        }
+    }
+}
+
+/// The script call for events that share a slot.
+fn script<'a>(context: &Context, events: impl Iterator<Item = Routed<'a>> + Clone) -> redis::Cmd {
     let count = events.clone().count();
     let mut call = scripts::call(&scripts::PUBLISH, 3 * count, 2 + 3 * count);
     for (event, _) in events.clone() {
@@ -64,7 +94,8 @@ pub fn script<'a>(
             ("except", event.except.as_ref().map(|client| client.as_str())),
             ("collapse", event.collapse.as_ref().map(|key| key.as_str())),
             ("key", event.key.as_ref().map(|key| key.as_str())),
-            ("ingress", entry),
+            ("ingress", entry.map(|entry| entry.id)),
+            ("stream", entry.map(|entry| entry.stream).filter(|stream| *stream != keys::EVENTS)),
             ("transient", event.transient.then_some("1")),
         ];
         call.arg(options.iter().filter(|(_, value)| value.is_some()).count());
@@ -77,35 +108,26 @@ pub fn script<'a>(
     call
 }
 
-/// What the script answered, in the order of its events.
-///
-/// # Errors
-/// Where the answer has another shape; what Redis refused is in its place.
-pub fn parse(value: Value) -> Result<Vec<Result<Appended, Unavailable>>, Unavailable> {
-    Ok(reply::array(value)?
-        .into_iter()
-        .map(|item| {
-            let items = reply::item(item)?;
-            let [id, prev, nodes @ ..] = items.as_slice() else {
-                return Err(Unavailable::new("publish.lua answered with another shape"));
-            };
-            Ok(Appended {
-                id: reply::event_id(id)?,
-                prev: reply::event_id(prev)?,
-                nodes: nodes.iter().filter_map(|node| reply::text(node).ok()?.parse().ok()).collect(),
-            })
-        })
-        .collect())
+fn parse(item: Value) -> Result<Appended, Unavailable> {
+    let items = reply::item(item)?;
+    let [id, prev, nodes @ ..] = items.as_slice() else {
+        return Err(Unavailable::new("publish.lua answered with another shape"));
+    };
+    Ok(Appended {
+        id: reply::event_id(id)?,
+        prev: reply::event_id(prev)?,
+        nodes: nodes.iter().filter_map(|node| reply::text(node).ok()?.parse().ok()).collect(),
+    })
 }
 
 /// An inbox entry's fields and their data.
 type Items<'a> = Vec<(String, &'a [u8])>;
 
 /// Hands this node its hints, and builds one inbox entry for each other node.
-pub fn hints<'a>(
+fn hints<'a>(
     context: &Context,
     events: impl Iterator<Item = (&'a Event, &'a Result<Appended, Unavailable>)>,
-) -> Pipeline {
+) -> (Pipeline, Vec<NodeId>) {
     let mut batches: Vec<(&NodeId, Items<'_>)> = Vec::new();
     for (event, appended) in events {
         let Ok(appended) = appended else { continue };
@@ -130,11 +152,12 @@ pub fn hints<'a>(
             }
         }
     }
-    let mut pipeline = redis::pipe();
+    let (mut pipeline, mut nodes) = (redis::pipe(), Vec::with_capacity(batches.len()));
     for (node, items) in batches {
         pipeline.add_command(inbox::add(context, node.as_str(), items));
+        nodes.push(node.clone());
     }
-    pipeline
+    (pipeline, nodes)
 }
 
 fn deliver(context: &Context, event: &Event, appended: &Appended) {
@@ -173,14 +196,8 @@ pub async fn broadcast(
     }
     let mut pipeline = redis::pipe();
     for node in &nodes {
-        pipeline.add_command(inbox::add(
-            context,
-            node.as_str(),
-            [(inbox::broadcast(event), data.as_bytes())],
-        ));
-    }
-    if nodes.is_empty() {
-        return Ok(nodes);
+        let item = (inbox::broadcast(event), data.as_bytes());
+        pipeline.add_command(inbox::add(context, node.as_str(), [item]));
     }
     let added = context.link.run(&pipeline).await?;
     // An inbox that is not there is that of a node that has gone.

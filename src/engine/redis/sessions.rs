@@ -1,102 +1,119 @@
 //! Sessions in Redis: connect, disconnect, heartbeat, and the questions about them.
 
-use std::sync::atomic::Ordering;
-
-use redis::{Pipeline, Value, cmd};
+use redis::{Value, cmd};
 use tracing::debug;
 
 use super::presence::Owed;
+use super::slot::{Groups, Slot};
 use super::{Context, inbox, ms, reply, scripts};
 use crate::engine::{
-    Beat, Beaten, Connect, Connected, Disconnect, LogEvent, Mode, Registration, Unavailable, Uplink,
+    Beat, Beaten, Connect, Connected, Disconnect, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
+    Uplink,
 };
 use crate::id::{ClientId, NodeId, UserId};
 
 /// Sessions of one script call: 50 keep Redis for less than a millisecond.
 pub const MAX_CONNECTS: usize = 50;
 
+/// A time after all others, which Lua still holds exactly: where nothing is known of a data set.
+const NEVER_MS: u64 = 1 << 52;
+
 /// Registers a batch of sessions, tells the nodes whose connections they replace, and notes who came online.
-///
-/// # Errors
-/// Where Redis is away; each session's own trouble is in its place.
-pub async fn connect(
-    context: &Context,
-    connects: &[Connect],
-) -> Result<Vec<Result<Connected, Unavailable>>, Unavailable> {
-    let mut pipeline = redis::pipe();
+pub async fn connect(context: &Context, connects: &[Connect]) -> Vec<Result<Connected, Unavailable>> {
     // First, so that a survivor finds the user even if this node dies between the two.
     let mut served = cmd("SADD");
     served.arg(context.keys.users(&context.config.node));
     for connect in connects {
         served.arg(connect.user.as_str());
     }
-    pipeline.add_command(served);
+    let slots = connects.iter().map(|connect| user_slot(context, &connect.user));
+    let groups = Groups::new(slots, MAX_CONNECTS);
+    let calls = groups.iter().map(|group| script(context, connects, group)).collect();
+    let answers = context.link.run_after(served, calls).await;
 
-    let mut call = scripts::call(&scripts::CONNECT, 4 * connects.len(), 5 + 3 * connects.len());
-    for connect in connects {
-        user_keys(context, &mut call, &connect.user);
-    }
-    call.arg(context.config.node.as_str())
-        .arg(ms(context.config.session_ttl))
-        .arg(ms(context.config.log_ttl))
-        .arg(context.config.max_sessions_per_user)
-        .arg(context.whole_since.load(Ordering::Acquire));
-    for connect in connects {
-        call.arg(connect.client.as_str())
-            .arg(if connect.mode == Mode::New { "new" } else { "resume" })
-            .arg(connect.since.map_or_else(String::new, |since| since.to_string()));
-    }
-    pipeline.add_command(call);
-    let answers = context.link.run(&pipeline).await?.into_iter().nth(1).unwrap_or(Value::Nil);
-
-    let (mut notes, mut owed) = (redis::pipe(), Owed::default());
-    let mut outcomes = Vec::with_capacity(connects.len());
-    for (connect, answer) in connects.iter().zip(reply::array(answers)?) {
-        let registered =
-            reply::item(answer).and_then(|items| registered(context, connect, items, &mut notes, &mut owed));
-        outcomes.push(registered);
-    }
-    if !notes.is_empty() {
-        context.link.run(&notes).await?;
+    let (mut told, mut whose, mut owed) = (redis::pipe(), Vec::new(), Owed::default());
+    let mut outcomes = groups.outcomes(answers, |place, answer| {
+        let Connect { user, client, .. } = &connects[place];
+        let opened = opened(reply::item(answer)?)?;
+        if let (Connected::Registered(registration), false) = (&opened.connected, opened.replaced.is_empty())
+        {
+            let head = inbox::replaced(user, client, registration.order);
+            told.add_command(inbox::add(context, &opened.replaced, [(head, &b""[..])]));
+            whose.push(place);
+        }
+        owed.add(user, &opened.edges);
+        Ok(opened.connected)
+    });
+    // Where the older connection cannot be told to go, the newer one may not begin.
+    for (place, answer) in whose.into_iter().zip(context.link.run_each(&told).await) {
+        if let Err(error) = answer {
+            outcomes[place] = Err(error);
+        }
     }
     if let Err(error) = owed.tell(context).await {
         debug!(%error, "presence was not told; the next heartbeat tries again");
     }
-    Ok(outcomes)
+    outcomes
 }
 
-fn registered<'a>(
-    context: &Context,
-    connect: &'a Connect,
-    items: Vec<Value>,
-    notes: &mut Pipeline,
-    owed: &mut Owed<'a>,
-) -> Result<Connected, Unavailable> {
+/// The script call for those of a batch that share a slot.
+fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cmd {
+    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 5 + 3 * group.len());
+    for place in group {
+        user_keys(context, &mut call, &connects[*place].user);
+    }
+    let whole_since = group.first().and_then(|place| {
+        let user = &connects[*place].user;
+        context.link.whole_since(&context.keys.user(user))
+    });
+    call.arg(context.config.node.as_str())
+        .arg(ms(context.config.session_ttl))
+        .arg(ms(context.config.log_ttl))
+        .arg(context.config.max_sessions_per_user)
+        .arg(whole_since.unwrap_or(NEVER_MS));
+    for place in group {
+        let connect = &connects[*place];
+        call.arg(connect.client.as_str())
+            .arg(if connect.mode == Mode::New { "new" } else { "resume" })
+            .arg(connect.since.map_or_else(String::new, |since| since.to_string()));
+    }
+    call
+}
+
+/// What `connect.lua` answered for one session.
+struct Opened {
+    connected: Connected,
+    /// The node whose connection of this client is replaced.
+    replaced: String,
+    /// What `presence` is to say.
+    edges: String,
+}
+
+fn opened(items: Vec<Value>) -> Result<Opened, Unavailable> {
+    let only = |connected| Opened { connected, replaced: String::new(), edges: String::new() };
     match items.first().map(reply::text).transpose()? {
-        Some("full") => return Ok(Connected::Full),
-        Some("replaced") => return Ok(Connected::Replaced),
+        Some("full") => return Ok(only(Connected::Full)),
+        Some("replaced") => return Ok(only(Connected::Replaced)),
         _ => {}
     }
     let [_, position, from, whole, replayed, upto, more, replaced, edges, order, events] =
         <[Value; 11]>::try_from(items)
             .map_err(|_| Unavailable::new("connect.lua answered with another shape"))?;
-    let order = u64::try_from(reply::integer(&order)?).unwrap_or_default();
-    let replaced = reply::text(&replaced)?;
-    if !replaced.is_empty() {
-        let head = inbox::replaced(&connect.user, &connect.client, order);
-        notes.add_command(inbox::add(context, replaced, [(head, &b""[..])]));
-    }
-    owed.add(&connect.user, reply::text(&edges)?);
-    Ok(Connected::Registered(Registration {
+    let registration = Registration {
         position: reply::event_id(&position)?.unwrap_or_default(),
         from: reply::event_id(&from)?.unwrap_or_default(),
         whole: reply::integer(&whole)? == 1,
         replayed: u64::try_from(reply::integer(&replayed)?).unwrap_or_default(),
         upto: reply::event_id(&upto)?.unwrap_or_default(),
         more: reply::integer(&more)? == 1,
-        order,
+        order: u64::try_from(reply::integer(&order)?).unwrap_or_default(),
         events: log_events(events)?,
-    }))
+    };
+    Ok(Opened {
+        connected: Connected::Registered(registration),
+        replaced: reply::text(&replaced)?.to_owned(),
+        edges: reply::text(&edges)?.to_owned(),
+    })
 }
 
 fn log_events(value: Value) -> Result<Vec<LogEvent>, Unavailable> {
@@ -112,75 +129,87 @@ fn log_events(value: Value) -> Result<Vec<LogEvent>, Unavailable> {
     Ok(events)
 }
 
-/// Takes a batch of sessions off their users, and notes who went offline.
-///
-/// # Errors
-/// Where Redis is away: it may be done again.
-pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Result<(), Unavailable> {
-    let mut call = scripts::call(&scripts::DISCONNECT, 4 * ends.len(), 2 + 2 * ends.len());
-    for end in ends {
-        user_keys(context, &mut call, &end.user);
+/// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.
+pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<(), Unavailable>> {
+    let groups = Groups::new(ends.iter().map(|end| user_slot(context, &end.user)), MAX_CONNECTS);
+    let mut calls = redis::pipe();
+    for group in groups.iter() {
+        let mut call = scripts::call(&scripts::DISCONNECT, 4 * group.len(), 2 + 2 * group.len());
+        for place in group {
+            user_keys(context, &mut call, &ends[*place].user);
+        }
+        call.arg(context.config.node.as_str()).arg(ms(context.config.log_ttl));
+        for place in group {
+            let confirmed =
+                ends[*place].confirmed.map_or_else(String::new, |confirmed| confirmed.to_string());
+            call.arg(ends[*place].client.as_str()).arg(confirmed);
+        }
+        calls.add_command(call);
     }
-    call.arg(context.config.node.as_str()).arg(ms(context.config.log_ttl));
-    for end in ends {
-        call.arg(end.client.as_str())
-            .arg(end.confirmed.map_or_else(String::new, |confirmed| confirmed.to_string()));
-    }
-    let edges = reply::array(context.link.run_one(call).await?)?;
+    let answers = context.link.run_each(&calls).await;
 
     let mut owed = Owed::default();
     let mut unserved = cmd("SREM");
     unserved.arg(context.keys.users(&context.config.node));
     let mut any = false;
-    for (end, edges) in ends.iter().zip(&edges) {
+    let outcomes = groups.outcomes(answers, |place, edges| {
+        let end = &ends[place];
         if end.last_here {
             unserved.arg(end.user.as_str());
             any = true;
         }
-        owed.add(&end.user, reply::text(edges)?);
-    }
+        owed.add(&end.user, reply::text(&edges)?);
+        Ok(())
+    });
     // First told, then let go of: a survivor finds what is owed by the users that this node served.
-    owed.tell(context).await?;
-    if any {
-        context.link.run_one(unserved).await?;
+    let mut rest = owed.tell(context).await;
+    if any && rest.is_ok() {
+        rest = context.link.run_one(unserved).await.map(drop);
     }
-    Ok(())
+    outcomes.into_iter().map(|outcome| outcome.and(rest.clone())).collect()
 }
 
-/// Renews leases.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Result<Vec<Beaten>, Unavailable> {
-    let mut call = scripts::call(&scripts::HEARTBEAT, 4 * beats.len(), 3 + beats.len());
-    for beat in beats {
-        user_keys(context, &mut call, &beat.user);
-    }
-    call.arg(context.config.node.as_str())
-        .arg(ms(context.config.session_ttl))
-        .arg(ms(context.config.log_ttl));
-    for beat in beats {
-        call.arg(beat.confirmed.len());
-        for (client, id) in &beat.confirmed {
-            call.arg(client.as_str()).arg(id.to_string());
+/// Renews leases. On a Cluster some may be renewed and others not; each has its own outcome.
+pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Vec<Result<Beaten, Unavailable>> {
+    let groups = Groups::new(beats.iter().map(|beat| user_slot(context, &beat.user)), MAX_BEATS);
+    let mut calls = redis::pipe();
+    for group in groups.iter() {
+        let mut call = scripts::call(&scripts::HEARTBEAT, 4 * group.len(), 3 + group.len());
+        for place in group {
+            user_keys(context, &mut call, &beats[*place].user);
         }
+        call.arg(context.config.node.as_str())
+            .arg(ms(context.config.session_ttl))
+            .arg(ms(context.config.log_ttl));
+        for place in group {
+            call.arg(beats[*place].confirmed.len());
+            for (client, id) in &beats[*place].confirmed {
+                call.arg(client.as_str()).arg(id.to_string());
+            }
+        }
+        calls.add_command(call);
     }
-    let answers = reply::array(context.link.run_one(call).await?)?;
-    let (mut beaten, mut owed) = (Vec::with_capacity(beats.len()), Owed::default());
-    for (beat, answer) in beats.iter().zip(&answers) {
-        let answer = reply::text(answer)?;
+    let answers = context.link.run_each(&calls).await;
+    let mut owed = Owed::default();
+    let beaten = groups.outcomes(answers, |place, answer| {
+        let answer = reply::text(&answer)?;
         let (newest, edges) = answer.split_once(' ').unwrap_or((answer, ""));
-        owed.add(&beat.user, edges);
-        beaten.push(if newest.is_empty() {
-            Beaten::Lost
-        } else {
-            Beaten::Renewed(newest.parse().map_err(|_| Unavailable::new("heartbeat.lua gave no event id"))?)
-        });
-    }
+        owed.add(&beats[place].user, edges);
+        if newest.is_empty() {
+            return Ok(Beaten::Lost);
+        }
+        let newest = newest.parse().map_err(|_| Unavailable::new("heartbeat.lua gave no event id"))?;
+        Ok(Beaten::Renewed(newest))
+    });
     if let Err(error) = owed.tell(context).await {
         debug!(%error, "presence was not told; the next heartbeat tries again");
     }
-    Ok(beaten)
+    beaten
+}
+
+/// The slot of a user's keys.
+pub fn user_slot(context: &Context, user: &UserId) -> Slot {
+    context.link.slot(&context.keys.user(user))
 }
 
 /// A user's keys, in the order of the scripts.
@@ -237,7 +266,7 @@ pub async fn online(context: &Context, users: Vec<UserId>) -> Result<Vec<UserId>
     for user in &users {
         pipeline.cmd("EXISTS").arg(context.keys.user(user));
     }
-    let there = if users.is_empty() { Vec::new() } else { context.link.run(&pipeline).await? };
+    let there = context.link.run(&pipeline).await?;
     let mut online = Vec::new();
     for (user, there) in users.into_iter().zip(&there) {
         if reply::integer(there)? == 1 {
@@ -266,9 +295,6 @@ pub async fn sign_out(
     let mut notes = redis::pipe();
     for node in nodes {
         notes.add_command(inbox::add(context, node.as_str(), [(inbox::sign_out(user, client), &b""[..])]));
-    }
-    if notes.is_empty() {
-        return Ok(());
     }
     context.link.run(&notes).await.map(drop)
 }

@@ -22,7 +22,7 @@ pub async fn status(context: &Context) -> Result<Status, Unavailable> {
         let inbox = backlog(context, &context.keys.inbox(&info.node_id), "node").await?;
         nodes.push(NodeStatus { info, users, inbox });
     }
-    let events = context.keys.events();
+    let events = node::ingress(context);
     let streams = Streams {
         events: Ingress {
             backlog: backlog(context, &events, "switchboard").await?.unwrap_or_default(),

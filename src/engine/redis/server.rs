@@ -1,0 +1,360 @@
+//! One master: its pool, and what is known of it.
+//!
+//! Each connection that opens asks who answers. A process that was not there before may have lost the newest writes
+//! of its predecessor: then the server is doubted, and sessions look into their logs.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bb8::{ManageConnection, Pool, RunError};
+use bb8_redis::RedisConnectionManager;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, Value, from_redis_value};
+use tokio::sync::Notify;
+
+use super::scripts::Timer;
+use super::sentinel::Sentinels;
+use super::wire::{
+    CONNECT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, is_outage, lacks_script, load_scripts, open, send, send_each,
+};
+
+/// A data set of which nothing is known yet is whole since never.
+const NOT_KNOWN: u64 = u64::MAX;
+
+/// Where a master is.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Always there.
+    Fixed(ConnectionInfo),
+    /// Where the Sentinels say.
+    Sentinel(Sentinels),
+}
+
+impl Place {
+    async fn find(&self) -> Result<ConnectionInfo, RedisError> {
+        match self {
+            Self::Fixed(info) => Ok(info.clone()),
+            Self::Sentinel(sentinels) => sentinels.master().await,
+        }
+    }
+}
+
+/// How many replicas must have an event before it counts as published.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    /// So many; 0 asks none.
+    pub replicas: u32,
+    /// How long they may take.
+    pub timeout: Duration,
+}
+
+/// What all servers have in common.
+#[derive(Clone)]
+pub struct Options {
+    /// Most pooled connections.
+    pub pool_size: u32,
+    /// What counts as published.
+    pub wait: Wait,
+    /// Tells how long scripts take.
+    pub timer: Arc<Timer>,
+    /// Hears of it where a server is doubted.
+    pub doubts: Arc<Notify>,
+}
+
+/// What is known of a server.
+#[derive(Debug)]
+struct Known {
+    /// Connections that have failed.
+    failures: AtomicU64,
+    run_id: Mutex<String>,
+    /// On a Cluster: the key that carries since when this server's data are whole.
+    mark: Mutex<Option<String>>,
+    whole_since: AtomicU64,
+    doubted: AtomicBool,
+    doubts: Arc<Notify>,
+}
+
+/// A pooled connection that remembers when it was last known to be good.
+pub struct Connection {
+    inner: MultiplexedConnection,
+    failures_seen: u64,
+    broken: bool,
+}
+
+/// Opens pooled connections. bb8-redis never calls a connection broken and asks for a `PING` at every checkout
+/// instead; here that is asked only after some connection has failed since this one was last used.
+struct Manager {
+    place: Place,
+    known: Arc<Known>,
+    response_timeout: Duration,
+}
+
+impl ManageConnection for Manager {
+    type Connection = Connection;
+    type Error = RedisError;
+
+    async fn connect(&self) -> Result<Connection, RedisError> {
+        let failures_seen = self.known.failures.load(Ordering::Acquire);
+        let mut inner = RedisConnectionManager::new(self.place.find().await?)?.connect().await?;
+        inner.set_response_timeout(self.response_timeout);
+        self.known.look(&mut inner).await?;
+        Ok(Connection { inner, failures_seen, broken: false })
+    }
+
+    async fn is_valid(&self, connection: &mut Connection) -> Result<(), RedisError> {
+        let failures = self.known.failures.load(Ordering::Acquire);
+        if connection.failures_seen != failures {
+            redis::cmd("PING").exec_async(&mut connection.inner).await?;
+            connection.failures_seen = failures;
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        connection.broken
+    }
+}
+
+impl Known {
+    /// Asks who answers, and whether its data are those that were there before.
+    async fn look(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut questions = redis::pipe();
+        questions.cmd("INFO").arg("replication").cmd("INFO").arg("server");
+        if let Some(mark) = &mark {
+            questions.cmd("TIME").cmd("GET").arg(mark);
+        }
+        let mut answers = send(connection, &questions).await?.into_iter();
+        let mut info = || answers.next().map(from_redis_value::<String>).transpose();
+        let (replication, server) = (info()?.unwrap_or_default(), info()?.unwrap_or_default());
+        if field(&replication, "role") == Some("slave") {
+            return Err((ErrorKind::Io, "this server is a replica").into());
+        }
+        if let (Some(mark), Some(time), Some(since)) = (mark, answers.next(), answers.next()) {
+            let since = match from_redis_value::<Option<u64>>(since)? {
+                Some(since) => since,
+                None => begin(connection, &mark, from_redis_value(time)?).await?,
+            };
+            let before = self.whole_since.swap(since, Ordering::AcqRel);
+            if before != NOT_KNOWN && before != since {
+                return Err((ErrorKind::Io, "the server came back with other data").into());
+            }
+        }
+        let run_id = field(&server, "run_id").unwrap_or_default();
+        let mut known = self.run_id.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.is_empty() && *known != run_id {
+            self.doubt();
+        }
+        run_id.clone_into(&mut known);
+        Ok(())
+    }
+
+    fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
+        self.doubts.notify_one();
+    }
+}
+
+/// A data set without a mark: it is known to be whole from now on.
+async fn begin(
+    connection: &mut MultiplexedConnection,
+    mark: &str,
+    (seconds, micros): (u64, u64),
+) -> Result<u64, RedisError> {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("SET").arg(mark).arg(seconds * 1000 + micros / 1000).arg("NX").cmd("GET").arg(mark);
+    let mut answers = send(connection, &pipeline).await?;
+    Ok(from_redis_value(answers.pop().unwrap_or(Value::Nil))?)
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
+}
+
+/// One master.
+pub struct Server {
+    /// Where it is, for the log.
+    pub name: String,
+    place: Place,
+    pool: Pool<Manager>,
+    known: Arc<Known>,
+    wait: Wait,
+    timer: Arc<Timer>,
+    up: AtomicBool,
+}
+
+impl Server {
+    /// A server. Opens no connection yet.
+    pub fn new(name: &str, place: Place, options: Options) -> Self {
+        let Options { pool_size, wait, timer, doubts } = options;
+        let known = Arc::new(Known {
+            failures: AtomicU64::new(0),
+            run_id: Mutex::default(),
+            mark: Mutex::default(),
+            whole_since: AtomicU64::new(NOT_KNOWN),
+            doubted: AtomicBool::new(false),
+            doubts,
+        });
+        let response_timeout = RESPONSE_TIMEOUT + wait.timeout;
+        let pool = Pool::builder()
+            .max_size(pool_size)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .test_on_check_out(true)
+            .retry_connection(false)
+            .build_unchecked(Manager { place: place.clone(), known: known.clone(), response_timeout });
+        Self { name: name.to_owned(), place, pool, known, wait, timer, up: AtomicBool::new(false) }
+    }
+
+    /// Whether it answers, as far as is known.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    /// Something went wrong; true where it counted as up.
+    pub fn suspect(&self) -> bool {
+        self.known.failures.fetch_add(1, Ordering::AcqRel);
+        self.up.swap(false, Ordering::AcqRel)
+    }
+
+    /// Unix ms after which its data are known to be whole; none where nothing is known.
+    pub fn whole_since(&self) -> Option<u64> {
+        Some(self.known.whole_since.load(Ordering::Acquire)).filter(|since| *since != NOT_KNOWN)
+    }
+
+    /// Notes since when its data are whole.
+    pub fn set_whole_since(&self, ms: u64) {
+        self.known.whole_since.store(ms, Ordering::Release);
+    }
+
+    /// Newest writes may be missing here.
+    pub fn doubt(&self) {
+        self.known.doubt();
+    }
+
+    /// Whether it was doubted since this was last asked.
+    pub fn was_doubted(&self) -> bool {
+        self.known.doubted.swap(false, Ordering::AcqRel)
+    }
+
+    /// The key that carries since when its data are whole; true where it was another.
+    pub fn set_mark(&self, mark: String) -> bool {
+        let mut known = self.known.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() == Some(&mark) {
+            return false;
+        }
+        self.known.whole_since.store(NOT_KNOWN, Ordering::Release);
+        *known = Some(mark);
+        true
+    }
+
+    /// Asks who answers; it counts as up where it does.
+    ///
+    /// # Errors
+    /// Where it does not, or is no master.
+    pub async fn probe(&self) -> Result<(), RedisError> {
+        let mut pooled = self.connection().await?;
+        let connection = &mut *pooled;
+        let outcome = self.known.look(&mut connection.inner).await;
+        connection.broken = outcome.is_err();
+        if outcome.is_ok() {
+            self.up.store(true, Ordering::Release);
+        }
+        outcome
+    }
+
+    async fn connection(&self) -> Result<bb8::PooledConnection<'_, Manager>, RedisError> {
+        self.pool.get().await.map_err(|error| match error {
+            RunError::User(error) => error,
+            RunError::TimedOut => (ErrorKind::Io, "no connection in time").into(),
+        })
+    }
+
+    /// Runs a pipeline; each command has its own outcome. A script that is not there is loaded. With `durable`,
+    /// what was written counts only where enough replicas have it in time.
+    pub async fn send(&self, pipeline: &Pipeline, durable: bool) -> Vec<Outcome> {
+        match self.attempt(pipeline, durable).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => vec![Err(error); pipeline.len()],
+        }
+    }
+
+    async fn attempt(&self, pipeline: &Pipeline, durable: bool) -> Result<Vec<Outcome>, RedisError> {
+        let mut pooled = self.connection().await?;
+        let connection = &mut *pooled;
+        let outcomes = self.exchange(&mut connection.inner, pipeline, durable).await;
+        connection.broken = match &outcomes {
+            Ok(outcomes) => outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(is_outage)),
+            Err(_) => true,
+        };
+        outcomes
+    }
+
+    async fn exchange(
+        &self,
+        connection: &mut MultiplexedConnection,
+        pipeline: &Pipeline,
+        durable: bool,
+    ) -> Result<Vec<Outcome>, RedisError> {
+        let asked = Instant::now();
+        let mut outcomes = send_each(connection, pipeline).await?;
+        let lacking: Vec<_> =
+            (0..outcomes.len()).filter(|at| outcomes[*at].as_ref().is_err_and(lacks_script)).collect();
+        if !lacking.is_empty() {
+            load_scripts(connection).await?;
+            let commands: Vec<_> = pipeline.cmd_iter().collect();
+            let mut again = redis::pipe();
+            for at in &lacking {
+                again.add_command(commands[*at].clone());
+            }
+            for (at, outcome) in lacking.into_iter().zip(send_each(connection, &again).await?) {
+                outcomes[at] = outcome;
+            }
+        }
+        if outcomes.iter().all(Result::is_ok) {
+            self.timer.observe(pipeline, asked.elapsed());
+        }
+        if durable && self.wait.replicas > 0 {
+            let mut wait = redis::cmd("WAIT");
+            wait.arg(self.wait.replicas)
+                .arg(u64::try_from(self.wait.timeout.as_millis()).unwrap_or(u64::MAX));
+            let reached: u32 = wait.query_async(connection).await?;
+            if reached < self.wait.replicas {
+                let short =
+                    RedisError::from((ErrorKind::Extension, "too few replicas have it (--wait-replicas)"));
+                outcomes
+                    .iter_mut()
+                    .filter(|outcome| outcome.is_ok())
+                    .for_each(|outcome| *outcome = Err(short.clone()));
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Runs one command for a slot that is on its way here.
+    pub async fn ask(&self, command: &Cmd) -> Outcome {
+        let mut pooled = self.connection().await?;
+        let connection = &mut *pooled;
+        for _ in 0..2 {
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("ASKING").add_command(command.clone());
+            let outcome = send_each(&mut connection.inner, &pipeline).await.and_then(|mut outcomes| {
+                outcomes.pop().unwrap_or_else(|| Err((ErrorKind::Io, "Redis gave no answer").into()))
+            });
+            if !outcome.as_ref().is_err_and(lacks_script) {
+                return outcome;
+            }
+            load_scripts(&mut connection.inner).await?;
+        }
+        Err((ErrorKind::Extension, "a script was loaded and is not there").into())
+    }
+
+    /// A connection of its own for a reader that blocks: without a response timeout, because an abandoned read
+    /// would swallow the next entry.
+    ///
+    /// # Errors
+    /// Where Redis is away.
+    pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
+        open(self.place.find().await?, None).await
+    }
+}

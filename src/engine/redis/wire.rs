@@ -1,0 +1,86 @@
+//! One connection: opening it, a pipeline out and its answers back, and what a failure means.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value,
+};
+
+use super::scripts;
+
+/// How long one answer may take. A script call is bounded to a millisecond of Redis's time; what comes on top is a
+/// machine that is short of CPU, which is no outage. (The client's own default, 500 ms, took one for the other.)
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may take to open.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What came of one command.
+pub type Outcome = Result<Value, RedisError>;
+
+/// Opens a connection outside any pool.
+///
+/// # Errors
+/// Where nobody answers in time.
+pub async fn open(
+    info: ConnectionInfo,
+    response_timeout: Option<Duration>,
+) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(response_timeout);
+    Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// Whether Redis as a whole is away or not ready, as opposed to refusing one command.
+pub fn is_outage(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
+    let not_ready =
+        matches!(error.kind(), ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly));
+    not_ready || error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error()
+}
+
+/// Runs a pipeline on `connection`; each command has its own outcome.
+///
+/// # Errors
+/// Where the connection fails.
+pub async fn send_each(
+    connection: &mut MultiplexedConnection,
+    pipeline: &Pipeline,
+) -> Result<Vec<Outcome>, RedisError> {
+    let values = connection.send_packed_commands(pipeline, 0, pipeline.len()).await?;
+    // Each refusal as Redis put it; the crate's own summary of a pipeline has no code to look at.
+    let refused = |value: &Value| matches!(value, Value::ServerError(_));
+    Ok(values
+        .into_iter()
+        .map(|value| if refused(&value) { value.extract_error() } else { Ok(value) })
+        .collect())
+}
+
+/// Runs a pipeline on `connection`; the first command that Redis refuses makes an error of it all.
+///
+/// # Errors
+/// Where the connection fails, or Redis refuses a command.
+pub async fn send(
+    connection: &mut MultiplexedConnection,
+    pipeline: &Pipeline,
+) -> Result<Vec<Value>, RedisError> {
+    send_each(connection, pipeline).await?.into_iter().collect()
+}
+
+/// Loads every script.
+///
+/// # Errors
+/// Where the connection fails.
+pub async fn load_scripts(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    let mut pipeline = redis::pipe();
+    for source in scripts::sources() {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(source);
+    }
+    send(connection, &pipeline).await.map(drop)
+}
+
+/// Whether Redis does not know a script (any more).
+pub fn lacks_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}

@@ -1,0 +1,124 @@
+//! Settings of Redis: where it is, and how it is used.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::read::{Mistake, Reader};
+use crate::engine::redis::connection::{Address, FORMS, Topology};
+
+/// Redis, checked.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// How it is reached.
+    pub address: Address,
+    /// Most pooled connections, to each master.
+    pub pool_size: u32,
+    /// Put before every key.
+    pub key_prefix: String,
+    /// Replicas that must have an event before it counts as published.
+    pub wait_replicas: u32,
+    /// How long they may take.
+    pub wait_timeout: Duration,
+    /// The ingress streams.
+    pub ingress: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Local,
+    Redis,
+    Auto,
+}
+
+/// The outer option is none where anything is off, the inner in local mode.
+pub fn read(r: &mut Reader) -> Option<Option<Redis>> {
+    let mode = r.choice("mode", &[("auto", Mode::Auto), ("local", Mode::Local), ("redis", Mode::Redis)]);
+    let given = r.given("redis-url").is_some();
+    let address = address(r, given || mode == Some(Mode::Redis));
+    let pool_size = r.number("redis-pool-size", 1, 1000);
+    let key_prefix = key_prefix(r);
+    let wait_replicas = r.number("wait-replicas", 0, 100);
+    let wait_timeout = r.time("wait-timeout", Duration::from_millis(1));
+    let ingress = r.value(
+        "ingress",
+        "comma-separated names of streams, each 1 to 64 printable ASCII characters and none of the node's own keys",
+        streams,
+    );
+    let redis = Redis {
+        address: address?,
+        pool_size: u32::try_from(pool_size?).ok()?,
+        key_prefix: key_prefix?,
+        wait_replicas: u32::try_from(wait_replicas?).ok()?,
+        wait_timeout: wait_timeout?,
+        ingress: ingress?,
+    };
+    match mode? {
+        Mode::Local => Some(None),
+        Mode::Auto if !given => Some(None),
+        Mode::Auto | Mode::Redis => Some(Some(redis)),
+    }
+}
+
+/// An address; the default one where none is wanted.
+fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
+    let file = |r: &Reader, flag| r.given(flag).map(PathBuf::from);
+    let db = match r.given("redis-db") {
+        Some(_) => r.number("redis-db", 0, 65_535).map(|db| Some(i64::try_from(db).unwrap_or_default())),
+        None => Some(None),
+    };
+    let (ca, cert, key) = (file(r, "redis-ca"), file(r, "redis-cert"), file(r, "redis-key"));
+    if cert.is_some() != key.is_some() {
+        r.mistake(
+            if cert.is_some() { "redis-key" } else { "redis-cert" },
+            "given together with its other half",
+        );
+    }
+    let url = r.value("redis-url", FORMS, |text| is_known(text).then(|| text.to_owned()))?;
+    let address = Address { url, db: db?, ca, cert, key };
+    if wanted && let Err(error) = address.topology() {
+        r.mistakes.push(Mistake(error.to_string()));
+        return None;
+    }
+    Some(address)
+}
+
+/// Whether a URL has one of the schemes, and the form that goes with it.
+fn is_known(url: &str) -> bool {
+    let kinds = ["redis", "rediss", "unix", "redis+unix"];
+    let many = ["redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
+    let Some((scheme, _)) = url.split_once("://") else { return false };
+    // What is wrong with the other forms is told by the address itself, with what they look like.
+    many.contains(&scheme) || kinds.contains(&scheme) && redis_url_parses(url)
+}
+
+fn redis_url_parses(url: &str) -> bool {
+    let plain = Address { url: url.to_owned(), db: None, ca: None, cert: None, key: None };
+    matches!(plain.topology(), Ok(Topology::Server(_)))
+}
+
+fn key_prefix(r: &mut Reader) -> Option<String> {
+    if r.given("key-prefix").is_none() {
+        return Some(String::new());
+    }
+    r.value("key-prefix", "at most 64 printable ASCII characters, except space, { and }", |text| {
+        let fits =
+            text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}'));
+        fits.then(|| text.to_owned())
+    })
+}
+
+fn streams(text: &str) -> Option<Vec<String>> {
+    let taken = |name: &str| {
+        let family = name.split_once(':').map_or(name, |(family, _)| family);
+        let families = [
+            "user", "node", "nodes", "log", "cursor", "users", "inbox", "since", "drain", "traced", "traces",
+            "uplink", "presence",
+        ];
+        families.contains(&family) || name == "events:dead"
+    };
+    let fits =
+        |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    let twice = names.iter().enumerate().any(|(at, name)| names[..at].contains(name));
+    (!twice && names.iter().all(|name| fits(name) && !taken(name))).then_some(names)
+}
