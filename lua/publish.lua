@@ -9,9 +9,9 @@
 --   options: client, except, collapse, key, ingress (the entry's id on its ingress stream), stream (that stream's
 --   name, where it is not 'events'), transient
 --
--- returns an array with one of these for each event: {id, prev, nodes...}
---   id: its id in the log, '' where transient; prev: the id before it, '' where nothing was appended because the
---   key, or the ingress entry, was published before (id is the first one's; '' where not known); nodes: live leases
+-- returns an array with one of these for each event: 'id prev nodes...' (one text: half the cost of an array)
+--   id: its id in the log, '-' where transient; prev: the id before it, '-' where nothing was appended because the
+--   key, or the ingress entry, was published before (id is the first one's; '-' where not known); nodes: live leases
 --   {'!', error} where Redis refused this one
 
 local length, log_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -71,23 +71,23 @@ local function forget_old_keys(log, cursor)
 end
 
 local function publish(nodes, log, cursor, event, data, option)
-  local result, last = { '', '' }, nil
+  local result, last = { '-', '-' }, nil
   local leases = redis.call('HGETALL', nodes)
   for l = 1, #leases, 2 do
     if leases[l] == '@last' then last = leases[l + 1]
     elseif tonumber(leases[l + 1]) > now then result[#result + 1] = leases[l] end
   end
 
-  if option and option.transient then return result end
+  if option and option.transient then return table.concat(result, ' ') end
   local ingress = option and '@ingress' .. (option.stream and ':' .. option.stream or '')
   local published = option and option.key and redis.call('HGET', cursor, '@key:' .. option.key)
   if option and option.ingress and not published then
     local routed = redis.call('HGET', cursor, ingress)
-    if routed and not newer(option.ingress, routed) then published = '' end
+    if routed and not newer(option.ingress, routed) then published = '-' end
   end
   if published then
     result[1] = published
-    return result
+    return table.concat(result, ' ')
   end
 
   if not last then
@@ -119,12 +119,15 @@ local function publish(nodes, log, cursor, event, data, option)
   end
   if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
   if last == '0-0' then begin(cursor) end
-  keep(log, log_ttl)
-  if #result == 2 or last == '0-0' then -- else the heartbeat keeps it
-    keep(cursor, log_ttl) -- a position must last as long as what its client has not got
+  -- Ten times a second will do: two calls an event are a fifth of its cost.
+  if math.floor(now / 100) ~= math.floor(string.match(last, '^%d+') / 100) then
+    keep(log, log_ttl)
+    if #result == 2 or last == '0-0' then -- else the heartbeat keeps it
+      keep(cursor, log_ttl) -- a position must last as long as what its client has not got
+    end
   end
   result[1], result[2] = id, last
-  return result
+  return table.concat(result, ' ')
 end
 
 local results, at = {}, 3

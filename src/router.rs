@@ -1,16 +1,19 @@
 //! Publish and deliver: from a request to the engine, and from a hint to the sockets of this node.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tracing::debug;
 
 use crate::close::Close;
 use crate::engine::{
-    Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Registration, Unavailable,
+    Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Published, Registration,
+    Unavailable,
 };
 use crate::gate::Gate;
 use crate::handle::{Handle, Outgoing};
@@ -32,7 +35,27 @@ const WAITING: usize = 16_384;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What came of a publish, later.
-pub type Outcome = BoxFuture<'static, Result<Receipt, Refusal>>;
+pub enum Outcome {
+    /// To one user, as most are.
+    One(Answer<Published>),
+    /// To several, or to everyone.
+    Many(BoxFuture<'static, Result<Receipt, Refusal>>),
+}
+
+impl Future for Outcome {
+    type Output = Result<Receipt, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::One(published) => Pin::new(published).poll(cx).map(|published| {
+                let published = published?;
+                let ids = published.id.into_iter().collect();
+                Ok(Receipt { ids, nodes: published.nodes, many: false })
+            }),
+            Self::Many(outcome) => outcome.as_mut().poll(cx),
+        }
+    }
+}
 
 /// The node between its engine and its sockets.
 pub struct Router {
@@ -87,33 +110,32 @@ impl Router {
 
     /// Publishes. The events are queued at once, in the order of calls for each user; the answer comes later.
     pub fn publish(&self, publish: Publish) -> Outcome {
-        let event = |user: UserId| Event {
-            user,
-            client: publish.client.clone(),
-            except: publish.except.clone(),
-            event: publish.event.clone(),
-            data: publish.data.clone(),
-            collapse: publish.collapse.clone(),
-            key: publish.key.clone(),
-            transient: publish.transient,
-        };
         match publish.target {
-            Target::User(ref user) => {
-                let published = self.engine.publish(event(user.clone()));
-                async move {
-                    let published = published.await?;
-                    Ok(Receipt {
-                        ids: published.id.into_iter().collect(),
-                        nodes: published.nodes,
-                        many: false,
-                    })
-                }
-                .boxed()
-            }
-            Target::Users(ref users) => {
+            Target::User(user) => Outcome::One(self.engine.publish(Event {
+                user,
+                client: publish.client,
+                except: publish.except,
+                event: publish.event,
+                data: publish.data,
+                collapse: publish.collapse,
+                key: publish.key,
+                transient: publish.transient,
+            })),
+            Target::Users(users) => {
                 let many = !publish.transient;
-                let published = join_all(users.iter().cloned().map(|user| self.engine.publish(event(user))));
-                async move {
+                // A list has neither a client nor one excepted.
+                let event = |user: UserId| Event {
+                    user,
+                    client: None,
+                    except: None,
+                    event: publish.event.clone(),
+                    data: publish.data.clone(),
+                    collapse: publish.collapse.clone(),
+                    key: publish.key.clone(),
+                    transient: publish.transient,
+                };
+                let published = join_all(users.into_iter().map(|user| self.engine.publish(event(user))));
+                Outcome::Many(Box::pin(async move {
                     let (mut ids, mut nodes) = (Vec::new(), Vec::new());
                     for published in published.await {
                         let published = published?;
@@ -123,12 +145,13 @@ impl Router {
                     nodes.sort();
                     nodes.dedup();
                     Ok(Receipt { ids, nodes, many })
-                }
-                .boxed()
+                }))
             }
             Target::Broadcast => {
                 let sent = self.engine.broadcast(publish.event, publish.data);
-                async move { Ok(Receipt { ids: Vec::new(), nodes: sent.await?, many: false }) }.boxed()
+                Outcome::Many(Box::pin(async move {
+                    Ok(Receipt { ids: Vec::new(), nodes: sent.await?, many: false })
+                }))
             }
         }
     }

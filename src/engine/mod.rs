@@ -7,9 +7,12 @@
 //! tells its node through [`Node`] may be lost, doubled or late; a session mends that by [`Engine::connect`]
 //! with [`Mode::Resume`], which reads the log after the last id it has got.
 
+mod answer;
 pub mod memory;
 pub mod redis;
 pub mod status;
+
+pub use answer::Answer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +35,6 @@ impl Unavailable {
         Self(reason.into())
     }
 }
-
-/// The answer of an engine's verb, later.
-pub type Answer<T> = BoxFuture<'static, Result<T, Unavailable>>;
 
 /// How a session registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -78,9 +78,8 @@ async fn upgrade(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) ->
     let opened = let_in(&credentials, &hello, &ports).await?;
     tokio::spawn(async move {
         if let Some(socket) = socket(request, &ports).await {
-            opened.serve(socket, &ports).await;
+            opened.serve(socket, &ports, place);
         }
-        drop(place);
     });
     Ok(switching)
 }
@@ -126,8 +125,7 @@ async fn greet(
         Ok(Err(close)) => not_introduced(close),
         Ok(Ok(text)) => match said(&text, &credentials, &ports).await {
             Ok(opened) => {
-                opened.serve(socket, &ports).await;
-                return drop(place);
+                return opened.serve(socket, &ports, place);
             }
             Err(refusal) => {
                 ports.router.metrics().turned_away(refusal.code);
@@ -159,9 +157,9 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) async fn serve(self, transport: impl Into<Transport>, ports: &Ports) {
+    pub(super) fn serve(self, transport: impl Into<Transport>, ports: &Ports, place: OwnedSemaphorePermit) {
         let pass = Pass { auth: ports.auth.clone(), expires: self.expires };
-        Session::serve(transport, self.registered, self.registration, ports.limits.clone(), pass).await;
+        Session::start(transport, self.registered, self.registration, ports.limits.clone(), pass, place);
     }
 }
 

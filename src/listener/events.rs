@@ -30,10 +30,7 @@ pub async fn open(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -
     let place = client::place(&ports)?;
     let opened = client::let_in(&credentials, &hello, &ports).await?;
     let (events, body) = pair();
-    tokio::spawn(async move {
-        opened.serve(events, &ports).await;
-        drop(place);
-    });
+    opened.serve(events, &ports, place);
     let mut answer = Answer::new(Body::Events(body));
     *answer.status_mut() = StatusCode::OK;
     let headers = answer.headers_mut();

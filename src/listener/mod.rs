@@ -6,6 +6,7 @@ pub mod client;
 pub mod cors;
 pub mod events;
 pub mod http;
+mod in_flight;
 pub mod metrics;
 pub mod operator;
 pub mod peer;

@@ -1,11 +1,11 @@
 //! The worker port: publishing by WebSocket and HTTP, and what operators ask.
 
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::{Method, Request, header};
 use subtle::{Choice, ConstantTimeEq};
@@ -15,19 +15,15 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
 
 use super::http::{self, Answer};
+use super::in_flight::{Done, InFlight};
 use super::routes::{self, Found, Verb};
 use super::{Ports, cors, metrics, operator, publish};
 use crate::close::Close;
 use crate::metrics::Via;
 use crate::protocol::code::{Code, Refusal};
-use crate::protocol::publish::{ENVELOPE, Receipt, Request as PublishRequest, answer};
-use crate::router::Router;
+use crate::protocol::publish::{ENVELOPE, Request as PublishRequest, answer};
 use crate::session::socket::{Socket, WORKER_READ_BUFFER, close_for};
 
-/// Frames of one worker that may be on their way to Redis; the next is read when the first of them is answered.
-const IN_FLIGHT: usize = 1024;
-/// Their bytes: a hundred times what two nodes have on their way at full load. One frame may go beyond it.
-const IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 /// Answers that are gathered for one flush.
 const ANSWERS: usize = 64;
 
@@ -113,22 +109,19 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
     Ok(switching)
 }
 
-type InFlight = FuturesOrdered<futures_util::future::BoxFuture<'static, Answered>>;
-/// A frame's `ref`, what came of it, and its size.
-type Answered = (Option<String>, Result<Receipt, Refusal>, usize);
-
 /// Serves one worker until its end; says how the node closed, if it did.
 async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bool>) -> Option<Close> {
-    let mut in_flight = InFlight::new();
-    let mut bytes = 0;
+    let mut in_flight = InFlight::default();
     let (interval, patience) = (ports.limits.ping_interval, ports.limits.pong_timeout);
-    let mut due = Instant::now() + interval.mul_f64(0.5 + fastrand::f64() / 2.0);
+    // What is waited for beside frames is set up once, not once a frame.
+    let first = Instant::now() + interval.mul_f64(0.5 + fastrand::f64() / 2.0);
+    let mut due = pin!(sleep_until(first));
+    let mut finished = pin!(asked_to_finish(&mut finish));
     let mut ping_out = false;
     let close = loop {
         let outcome = tokio::select! {
-            message = socket.next(), if in_flight.len() < IN_FLIGHT && bytes < IN_FLIGHT_BYTES => match message {
+            message = socket.next(), if in_flight.has_room() => match message {
                 Some(Ok(Message::Text(text))) => {
-                    bytes += text.len();
                     take(&text, ports, &mut in_flight);
                     Ok(())
                 }
@@ -136,28 +129,30 @@ async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bo
                 Some(Ok(Message::Close(_))) | None => break None,
                 Some(Ok(Message::Pong(_))) => {
                     ping_out = false;
-                    due = Instant::now() + interval;
+                    due.as_mut().reset(Instant::now() + interval);
                     Ok(())
                 }
                 Some(Ok(Message::Ping(_) | Message::Frame(_))) => flush(&mut socket, patience).await,
                 Some(Err(error)) => break close_for(&error),
             },
-            Some(answered) = in_flight.next() => {
-                bytes -= answer_all(&mut socket, ports, answered, &mut in_flight);
-                flush(&mut socket, patience).await
+            Some(done) = in_flight.next() => {
+                match answer_all(&mut socket, ports, done, &mut in_flight) {
+                    0 => Ok(()),
+                    _ => flush(&mut socket, patience).await,
+                }
             }
-            () = sleep_until(due) => {
+            () = due.as_mut() => {
                 if ping_out {
                     break Some(Close::PongTimeout);
                 }
                 ping_out = true;
-                due = Instant::now() + patience;
+                due.as_mut().reset(Instant::now() + patience);
                 match socket.feed(Message::Ping(Default::default())) {
                     Ok(()) => flush(&mut socket, patience).await,
                     Err(error) => Err(error),
                 }
             }
-            () = asked_to_finish(&mut finish) => break Some(Close::Drain(Duration::ZERO)),
+            () = finished.as_mut() => break Some(Close::Drain(Duration::ZERO)),
         };
         if let Err(error) = outcome {
             debug!(%error, "a worker's connection broke");
@@ -165,9 +160,8 @@ async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bo
         }
     };
     // What was taken is answered before the connection ends.
-    while let Some((reference, outcome, _)) = in_flight.next().await {
-        ports.router.metrics().published(Via::Worker, &outcome);
-        reply(&mut socket, reference.as_deref(), &outcome);
+    while let Some(done) = in_flight.next().await {
+        reply(&mut socket, ports, &done);
     }
     match close {
         Some(close) => socket.goodbye(close).await,
@@ -189,39 +183,27 @@ async fn flush(socket: &mut Socket, patience: Duration) -> Result<(), Error> {
 
 /// Queues what a frame publishes at once, so that a user's events keep the order of their frames.
 fn take(text: &Utf8Bytes, ports: &Ports, in_flight: &mut InFlight) {
-    let size = text.len();
     let PublishRequest { reference, publish } = PublishRequest::parse(text, ports.max_event);
-    let published = publish.map(|publish| Router::publish(&ports.router, publish));
-    in_flight.push_back(Box::pin(async move {
-        match published {
-            Ok(published) => (reference, published.await, size),
-            Err(refusal) => (reference, Err(refusal), size),
-        }
-    }));
+    in_flight.push(reference, publish.map(|publish| ports.router.publish(publish)), text.len());
 }
 
-/// Puts an answer into the write buffer, and with it those that are there already. Says how large their frames were.
-fn answer_all(socket: &mut Socket, ports: &Ports, first: Answered, in_flight: &mut InFlight) -> usize {
-    let mut next = Some(first);
-    let (mut gathered, mut bytes) = (0, 0);
-    while let Some((reference, outcome, size)) = next {
-        ports.router.metrics().published(Via::Worker, &outcome);
-        reply(socket, reference.as_deref(), &outcome);
-        (gathered, bytes) = (gathered + 1, bytes + size);
-        next = if gathered < ANSWERS {
-            use futures_util::FutureExt;
-            in_flight.next().now_or_never().flatten()
-        } else {
-            None
-        };
+/// Puts an answer into the write buffer, and with it those that are there already. Says how many there are to flush.
+fn answer_all(socket: &mut Socket, ports: &Ports, first: Done, in_flight: &mut InFlight) -> usize {
+    let (mut next, mut gathered) = (Some(first), 0);
+    while let Some(done) = next {
+        gathered += usize::from(reply(socket, ports, &done));
+        next = if gathered < ANSWERS { in_flight.next().now_or_never().flatten() } else { None };
     }
-    bytes
+    gathered
 }
 
-/// Without a `ref`, only errors are answered.
-fn reply(socket: &mut Socket, reference: Option<&str>, outcome: &Result<Receipt, Refusal>) {
-    if reference.is_some() || outcome.is_err() {
+/// Without a `ref`, only errors are answered; says whether this one was.
+fn reply(socket: &mut Socket, ports: &Ports, done: &Done) -> bool {
+    ports.router.metrics().published(Via::Worker, &done.outcome);
+    let wanted = done.reference.is_some() || done.outcome.is_err();
+    if wanted {
         // A broken socket shows at the flush.
-        let _ = socket.feed(Message::Text(answer(reference, outcome)));
+        let _ = socket.feed(Message::Text(answer(done.reference.as_deref(), &done.outcome)));
     }
+    wanted
 }

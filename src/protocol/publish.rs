@@ -83,17 +83,36 @@ pub struct Publish {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Frame<'a> {
     r#ref: Option<String>,
-    user_id: Option<Cow<'a, str>>,
-    user_ids: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow)]
+    user_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    user_ids: Option<Vec<Text<'a>>>,
     broadcast: Option<bool>,
-    client_id: Option<Cow<'a, str>>,
-    except_client_id: Option<Cow<'a, str>>,
-    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    client_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    except_client_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    event: Option<Text<'a>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    collapse_key: Option<Cow<'a, str>>,
-    key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    collapse_key: Option<Text<'a>>,
+    #[serde(borrow)]
+    key: Option<Text<'a>>,
     transient: Option<bool>,
+}
+
+/// Text of a frame: a part of it, unless it had escapes. (An `Option` of a `Cow` would always be a copy.)
+#[derive(Debug, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
 }
 
 /// The parts of a [`Publish`] as text, whichever way they came.
@@ -305,6 +324,8 @@ mod tests {
         assert_eq!(request.reference.as_deref(), Some("7"));
         assert_eq!(request.publish.unwrap().data.as_str(), data);
         assert_eq!(parse_text(r#"{"userId":"42","event":"e"}"#).publish.unwrap().data, Data::null());
+        let escaped = parse_text(r#"{"userId":"4\u0032","event":"\u0065"}"#).publish.unwrap();
+        assert_eq!(escaped.target, Target::User("42".parse().unwrap()));
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Session {
                     let router = self.registered.router();
                     self.catch_up = CatchUp::Reading(router.resume(self.registered.handle(), self.last));
                 }
-                CatchUp::Reading(answer) => return answer.as_mut().poll(cx),
+                CatchUp::Reading(answer) => return Pin::new(answer).poll(cx),
                 CatchUp::Waiting(pause) => {
                     if pause.as_mut().poll(cx).is_pending() {
                         return Poll::Pending;

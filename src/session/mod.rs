@@ -10,6 +10,7 @@
 mod catch_up;
 mod clock;
 pub mod events;
+mod leave;
 pub mod rate;
 pub mod socket;
 mod steps;
@@ -21,7 +22,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, timeout};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::info;
 
@@ -57,9 +59,6 @@ pub struct Limits {
     /// Sockets older than this are asked to reconnect, ±10 %.
     pub max_connection_age: Option<Duration>,
 }
-
-/// How long the end of a session may wait for Redis before the socket closes all the same.
-const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Answers (pongs, errors) that may wait for a peer that asks but does not read: 128 KiB at most. A slow reader that
 /// pings once a second gets there after eight minutes without a finished flush.
@@ -113,18 +112,22 @@ pub struct Session {
     clock: Clock,
     rate: Rate,
     steps: Steps,
+    /// One of `--max-connections`.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Session {
-    /// Greets the client, and serves it until its end.
-    pub async fn serve(
+    /// Greets the client, and serves it until its end: in a task of its own, which holds nothing of the handshake and
+    /// is small, because what it needs only at the end is made then. `place` is free again after that.
+    pub fn start(
         transport: impl Into<Transport>,
         registered: Registered,
         registration: Box<Registration>,
         limits: Arc<Limits>,
         pass: Pass,
+        place: OwnedSemaphorePermit,
     ) {
-        let session = Session {
+        let session = Box::new(Session {
             transport: transport.into(),
             last: registration.from,
             welcomed_at: registration.position,
@@ -138,16 +141,17 @@ impl Session {
             steps: Steps::default(),
             registered,
             limits,
-        };
-        session.run(*registration).await;
+            _place: place,
+        });
+        tokio::spawn(session.run(registration));
     }
 
-    async fn run(mut self, registration: Registration) {
-        let (user, client) = (self.registered.user().clone(), self.registered.client().clone());
+    async fn run(mut self: Box<Self>, registration: Box<Registration>) {
+        let (user, client) = (self.registered.user(), self.registered.client());
         info!(%user, %client, replayed = registration.replayed, whole = registration.whole, "connected");
         self.metrics().connected();
         self.note_connected(&registration);
-        let end = match self.greet(registration) {
+        let end = match self.greet(*registration) {
             Ok(()) => self.until_end().await,
             Err(_) => End::Gone,
         };
@@ -156,22 +160,7 @@ impl Session {
             End::Gone => None,
             End::Close(close) => Some(close),
         });
-        match end {
-            End::Gone => {
-                drop(self.registered);
-                // The peer's close frame is answered, if it sent one.
-                self.transport.finish().await;
-                info!(%user, %client, "disconnected");
-            }
-            End::Close(close) => {
-                // Everyone can see that the session is gone before its socket closes.
-                let _ = timeout(END_TIMEOUT, self.registered.end()).await;
-                self.send_waiting();
-                drop(self.registered);
-                self.transport.goodbye(close).await;
-                info!(%user, %client, code = close.code(), reason = close.reason(), "closed");
-            }
-        }
+        Box::pin(self.leave(end)).await;
     }
 
     fn metrics(&self) -> &Metrics {

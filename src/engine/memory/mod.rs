@@ -190,7 +190,7 @@ fn ms(duration: Duration) -> u64 {
 }
 
 fn ready<T: Send + 'static>(value: T) -> Answer<T> {
-    future::ready(Ok(value)).boxed()
+    Answer::now(Ok(value))
 }
 
 impl Engine for MemoryEngine {

@@ -195,20 +195,17 @@ impl RedisEngine {
             usize::try_from(self.hasher.hash_one(user.as_str())).unwrap_or_default() % self.lanes.len();
         let (sender, receiver) = oneshot::channel();
         let queued = self.lanes[lane].try_send(op(sender));
-        async move {
-            match queued {
-                Ok(()) => receiver.await.unwrap_or_else(|_| Err(Unavailable::new("the engine has stopped"))),
-                Err(_) => Err(Unavailable::new("too much is waiting for Redis")),
-            }
+        match queued {
+            Ok(()) => Answer::later(receiver),
+            Err(_) => Answer::now(Err(Unavailable::new("too much is waiting for Redis"))),
         }
-        .boxed()
     }
 
     fn with_context<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F) -> Answer<T>
     where
         F: Future<Output = Result<T, Unavailable>> + Send + 'static,
     {
-        run(self.context.clone()).boxed()
+        Answer::of(run(self.context.clone()))
     }
 }
 

@@ -109,15 +109,11 @@ fn script<'a>(context: &Context, events: impl Iterator<Item = Routed<'a>> + Clon
 }
 
 fn parse(item: Value) -> Result<Appended, Unavailable> {
-    let items = reply::item(item)?;
-    let [id, prev, nodes @ ..] = items.as_slice() else {
-        return Err(Unavailable::new("publish.lua answered with another shape"));
-    };
-    Ok(Appended {
-        id: reply::event_id(id)?,
-        prev: reply::event_id(prev)?,
-        nodes: nodes.iter().filter_map(|node| reply::text(node).ok()?.parse().ok()).collect(),
-    })
+    let item = reply::whole(item)?;
+    let mut words = reply::text(&item)?.split(' ');
+    let mut id = || reply::event_id_or_none(words.next().unwrap_or_default());
+    let (id, prev) = (id()?, id()?);
+    Ok(Appended { id, prev, nodes: words.filter_map(|node| node.parse().ok()).collect() })
 }
 
 /// An inbox entry's fields and their data.

@@ -53,15 +53,28 @@ pub fn event_id(value: &Value) -> Result<Option<EventId>, Unavailable> {
     }
 }
 
-/// One item of a batch: its values, or what Redis had against it.
-pub fn item(value: Value) -> Result<Vec<Value>, Unavailable> {
-    let items = array(value)?;
-    match (items.first(), items.get(1)) {
-        (Some(Value::BulkString(mark)), Some(error)) if mark == b"!" => {
-            Err(Unavailable::new(format!("Redis refused: {}", text(error).unwrap_or("?"))))
-        }
-        _ => Ok(items),
+/// An event id; none where there is a dash in its place.
+pub fn event_id_or_none(word: &str) -> Result<Option<EventId>, Unavailable> {
+    match word {
+        "-" => Ok(None),
+        id => id.parse().map(Some).map_err(|_| unexpected("an event id")),
     }
+}
+
+/// One item of a batch, or what Redis had against it.
+pub fn whole(value: Value) -> Result<Value, Unavailable> {
+    if let Value::Array(items) = &value
+        && let [Value::BulkString(mark), error] = items.as_slice()
+        && mark == b"!"
+    {
+        return Err(Unavailable::new(format!("Redis refused: {}", text(error).unwrap_or("?"))));
+    }
+    Ok(value)
+}
+
+/// The values of one item of a batch, or what Redis had against it.
+pub fn item(value: Value) -> Result<Vec<Value>, Unavailable> {
+    array(whole(value)?)
 }
 
 /// A stream entry's id and fields.

@@ -1,0 +1,114 @@
+//! A worker's frames on their way to Redis, in the order in which they came.
+//!
+//! Answers go out in that order too, so only the first of them is waited for: one waker for all, and what a frame
+//! needs here is its place in the queue.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::protocol::code::Refusal;
+use crate::protocol::publish::Receipt;
+use crate::router::Outcome;
+
+/// Frames of one worker that may be on their way; the next is read when the first of them is answered.
+const MOST: usize = 1024;
+/// Their bytes: a hundred times what two nodes have on their way at full load. One frame may go beyond it.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+/// The queue.
+#[derive(Default)]
+pub struct InFlight {
+    frames: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+struct Waiting {
+    reference: Option<String>,
+    outcome: Result<Outcome, Option<Refusal>>,
+    size: usize,
+}
+
+/// A frame that is done.
+#[derive(Debug)]
+pub struct Done {
+    /// The frame's `ref`.
+    pub reference: Option<String>,
+    /// What came of it.
+    pub outcome: Result<Receipt, Refusal>,
+}
+
+impl InFlight {
+    /// Whether another frame may be read.
+    pub fn has_room(&self) -> bool {
+        self.frames.len() < MOST && self.bytes < MOST_BYTES
+    }
+
+    /// Puts in a frame of `size` bytes.
+    pub fn push(&mut self, reference: Option<String>, outcome: Result<Outcome, Refusal>, size: usize) {
+        self.bytes += size;
+        self.frames.push_back(Waiting { reference, outcome: outcome.map_err(Some), size });
+    }
+
+    /// The next frame that is done, in order; none where there are no frames.
+    pub async fn next(&mut self) -> Option<Done> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`InFlight::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Done>> {
+        let Some(first) = self.frames.front_mut() else { return Poll::Ready(None) };
+        let outcome = match &mut first.outcome {
+            Ok(outcome) => match Pin::new(outcome).poll(cx) {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => return Poll::Pending,
+            },
+            Err(refusal) => Err(refusal.take().unwrap_or_else(Refusal::unavailable)),
+        };
+        self.bytes -= first.size;
+        let reference = first.reference.take();
+        self.frames.pop_front();
+        Poll::Ready(Some(Done { reference, outcome }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::engine::{Answer, Published};
+    use crate::protocol::code::Code;
+
+    #[test]
+    fn frames_are_done_in_their_order_whatever_is_answered_first() {
+        let mut frames = InFlight::default();
+        let (first, answer) = oneshot::channel();
+        frames.push(Some("1".into()), Ok(Outcome::One(Answer::later(answer))), MOST_BYTES);
+        assert!(!frames.has_room(), "its bytes count until it is done");
+        frames.push(Some("2".into()), Err(Refusal::new(Code::InvalidEvent, "")), 1);
+        assert!(frames.next().now_or_never().is_none(), "the second waits for the first");
+        first.send(Ok(Published { id: None, nodes: Vec::new() })).unwrap();
+        let done = |frames: &mut InFlight| frames.next().now_or_never().flatten().unwrap();
+        let (one, two) = (done(&mut frames), done(&mut frames));
+        assert_eq!((one.reference.as_deref(), one.outcome.is_ok()), (Some("1"), true));
+        assert_eq!(
+            (two.reference.as_deref(), two.outcome.unwrap_err().code),
+            (Some("2"), Code::InvalidEvent)
+        );
+        assert!(frames.has_room() && frames.next().now_or_never().unwrap().is_none());
+    }
+
+    #[test]
+    fn who_never_gets_an_answer_is_told_so() {
+        let mut frames = InFlight::default();
+        let (gone, answer) = oneshot::channel();
+        frames.push(None, Ok(Outcome::One(Answer::later(answer))), 1);
+        drop(gone);
+        let done = frames.next().now_or_never().flatten().unwrap();
+        assert_eq!(done.outcome.unwrap_err().code, Code::Unavailable);
+    }
+}
