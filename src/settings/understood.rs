@@ -19,13 +19,19 @@ impl Settings {
             },
         );
         reader.understand("max-connections", self.max_connections);
-        let told = |url: &Option<String>, port: u16| match (url, port) {
-            (Some(url), _) => url.clone(),
-            (None, 0) => "from bind and the port that the system gives".to_owned(),
-            (None, port) => format!("ws://{}", std::net::SocketAddr::new(self.bind, port)),
-        };
-        reader.understand("client-url", told(&self.client_url, self.client_port));
-        reader.understand("worker-url", told(&self.worker_url, self.worker_port));
+        let addresses = [
+            ("client-url", &self.client_url, self.client_port),
+            ("worker-url", &self.worker_url, self.worker_port),
+        ];
+        for (flag, url, port) in addresses {
+            match (url, port) {
+                (Some(_), _) => {} // as it was given, but for credentials
+                (None, 0) => reader.understand(flag, "from bind and the port that the system gives"),
+                (None, port) => {
+                    reader.understand(flag, format!("ws://{}", std::net::SocketAddr::new(self.bind, port)));
+                }
+            }
+        }
     }
 
     /// What is open to everyone, each with the setting that opens it.
