@@ -6,6 +6,7 @@
 //! | [`browser`] | whoever writes pages and apps: the client module, server-sent events, CORS, CSP, cookies |
 //! | [`fleet`] | whoever scales nodes up and down |
 //! | [`metrics`] | whoever watches nodes: every metric, and what it means |
+//! | [`redis`] | whoever runs Redis for Switchboard: one server, Sentinel, Cluster, TLS, ACL, how far it scales |
 //! | [`runbook`] | whoever is called when an alert fires: what it means, what to look at, what to do; sizing |
 //! | [`upgrades`] | whoever deploys a new version beside an old one, or changes a script or a key |
 
@@ -15,6 +16,8 @@ pub mod browser {}
 pub mod fleet {}
 #[doc = include_str!("docs/metrics.md")]
 pub mod metrics {}
+#[doc = include_str!("docs/redis.md")]
+pub mod redis {}
 #[doc = include_str!("docs/runbook.md")]
 pub mod runbook {}
 #[doc = include_str!("docs/upgrades.md")]

@@ -54,6 +54,8 @@ struct State {
     look: bool,
     /// The newest event that this session has heard of.
     heard: EventId,
+    /// The same when the last look into the log began.
+    heard_before_look: EventId,
     confirmed: EventId,
     saved: EventId,
     /// When the connection was registered, as the engine counts; 0 before that.
@@ -95,6 +97,7 @@ impl Handle {
             behind: true,
             look: false,
             heard: EventId::ZERO,
+            heard_before_look: EventId::ZERO,
             confirmed: EventId::ZERO,
             saved: EventId::ZERO,
             order: 0,
@@ -144,7 +147,26 @@ impl Handle {
 
     /// A look into the log begins: whoever asks from here on wants another.
     pub fn begin_look(&self) {
-        self.state().look = false;
+        let mut state = self.state();
+        state.look = false;
+        state.heard_before_look = state.heard;
+    }
+
+    /// The newest event that this session had heard of when its last look began: the log must have it, unless Redis
+    /// has lost it.
+    pub fn heard_before_look(&self) -> EventId {
+        self.state().heard_before_look
+    }
+
+    /// Redis has lost what came after `newest`: ids may begin there again.
+    pub fn went_back(&self, newest: EventId) {
+        let mut state = self.state();
+        if state.heard == state.heard_before_look {
+            state.heard = newest.min(state.heard);
+        }
+        state.heard_before_look = newest;
+        state.confirmed = newest.min(state.confirmed);
+        state.saved = newest.min(state.saved);
     }
 
     /// As [`Handle::look`], where the session has not heard of `newest`.
@@ -290,6 +312,21 @@ mod tests {
             handle.push(&event(count + 1, 1), 4);
             assert_eq!(handle.take().len(), 1);
         }
+    }
+
+    #[test]
+    fn what_the_log_has_lost_is_not_waited_for() {
+        let handle = handle();
+        let (old, lost) = (EventId { ms: 2, seq: 0 }, EventId { ms: 9, seq: 0 });
+        handle.push(&event(9, 1), 4);
+        handle.look();
+        handle.begin_look();
+        assert_eq!(handle.heard_before_look(), lost);
+        assert!(!handle.caught_up(old), "it has been heard of");
+        handle.confirm(lost);
+        handle.went_back(old);
+        assert!(handle.caught_up(old));
+        assert_eq!(handle.confirmed(), Some(old));
     }
 
     #[test]

@@ -70,7 +70,14 @@ impl Session {
 
     /// Sends a page of the log. Where it cannot be shown to be whole, the client is told first.
     pub(super) fn take_page(&mut self, registration: Registration) -> Result<(), Error> {
-        if !registration.whole {
+        // What was sent to it, or told it by a hint, is not in the log any more: Redis came back without its newest.
+        let newest = registration.position;
+        let lost = newest < self.last.max(self.registered.handle().heard_before_look());
+        if lost {
+            self.last = self.last.min(newest);
+            self.registered.handle().went_back(newest);
+        }
+        if !registration.whole || lost {
             info!(
                 user = %self.registered.user(), client = %self.registered.client(),
                 since = %registration.from, "a gap: some events after that may be gone"
@@ -96,7 +103,8 @@ impl Session {
             }
         }
         drop(burst);
-        self.last = self.last.max(registration.upto);
+        let upto = if lost { registration.upto.min(newest) } else { registration.upto };
+        self.last = self.last.max(upto);
         let done = !registration.more && self.registered.handle().caught_up(self.last);
         self.catch_up = if done { CatchUp::Idle } else { CatchUp::Wanted };
         self.flushing = true;

@@ -1,6 +1,6 @@
-//! The ingress stream: whoever can `XADD` can publish.
+//! The ingress streams: whoever can `XADD` can publish.
 //!
-//! One process at a time reads it (a lease in Redis says which), so entries of one user keep their order,
+//! One process at a time reads each (a lease in Redis says which), so entries of one user keep their order,
 //! whichever nodes come and go. It does one batch after the other and goes on only when a batch is in the logs:
 //! what its predecessor left pending comes first. Each event carries its entry's id into the user's log state, so
 //! that an entry that is read twice is published once.
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::publish::{self, Entry};
+use super::turns::Turn;
 use super::wire::send;
 use super::{Context, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
@@ -30,19 +31,28 @@ const READ: usize = 256;
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
+    let mut turn = Turn::default();
     while *wanted.borrow_and_update() {
-        if context.link.is_up() {
+        if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
             match lead(&context, &stream, ttl).await {
                 Ok(true) => {
+                    context.turns.taken(&mut turn, ttl);
                     info!(node = %context.config.node, stream, "reading the ingress stream");
-                    if let Err(error) = Reader::serve(&context, &stream, &wanted).await {
-                        debug!(%error, "the ingress stream cannot be read now");
+                    match Reader::serve(&context, &stream, &mut turn, &wanted).await {
+                        Err(Stopped::GivenAway) => {
+                            debug!(stream, "another node may read this ingress stream")
+                        }
+                        Err(error) => {
+                            context.turns.ended();
+                            debug!(%error, "the ingress stream cannot be read now");
+                        }
+                        Ok(()) => context.turns.ended(),
                     }
                     if let Err(error) = lead(&context, &stream, Duration::ZERO).await {
                         debug!(%error, "the ingress lease was not given back and will lapse");
                     }
                 }
-                Ok(false) => {}
+                Ok(false) => context.turns.missed(&mut turn),
                 Err(error) => debug!(%error, "the ingress lease cannot be had now"),
             }
         }
@@ -70,6 +80,7 @@ struct Reader<'a> {
     stream: String,
     /// Until when this process may publish what it has read.
     lease_end: Instant,
+    turn: &'a mut Turn,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +91,15 @@ enum Stopped {
     Redis(#[from] RedisError),
     #[error("the ingress lease went to another process")]
     LeaseLost,
+    #[error("another node has fewer streams to read")]
+    GivenAway,
 }
 
 impl<'a> Reader<'a> {
     async fn serve(
         context: &'a Context,
         name: &'a str,
+        turn: &'a mut Turn,
         wanted: &watch::Receiver<bool>,
     ) -> Result<(), Stopped> {
         let stream = context.keys.ingress(name);
@@ -95,6 +109,7 @@ impl<'a> Reader<'a> {
             name,
             stream,
             lease_end: Instant::now() + context.config.node_ttl,
+            turn,
         };
         loop {
             let outcome = reader.run(wanted).await;
@@ -119,7 +134,9 @@ impl<'a> Reader<'a> {
         // Short enough that the lease is renewed in time and that a drain need not wait.
         let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
         while *wanted.borrow() {
-            self.renew_in_time().await?;
+            if self.renew_in_time().await? && self.context.turns.give_away(self.context, self.turn).await {
+                return Err(Stopped::GivenAway);
+            }
             let mut read = cmd("XREADGROUP");
             read.arg("GROUP").arg("switchboard").arg(self.context.config.node.as_str());
             read.arg("COUNT").arg(READ).arg("BLOCK").arg(ms(block)).arg("STREAMS").arg(&self.stream).arg(">");
@@ -168,12 +185,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    async fn renew_in_time(&mut self) -> Result<(), Stopped> {
+    /// True where it was time.
+    async fn renew_in_time(&mut self) -> Result<bool, Stopped> {
         let ttl = self.context.config.node_ttl;
-        if self.lease_end.saturating_duration_since(Instant::now()) < ttl * 2 / 3 {
+        let due = self.lease_end.saturating_duration_since(Instant::now()) < ttl * 2 / 3;
+        if due {
             self.renew().await?;
         }
-        Ok(())
+        Ok(due)
     }
 
     async fn renew(&mut self) -> Result<(), Stopped> {

@@ -11,7 +11,7 @@
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `presence` | the edges that scripts note, told on the stream |
-//! | `inbox`, `ingress` | the streams this node reads |
+//! | `inbox`, `ingress`, `turns` | the streams this node reads |
 //! | `node` | the node's own lease, and clearing up after others |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
@@ -39,6 +39,7 @@ mod sessions;
 mod slot;
 mod status;
 mod traces;
+mod turns;
 mod wire;
 
 use std::hash::{BuildHasher, RandomState};
@@ -112,6 +113,7 @@ struct Context {
     config: Config,
     keys: Keys,
     link: Link,
+    turns: turns::Turns,
     metrics: Arc<Metrics>,
     node: OnceLock<Arc<dyn Node>>,
     /// This process has held its node id before.
@@ -159,6 +161,7 @@ impl RedisEngine {
         let context = Arc::new(Context {
             link: Link::new(topology, options, &keys, &home),
             keys,
+            turns: turns::Turns::default(),
             metrics,
             node: OnceLock::new(),
             held_before: AtomicBool::new(false),

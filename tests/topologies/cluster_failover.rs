@@ -1,0 +1,87 @@
+//! Masters of a Cluster that change while events flow.
+
+use std::time::Duration;
+
+use crate::cluster::{node, users};
+use crate::ledger::Ledger;
+use crate::servers::Cluster;
+use crate::support::wait::same;
+use crate::support::{BOUND, eventually};
+
+/// Events for each user: at the ledger's pace some seconds, and as long as it takes where some are refused.
+const EVENTS: usize = 200;
+const SETTINGS: &[(&str, &str)] = &[("--node-ttl", "4s"), ("--log-length", "1000")];
+
+async fn other_master(cluster: &Cluster, key: &str, old: usize) {
+    eventually(Duration::from_secs(30), "another master", async || {
+        let master = cluster.holders(key).await[0];
+        if master != old { Ok(()) } else { Err(format!("still {master}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_manual_failover_loses_nothing() {
+    let cluster = Cluster::start().await;
+    let a = node(&cluster, "node-a", SETTINGS).await;
+    let b = node(&cluster, "node-b", SETTINGS).await;
+    let ledger = Ledger::open(&users(), EVENTS, &a, &b).await;
+    ledger.delivered(200).await;
+    // One that holds users, and one that holds the inbox through which their hints go.
+    for key in ["user:user-1", "node:node-a"] {
+        let holders = cluster.holders(key).await;
+        cluster.servers[holders[1]].ask::<String>(&["CLUSTER", "FAILOVER"]).await;
+        other_master(&cluster, key, holders[0]).await;
+    }
+    ledger.close_whole().await;
+}
+
+#[tokio::test]
+async fn a_master_that_dies_is_followed_by_its_replica() {
+    let mut cluster = Cluster::start().await;
+    // Acknowledged means here that the replica has it: so a failover loses nothing that was acknowledged.
+    let settings = [SETTINGS, &[("--wait-replicas", "1"), ("--wait-timeout", "1s")]].concat();
+    let a = node(&cluster, "node-a", &settings).await;
+    let b = node(&cluster, "node-b", &settings).await;
+    let half: Vec<String> = users().into_iter().take(3).collect();
+    let ledger = Ledger::open(&half, 60, &a, &b).await;
+    ledger.delivered(40).await;
+    let key = format!("user:{}", half[0]);
+    let holders = cluster.holders(&key).await;
+    cluster.servers[holders[0]].kill();
+    other_master(&cluster, &key, holders[0]).await;
+    // The new master has no replica until the old one is back.
+    cluster.servers[holders[0]].launch().await;
+    eventually(BOUND, "the old master as a replica", async || {
+        let info: String = cluster.servers[holders[0]].ask(&["INFO", "replication"]).await;
+        if info.contains("role:slave") && info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
+    })
+    .await;
+    assert!(ledger.refused() > 0, "publishing was refused meanwhile");
+    ledger.close_whole().await;
+    for url in [a.worker_http("/readyz"), b.worker_http("/readyz")] {
+        eventually(BOUND, "nodes that are ready again", async || {
+            same(crate::support::http::try_get(&url).await?.status, 200)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn slots_that_move_take_their_users_along() {
+    let cluster = Cluster::start().await;
+    let a = node(&cluster, "node-a", SETTINGS).await;
+    let b = node(&cluster, "node-b", SETTINGS).await;
+    let ledger = Ledger::open(&users(), EVENTS, &a, &b).await;
+    ledger.delivered(200).await;
+    let (from, to) = (cluster.holders("user:user-1").await[0], cluster.holders("user:user-2").await[0]);
+    assert_ne!(from, to, "the first two users are on two masters");
+    let moving = cluster.begin_move("user:user-1", to).await;
+    // While it moves, what is on neither side alone is asked for again and again.
+    let before = ledger.refused();
+    ledger.delivered(400).await;
+    moving.finish(&cluster).await;
+    assert_eq!(cluster.holders("user:user-1").await[0], to);
+    println!("refused while the slot moved: {}", ledger.refused() - before);
+    ledger.close_whole().await;
+}

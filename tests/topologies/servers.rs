@@ -1,0 +1,295 @@
+//! Redis servers with any arguments, alone, as a Cluster, or watched by Sentinels. Gone with their test.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisError, cmd};
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::support::ports::free_port;
+use crate::support::{BOUND, eventually};
+
+/// One test with many servers at a time.
+static PLACES: Semaphore = Semaphore::const_new(1);
+
+/// A redis-server, or a Sentinel. Killed when dropped.
+pub struct Server {
+    pub port: u16,
+    child: Option<Child>,
+    dir: TempDir,
+    args: Vec<String>,
+}
+
+impl Server {
+    /// A running server.
+    pub async fn start(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in(dir, args).await
+    }
+
+    /// A running server whose directory holds something already.
+    pub async fn start_in(dir: TempDir, args: &[&str]) -> Self {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut server = Self { port: free_port(), child: None, dir, args };
+        server.launch().await;
+        server
+    }
+
+    /// Starts it again, on the port and in the directory that it had.
+    pub async fn launch(&mut self) {
+        let port = self.port.to_string();
+        let mut command = Command::new("redis-server");
+        // What is given comes first: a Sentinel's configuration file has to.
+        command.args(&self.args).args(["--port", &port, "--bind", "127.0.0.1"]);
+        command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("starting redis-server: is it installed?"));
+        eventually(BOUND, "an answer from redis-server", async || {
+            self.try_ask::<String>(&["PING"]).await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().expect("waiting for redis-server");
+        }
+    }
+
+    /// Where it keeps its files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Runs a command.
+    pub async fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T, RedisError> {
+        let mut connection = self.connection().await?;
+        cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+    }
+
+    /// Runs a command that must succeed.
+    pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_ask(words).await.unwrap_or_else(|error| panic!("{words:?} got {error}"))
+    }
+
+    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(5)))
+            .set_response_timeout(Some(BOUND));
+        let client = redis::Client::open(("127.0.0.1", self.port))?;
+        client.get_multiplexed_async_connection_with_config(&config).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Three masters and three replicas.
+pub struct Cluster {
+    pub servers: Vec<Server>,
+    _place: SemaphorePermit<'static>,
+}
+
+/// Short, so that a failover takes seconds. With two cores less would take a busy server for a dead one.
+const NODE_TIMEOUT_MS: &str = "1500";
+
+impl Cluster {
+    /// A Cluster that has all its slots and all its replicas.
+    pub async fn start() -> Self {
+        let place = PLACES.acquire().await.expect("a place");
+        let mut servers = Vec::new();
+        for _ in 0..6 {
+            let bus = free_port().to_string();
+            let mut args = vec!["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus];
+            args.extend(["--cluster-node-timeout", NODE_TIMEOUT_MS, "--repl-diskless-sync-delay", "0"]);
+            servers.push(Server::start(&args).await);
+        }
+        let cluster = Self { servers, _place: place };
+        let addresses: Vec<_> =
+            cluster.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        let mut create = Command::new("redis-cli");
+        create.args(["--cluster", "create"]).args(&addresses);
+        create.args(["--cluster-replicas", "1", "--cluster-yes"]).stdin(Stdio::null());
+        let output = create.output().expect("starting redis-cli");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        for server in &cluster.servers {
+            eventually(BOUND, "a Cluster in order", async || {
+                let info: String = server.ask(&["CLUSTER", "INFO"]).await;
+                let replication: String = server.ask(&["INFO", "replication"]).await;
+                let joined = ["master_link_status:up", "connected_slaves:1"];
+                let joined = joined.iter().any(|line| replication.contains(line));
+                if info.contains("cluster_state:ok") && joined { Ok(()) } else { Err(info) }
+            })
+            .await;
+        }
+        cluster
+    }
+
+    /// Begins to move the slot of `key` to the master at `to`.
+    pub async fn begin_move(&self, key: &str, to: usize) -> Move {
+        let from = self.holders(key).await[0];
+        let slot = self.servers[from].ask::<i64>(&["CLUSTER", "KEYSLOT", key]).await.to_string();
+        let from_id: String = self.servers[from].ask(&["CLUSTER", "MYID"]).await;
+        let to_id: String = self.servers[to].ask(&["CLUSTER", "MYID"]).await;
+        self.servers[to].ask::<String>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
+        self.servers[from].ask::<String>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
+        Move { from, to, slot, to_id }
+    }
+
+    /// The address that nodes are given: two members of six.
+    pub fn url(&self) -> String {
+        format!("redis+cluster://127.0.0.1:{},127.0.0.1:{}", self.servers[0].port, self.servers[4].port)
+    }
+
+    /// Places of the servers that hold a key: its master, and the master's replicas.
+    pub async fn holders(&self, key: &str) -> Vec<usize> {
+        let alive = self.servers.iter().find(|server| server.child.is_some()).expect("a living server");
+        let slot: i64 = alive.ask(&["CLUSTER", "KEYSLOT", key]).await;
+        let ranges: Vec<Vec<redis::Value>> = alive.ask(&["CLUSTER", "SLOTS"]).await;
+        for range in ranges {
+            let [first, last, members @ ..] = &range[..] else { panic!("a range without members") };
+            let number = |value: &redis::Value| redis::from_redis_value_ref::<i64>(value).expect("a slot");
+            if (number(first)..=number(last)).contains(&slot) {
+                let ports = members.iter().map(|member| {
+                    let redis::Value::Array(parts) = member else { panic!("no member") };
+                    redis::from_redis_value_ref::<u16>(&parts[1]).expect("a port")
+                });
+                let place = |port| self.servers.iter().position(|server| server.port == port).expect("ours");
+                return ports.map(place).collect();
+            }
+        }
+        panic!("nobody holds {key}");
+    }
+
+    /// Runs a command where its key is.
+    pub async fn ask<T: FromRedisValue>(&self, key: &str, words: &[&str]) -> T {
+        let master = self.holders(key).await[0];
+        self.servers[master].ask(words).await
+    }
+
+    /// The states that `presence` tells of a user, oldest first.
+    pub async fn presence(&self, user: &str) -> Vec<String> {
+        let entries: redis::streams::StreamRangeReply =
+            self.ask("presence", &["XRANGE", "presence", "-", "+"]).await;
+        let field =
+            |entry: &redis::streams::StreamId, name: &str| entry.get::<String>(name).expect("a field");
+        let of_user = entries.ids.iter().filter(|entry| field(entry, "user") == user);
+        of_user.map(|entry| field(entry, "state")).collect()
+    }
+
+    /// Every key on every master, in order.
+    pub async fn keys(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for server in &self.servers {
+            let role: Vec<redis::Value> = server.ask(&["ROLE"]).await;
+            if role[0] == redis::Value::BulkString(b"master".to_vec()) {
+                all.extend(server.ask::<Vec<String>>(&["KEYS", "*"]).await);
+            }
+        }
+        all.sort();
+        all
+    }
+}
+
+/// A slot on its way.
+pub struct Move {
+    from: usize,
+    to: usize,
+    slot: String,
+    to_id: String,
+}
+
+impl Move {
+    /// Moves what is in it, and makes it the other master's.
+    pub async fn finish(self, cluster: &Cluster) {
+        let (from, to) = (&cluster.servers[self.from], &cluster.servers[self.to]);
+        let port = to.port.to_string();
+        loop {
+            let keys: Vec<String> = from.ask(&["CLUSTER", "GETKEYSINSLOT", &self.slot, "100"]).await;
+            if keys.is_empty() {
+                break;
+            }
+            let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            migrate.extend(keys.iter().map(String::as_str));
+            from.ask::<String>(&migrate).await;
+        }
+        for server in [to, from] {
+            server.ask::<String>(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.to_id]).await;
+        }
+    }
+}
+
+/// A master, its replica, and three Sentinels; each server has a password, and the Sentinels another.
+pub struct Watched {
+    pub servers: Vec<Server>,
+    pub sentinels: Vec<Server>,
+    _place: SemaphorePermit<'static>,
+}
+
+impl Watched {
+    /// Running and in order. The first server is the master.
+    pub async fn start() -> Self {
+        let place = PLACES.acquire().await.expect("a place");
+        // The default user stays open to the test; nodes and Sentinels come as others.
+        let start = async |replica_of: &str| {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let conf = "user relay on >geheim ~* &* +@all\n\
+                        user watch on >geheim2 ~* &* +@all\n\
+                        masteruser watch\nmasterauth geheim2\nrepl-diskless-sync-delay 0\n";
+            std::fs::write(dir.path().join("redis.conf"), conf.to_owned() + replica_of)
+                .expect("writing the configuration");
+            Server::start_in(dir, &["redis.conf", "--save", ""]).await
+        };
+        let master = start("").await;
+        let replica = start(&format!("replicaof 127.0.0.1 {}\n", master.port)).await;
+        let servers = vec![master, replica];
+        eventually(BOUND, "a replica in step", async || {
+            let info: String = servers[1].ask(&["INFO", "replication"]).await;
+            if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
+        })
+        .await;
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let conf = format!(
+                "sentinel monitor mymaster 127.0.0.1 {} 2\n\
+                 sentinel auth-user mymaster watch\n\
+                 sentinel auth-pass mymaster geheim2\n\
+                 sentinel down-after-milliseconds mymaster 1500\n\
+                 sentinel failover-timeout mymaster 6000\n\
+                 user seeker on >geheim3 &* +@all\n",
+                servers[0].port
+            );
+            std::fs::write(dir.path().join("sentinel.conf"), conf).expect("writing the configuration");
+            sentinels.push(Server::start_in(dir, &["sentinel.conf", "--sentinel"]).await);
+        }
+        for sentinel in &sentinels {
+            eventually(BOUND, "Sentinels that know each other and the replica", async || {
+                let info: String = sentinel.ask(&["INFO", "sentinel"]).await;
+                if info.contains("status=ok") && info.contains("slaves=1,sentinels=3") {
+                    Ok(())
+                } else {
+                    Err(info)
+                }
+            })
+            .await;
+        }
+        Self { servers, sentinels, _place: place }
+    }
+
+    /// The address that nodes are given.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();
+        format!(
+            "redis+sentinel://relay:geheim@{}/mymaster?sentinel_user=seeker&sentinel_password=geheim3",
+            hosts.join(",")
+        )
+    }
+}
