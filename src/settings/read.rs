@@ -202,6 +202,8 @@ fn masked(setting: &Setting, value: &str) -> String {
     match value.split_once("://") {
         Some((scheme, rest)) => {
             let host = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("***@{host}"));
+            // A socket's password and that of the Sentinels stand there.
+            let host = host.split_once('?').map_or(host.clone(), |(host, _)| format!("{host}?***"));
             format!("{scheme}://{host}")
         }
         None if setting.secret && value != "none" => "(not shown)".to_owned(),

@@ -81,6 +81,25 @@ fn all_mistakes_come_at_once_each_with_flag_value_and_what_is_allowed() {
 }
 
 #[test]
+fn passwords_in_a_query_are_masked_too() {
+    let told =
+        parse(&[("redis-url", "redis+ring://u:geheim@h/m?sentinel_password=geheim")], &[], &[]).unwrap_err();
+    assert!(told.contains("\"redis+ring://***@h/m?***\"") && !told.contains("geheim"), "{told}");
+}
+
+#[test]
+fn ingress_streams_are_names_of_their_own() {
+    let streams = |text: &str| {
+        let env = [("REDIS_URL", "redis://h"), ("INGRESS", text)];
+        parse(&[], &env, &[]).map(|settings| settings.redis.unwrap().ingress)
+    };
+    assert_eq!(streams("events, events:2").unwrap(), ["events", "events:2"]);
+    for wrong in ["events,events", "events:dead", "uplink", "log:{user:42}", "a b", ","] {
+        assert!(streams(wrong).unwrap_err().contains("--ingress"), "{wrong}");
+    }
+}
+
+#[test]
 fn production_refuses_to_start_unlocked() {
     let told = parse(&[("env", "production")], &[], &[]).unwrap_err();
     for flag in ["--auth", "--worker-token", "--client-origin"] {
