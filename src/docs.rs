@@ -4,6 +4,7 @@
 //! | page | for whom |
 //! |---|---|
 //! | [`browser`] | whoever writes pages and apps: the client module, server-sent events, CORS, CSP, cookies |
+//! | [`faults`] | whoever wants to know what holds when things break, and how that is tested |
 //! | [`fleet`] | whoever scales nodes up and down |
 //! | [`metrics`] | whoever watches nodes: every metric, and what it means |
 //! | [`redis`] | whoever runs Redis for Switchboard: one server, Sentinel, Cluster, TLS, ACL, how far it scales |
@@ -12,6 +13,8 @@
 
 #[doc = include_str!("docs/browser.md")]
 pub mod browser {}
+#[doc = include_str!("docs/faults.md")]
+pub mod faults {}
 #[doc = include_str!("docs/fleet.md")]
 pub mod fleet {}
 #[doc = include_str!("docs/metrics.md")]
