@@ -189,10 +189,15 @@ impl Reader {
     }
 }
 
+/// Whether nothing of a value may be shown: of a secret one that is no address, though it may look like one.
+fn is_hidden(setting: &Setting, value: &str) -> bool {
+    setting.secret && !(setting.value == "URL" && value.contains("://"))
+}
+
 /// A value as it stands in a mistake.
 fn quoted(setting: &Setting, value: &str) -> String {
     match masked(setting, value) {
-        hidden if setting.secret && !value.contains("://") => hidden,
+        hidden if is_hidden(setting, value) => hidden,
         text => format!("{text:?}"),
     }
 }
@@ -200,13 +205,13 @@ fn quoted(setting: &Setting, value: &str) -> String {
 /// A value as it may be shown: of a secret nothing, of a URL all but its credentials.
 fn masked(setting: &Setting, value: &str) -> String {
     match value.split_once("://") {
+        _ if is_hidden(setting, value) && value != "none" => "(not shown)".to_owned(),
         Some((scheme, rest)) => {
             let host = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("***@{host}"));
             // A socket's password and that of the Sentinels stand there.
             let host = host.split_once('?').map_or(host.clone(), |(host, _)| format!("{host}?***"));
             format!("{scheme}://{host}")
         }
-        None if setting.secret && value != "none" => "(not shown)".to_owned(),
         None => value.to_owned(),
     }
 }

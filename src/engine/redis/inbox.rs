@@ -212,7 +212,8 @@ fn take(context: &Context, head: &[u8], data: &[u8]) {
     }
 }
 
-fn tell(node: &dyn Node, head: &str, data: &str) -> Option<()> {
+/// Tells the node what a field says; none where that means nothing here.
+pub fn tell(node: &dyn Node, head: &str, data: &str) -> Option<()> {
     let mut words = head.split(' ');
     match words.next()? {
         "event" => {

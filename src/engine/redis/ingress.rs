@@ -297,7 +297,10 @@ fn per_user(publish: Publish) -> Result<Vec<Event>, (EventName, Data)> {
 }
 
 /// Reads an entry's fields with the checks of every other way in.
-fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Refusal> {
+///
+/// # Errors
+/// The code of the first field that is off.
+pub fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Refusal> {
     let invalid = |message: String| Refusal::new(Code::InvalidFrame, message);
     let mut parts = Parts::default();
     let mut data = None;

@@ -20,6 +20,8 @@
 pub mod appender;
 mod cluster;
 pub mod connection;
+#[doc(hidden)]
+pub mod doors;
 mod drain;
 mod eviction;
 mod inbox;
@@ -116,8 +118,6 @@ struct Context {
     turns: turns::Turns,
     metrics: Arc<Metrics>,
     node: OnceLock<Arc<dyn Node>>,
-    /// Whose hints could not be sent, though their events are in the logs.
-    unsent: std::sync::Mutex<publish::Unsent>,
     /// This process has held its node id before.
     held_before: AtomicBool,
     tracer: Tracer,
@@ -166,7 +166,6 @@ impl RedisEngine {
             turns: turns::Turns::default(),
             metrics,
             node: OnceLock::new(),
-            unsent: std::sync::Mutex::default(),
             held_before: AtomicBool::new(false),
             tracer: Tracer::default(),
             sign_of_life: std::sync::Mutex::new(None),

@@ -58,7 +58,7 @@ pub async fn connect(context: &Context, connects: &[Connect]) -> Vec<Result<Conn
 
 /// The script call for those of a batch that share a slot.
 fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cmd {
-    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 5 + 4 * group.len());
+    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 5 + 3 * group.len());
     for place in group {
         user_keys(context, &mut call, &connects[*place].user);
     }
@@ -75,14 +75,13 @@ fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cm
         let connect = &connects[*place];
         call.arg(connect.client.as_str())
             .arg(if connect.mode == Mode::New { "new" } else { "resume" })
-            .arg(connect.since.map_or_else(String::new, |since| since.to_string()))
-            .arg(connect.confirmed.map_or_else(String::new, |confirmed| confirmed.to_string()));
+            .arg(connect.since.map_or_else(String::new, |since| since.to_string()));
     }
     call
 }
 
 /// What `connect.lua` answered for one session.
-struct Opened {
+pub struct Opened {
     connected: Connected,
     /// The node whose connection of this client is replaced.
     replaced: String,
@@ -90,7 +89,11 @@ struct Opened {
     edges: String,
 }
 
-fn opened(items: Vec<Value>) -> Result<Opened, Unavailable> {
+/// Reads what `connect.lua` answered for one session.
+///
+/// # Errors
+/// Where it has another shape.
+pub fn opened(items: Vec<Value>) -> Result<Opened, Unavailable> {
     let only = |connected| Opened { connected, replaced: String::new(), edges: String::new() };
     match items.first().map(reply::text).transpose()? {
         Some("full") => return Ok(only(Connected::Full)),

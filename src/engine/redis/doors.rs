@@ -1,0 +1,39 @@
+//! Ways in for the tests of what this engine reads: entries and answers as they come from Redis. No part of any
+//! interface.
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::{inbox, ingress, publish, reply, sessions};
+use crate::engine::Node;
+use crate::protocol::code::Refusal;
+use crate::protocol::publish::Publish;
+
+/// Reads the fields of an ingress entry.
+///
+/// # Errors
+/// What goes to `events:dead` as its reason.
+pub fn ingress(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Refusal> {
+    ingress::parse(fields, max_event)
+}
+
+/// Reads a field of an inbox entry, and tells the node; false where it means nothing.
+pub fn inbox(node: &dyn Node, head: &[u8], data: &[u8]) -> bool {
+    let (Ok(head), Ok(data)) = (std::str::from_utf8(head), std::str::from_utf8(data)) else { return false };
+    inbox::tell(node, head, data).is_some()
+}
+
+/// Reads an answer of Redis as each of the things that it could be; true where it is any.
+pub fn answer(value: &Value) -> bool {
+    let items = || reply::item(value.clone());
+    let read = [
+        reply::read(value.clone()).is_ok(),
+        reply::entries(value.clone()).is_ok(),
+        publish::parse(value.clone()).is_ok(),
+        items().and_then(|items| sessions::opened(items).map(drop)).is_ok(),
+        reply::integer(value).is_ok(),
+        reply::event_id(value).is_ok(),
+        reply::bytes(value.clone()).is_ok(),
+    ];
+    read.contains(&true)
+}
