@@ -16,15 +16,12 @@ pub struct Scale {
     pub rate: usize,
     /// How long a client does not read, where that is the fault.
     pub deaf: Duration,
-    /// The program of an older release, to be run beside this one.
-    pub old_program: Option<String>,
     /// Only faults with one of these, with commas between them, in their name.
     pub only: Option<String>,
 }
 
 impl Scale {
-    /// From `CHAOS_SEED`, `CHAOS_MINUTES`, `CHAOS_USERS`, `CHAOS_SESSIONS`, `CHAOS_RATE`, `CHAOS_DEAF`, `CHAOS_ONLY`,
-    /// `CHAOS_OLD_BINARY`.
+    /// From `CHAOS_SEED`, `CHAOS_MINUTES`, `CHAOS_USERS`, `CHAOS_SESSIONS`, `CHAOS_RATE`, `CHAOS_DEAF`, `CHAOS_ONLY`.
     pub fn from_env() -> Self {
         let minutes = number("CHAOS_MINUTES");
         Self {
@@ -34,17 +31,12 @@ impl Scale {
             sessions: number("CHAOS_SESSIONS").unwrap_or(3) as usize,
             rate: number("CHAOS_RATE").unwrap_or(500) as usize,
             deaf: Duration::from_secs(number("CHAOS_DEAF").unwrap_or(if minutes.is_some() { 30 } else { 8 })),
-            old_program: text("CHAOS_OLD_BINARY"),
-            only: text("CHAOS_ONLY"),
+            only: std::env::var("CHAOS_ONLY").ok().filter(|only| !only.is_empty()),
         }
     }
 }
 
-fn text(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|text| !text.is_empty())
-}
-
 fn number(name: &str) -> Option<u64> {
-    let text = text(name)?;
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: a whole number is wanted")))
 }

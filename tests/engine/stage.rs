@@ -188,8 +188,7 @@ impl Stage {
         mode: Mode,
         since: Option<EventId>,
     ) -> Connected {
-        let connect =
-            Connect { user: user.clone(), client: client.parse().unwrap(), mode, since, confirmed: None };
+        let connect = Connect { user: user.clone(), client: client.parse().unwrap(), mode, since };
         self.engine.connect(connect).await.unwrap()
     }
 
