@@ -100,10 +100,14 @@ fn key_prefix(r: &mut Reader) -> Option<String> {
     if r.given("key-prefix").is_none() {
         return Some(String::new());
     }
-    r.value("key-prefix", "at most 64 printable ASCII characters, except space, { and }", |text| {
+    let allowed =
+        "at most 64 printable ASCII characters, except space, { and }, and not begin with user: or node:";
+    r.value("key-prefix", allowed, |text| {
         let fits =
             text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}'));
-        fits.then(|| text.to_owned())
+        // Keys without a prefix begin so: an id there could spell a key here.
+        let taken = text.starts_with("user:") || text.starts_with("node:");
+        (fits && !taken).then(|| text.to_owned())
     })
 }
 

@@ -153,3 +153,16 @@ fn jwt_needs_one_key_and_says_what_is_wrong_with_it() {
         assert_eq!(told.lines().count(), 1, "{told}");
     }
 }
+
+#[test]
+fn a_key_prefix_cannot_be_spelt_by_an_id_of_whoever_has_none() {
+    for good in ["app:", "users-", "a:user:"] {
+        let settings = parse(&[("mode", "redis"), ("key-prefix", good)], &[], &[]).unwrap();
+        assert_eq!(settings.redis.unwrap().key_prefix, good);
+    }
+    // `user:` and the user `42` would be the key of the user `user:42` without a prefix.
+    for bad in ["user:", "node:", "user:x:", "a b", "{a}", "\u{e9}", &"p".repeat(65)] {
+        let told = parse(&[("key-prefix", bad)], &[], &[]).unwrap_err();
+        assert!(told.starts_with("--key-prefix"), "{told}");
+    }
+}

@@ -115,6 +115,10 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::engine::redis::slot::Slot;
 
@@ -131,5 +135,61 @@ mod tests {
         }
         assert_eq!(Keys::new("app:", false).log(&user), "app:log:{user:42}");
         assert_eq!(Keys::new("app:", true).log(&user), "app:log:{app:user:42}");
+    }
+
+    /// Every key that goes with a user, and every key that goes with a node.
+    fn of_user(keys: &Keys, user: &UserId) -> [String; 5] {
+        [keys.user(user), keys.nodes_of(user), keys.log(user), keys.cursor(user), keys.traces(user)]
+    }
+
+    fn of_node(keys: &Keys, node: &NodeId) -> [String; 3] {
+        [keys.node(node.as_str()), keys.inbox(node.as_str()), keys.users(node)]
+    }
+
+    /// Text that looks like keys: what is accepted as an id of it is as awkward as an id can be.
+    fn awkward() -> impl Strategy<Value = String> {
+        let parts = prop::sample::select(vec![
+            "user:", "nodes:", "node:", "log:", "inbox:", "users:", "cursor:", "traces:", "since:", "events",
+            "dead", "uplink", "@", "{", "}", ":", "%7D", "a", "1", "-", "/", "*", "?", "[", "\\", "\n", " ",
+            ",", "\u{e9}",
+        ]);
+        prop::collection::vec(parts, 1..6).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn no_id_reaches_a_key_of_anyone_else(names in prop::collection::vec(awkward(), 2..8), prefix in "[a-z:]{0,4}", cluster: bool) {
+            let keys = Keys::new(&prefix, cluster);
+            let mut owners = HashMap::new();
+            let everyones = [keys.nodes(), keys.traced(), keys.drain(), keys.mark(1), keys.dead(), keys.uplink(), keys.presence()];
+            for key in everyones.into_iter().chain([keys.ingress(EVENTS)]) {
+                owners.insert(key, "everyone".to_owned());
+            }
+            for name in &names {
+                let user = name.parse::<UserId>().map(|user| of_user(&keys, &user).to_vec());
+                let node = name.parse::<NodeId>().map(|node| of_node(&keys, &node).to_vec());
+                for (kind, its) in [("user", user), ("node", node)] {
+                    let owner = format!("{kind} {name}");
+                    for key in its.into_iter().flatten() {
+                        let former = owners.insert(key.clone(), owner.clone());
+                        prop_assert!(former.as_ref().is_none_or(|former| *former == owner), "{key} is {former:?}'s and {owner}'s");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn all_keys_of_one_user_share_a_slot_however_odd_its_id_is(name in awkward(), prefix in "[a-z:]{0,4}") {
+            let keys = Keys::new(&prefix, true);
+            let slots = |its: &[String]| its.iter().map(|key| Slot::of(key.as_bytes())).collect::<Vec<_>>();
+            if let Ok(user) = name.parse::<UserId>() {
+                let slots = slots(&of_user(&keys, &user));
+                prop_assert!(slots.iter().all(|slot| *slot == slots[0]), "{slots:?}");
+            }
+            if let Ok(node) = name.parse::<NodeId>() {
+                let slots = slots(&of_node(&keys, &node));
+                prop_assert!(slots.iter().all(|slot| *slot == slots[0]), "{slots:?}");
+            }
+        }
     }
 }
