@@ -11,9 +11,10 @@
 -- ARGV[3] -> log TTL, ms
 -- ARGV[4] -> sessions a user may have over all nodes
 -- ARGV[5] -> Unix ms after which this data set is known to be whole
--- ARGV[3i+6] -> client id
--- ARGV[3i+7] -> 'new' replaces an older connection of the client, 'resume' yields to a newer one
--- ARGV[3i+8] -> id after which to read, or '' for the client's confirmed position
+-- ARGV[4i+6] -> client id
+-- ARGV[4i+7] -> 'new' replaces an older connection of the client, 'resume' yields to a newer one
+-- ARGV[4i+8] -> id after which to read, or '' for the client's confirmed position
+-- ARGV[4i+9] -> resume only: id that the client has confirmed, or ''; kept where no position is known
 --
 -- returns an array with one of these for each session:
 --   {'full'}                    the user has as many sessions as allowed; nothing was written
@@ -55,11 +56,21 @@ local function named(fields)
   return values
 end
 
+-- The newest event there was, as far as is known beside the log: '@last' while someone is there, else '@newest'.
+local function newest_known(nodes, cursor)
+  local last, noted = redis.call('HGET', nodes, '@last'), redis.call('HGET', cursor, '@newest')
+  if last and noted then return newer(noted, last) and noted or last end
+  return last or noted
+end
+
 -- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key?
-local function is_whole(log, cursor, since, newest)
+local function is_whole(nodes, log, cursor, since, newest)
   local since_ms = parts(since)
   local remembered = since_ms > now - log_ttl and since_ms > whole_since -- an event since then is still kept
   if not newest then
+    -- A log that is empty although an event was published after `since`: it lapsed, or Redis threw it away.
+    local known = newest_known(nodes, cursor)
+    if known and since ~= '0-0' then return since_ms <= now and not newer(known, since) end
     local empty = redis.call('HGET', cursor, '@empty') -- no event since this id
     return since == '0-0' or (since_ms <= now and (remembered or (empty and not newer(empty, since))))
   end
@@ -107,6 +118,8 @@ local function owed_edges(cursor, mode, was_empty)
   if edges ~= '' then
     owed = (owed or order) .. edges
     redis.call('HSET', cursor, '@owed', owed)
+  elseif not (noted[1] or owed) then
+    redis.call('HSET', cursor, '@told', 'online 0') -- Redis lost the note; who is there was told of
   end
   return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
 end
@@ -150,11 +163,15 @@ local function drop_oldest_cursors(cursor, members)
   for i = 1, #known - 2 * max_sessions do redis.call('HDEL', cursor, known[i].client) end
 end
 
-local function connect(user, nodes, log, cursor, client, mode, since)
+local function connect(user, nodes, log, cursor, client, mode, since, has_confirmed)
   prune(user, nodes)
   local members = redis.call('SMEMBERS', user)
   -- Leases without a set: Redis lost it. Whoever has one finds it gone with the next heartbeat, and registers anew.
-  if #members == 0 then redis.call('DEL', nodes) end
+  if #members == 0 then
+    local last = redis.call('HGET', nodes, '@last')
+    if last then redis.call('HSET', cursor, '@newest', last) end
+    redis.call('DEL', nodes)
+  end
   local replaced, known, others = '', false, 0
   for _, member in ipairs(members) do
     local its_client, its_node = string.match(member, '^(.-)@(.*)$')
@@ -180,13 +197,15 @@ local function connect(user, nodes, log, cursor, client, mode, since)
   if newest then redis.call('HSETNX', nodes, '@last', newest) end
   local confirmed = redis.call('HGET', cursor, client)
   local from = since ~= '' and since or confirmed or position
+  local whole = from == position or is_whole(nodes, log, cursor, from, newest)
   if mode == 'new' and (not confirmed or newer(from, confirmed)) then
     redis.call('HSET', cursor, client, from)
     if redis.call('HLEN', cursor) > 4 * max_sessions then drop_oldest_cursors(cursor, members) end
+  elseif mode == 'resume' and not confirmed and has_confirmed ~= '' then
+    redis.call('HSET', cursor, client, has_confirmed)
   end
 
   local edges = owed_edges(cursor, mode, #members == 0)
-  local whole = from == position or is_whole(log, cursor, from, newest)
   if not newest then redis.call('HSETNX', cursor, '@empty', empty_since) end
   keep(log, log_ttl) -- until the first heartbeat
   keep(cursor, log_ttl)
@@ -202,7 +221,7 @@ local results = {}
 for i = 0, #KEYS / 4 - 1 do
   -- One user's broken key must not take the rest of the batch along.
   local done, result = pcall(connect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
-    ARGV[3 * i + 6], ARGV[3 * i + 7], ARGV[3 * i + 8])
+    ARGV[4 * i + 6], ARGV[4 * i + 7], ARGV[4 * i + 8], ARGV[4 * i + 9])
   if not done then result = { '!', type(result) == 'table' and result.err or tostring(result) } end
   results[i + 1] = result
 end

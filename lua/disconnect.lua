@@ -52,6 +52,8 @@ for i = 0, #KEYS / 4 - 1 do
     if string.match(member, '@(.*)$') == node then ours = true end
   end
   if #members == 0 then
+    local last = redis.call('HGET', nodes, '@last')
+    if last then redis.call('HSET', cursor, '@newest', last) end -- outlives the log, should Redis evict that
     redis.call('DEL', nodes)
   elseif not ours then
     redis.call('HDEL', nodes, node)

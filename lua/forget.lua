@@ -34,7 +34,7 @@ end
 
 local results = {}
 for i = 0, #KEYS / 4 - 1 do
-  local user, nodes = KEYS[4 * i + 1], KEYS[4 * i + 2]
+  local user, nodes, cursor = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 4]
   local removed, left = 0, 0
   for _, member in ipairs(redis.call('SMEMBERS', user)) do
     if string.match(member, '@(.*)$') == dead then
@@ -43,8 +43,13 @@ for i = 0, #KEYS / 4 - 1 do
       left = left + 1
     end
   end
-  if left == 0 then redis.call('DEL', nodes) else redis.call('HDEL', nodes, dead) end
-  local cursor = KEYS[4 * i + 4]
+  if left == 0 then
+    local last = redis.call('HGET', nodes, '@last')
+    if last then redis.call('HSET', cursor, '@newest', last) end -- outlives the log, should Redis evict that
+    redis.call('DEL', nodes)
+  else
+    redis.call('HDEL', nodes, dead)
+  end
   results[i + 1] = owed_edges(cursor, left == 0, removed)
   keep(KEYS[4 * i + 3], log_ttl)
   keep(cursor, log_ttl)

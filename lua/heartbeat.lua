@@ -10,7 +10,8 @@
 -- ARGV[4...] -> for each user: how many pairs follow, then so many of: client id, id it has confirmed
 --
 -- returns an array with one of these for each user:
---   ''    the lease was lost (lapsed, flushed, cleared up by another node): register the sessions anew
+--   ''    the lease was lost (lapsed, flushed, cleared up by another node), or one of the keys that go with it was
+--         (evicted): register the sessions anew
 --   <id>  the lease is renewed; the newest event's id, so that the node sees whether a hint went astray; behind it,
 --         after a space, what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
@@ -29,19 +30,20 @@ for i = 0, #KEYS / 4 - 1 do
   local user, nodes, log, cursor = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4]
   local pairs_given = tonumber(ARGV[at])
   local held = redis.call('HMGET', nodes, node, '@last')
-  if held[1] and keep(user, session_ttl) ~= -2 then
+  -- Whose coming is on no note has lost the notes, and with them the positions of their sessions.
+  local noted = redis.call('HMGET', cursor, '@told', '@owed')
+  if held[1] and keep(user, session_ttl) ~= -2 and (noted[1] or noted[2]) then
     redis.call('HSET', nodes, node, lease)
     for p = 0, pairs_given - 1 do
       redis.call('HSET', cursor, ARGV[at + 1 + 2 * p], ARGV[at + 2 + 2 * p])
     end
+    if held[2] then redis.call('HSET', cursor, '@newest', held[2]) end -- outlives the leases, and the log
     keep(nodes, session_ttl)
     keep(log, log_ttl)
     keep(cursor, log_ttl)
     results[i + 1] = held[2] or '0-0'
-    local owed = redis.call('HGET', cursor, '@owed')
-    if owed then
-      local told = redis.call('HGET', cursor, '@told') or 'offline 0'
-      results[i + 1] = results[i + 1] .. ' ' .. string.match(told, '%S+$') .. ' ' .. owed
+    if noted[2] then
+      results[i + 1] = results[i + 1] .. ' ' .. string.match(noted[1] or '0', '%S+$') .. ' ' .. noted[2]
     end
   else
     results[i + 1] = ''

@@ -92,7 +92,7 @@ local function publish(nodes, log, cursor, event, data, option)
 
   if not last then
     local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-    last = newest and newest[1] or '0-0'
+    last = newest and newest[1] or redis.call('HGET', cursor, '@newest') or '0-0'
   end
   local id
   if option then
@@ -118,6 +118,7 @@ local function publish(nodes, log, cursor, event, data, option)
     id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', 'event', event, 'data', data, 'prev', last)
   end
   if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
+  if #result == 2 then redis.call('HSET', cursor, '@newest', id) end -- else the heartbeat notes it
   if last == '0-0' then begin(cursor) end
   -- Ten times a second will do: two calls an event are a fifth of its cost.
   if math.floor(now / 100) ~= math.floor(string.match(last, '^%d+') / 100) then

@@ -29,8 +29,8 @@ for i = 0, (#ARGV - 1) / 2 - 1 do
   local told, us, edges = string.match(ARGV[2 * i + 3], '^(%S+) (%d+) (.+)$')
   local noted = string.format('%d-0', math.floor(tonumber(us) / 1000))
   local after = told ~= '0' and not newer(noted, told) and told or nil
-  of_user[ARGV[2 * i + 2]] = { after = after, edges = edges, seen = 0 }
   local start = after or noted
+  of_user[ARGV[2 * i + 2]] = { start = start, told = after, edges = edges, seen = 0 }
   if not from or newer(from, start) then from = start end
 end
 
@@ -39,7 +39,8 @@ while from do
   for _, entry in ipairs(entries) do
     for f = 1, #entry[2], 2 do
       local user = entry[2][f] == 'user' and of_user[entry[2][f + 1]]
-      if user and not (user.after and not newer(entry[1], user.after)) then
+      -- Others' edges may reach further back than this user's.
+      if user and entry[1] ~= user.told and not newer(user.start, entry[1]) then
         user.seen, user.last = user.seen + 1, entry[1]
       end
     end

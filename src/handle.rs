@@ -250,6 +250,12 @@ impl Handle {
         self.state().order != 0
     }
 
+    /// Registered from this position on, which the engine has noted.
+    pub fn begin(&self, from: EventId) {
+        let mut state = self.state();
+        (state.confirmed, state.saved) = (from, from);
+    }
+
     /// The client has confirmed everything up to `id`.
     pub fn confirm(&self, id: EventId) {
         let mut state = self.state();

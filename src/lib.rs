@@ -19,6 +19,7 @@
 //! | 3 | [`session`], [`heartbeat`], [`renewal`], [`drain`] | one socket's life; leases on users; the node's own lease; its end |
 //! | 2 | [`router`] | publish and deliver |
 //! | 1 | [`handle`], [`registry`], [`lease`], [`engine`], [`auth`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
+//! | 1 | [`fault`] | deliberate faults that no shipped build has, to check the checker |
 //! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`tls`] | words, checked where they enter; how many may wait; whom to trust |
 //! | 0 | [`metrics`], [`trace`] | what is counted, and how it is told; following one user |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
@@ -47,6 +48,7 @@ pub mod command;
 pub mod docs;
 pub mod drain;
 pub mod engine;
+pub mod fault;
 pub mod gate;
 pub mod handle;
 pub mod health;

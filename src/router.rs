@@ -15,6 +15,7 @@ use crate::engine::{
     Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Published, Registration,
     Unavailable,
 };
+use crate::fault;
 use crate::gate::Gate;
 use crate::handle::{Handle, Outgoing};
 use crate::id::{ClientId, EventId, NodeId, UserId};
@@ -175,13 +176,15 @@ impl Router {
         let former = self.registry.insert(handle.clone());
         // From here on whoever drops this takes the session out again, finished or not.
         let mut registered = Registered { router: self.clone(), handle, former };
-        let connected = self.engine.connect(Connect { user, client, mode: Mode::New, since }).await;
+        let connected =
+            self.engine.connect(Connect { user, client, mode: Mode::New, since, confirmed: None }).await;
         match connected {
             Ok(Connected::Registered(registration)) => {
                 if let Some(former) = registered.former.take() {
                     former.close(Close::Replaced);
                 }
                 registered.handle.set_order(registration.order);
+                registered.handle.begin(registration.from);
                 Ok((registered, Box::new(registration)))
             }
             Ok(_) => Err(Refusal::new(
@@ -199,6 +202,7 @@ impl Router {
             client: handle.client.clone(),
             mode: Mode::Resume,
             since: Some(last),
+            confirmed: handle.confirmed(),
         })
     }
 
@@ -228,7 +232,8 @@ impl Router {
         // Built once, by the first session that wants it, and shared.
         let mut frame: Option<Utf8Bytes> = None;
         self.registry.push(hint.user, self.send_queue, |session| {
-            let wanted = hint.client.is_none_or(|client| client == session.client.as_str())
+            let wanted = !fault::drops_hint()
+                && hint.client.is_none_or(|client| client == session.client.as_str())
                 && hint.except != Some(session.client.as_str());
             let built = wanted.then(|| {
                 frame
@@ -335,14 +340,18 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        if let Some(former) = self.former.take()
-            && !former.has_ended()
+        let former = self.former.take().filter(|former| !former.has_ended());
+        if let Some(former) = &former
             && self.router.registry.restore(&self.handle, former.clone())
         {
             // The newcomer was not let in, or nothing is known of it: the older connection registers anew.
             self.handle.end();
             former.look();
             return;
+        }
+        // A third connection has the place: nobody knows this one any more, so it must go as well.
+        if let Some(former) = former {
+            former.close(Close::Overloaded);
         }
         // Queued at once; nobody need wait for the answer.
         drop(self.router.end(&self.handle));

@@ -56,6 +56,8 @@ pub struct Connect {
     pub mode: Mode,
     /// Read after this id; none: after the client's confirmed position, at first the user's newest event.
     pub since: Option<EventId>,
+    /// What the client has confirmed, as far as this node knows: kept where the engine has lost it.
+    pub confirmed: Option<EventId>,
 }
 
 /// What came of a [`Connect`].

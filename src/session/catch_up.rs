@@ -12,6 +12,7 @@ use tracing::{debug, info};
 use super::{Session, steps};
 use crate::close::Close;
 use crate::engine::{Answer, Connected, Registration, Unavailable};
+use crate::fault;
 use crate::protocol::client;
 
 /// How far a session is with catching up.
@@ -90,7 +91,7 @@ impl Session {
         }
         let Self { transport, registered, last, steps: unflushed, .. } = self;
         let mut burst = registered.router().metrics().burst();
-        for event in registration.events {
+        for event in fault::replayed(registration.events) {
             if event.id > *last {
                 // Only JSON text goes into a log; what is not UTF-8 there was put by another hand.
                 let data = std::str::from_utf8(&event.data).unwrap_or("null");

@@ -306,6 +306,9 @@ impl Session {
     /// Hands all that waits to the socket, for one flush.
     fn send_waiting(&mut self) {
         let Self { transport, registered, last, flushing, steps, .. } = self;
+        if !registered.router().lease().allows_delivery() {
+            return registered.handle().look(); // thawed: what waits may be old, and the log has it all
+        }
         let mut burst = registered.router().metrics().burst();
         for outgoing in registered.handle().take() {
             let place = outgoing.place;

@@ -21,6 +21,9 @@ const AFTER: Duration = Duration::from_millis(1500);
 /// third of a lease; the rest is for a busy machine.
 const SETTLE: Duration = Duration::from_secs(SESSION_TTL.as_secs() / 3 + 17);
 
+/// A ping and its pong, and the heartbeat that notes it.
+const CONFIRMED: Duration = Duration::from_secs(5 + SESSION_TTL.as_secs() / 3);
+
 /// Everything that takes part.
 pub struct Crew {
     pub scale: Scale,
@@ -31,6 +34,8 @@ pub struct Crew {
     pub intruders: Vec<Client>,
     pub rng: Rng,
     presence: Presence,
+    /// The last fault threw data away.
+    threw_away: bool,
 }
 
 /// What came of one fault.
@@ -55,8 +60,16 @@ impl Crew {
                 Client::start(session, kind, stage.addresses.clone(), rng.u64(..))
             })
             .collect();
-        let crew =
-            Self { scale, stage, load, clients, intruders: Vec::new(), rng, presence: Presence::default() };
+        let crew = Self {
+            scale,
+            stage,
+            load,
+            clients,
+            intruders: Vec::new(),
+            rng,
+            presence: Presence::default(),
+            threw_away: false,
+        };
         crew.all_connected().await;
         crew
     }
@@ -72,11 +85,17 @@ impl Crew {
 
     /// One fault under load, and what came of it.
     pub async fn suffer(&mut self, fault: Fault) -> Outcome {
+        if self.threw_away {
+            // Until pings and heartbeats have confirmed where everybody is: who came back before would rightly be told
+            // of the same gap again.
+            sleep(CONFIRMED).await;
+        }
         let records = self.records();
         self.load.begin(&records);
         self.clients.iter().for_each(Client::begin);
         sleep(BEFORE).await;
         let gaps = fault.happen(self).await;
+        self.threw_away = gaps != Gaps::None;
         self.stage.ready().await;
         sleep(AFTER).await;
         self.load.pause();

@@ -22,18 +22,18 @@ pub async fn happen(crew: &mut Crew) -> Gaps {
     sleep(Duration::from_millis(300)).await;
     // Entries that wait for the reader stay; what was routed is known by its id.
     db.run::<i64>(cmd("XGROUP").arg("DESTROY").arg("events").arg("switchboard")).await;
-    let losers: Vec<usize> = (0..LOSERS).map(|_| crew.rng.usize(..crew.scale.users)).collect();
+    let mut users: Vec<usize> = (0..crew.scale.users).collect();
+    crew.rng.shuffle(&mut users);
+    let mut users = users.into_iter();
+    let losers: Vec<usize> = users.by_ref().take(LOSERS).collect();
     for client in &crew.clients {
         if losers.contains(&client.session.0) && client.session.1 == 0 {
             client.order(Order::Away(Duration::from_millis(2500)));
         }
     }
-    for key in ["user:", "nodes:{user:", "cursor:{user:"] {
-        for _ in 0..OTHERS {
-            // A cursor holds the positions of clients: those of users without any loss stay.
-            let user = crew.rng.usize(..crew.scale.users);
-            let tail = if key.contains('{') { "}" } else { "" };
-            db.run::<i64>(cmd("DEL").arg(format!("{key}u{user}{tail}"))).await;
+    for (before, after) in [("user:", ""), ("nodes:{user:", "}"), ("cursor:{user:", "}")] {
+        for user in users.by_ref().take(OTHERS) {
+            db.run::<i64>(cmd("DEL").arg(format!("{before}u{user}{after}"))).await;
         }
         sleep(Duration::from_millis(300)).await;
     }

@@ -20,6 +20,7 @@ pub enum Fault {
     KillNode,
     KillAll,
     RollingRestart,
+    Upgrade,
     Freeze,
     CutShort,
     CutLong,
@@ -27,7 +28,6 @@ pub enum Fault {
     SilenceThenReset,
     RedisRestart,
     RedisLosesData,
-    #[allow(dead_code)]
     Evict,
     DeafClient,
     DeafInbox,
@@ -37,11 +37,12 @@ pub enum Fault {
 
 use Fault::{
     CutLong, CutShort, DeafClient, DeafInbox, Evict, FightingTabs, Freeze, KillAll, KillNode, KillReader,
-    RedisLosesData, RedisRestart, RollingRestart, Silence, SilenceThenReset, UnsteadyClients,
+    RedisLosesData, RedisRestart, RollingRestart, Silence, SilenceThenReset, UnsteadyClients, Upgrade,
 };
 
 impl Fault {
-    pub const ALL: [Self; 15] = [
+    /// Each of them, but for [`Upgrade`], which needs another program.
+    pub const ALL: [Self; 16] = [
         KillReader,
         KillNode,
         RollingRestart,
@@ -55,6 +56,7 @@ impl Fault {
         UnsteadyClients,
         FightingTabs,
         DeafInbox,
+        Evict,
         KillAll,
         RedisLosesData,
     ];
@@ -66,6 +68,7 @@ impl Fault {
             KillNode => "kill -9 of a node",
             KillAll => "kill -9 of all nodes",
             RollingRestart => "rolling SIGTERM restart",
+            Upgrade => "rolling upgrade from another build, and back",
             Freeze => "SIGSTOP past the lease",
             CutShort => "node cut off, 1.5 s",
             CutLong => "node cut off past the lease",
@@ -96,6 +99,7 @@ impl Fault {
             KillNode => kill_node(crew).await,
             KillAll => kill_all(crew).await,
             RollingRestart => rolling_restart(crew).await,
+            Upgrade => upgrade(crew).await,
             Freeze => freeze(crew).await,
             CutShort => cut(crew, Way::Closed, Duration::from_millis(1500), false).await,
             CutLong => cut(crew, Way::Closed, NODE_TTL + Duration::from_secs(2), false).await,
@@ -169,6 +173,23 @@ async fn rolling_restart(crew: &mut Crew) {
         crew.stage.terminate(at).await;
         crew.stage.start_node(at).await;
         crew.stage.ready().await;
+    }
+    crew.stage.healed();
+}
+
+/// From this program to the other and back again: every mixture of both, in both directions.
+async fn upgrade(crew: &mut Crew) {
+    let other = crew.scale.old_program.clone().expect("CHAOS_OLD_BINARY");
+    for program in [Some(other), None] {
+        for at in 0..crew.stage.size() {
+            crew.stage.terminate(at).await;
+            match &program {
+                Some(other) => crew.stage.start_other(at, other).await,
+                None => crew.stage.start_node(at).await,
+            }
+            crew.stage.ready().await;
+            sleep(Duration::from_secs(1)).await;
+        }
     }
     crew.stage.healed();
 }

@@ -44,6 +44,9 @@ async fn nothing_is_lost_whatever_breaks() {
     let mut order = fastrand::Rng::with_seed(scale.seed);
     loop {
         let mut faults: Vec<Fault> = Fault::ALL.to_vec();
+        if scale.old_program.is_some() {
+            faults.push(Fault::Upgrade);
+        }
         faults.retain(|fault| {
             scale.only.as_deref().is_none_or(|only| only.split(',').any(|only| fault.name().contains(only)))
         });

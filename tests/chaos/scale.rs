@@ -16,12 +16,15 @@ pub struct Scale {
     pub rate: usize,
     /// How long a client does not read, where that is the fault.
     pub deaf: Duration,
+    /// The program of an older release, to be run beside this one.
+    pub old_program: Option<String>,
     /// Only faults with one of these, with commas between them, in their name.
     pub only: Option<String>,
 }
 
 impl Scale {
-    /// From `CHAOS_SEED`, `CHAOS_MINUTES`, `CHAOS_USERS`, `CHAOS_SESSIONS`, `CHAOS_RATE`, `CHAOS_DEAF`, `CHAOS_ONLY`.
+    /// From `CHAOS_SEED`, `CHAOS_MINUTES`, `CHAOS_USERS`, `CHAOS_SESSIONS`, `CHAOS_RATE`, `CHAOS_DEAF`, `CHAOS_ONLY`,
+    /// `CHAOS_OLD_BINARY`.
     pub fn from_env() -> Self {
         let minutes = number("CHAOS_MINUTES");
         Self {
@@ -31,12 +34,17 @@ impl Scale {
             sessions: number("CHAOS_SESSIONS").unwrap_or(3) as usize,
             rate: number("CHAOS_RATE").unwrap_or(500) as usize,
             deaf: Duration::from_secs(number("CHAOS_DEAF").unwrap_or(if minutes.is_some() { 30 } else { 8 })),
-            only: std::env::var("CHAOS_ONLY").ok().filter(|only| !only.is_empty()),
+            old_program: text("CHAOS_OLD_BINARY"),
+            only: text("CHAOS_ONLY"),
         }
     }
 }
 
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
 fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    let text = text(name)?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: a whole number is wanted")))
 }

@@ -93,6 +93,12 @@ impl Stage {
         self.nodes[at] = Some(self.builders[at].start_listening().await);
     }
 
+    /// Starts a node that does not run, with another program.
+    pub async fn start_other(&mut self, at: usize, program: &str) {
+        assert!(self.nodes[at].is_none(), "node {at} runs already");
+        self.nodes[at] = Some(self.builders[at].clone().program(program).start_listening().await);
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self, at: usize) {
         self.nodes[at].take().expect("a running node").kill();

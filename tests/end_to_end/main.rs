@@ -23,6 +23,7 @@ mod cors;
 mod crash;
 mod cursor;
 mod drain;
+mod evicted;
 mod eviction;
 mod fleet;
 mod frames;

@@ -188,7 +188,8 @@ impl Stage {
         mode: Mode,
         since: Option<EventId>,
     ) -> Connected {
-        let connect = Connect { user: user.clone(), client: client.parse().unwrap(), mode, since };
+        let connect =
+            Connect { user: user.clone(), client: client.parse().unwrap(), mode, since, confirmed: None };
         self.engine.connect(connect).await.unwrap()
     }
 

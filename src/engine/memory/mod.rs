@@ -113,6 +113,8 @@ impl MemoryEngine {
             let from = connect.since.or(confirmed).unwrap_or(position);
             if connect.mode == Mode::New && confirmed.is_none_or(|known| from > known) {
                 user.cursors.insert(connect.client.clone(), from);
+            } else if let (None, Some(confirmed)) = (confirmed, connect.confirmed) {
+                user.cursors.insert(connect.client.clone(), confirmed);
             }
             let mut registration = user.read(from, &connect.client, connect.mode);
             registration.position = position;

@@ -118,6 +118,8 @@ struct Context {
     turns: turns::Turns,
     metrics: Arc<Metrics>,
     node: OnceLock<Arc<dyn Node>>,
+    /// Whose hints could not be sent, though their events are in the logs.
+    unsent: std::sync::Mutex<publish::Unsent>,
     /// This process has held its node id before.
     held_before: AtomicBool,
     tracer: Tracer,
@@ -166,6 +168,7 @@ impl RedisEngine {
             turns: turns::Turns::default(),
             metrics,
             node: OnceLock::new(),
+            unsent: std::sync::Mutex::default(),
             held_before: AtomicBool::new(false),
             tracer: Tracer::default(),
             sign_of_life: std::sync::Mutex::new(None),

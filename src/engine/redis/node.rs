@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::keys::EVENTS;
 use super::presence::Owed;
 use super::slot::Groups;
-use super::{Context, eviction, inbox, ms, reply, scripts, sessions, traces};
+use super::{Context, eviction, inbox, ms, publish, reply, scripts, sessions, traces};
 use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
 
@@ -102,6 +102,7 @@ pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailabl
     context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
     announce(context, now).await?;
     context.link.trust();
+    publish::mend(context).await?;
     Ok(true)
 }
 

@@ -1,13 +1,15 @@
 //! Publishing in Redis: one script call for a batch, then one inbox entry for each node that holds any of its
 //! users.
 
+use std::collections::BTreeSet;
+
 use redis::{Pipeline, Value, cmd};
 use tracing::debug;
 
 use super::slot::Groups;
 use super::{Context, inbox, keys, ms, reply, scripts, sessions, traces};
 use crate::engine::{Event, Hint, Published, Unavailable};
-use crate::id::{EventId, EventName, NodeId};
+use crate::id::{EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 
 /// Events of one script call: the cost per event is flat beyond 32, and 64 keep Redis for 0.6 ms.
@@ -69,12 +71,54 @@ pub async fn send(context: &Context, batch: &[Routed<'_>], outcomes: &mut [Resul
     traces::sent(context, batch.iter().map(|(event, _)| *event).zip(&*outcomes));
     for (node, answer) in nodes.iter().zip(answers) {
         let Err(error) = answer else { continue };
-        for outcome in outcomes.iter_mut() {
+        for (outcome, (event, _)) in outcomes.iter_mut().zip(batch) {
             if outcome.as_ref().is_ok_and(|appended| appended.nodes.contains(node)) {
+                note_unsent(context, node, &event.user);
                 *outcome = Err(error.clone());
             }
         }
     }
+}
+
+/// Users whose nodes have to be told to look into the log.
+pub type Unsent = BTreeSet<(NodeId, UserId)>;
+
+/// Users that [`Unsent`] may hold; beyond that the heartbeat, which compares each user's newest event, mends it later.
+const UNSENT_BOUND: usize = 10_000;
+
+fn note_unsent(context: &Context, node: &NodeId, user: &UserId) {
+    if let Ok(mut unsent) = context.unsent.lock()
+        && unsent.len() < UNSENT_BOUND
+    {
+        unsent.insert((node.clone(), user.clone()));
+    }
+}
+
+/// Tells nodes to look where hints could not be sent: their publishers were refused, but what they published is in
+/// the logs, and may not wait for the heartbeat.
+///
+/// # Errors
+/// Where Redis is away: it is tried again.
+pub async fn mend(context: &Context) -> Result<(), Unavailable> {
+    let unsent = context.unsent.lock().map(|mut unsent| std::mem::take(&mut *unsent)).unwrap_or_default();
+    if unsent.is_empty() {
+        return Ok(());
+    }
+    let mut pipeline = redis::pipe();
+    let mut batch: Vec<&(NodeId, UserId)> = Vec::with_capacity(MAX_EVENTS);
+    let mut items = unsent.iter().peekable();
+    while let Some(item) = items.next() {
+        batch.push(item);
+        if batch.len() == MAX_EVENTS || items.peek().is_none_or(|next| next.0 != item.0) {
+            let looks = batch.drain(..).map(|(_, user)| (inbox::look(user), &b""[..]));
+            pipeline.add_command(inbox::add(context, item.0.as_str(), looks));
+        }
+    }
+    let sent = context.link.run_each(&pipeline).await.into_iter().collect::<Result<Vec<_>, _>>();
+    if let (Err(_), Ok(mut again)) = (&sent, context.unsent.lock()) {
+        again.extend(unsent);
+    }
+    sent.map(drop)
 }
 
 /// The script call for events that share a slot.

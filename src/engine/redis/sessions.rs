@@ -58,7 +58,7 @@ pub async fn connect(context: &Context, connects: &[Connect]) -> Vec<Result<Conn
 
 /// The script call for those of a batch that share a slot.
 fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cmd {
-    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 5 + 3 * group.len());
+    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 5 + 4 * group.len());
     for place in group {
         user_keys(context, &mut call, &connects[*place].user);
     }
@@ -75,7 +75,8 @@ fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cm
         let connect = &connects[*place];
         call.arg(connect.client.as_str())
             .arg(if connect.mode == Mode::New { "new" } else { "resume" })
-            .arg(connect.since.map_or_else(String::new, |since| since.to_string()));
+            .arg(connect.since.map_or_else(String::new, |since| since.to_string()))
+            .arg(connect.confirmed.map_or_else(String::new, |confirmed| confirmed.to_string()));
     }
     call
 }

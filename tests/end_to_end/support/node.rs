@@ -74,6 +74,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Starts another program than the one that was just built.
+    #[allow(dead_code)] // for tests/chaos
+    pub fn program(mut self, path: &str) -> Self {
+        self.launch.program = Some(path.to_owned());
+        self
+    }
+
     /// Limits the process to this many open files.
     pub fn open_files(mut self, most: u32) -> Self {
         self.launch.open_files = Some(most);

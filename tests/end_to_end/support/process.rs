@@ -26,6 +26,8 @@ pub struct Process {
 pub struct Launch {
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// Another program than the one that was just built.
+    pub program: Option<String>,
     /// Content of a `.env` file in the working directory.
     pub dotenv: Option<String>,
     /// The limit on open files.
@@ -39,7 +41,7 @@ impl Launch {
         if let Some(text) = &self.dotenv {
             std::fs::write(dir.path().join(".env"), text).expect("writing .env");
         }
-        let binary = env!("CARGO_BIN_EXE_switchboard");
+        let binary = self.program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_switchboard"));
         let mut command = match self.open_files {
             None => Command::new(binary),
             Some(most) => {
