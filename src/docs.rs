@@ -4,6 +4,7 @@
 //! | page | for whom |
 //! |---|---|
 //! | [`browser`] | whoever writes pages and apps: the client module, server-sent events, CORS, CSP, cookies |
+//! | [`faults`] | whoever wants to know what holds when things break, and how that is tested |
 //! | [`fleet`] | whoever scales nodes up and down |
 //! | [`limits`] | whoever asks what one peer can cost: every bound, and what happens beyond it |
 //! | [`metrics`] | whoever watches nodes: every metric, and what it means |
@@ -13,6 +14,8 @@
 
 #[doc = include_str!("docs/browser.md")]
 pub mod browser {}
+#[doc = include_str!("docs/faults.md")]
+pub mod faults {}
 #[doc = include_str!("docs/fleet.md")]
 pub mod fleet {}
 #[doc = include_str!("docs/limits.md")]
