@@ -69,6 +69,7 @@ use lane::{LANE_BOUND, Lane, Op};
 use link::Link;
 use server::{Options, Wait};
 
+pub use publish::packed;
 pub use scripts::NAMES as SCRIPTS;
 
 /// What the engine needs to know of the settings.

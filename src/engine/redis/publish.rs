@@ -2,12 +2,14 @@
 //! users.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use redis::{Pipeline, Value, cmd};
 use tracing::debug;
 
+use super::keys::{EVENTS, Keys};
 use super::slot::Groups;
-use super::{Context, inbox, keys, ms, reply, scripts, sessions, traces};
+use super::{Context, inbox, ms, reply, scripts, sessions, traces};
 use crate::engine::{Event, Hint, Published, Unavailable};
 use crate::id::{EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
@@ -54,7 +56,8 @@ pub async fn append(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appen
     let groups = Groups::new(slots, MAX_EVENTS);
     let mut calls = redis::pipe();
     for group in groups.iter() {
-        calls.add_command(script(context, group.iter().map(|place| batch[*place])));
+        let events = group.iter().map(|place| batch[*place]);
+        calls.add_command(script(&context.keys, context.config.log_length, context.config.log_ttl, events));
     }
     let answers = context.link.run_durably(&calls).await;
     let outcomes = groups.outcomes(answers, |_, answer| parse(answer));
@@ -121,16 +124,25 @@ pub async fn mend(context: &Context) -> Result<(), Unavailable> {
     sent.map(drop)
 }
 
+/// A batch as it is sent to Redis: a door for benchmarks, which have none.
+pub fn packed(key_prefix: &str, log_length: usize, log_ttl: Duration, events: &[Event]) -> Vec<u8> {
+    let events = events.iter().map(|event| (event, None));
+    script(&Keys::new(key_prefix, false), log_length, log_ttl, events).get_packed_command()
+}
+
 /// The script call for events that share a slot.
-fn script<'a>(context: &Context, events: impl Iterator<Item = Routed<'a>> + Clone) -> redis::Cmd {
+fn script<'a>(
+    keys: &Keys,
+    log_length: usize,
+    log_ttl: Duration,
+    events: impl Iterator<Item = Routed<'a>> + Clone,
+) -> redis::Cmd {
     let count = events.clone().count();
     let mut call = scripts::call(&scripts::PUBLISH, 3 * count, 2 + 3 * count);
     for (event, _) in events.clone() {
-        call.arg(context.keys.nodes_of(&event.user))
-            .arg(context.keys.log(&event.user))
-            .arg(context.keys.cursor(&event.user));
+        call.arg(keys.nodes_of(&event.user)).arg(keys.log(&event.user)).arg(keys.cursor(&event.user));
     }
-    call.arg(context.config.log_length).arg(ms(context.config.log_ttl));
+    call.arg(log_length).arg(ms(log_ttl));
     for (event, entry) in events {
         call.arg(event.event.as_str()).arg(event.data.as_bytes());
         let options = [
@@ -139,7 +151,7 @@ fn script<'a>(context: &Context, events: impl Iterator<Item = Routed<'a>> + Clon
             ("collapse", event.collapse.as_ref().map(|key| key.as_str())),
             ("key", event.key.as_ref().map(|key| key.as_str())),
             ("ingress", entry.map(|entry| entry.id)),
-            ("stream", entry.map(|entry| entry.stream).filter(|stream| *stream != keys::EVENTS)),
+            ("stream", entry.map(|entry| entry.stream).filter(|stream| *stream != EVENTS)),
             ("transient", event.transient.then_some("1")),
         ];
         call.arg(options.iter().filter(|(_, value)| value.is_some()).count());
