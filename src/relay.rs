@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -53,6 +53,10 @@ pub enum StartError {
 /// How long the last goodbyes may take beyond the drain itself.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// Connections that may wait to be accepted, as far as the system allows (`net.core.somaxconn`). With a short queue, of
+/// thousands that come back at once most would be dropped by the system, and try again after one, two, four seconds.
+const BACKLOG: u32 = 4096;
+
 /// A running node.
 pub struct Relay {
     router: Arc<Router>,
@@ -69,8 +73,8 @@ impl Relay {
     /// # Errors
     /// Where a port cannot be listened on, or Redis not be addressed. A Redis that is away is waited for.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let clients = listen("--client-port", SocketAddr::new(settings.bind, settings.client_port)).await?;
-        let workers = listen("--worker-port", SocketAddr::new(settings.bind, settings.worker_port)).await?;
+        let clients = listen("--client-port", SocketAddr::new(settings.bind, settings.client_port))?;
+        let workers = listen("--worker-port", SocketAddr::new(settings.bind, settings.worker_port))?;
         let client_url = settings.client_url.clone().unwrap_or_else(|| url_of(&clients));
         let worker_url = settings.worker_url.clone().unwrap_or_else(|| url_of(&workers));
         let metrics = Arc::new(Metrics::new(settings.node_id.as_str(), SCRIPTS)?);
@@ -222,8 +226,16 @@ fn engine(
     )))
 }
 
-async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { flag, address, source })
+fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    bind(address).map_err(|source| StartError::Listen { flag, address, source })
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for what is left of old connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn address(listener: &TcpListener) -> String {
