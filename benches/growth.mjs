@@ -85,13 +85,13 @@ async function storm() {
     });
     const quiet = { users: 200, rate: 500, payload: 200, "user-prefix": "other-" };
     const calm = await others.bench({ ...quiet, duration: "8s" });
-    const held = spread.bench({ users: 39_000, rate: 0, reconnect: true, duration: "25s", connecting: 128 });
+    const held = spread.bench({ users: 34_000, rate: 0, reconnect: true, duration: "25s", connecting: 128 });
     await sleep(20_000);
     const busy = others.bench({ ...quiet, duration: "10s", "user-prefix": "another-" });
     await sleep(6_000);
     service.nodes[0].kill("SIGKILL");
     const [away, during] = [await held, await busy];
-    console.log("\n| a node with 19,500 sockets is killed | p50 / p99 / max, ms |\n|---|---|");
+    console.log("\n| a node with 17,000 sockets is killed | p50 / p99 / max, ms |\n|---|---|");
     const row = (words, l) => console.log(`| ${words} | ${number(l.p50, 1)} / ${number(l.p99, 1)} / ${number(l.max, 1)} |`);
     row(`its ${number(away.away_ms.count)} clients are registered again after`, away.away_ms);
     row("delivery to others before", calm.latency_ms);

@@ -20,13 +20,12 @@ for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exi
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+// Below the range from which the system takes ports for outgoing connections, of which there are thousands here.
 function freePort() {
-  return new Promise((resolve, reject) => {
-    const server = createServer().once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
+  const port = 10_000 + Math.floor(22_000 * Math.random());
+  return new Promise((resolve) => {
+    const server = createServer().once("error", () => resolve(freePort()));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(port)));
   });
 }
 

@@ -10,6 +10,7 @@
 //! | [`metrics`] | whoever watches nodes: every metric, and what it means |
 //! | [`redis`] | whoever runs Redis for Switchboard: one server, Sentinel, Cluster, TLS, ACL, how far it scales |
 //! | [`runbook`] | whoever is called when an alert fires: what it means, what to look at, what to do; sizing |
+//! | [`performance`] | whoever wants to know what a node bears, and why not more |
 //! | [`upgrades`] | whoever deploys a new version beside an old one, or changes a script or a key |
 
 #[doc = include_str!("docs/browser.md")]
@@ -26,5 +27,7 @@ pub mod metrics {}
 pub mod redis {}
 #[doc = include_str!("docs/runbook.md")]
 pub mod runbook {}
+#[doc = include_str!("docs/performance.md")]
+pub mod performance {}
 #[doc = include_str!("docs/upgrades.md")]
 pub mod upgrades {}
