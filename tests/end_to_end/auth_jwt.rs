@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::stream::EventStream;
 use crate::support::tokens::{Issuer, SECRET, unix};
 use crate::support::{Client, Node, NodeBuilder, Worker, http};
 
@@ -233,6 +234,25 @@ async fn a_token_frame_renews_a_bad_one_does_not() {
     renewed.round_trip().await;
     let id = Worker::open(&node).await.event("42", "1").await;
     assert_eq!(renewed.event().await.id, Some(id));
+}
+
+#[tokio::test]
+async fn event_streams_follow_the_same_rules() {
+    let node = hs256().start().await;
+    let token = Issuer::hs256().token(json!({"sub": "42", "exp": unix(2)}));
+    let bearer = format!("Bearer {token}");
+    let mut by_header = EventStream::open_with(&node, "", &[("authorization", &bearer)]).await;
+    let mut by_query = EventStream::open(&node, &format!("userId=42&token={token}")).await;
+    for stream in [&mut by_header, &mut by_query] {
+        assert_eq!(stream.welcome["userId"], "42");
+        let bye = stream.next("a bye").await.expect("a frame").json();
+        assert_eq!((&bye["type"], &bye["code"]), (&json!("bye"), &json!(4002)), "{bye}");
+        assert!(stream.next("the end").await.is_none());
+    }
+    for query in ["userId=42".to_owned(), format!("userId=43&token={}", Issuer::hs256().token_of("42"))] {
+        let answer = http::get(&node.client_http(&format!("/events?{query}"))).await;
+        assert_eq!(answer.refused(401), "unauthorized", "{query}");
+    }
 }
 
 #[tokio::test]
