@@ -30,7 +30,7 @@ for i = 0, (#ARGV - 1) / 2 - 1 do
   local noted = string.format('%d-0', math.floor(tonumber(us) / 1000))
   local after = told ~= '0' and not newer(noted, told) and told or nil
   local start = after or noted
-  of_user[ARGV[2 * i + 2]] = { start = start, told = after, edges = edges, seen = 0 }
+  of_user[ARGV[2 * i + 2]] = { start = start, told = after, edges = edges, seen = {} }
   if not from or newer(from, start) then from = start end
 end
 
@@ -41,7 +41,7 @@ while from do
       local user = entry[2][f] == 'user' and of_user[entry[2][f + 1]]
       -- Others' edges may reach further back than this user's.
       if user and entry[1] ~= user.told and not newer(user.start, entry[1]) then
-        user.seen, user.last = user.seen + 1, entry[1]
+        user.seen[#user.seen + 1] = entry[1]
       end
     end
   end
@@ -51,14 +51,14 @@ end
 local results = {}
 for i = 0, (#ARGV - 1) / 2 - 1 do
   local name = ARGV[2 * i + 2]
-  local user, at, last_state = of_user[name], 0, nil
+  local user, at, last = of_user[name], 0, nil
   for state, node in string.gmatch(user.edges, '(%S+) (%S+)') do
-    at, last_state = at + 1, state
-    if at > user.seen then
-      user.last = redis.call('XADD', presence, 'MAXLEN', '~', most, '*', 'user', name, 'state', state, 'node', node)
-    end
+    at = at + 1
+    -- Another may have told more than these edges by now; what is noted of them is their own last entry.
+    local entry = user.seen[at]
+      or redis.call('XADD', presence, 'MAXLEN', '~', most, '*', 'user', name, 'state', state, 'node', node)
+    last = state .. ' ' .. entry
   end
-  user.seen = math.max(user.seen, at)
-  results[i + 1] = last_state .. ' ' .. user.last
+  results[i + 1] = last
 end
 return results

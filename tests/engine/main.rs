@@ -12,6 +12,7 @@ mod many_nodes;
 mod model;
 mod operators;
 mod position;
+mod presence;
 mod publish;
 mod registration;
 mod replay;

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use redis::Value;
 
-use super::{inbox, ingress, publish, reply, sessions};
+use super::{entry, inbox, publish, reply, sessions};
 use crate::engine::Node;
 use crate::protocol::code::Refusal;
 use crate::protocol::publish::Publish;
@@ -14,7 +14,7 @@ use crate::protocol::publish::Publish;
 /// # Errors
 /// What goes to `events:dead` as its reason.
 pub fn ingress(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Refusal> {
-    ingress::parse(fields, max_event)
+    entry::parse(fields, max_event)
 }
 
 /// Reads a field of an inbox entry, and tells the node; false where it means nothing.

@@ -8,22 +8,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, cmd};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::entry::{parse, per_user};
 use super::publish::{self, Entry};
 use super::turns::Turn;
 use super::wire::send;
 use super::{Context, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
-use crate::id::EventName;
 use crate::metrics::Via;
-use crate::protocol::code::{Code, Refusal};
-use crate::protocol::publish::{Data, Parts, Publish, Target};
 
 /// Entries of one read.
 const READ: usize = 256;
@@ -133,15 +130,42 @@ impl<'a> Reader<'a> {
         self.take_over().await?;
         // Short enough that the lease is renewed in time and that a drain need not wait.
         let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
+        // What has been handled is gone from the stream.
+        let mut handled = "0-0".to_owned();
         while *wanted.borrow() {
             if self.renew_in_time().await? && self.context.turns.give_away(self.context, self.turn).await {
                 return Err(Stopped::GivenAway);
             }
-            let mut read = cmd("XREADGROUP");
-            read.arg("GROUP").arg("switchboard").arg(self.context.config.node.as_str());
-            read.arg("COUNT").arg(READ).arg("BLOCK").arg(ms(block)).arg("STREAMS").arg(&self.stream).arg(">");
-            let answer = self.ask(read, block).await?;
-            self.route(reply::read(answer)?).await?;
+            let entries = self.take().await?;
+            if entries.is_empty() {
+                self.wait(&mut handled, block).await?;
+            } else if let Some((last, _)) = entries.last() {
+                handled.clone_from(last);
+                self.route(entries).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries that come next.
+    async fn take(&self) -> Result<Vec<reply::Entry>, Stopped> {
+        let mut call = scripts::call(&scripts::TAKE, 1, 3);
+        call.arg(&self.stream)
+            .arg(self.context.config.node.as_str())
+            .arg(&self.context.config.boot)
+            .arg(READ);
+        match self.context.link.run_one(call).await? {
+            redis::Value::Nil => Err(Stopped::LeaseLost),
+            entries => Ok(reply::entries(entries)?),
+        }
+    }
+
+    /// Waits for an entry after `handled`, without taking it.
+    async fn wait(&mut self, handled: &mut String, block: Duration) -> Result<(), Stopped> {
+        let mut look = cmd("XREAD");
+        look.arg("COUNT").arg(1).arg("BLOCK").arg(ms(block)).arg("STREAMS").arg(&self.stream).arg(&*handled);
+        if let Some((seen, _)) = reply::read(self.ask(look, block).await?)?.pop() {
+            *handled = seen;
         }
         Ok(())
     }
@@ -270,112 +294,6 @@ impl<'a> Reader<'a> {
             // Out of memory, say: it stays pending, and is tried again.
             Some(error) => Err(error.into()),
             None => Ok(()),
-        }
-    }
-}
-
-/// One event for each user; or, of a broadcast, its name and data.
-fn per_user(publish: Publish) -> Result<Vec<Event>, (EventName, Data)> {
-    let users = match publish.target {
-        Target::User(user) => vec![user],
-        Target::Users(users) => users,
-        Target::Broadcast => return Err((publish.event, publish.data)),
-    };
-    Ok(users
-        .into_iter()
-        .map(|user| Event {
-            user,
-            client: publish.client.clone(),
-            except: publish.except.clone(),
-            event: publish.event.clone(),
-            data: publish.data.clone(),
-            collapse: publish.collapse.clone(),
-            key: publish.key.clone(),
-            transient: publish.transient,
-        })
-        .collect())
-}
-
-/// Reads an entry's fields with the checks of every other way in.
-///
-/// # Errors
-/// The code of the first field that is off.
-pub fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Refusal> {
-    let invalid = |message: String| Refusal::new(Code::InvalidFrame, message);
-    let mut parts = Parts::default();
-    let mut data = None;
-    for (at, (field, value)) in fields.iter().enumerate() {
-        let name = std::str::from_utf8(field).map_err(|_| invalid("a field's name is not UTF-8".into()))?;
-        let text = std::str::from_utf8(value).map_err(|_| invalid(format!("{name} is not UTF-8")))?;
-        if fields[..at].iter().any(|(other, _)| other == field) {
-            return Err(invalid(format!("{name} is there twice")));
-        }
-        let flag = || match text {
-            "1" | "true" => Ok(true),
-            "0" | "false" => Ok(false),
-            _ => Err(invalid(format!("{name} must be 1 or 0"))),
-        };
-        match name {
-            "user" => parts.user = Some(text),
-            "users" => parts.users = Some(text.split(',').collect()),
-            "broadcast" => parts.broadcast = flag()?,
-            "event" => parts.event = Some(text),
-            "data" => data = Some(text),
-            "client" => parts.client = Some(text),
-            "except" => parts.except = Some(text),
-            "collapse" => parts.collapse = Some(text),
-            "key" => parts.key = Some(text),
-            "transient" => parts.transient = flag()?,
-            other => {
-                return Err(invalid(format!(
-                    "unknown field {other:?}; an entry has user | users | broadcast, event, data, client, except, \
-                     collapse, key, transient"
-                )));
-            }
-        }
-    }
-    let data = match data {
-        None => Data::null(),
-        Some(text) => {
-            let raw: &serde_json::value::RawValue =
-                serde_json::from_str(text).map_err(|error| invalid(format!("data is not JSON: {error}")))?;
-            Data::from_json_text(raw.get().to_owned())
-        }
-    };
-    parts.check(data, max_event)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(fields: &[(&'static str, &'static str)]) -> Result<Publish, Refusal> {
-        let fields: Vec<_> = fields
-            .iter()
-            .map(|(f, v)| (Bytes::from_static(f.as_bytes()), Bytes::from_static(v.as_bytes())))
-            .collect();
-        parse(&fields, 64)
-    }
-
-    #[test]
-    fn an_entry_is_checked_like_a_frame() {
-        let good =
-            entry(&[("user", "42"), ("event", "e"), ("data", "{\"a\": 1e400}"), ("transient", "1")]).unwrap();
-        assert_eq!(good.data.as_str(), "{\"a\": 1e400}");
-        assert!(good.transient);
-        for (fields, code) in [
-            (&[("user", "4 2"), ("event", "e")][..], Code::InvalidUserId),
-            (&[("users", "1,,2"), ("event", "e")], Code::InvalidUserId),
-            (&[("event", "e")], Code::InvalidTarget),
-            (&[("user", "1"), ("broadcast", "1"), ("event", "e")], Code::InvalidTarget),
-            (&[("user", "1")], Code::InvalidEvent),
-            (&[("user", "1"), ("event", "e"), ("data", "{")], Code::InvalidFrame),
-            (&[("user", "1"), ("event", "e"), ("what", "1")], Code::InvalidFrame),
-            (&[("user", "1"), ("user", "2"), ("event", "e")], Code::InvalidFrame),
-            (&[("user", "1"), ("event", "e"), ("transient", "yes")], Code::InvalidFrame),
-            (&[("user", "1"), ("event", "e"), ("key", "")], Code::InvalidKey),
-        ] {
-            assert_eq!(entry(fields).unwrap_err().code, code, "{fields:?}");
         }
     }
 }

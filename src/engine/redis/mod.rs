@@ -11,7 +11,7 @@
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `presence` | the edges that scripts note, told on the stream |
-//! | `inbox`, `ingress`, `turns` | the streams this node reads |
+//! | `inbox`, `ingress`, `entry`, `turns` | the streams this node reads |
 //! | `node` | the node's own lease, and clearing up after others |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
@@ -23,6 +23,7 @@ pub mod connection;
 #[doc(hidden)]
 pub mod doors;
 mod drain;
+mod entry;
 mod eviction;
 mod inbox;
 mod ingress;

@@ -44,6 +44,7 @@ scripts! {
     RELEASE => "release",
     DRAIN => "drain",
     LEAD => "lead",
+    TAKE => "take",
 }
 
 /// An `EVALSHA` of `script` whose keys and arguments are still to come: `keys` of them are keys.

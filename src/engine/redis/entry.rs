@@ -1,0 +1,114 @@
+//! An entry of an ingress stream: its fields, with the checks of every other way in.
+
+use bytes::Bytes;
+
+use crate::engine::Event;
+use crate::id::EventName;
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::publish::{Data, Parts, Publish, Target};
+
+/// One event for each user; or, of a broadcast, its name and data.
+pub fn per_user(publish: Publish) -> Result<Vec<Event>, (EventName, Data)> {
+    let users = match publish.target {
+        Target::User(user) => vec![user],
+        Target::Users(users) => users,
+        Target::Broadcast => return Err((publish.event, publish.data)),
+    };
+    Ok(users
+        .into_iter()
+        .map(|user| Event {
+            user,
+            client: publish.client.clone(),
+            except: publish.except.clone(),
+            event: publish.event.clone(),
+            data: publish.data.clone(),
+            collapse: publish.collapse.clone(),
+            key: publish.key.clone(),
+            transient: publish.transient,
+        })
+        .collect())
+}
+
+/// Reads an entry's fields with the checks of every other way in.
+///
+/// # Errors
+/// The code of the first field that is off.
+pub fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Refusal> {
+    let invalid = |message: String| Refusal::new(Code::InvalidFrame, message);
+    let mut parts = Parts::default();
+    let mut data = None;
+    for (at, (field, value)) in fields.iter().enumerate() {
+        let name = std::str::from_utf8(field).map_err(|_| invalid("a field's name is not UTF-8".into()))?;
+        let text = std::str::from_utf8(value).map_err(|_| invalid(format!("{name} is not UTF-8")))?;
+        if fields[..at].iter().any(|(other, _)| other == field) {
+            return Err(invalid(format!("{name} is there twice")));
+        }
+        let flag = || match text {
+            "1" | "true" => Ok(true),
+            "0" | "false" => Ok(false),
+            _ => Err(invalid(format!("{name} must be 1 or 0"))),
+        };
+        match name {
+            "user" => parts.user = Some(text),
+            "users" => parts.users = Some(text.split(',').collect()),
+            "broadcast" => parts.broadcast = flag()?,
+            "event" => parts.event = Some(text),
+            "data" => data = Some(text),
+            "client" => parts.client = Some(text),
+            "except" => parts.except = Some(text),
+            "collapse" => parts.collapse = Some(text),
+            "key" => parts.key = Some(text),
+            "transient" => parts.transient = flag()?,
+            other => {
+                return Err(invalid(format!(
+                    "unknown field {other:?}; an entry has user | users | broadcast, event, data, client, except, \
+                     collapse, key, transient"
+                )));
+            }
+        }
+    }
+    let data = match data {
+        None => Data::null(),
+        Some(text) => {
+            let raw: &serde_json::value::RawValue =
+                serde_json::from_str(text).map_err(|error| invalid(format!("data is not JSON: {error}")))?;
+            Data::from_json_text(raw.get().to_owned())
+        }
+    };
+    parts.check(data, max_event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fields: &[(&'static str, &'static str)]) -> Result<Publish, Refusal> {
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(f, v)| (Bytes::from_static(f.as_bytes()), Bytes::from_static(v.as_bytes())))
+            .collect();
+        parse(&fields, 64)
+    }
+
+    #[test]
+    fn an_entry_is_checked_like_a_frame() {
+        let good =
+            entry(&[("user", "42"), ("event", "e"), ("data", "{\"a\": 1e400}"), ("transient", "1")]).unwrap();
+        assert_eq!(good.data.as_str(), "{\"a\": 1e400}");
+        assert!(good.transient);
+        for (fields, code) in [
+            (&[("user", "4 2"), ("event", "e")][..], Code::InvalidUserId),
+            (&[("users", "1,,2"), ("event", "e")], Code::InvalidUserId),
+            (&[("event", "e")], Code::InvalidTarget),
+            (&[("user", "1"), ("broadcast", "1"), ("event", "e")], Code::InvalidTarget),
+            (&[("user", "1")], Code::InvalidEvent),
+            (&[("user", "1"), ("event", "e"), ("data", "{")], Code::InvalidFrame),
+            (&[("user", "1"), ("event", "e"), ("what", "1")], Code::InvalidFrame),
+            (&[("user", "1"), ("user", "2"), ("event", "e")], Code::InvalidFrame),
+            (&[("user", "1"), ("event", "e"), ("transient", "yes")], Code::InvalidFrame),
+            (&[("user", "1"), ("event", "e"), ("key", "")], Code::InvalidKey),
+        ] {
+            assert_eq!(entry(fields).unwrap_err().code, code, "{fields:?}");
+        }
+    }
+}
