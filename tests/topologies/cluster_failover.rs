@@ -20,6 +20,18 @@ async fn other_master(cluster: &Cluster, key: &str, old: usize) {
     .await;
 }
 
+/// The master of a key, and a replica that could take its place: after a failover it takes a moment until one can.
+async fn in_step(cluster: &Cluster, key: &str) -> (usize, usize) {
+    eventually(BOUND, "a replica in step", async || {
+        let holders = cluster.holders(key).await;
+        let [master, replica, ..] = holders[..] else { return Err(format!("holders {holders:?}")) };
+        let info: String = cluster.servers[replica].ask(&["INFO", "replication"]).await;
+        let fits = info.contains("role:slave") && info.contains("master_link_status:up");
+        if fits { Ok((master, replica)) } else { Err(info) }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_manual_failover_loses_nothing() {
     let cluster = Cluster::start().await;
@@ -29,9 +41,9 @@ async fn a_manual_failover_loses_nothing() {
     ledger.delivered(200).await;
     // One that holds users, and one that holds the inbox through which their hints go.
     for key in ["user:user-1", "node:node-a"] {
-        let holders = cluster.holders(key).await;
-        cluster.servers[holders[1]].ask::<String>(&["CLUSTER", "FAILOVER"]).await;
-        other_master(&cluster, key, holders[0]).await;
+        let (master, replica) = in_step(&cluster, key).await;
+        cluster.servers[replica].ask::<String>(&["CLUSTER", "FAILOVER"]).await;
+        other_master(&cluster, key, master).await;
     }
     ledger.close_whole().await;
 }
