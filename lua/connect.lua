@@ -66,8 +66,8 @@ end
 -- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key?
 local function is_whole(nodes, log, cursor, since, newest)
   local since_ms = parts(since)
-  -- An event since then is still kept; publishing renews the log's time to live ten times a second.
-  local remembered = since_ms > now - log_ttl + 100 and since_ms > whole_since
+  -- An event since then is still kept; publishing renews the log's time to live once a second, a short one oftener.
+  local remembered = since_ms > now - log_ttl + (log_ttl < 100000 and 100 or 1000) and since_ms > whole_since
   if not newest then
     -- A log that is empty although an event was published after `since`: it lapsed, or Redis threw it away.
     local known = newest_known(nodes, cursor)

@@ -9,14 +9,19 @@
 --   options: client, except, collapse, key, ingress (the entry's id on its ingress stream), stream (that stream's
 --   name, where it is not 'events'), transient
 --
--- returns an array with one of these for each event: 'id prev nodes...' (one text: half the cost of an array)
---   id: its id in the log, '-' where transient; prev: the id before it, '-' where nothing was appended because the
---   key, or the ingress entry, was published before (id is the first one's; '-' where not known); nodes: live leases
---   {'!', error} where Redis refused this one
+-- returns a text with one of these lines for each event (an array would be read and built value by value)
+--   'id prev nodes...'  id: its id in the log, '-' where transient; prev: the id before it, '-' where nothing was
+--     appended because the key, or the ingress entry, was published before (id is the first one's; '-' where not
+--     known); nodes: live leases
+--   '! error'  where Redis refused this one
 
-local length, log_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+local length, log_ttl = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- A log's time to live is renewed with its first event of a second, or, where it is short, of a tenth of one: so many
+-- digits of the clock tell them apart. Two calls for every event would be a fifth of its cost.
+local digits = log_ttl < 100000 and 11 or 10
+local moment = string.sub(string.format('%d', now), 1, digits)
 
 local function newer(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
@@ -71,24 +76,21 @@ local function forget_old_keys(log, cursor)
 end
 
 local function publish(nodes, log, cursor, event, data, option)
-  local result, last = { '-', '-' }, nil
+  local live, last = '', nil -- ' node node...'
   local leases = redis.call('HGETALL', nodes)
   for l = 1, #leases, 2 do
     if leases[l] == '@last' then last = leases[l + 1]
-    elseif tonumber(leases[l + 1]) > now then result[#result + 1] = leases[l] end
+    elseif tonumber(leases[l + 1]) > now then live = live .. ' ' .. leases[l] end
   end
 
-  if option and option.transient then return table.concat(result, ' ') end
+  if option and option.transient then return '- -' .. live end
   local ingress = option and '@ingress' .. (option.stream and ':' .. option.stream or '')
   local published = option and option.key and redis.call('HGET', cursor, '@key:' .. option.key)
   if option and option.ingress and not published then
     local routed = redis.call('HGET', cursor, ingress)
     if routed and not newer(option.ingress, routed) then published = '-' end
   end
-  if published then
-    result[1] = published
-    return table.concat(result, ' ')
-  end
+  if published then return published .. ' -' .. live end
 
   if not last then
     local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
@@ -110,7 +112,7 @@ local function publish(nodes, log, cursor, event, data, option)
     if option.collapse then redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
     if option.key then redis.call('HSET', cursor, '@key:' .. option.key, id) end
     if option.ingress then redis.call('HSET', cursor, ingress, option.ingress) end
-    if (option.key or option.collapse) and redis.call('HLEN', cursor) > 2 * length + 256 then
+    if (option.key or option.collapse) and redis.call('HLEN', cursor) > 2 * tonumber(length) + 256 then
       forget_old_keys(log, cursor)
     end
     keep(cursor, log_ttl)
@@ -118,17 +120,15 @@ local function publish(nodes, log, cursor, event, data, option)
     id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', 'event', event, 'data', data, 'prev', last)
   end
   if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
-  if #result == 2 then redis.call('HSET', cursor, '@newest', id) end -- else the heartbeat notes it
+  if live == '' then redis.call('HSET', cursor, '@newest', id) end -- else the heartbeat notes it
   if last == '0-0' then begin(cursor) end
-  -- Ten times a second will do: two calls an event are a fifth of its cost.
-  if math.floor(now / 100) ~= math.floor(string.match(last, '^%d+') / 100) then
+  if string.sub(last, 1, digits) ~= moment then
     keep(log, log_ttl)
-    if #result == 2 or last == '0-0' then -- else the heartbeat keeps it
+    if live == '' or last == '0-0' then -- else the heartbeat keeps it
       keep(cursor, log_ttl) -- a position must last as long as what its client has not got
     end
   end
-  result[1], result[2] = id, last
-  return table.concat(result, ' ')
+  return id .. ' ' .. last .. live
 end
 
 local results, at = {}, 3
@@ -140,8 +140,11 @@ for i = 0, #KEYS / 3 - 1 do
   end
   -- One user's broken key must not take the rest of the batch along.
   local done, result = pcall(publish, KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3], ARGV[at], ARGV[at + 1], option)
-  if not done then result = { '!', type(result) == 'table' and result.err or tostring(result) } end
+  if not done then
+    local error = type(result) == 'table' and result.err or tostring(result)
+    result = '! ' .. string.gsub(error, '%c', ' ')
+  end
   results[i + 1] = result
   at = at + 3 + 2 * options
 end
-return results
+return table.concat(results, '\n')

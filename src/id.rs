@@ -6,8 +6,8 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
+use smol_str::SmolStr;
 use thiserror::Error;
 
 /// Most characters of a user id: an e-mail address or `auth0|…` fits.
@@ -25,11 +25,11 @@ pub struct InvalidId {
     allowed: &'static str,
 }
 
-fn checked(text: &str, most: usize, allows: fn(u8) -> bool, error: InvalidId) -> Result<Arc<str>, InvalidId> {
+fn checked(text: &str, most: usize, allows: fn(u8) -> bool, error: InvalidId) -> Result<SmolStr, InvalidId> {
     if text.is_empty() || text.len() > most || !text.bytes().all(allows) {
         return Err(error);
     }
-    Ok(Arc::from(text))
+    Ok(SmolStr::new(text))
 }
 
 fn user_byte(byte: u8) -> bool {
@@ -52,7 +52,7 @@ macro_rules! checked_id {
     ($(#[$doc:meta])* $name:ident, $most:expr, $allows:expr, $what:literal, $allowed:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+        pub struct $name(SmolStr);
 
         impl $name {
             /// The id as text.
@@ -118,7 +118,7 @@ checked_id!(
 impl ClientId {
     /// A new client id, a ULID, for a client that brought none.
     pub fn mint() -> Self {
-        Self(Arc::from(ulid::Ulid::generate().to_string()))
+        Self(SmolStr::new(ulid::Ulid::generate().to_string()))
     }
 }
 
@@ -134,6 +134,14 @@ pub struct EventId {
 impl EventId {
     /// The id before every event.
     pub const ZERO: EventId = EventId { ms: 0, seq: 0 };
+
+    /// Appends it to `text`.
+    pub fn write(self, text: &mut String) {
+        let mut number = itoa::Buffer::new();
+        text.push_str(number.format(self.ms));
+        text.push('-');
+        text.push_str(number.format(self.seq));
+    }
 }
 
 impl fmt::Display for EventId {

@@ -112,12 +112,13 @@ pub fn welcome(
 /// An `event` frame, with its id, or without one where it is transient. `data` goes in as it is: it was checked
 /// to be JSON where it entered.
 pub fn event(id: Option<EventId>, event: &str, data: &str) -> Utf8Bytes {
-    use std::fmt::Write as _;
     // 64 holds the fixed text and an id of 2 x 15 digits.
     let mut frame = String::with_capacity(80 + event.len() + data.len());
     frame.push_str(r#"{"type":"event","#);
     if let Some(id) = id {
-        let _ = write!(frame, r#""id":"{id}","#);
+        frame.push_str(r#""id":""#);
+        id.write(&mut frame);
+        frame.push_str(r#"","#);
     }
     frame.push_str(r#""event":""#);
     frame.push_str(event); // its alphabet needs no escapes

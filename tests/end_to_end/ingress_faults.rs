@@ -69,6 +69,31 @@ async fn a_lost_inbox_costs_no_event() {
     assert_eq!(data(&client.events(5).await), numbers(11, 15));
 }
 
+#[tokio::test]
+async fn what_was_on_its_way_when_the_inbox_connection_broke_is_read_again() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let inbox = "inbox:{node:node-a}";
+    // Handed out to the node, which never saw it.
+    let mut transaction = redis::pipe();
+    transaction.atomic().cmd("XADD").arg(inbox).arg("*").arg("hints").arg("1 broadcast e\n7\n");
+    transaction.cmd("XREADGROUP").arg(&["GROUP", "node", "node-a", "STREAMS", inbox, ">"]);
+    let _: redis::Value = stage.db.run_pipeline(&transaction).await;
+    let connections: String = stage.db.run(redis::cmd("CLIENT").arg("LIST")).await;
+    let reader =
+        connections.lines().find(|line| line.contains("cmd=xreadgroup")).expect("the inbox's reader");
+    let id = reader.split(' ').find_map(|field| field.strip_prefix("id=")).expect("its id");
+    let killed: i64 = stage.db.run(redis::cmd("CLIENT").arg(&["KILL", "ID", id])).await;
+    assert_eq!(killed, 1);
+    assert_eq!(client.event().await.data, "7");
+    eventually(BOUND, "nothing pending in the inbox", async || {
+        let (count, ..): (usize, redis::Value, redis::Value, redis::Value) =
+            stage.db.run(redis::cmd("XPENDING").arg(inbox).arg("node")).await;
+        same(count, 0)
+    })
+    .await;
+}
+
 /// Entries added in the test of the killed reader: enough that the kill falls into their middle.
 const LOAD: usize = 1500;
 

@@ -198,11 +198,9 @@ impl Node for Nobody {
     }
 }
 
-/// A head, a byte 0, and data.
+/// An inbox entry's hints: lengths, heads and data.
 pub fn inbox(bytes: &[u8]) {
-    let mut parts = bytes.splitn(2, |byte| *byte == 0);
-    let (head, data) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    doors::inbox(&Nobody, head, data);
+    doors::inbox(&Nobody, bytes);
 }
 
 /// What Redis answers, in its own words (RESP).

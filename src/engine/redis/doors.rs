@@ -17,10 +17,11 @@ pub fn ingress(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, R
     entry::parse(fields, max_event)
 }
 
-/// Reads a field of an inbox entry, and tells the node; false where it means nothing.
-pub fn inbox(node: &dyn Node, head: &[u8], data: &[u8]) -> bool {
-    let (Ok(head), Ok(data)) = (std::str::from_utf8(head), std::str::from_utf8(data)) else { return false };
-    inbox::tell(node, head, data).is_some()
+/// Reads the hints of an inbox entry, and tells the node; says how many meant something.
+pub fn inbox(node: &dyn Node, hints: &[u8]) -> usize {
+    let mut rest = std::str::from_utf8(hints).unwrap_or_default();
+    let hints = std::iter::from_fn(|| inbox::split(&mut rest));
+    hints.filter(|(head, data)| inbox::tell(node, head, data).is_some()).count()
 }
 
 /// Reads an answer of Redis as each of the things that it could be; true where it is any.

@@ -1,10 +1,16 @@
 //! A node's inbox: a stream of hints from other nodes.
 //!
-//! An entry carries one or more hints, each a field and its value: the field says what it is, in words separated
-//! by spaces (which no id may hold), the value is an event's data. A word that is not known is passed over, so
-//! that a node of the next release may say more.
+//! An entry carries one or more hints in one field, `hints`: Redis and the nodes then handle one value for a batch, not
+//! two for each event. A hint is a line of words separated by spaces (which no id may hold), and a line of data:
 //!
-//! | field | means |
+//! ```text
+//! <bytes of data> <what it is>\n
+//! <data>\n
+//! ```
+//!
+//! A word or a field that is not known is passed over, so that a node of the next release may say more.
+//!
+//! | what it is | means |
 //! |---|---|
 //! | `event <user> <id> <prev> <name> [=<client>] [!<client>]` | an event; for that session alone; for every other |
 //! | `transient <user> <name> [=<client>] [!<client>]` | the same, not logged |
@@ -26,6 +32,7 @@ use super::wire::send;
 use super::{Context, reply};
 use crate::engine::{Event, Hint, Node};
 use crate::id::{ClientId, EventId, EventName, UserId};
+use crate::protocol::publish::Data;
 
 /// Entries that an inbox may hold while its node does not read. What is cut off is mended by the heartbeat, which
 /// compares each user's newest event.
@@ -36,65 +43,110 @@ const READ: usize = 256;
 const BLOCK_MS: usize = 2_000;
 /// A read that is overdue by this much means that the connection is dead though it looks open.
 const OVERDUE: Duration = Duration::from_secs(2);
+/// Entries are let go of when there are so many, or after so long: that costs Redis as much for one as for all.
+const DONE: usize = 64;
+/// See [`DONE`].
+const DONE_MS: usize = 100;
+/// The field that carries an entry's hints.
+const FIELD: &str = "hints";
 
-fn addressed(mut head: String, event: &Event) -> String {
-    if let Some(client) = &event.client {
-        head.push_str(" =");
-        head.push_str(client.as_str());
+/// Hints for one node, as an entry of its inbox carries them.
+#[derive(Debug, Default)]
+pub struct Hints(String);
+
+impl Hints {
+    /// No hints. `bytes`: about how many there will be.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(String::with_capacity(bytes))
     }
-    if let Some(client) = &event.except {
-        head.push_str(" !");
-        head.push_str(client.as_str());
+
+    /// A hint without data.
+    fn of(words: &[&str]) -> Self {
+        let mut hints = Self::default();
+        hints.push(words, |_| {}, "");
+        hints
     }
-    head
-}
 
-/// The field of a logged event.
-pub fn event(event: &Event, id: EventId, prev: EventId) -> String {
-    addressed(format!("event {} {id} {prev} {}", event.user, event.event), event)
-}
+    fn push(&mut self, words: &[&str], more: impl FnOnce(&mut String), data: &str) {
+        let text = &mut self.0;
+        text.push_str(itoa::Buffer::new().format(data.len()));
+        for word in words {
+            text.push(' ');
+            text.push_str(word);
+        }
+        more(text);
+        text.push('\n');
+        text.push_str(data);
+        text.push('\n');
+    }
 
-/// The field of a transient event.
-pub fn transient(event: &Event) -> String {
-    addressed(format!("transient {} {}", event.user, event.event), event)
-}
+    fn push_event(&mut self, verb: &str, event: &Event, place: Option<(EventId, EventId)>) {
+        let rest = |text: &mut String| {
+            if let Some((id, prev)) = place {
+                for id in [id, prev] {
+                    text.push(' ');
+                    id.write(text);
+                }
+            }
+            text.push(' ');
+            text.push_str(event.event.as_str());
+            for (mark, client) in [(" =", &event.client), (" !", &event.except)] {
+                if let Some(client) = client {
+                    text.push_str(mark);
+                    text.push_str(client.as_str());
+                }
+            }
+        };
+        self.push(&[verb, event.user.as_str()], rest, event.data.as_str());
+    }
 
-/// The field that asks for a look into the log.
-pub fn look(user: &UserId) -> String {
-    format!("look {user}")
-}
+    /// A logged event.
+    pub fn event(&mut self, event: &Event, id: EventId, prev: EventId) {
+        self.push_event("event", event, Some((id, prev)));
+    }
 
-/// The field of a broadcast.
-pub fn broadcast(event: &EventName) -> String {
-    format!("broadcast {event}")
-}
+    /// A transient event.
+    pub fn transient(&mut self, event: &Event) {
+        self.push_event("transient", event, None);
+    }
 
-/// The field that tells of a newer connection.
-pub fn replaced(user: &UserId, client: &ClientId, order: u64) -> String {
-    format!("replaced {user} {client} {order}")
-}
+    /// A look into the log.
+    pub fn look(&mut self, user: &UserId) {
+        self.push(&["look", user.as_str()], |_| {}, "");
+    }
 
-/// The field that closes sessions.
-pub fn sign_out(user: &UserId, client: Option<&ClientId>) -> String {
-    match client {
-        Some(client) => format!("signout {user} {client}"),
-        None => format!("signout {user}"),
+    /// A broadcast.
+    pub fn broadcast(event: &EventName, data: &Data) -> Self {
+        let mut hints = Self::default();
+        hints.push(&["broadcast", event.as_str()], |_| {}, data.as_str());
+        hints
+    }
+
+    /// A newer connection.
+    pub fn replaced(user: &UserId, client: &ClientId, order: u64) -> Self {
+        Self::of(&["replaced", user.as_str(), client.as_str(), &order.to_string()])
+    }
+
+    /// Sessions to close.
+    pub fn sign_out(user: &UserId, client: Option<&ClientId>) -> Self {
+        match client {
+            Some(client) => Self::of(&["signout", user.as_str(), client.as_str()]),
+            None => Self::of(&["signout", user.as_str()]),
+        }
     }
 }
 
 /// An entry for a node's inbox. An inbox that is not there is not made: its node has gone, and the log has it all.
-pub fn add<'a>(context: &Context, node: &str, items: impl IntoIterator<Item = (String, &'a [u8])>) -> Cmd {
+pub fn add(context: &Context, node: &str, hints: &Hints) -> Cmd {
     let mut add = cmd("XADD");
     add.arg(context.keys.inbox(node)).arg("NOMKSTREAM").arg("MAXLEN").arg("~").arg(INBOX_BOUND).arg("*");
-    for (head, data) in items {
-        add.arg(head).arg(data);
-    }
+    add.arg(FIELD).arg(&hints.0);
     add
 }
 
 /// A sign of life for this node's own inbox.
 pub fn life(context: &Context) -> Cmd {
-    add(context, context.config.node.as_str(), [("life".to_owned(), &b""[..])])
+    add(context, context.config.node.as_str(), &Hints::of(&["life"]))
 }
 
 /// Reads this node's inbox for as long as the process lives.
@@ -131,14 +183,23 @@ enum Ended {
 
 async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ended {
     let key = context.keys.inbox(context.config.node.as_str());
-    let mut acknowledge: Vec<String> = Vec::new();
+    let mut done: Vec<String> = Vec::new();
+    let mut done_since = Instant::now();
     let mut read_any = false;
+    // What was on its way when the last connection broke comes first.
+    let mut from = "0";
     loop {
         let mut pipeline = redis::pipe();
-        if let Some(last) = acknowledge.last() {
-            pipeline.cmd("XACK").arg(&key).arg("node").arg(&acknowledge);
+        let mut block = if done.is_empty() { BLOCK_MS } else { DONE_MS };
+        let long = || done_since.elapsed() >= Duration::from_millis(DONE_MS as u64);
+        if let Some(last) = done.last()
+            && (done.len() >= DONE || from == "0" || long())
+        {
+            pipeline.cmd("XACK").arg(&key).arg("node").arg(&done);
             // One reader, in order: everything up to the last is done with.
             pipeline.cmd("XTRIM").arg(&key).arg("MINID").arg("=").arg(after(last));
+            block = BLOCK_MS;
+            done.clear();
         }
         pipeline
             .cmd("XREADGROUP")
@@ -148,10 +209,10 @@ async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ende
             .arg("COUNT")
             .arg(READ)
             .arg("BLOCK")
-            .arg(BLOCK_MS)
+            .arg(block)
             .arg("STREAMS")
             .arg(&key)
-            .arg(">");
+            .arg(from);
         let bound = Duration::from_millis(BLOCK_MS as u64) + OVERDUE;
         let answer = match tokio::time::timeout(bound, send(&mut connection, &pipeline)).await {
             Ok(answer) => answer,
@@ -160,14 +221,19 @@ async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ende
         match answer {
             Ok(mut values) => {
                 read_any = true;
-                acknowledge.clear();
                 match values.pop().map(reply::read) {
                     Some(Ok(entries)) => {
+                        if entries.is_empty() {
+                            from = ">";
+                        }
+                        if done.is_empty() {
+                            done_since = Instant::now();
+                        }
                         for (id, fields) in entries {
-                            for (head, data) in &fields {
-                                take(context, head, data);
+                            for (field, value) in &fields {
+                                take(context, field, value);
                             }
-                            acknowledge.push(id);
+                            done.push(id);
                         }
                     }
                     Some(Err(error)) => warn!(%error, "an inbox entry could not be read"),
@@ -198,21 +264,34 @@ pub fn after(id: &str) -> String {
         .unwrap_or_else(|_| id.to_owned())
 }
 
-fn take(context: &Context, head: &[u8], data: &[u8]) {
+fn take(context: &Context, field: &[u8], value: &[u8]) {
     let Some(node) = context.node() else { return };
-    let (Ok(head), Ok(data)) = (std::str::from_utf8(head), std::str::from_utf8(data)) else { return };
-    if head == "life" {
-        if let Ok(mut seen) = context.sign_of_life.lock() {
-            *seen = Some(Instant::now());
+    let hints = std::str::from_utf8(value).ok().filter(|_| field == FIELD.as_bytes());
+    let mut rest = hints.unwrap_or_default();
+    while let Some((head, data)) = split(&mut rest) {
+        if head == "life" {
+            if let Ok(mut seen) = context.sign_of_life.lock() {
+                *seen = Some(Instant::now());
+            }
+        } else if tell(node, head, data).is_none() {
+            debug!(head, "a hint that means nothing here");
         }
-        return;
     }
-    if tell(node, head, data).is_none() {
-        debug!(head, "an inbox field that means nothing here");
+    if hints.is_none() || !rest.is_empty() {
+        debug!("a field of an inbox entry that means nothing here");
     }
 }
 
-/// Tells the node what a field says; none where that means nothing here.
+/// Takes the first hint off: what it is, and its data. None where there is none.
+pub fn split<'a>(rest: &mut &'a str) -> Option<(&'a str, &'a str)> {
+    let (line, after) = rest.split_once('\n')?;
+    let (length, head) = line.split_once(' ')?;
+    let (data, after) = after.split_at_checked(length.parse().ok()?)?;
+    *rest = after.strip_prefix('\n')?;
+    Some((head, data))
+}
+
+/// Tells the node what a hint says; none where that means nothing here.
 pub fn tell(node: &dyn Node, head: &str, data: &str) -> Option<()> {
     let mut words = head.split(' ');
     match words.next()? {
@@ -247,4 +326,37 @@ fn address<'a>(words: impl Iterator<Item = &'a str>) -> (Option<&'a str>, Option
         }
     }
     (client, except)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_split_as_they_were_put_together_whatever_their_data() {
+        let event = |data: &str| Event {
+            user: "42".parse().unwrap(),
+            client: Some("tab-1".parse().unwrap()),
+            except: None,
+            event: "progress".parse().unwrap(),
+            data: Data::from_json_text(data.to_owned()),
+            collapse: None,
+            key: None,
+            transient: false,
+        };
+        let (id, prev) = (EventId { ms: 17, seq: 1 }, EventId { ms: 16, seq: 0 });
+        let mut hints = Hints::default();
+        hints.event(&event("{\n3 look 7\n}"), id, prev);
+        hints.look(&"7".parse().unwrap());
+        hints.transient(&event("\"é\""));
+        let mut rest = hints.0.as_str();
+        let mut next = || split(&mut rest);
+        assert_eq!(next(), Some(("event 42 17-1 16-0 progress =tab-1", "{\n3 look 7\n}")));
+        assert_eq!(next(), Some(("look 7", "")));
+        assert_eq!(next(), Some(("transient 42 progress =tab-1", "\"é\"")));
+        assert_eq!(next(), None);
+        for bad in ["", "\n", "1 look\n", "2 look\nx\n", "-1 look\n\n", "1 look\né\n", "look\n\n"] {
+            assert_eq!(split(&mut &*bad), None, "{bad:?}");
+        }
+    }
 }

@@ -146,10 +146,10 @@ impl Link {
     }
 
     /// A key's slot: what has the same may go into one script call.
-    pub fn slot(&self, key: &str) -> Slot {
+    pub fn slot(&self, key: impl FnOnce() -> String) -> Slot {
         match &self.servers {
             Servers::One(_) => Slot::default(),
-            Servers::Cluster(_) => Slot::of(key.as_bytes()),
+            Servers::Cluster(_) => Slot::of(key().as_bytes()),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::{Pipeline, Value, cmd};
 use tracing::debug;
 
+use super::inbox::Hints;
 use super::keys::{EVENTS, Keys};
 use super::slot::Groups;
 use super::{Context, inbox, ms, reply, scripts, sessions, traces};
@@ -16,6 +17,8 @@ use crate::protocol::publish::Data;
 
 /// Events of one script call: the cost per event is flat beyond 32, and 64 keep Redis for 0.6 ms.
 pub const MAX_EVENTS: usize = 64;
+/// About how many bytes of an inbox entry a small event takes.
+const HINT: usize = 128;
 
 /// What `publish.lua` made of an event.
 pub struct Appended {
@@ -60,7 +63,7 @@ pub async fn append(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appen
         calls.add_command(script(&context.keys, context.config.log_length, context.config.log_ttl, events));
     }
     let answers = context.link.run_durably(&calls).await;
-    let outcomes = groups.outcomes(answers, |_, answer| parse(answer));
+    let outcomes = groups.each(answers, |_, answer| parse(answer));
     let via = if batch.first().is_some_and(|(_, entry)| entry.is_some()) { "ingress" } else { "worker" };
     traces::published(context, batch.iter().map(|(event, _)| *event).zip(&outcomes), via);
     outcomes
@@ -113,8 +116,9 @@ pub async fn mend(context: &Context) -> Result<(), Unavailable> {
     while let Some(item) = items.next() {
         batch.push(item);
         if batch.len() == MAX_EVENTS || items.peek().is_none_or(|next| next.0 != item.0) {
-            let looks = batch.drain(..).map(|(_, user)| (inbox::look(user), &b""[..]));
-            pipeline.add_command(inbox::add(context, item.0.as_str(), looks));
+            let mut looks = Hints::default();
+            batch.drain(..).for_each(|(_, user)| looks.look(user));
+            pipeline.add_command(inbox::add(context, item.0.as_str(), &looks));
         }
     }
     let sent = context.link.run_each(&pipeline).await.into_iter().collect::<Result<Vec<_>, _>>();
@@ -164,53 +168,55 @@ fn script<'a>(
     call
 }
 
-/// Reads what `publish.lua` answered for one event.
+/// Reads what `publish.lua` answered.
 ///
 /// # Errors
-/// Where it has another shape, and what Redis had against the event.
-pub fn parse(item: Value) -> Result<Appended, Unavailable> {
-    let item = reply::whole(item)?;
-    let mut words = reply::text(&item)?.split(' ');
-    let mut id = || reply::event_id_or_none(words.next().unwrap_or_default());
-    let (id, prev) = (id()?, id()?);
-    Ok(Appended { id, prev, nodes: words.filter_map(|node| node.parse().ok()).collect() })
+/// Where it has another shape.
+pub fn parse(answer: Value) -> Result<Vec<Result<Appended, Unavailable>>, Unavailable> {
+    let line = |line: &str| {
+        if let Some(error) = line.strip_prefix("! ") {
+            return Err(Unavailable::new(format!("Redis refused: {error}")));
+        }
+        let mut words = line.split(' ');
+        let mut id = || reply::event_id_or_none(words.next().unwrap_or_default());
+        let (id, prev) = (id()?, id()?);
+        Ok(Appended { id, prev, nodes: words.filter_map(|node| node.parse().ok()).collect() })
+    };
+    Ok(reply::text(&answer)?.lines().map(line).collect())
 }
-
-/// An inbox entry's fields and their data.
-type Items<'a> = Vec<(String, &'a [u8])>;
 
 /// Hands this node its hints, and builds one inbox entry for each other node.
 fn hints<'a>(
     context: &Context,
-    events: impl Iterator<Item = (&'a Event, &'a Result<Appended, Unavailable>)>,
+    events: impl ExactSizeIterator<Item = (&'a Event, &'a Result<Appended, Unavailable>)>,
 ) -> (Pipeline, Vec<NodeId>) {
-    let mut batches: Vec<(&NodeId, Items<'_>)> = Vec::new();
+    let count = events.len();
+    let mut batches: Vec<(&NodeId, Hints)> = Vec::new();
     for (event, appended) in events {
         let Ok(appended) = appended else { continue };
         if let (Some(id), Some(_)) = (appended.id, appended.prev) {
             debug!(user = %event.user, %id, nodes = ?appended.nodes, "published");
         }
-        let mut head = None;
         for node in &appended.nodes {
             if *node == context.config.node {
                 deliver(context, event, appended);
                 continue;
             }
-            let head = head.get_or_insert_with(|| match (appended.id, appended.prev, event.transient) {
-                (_, _, true) => inbox::transient(event),
-                (Some(id), Some(prev), _) => inbox::event(event, id, prev),
-                _ => inbox::look(&event.user),
+            let at = batches.iter().position(|(known, _)| *known == node).unwrap_or_else(|| {
+                batches.push((node, Hints::with_capacity(HINT * count)));
+                batches.len() - 1
             });
-            let item = (head.clone(), event.data.as_bytes());
-            match batches.iter_mut().find(|(known, _)| *known == node) {
-                Some((_, items)) => items.push(item),
-                None => batches.push((node, vec![item])),
+            let hints = &mut batches[at].1;
+            match (appended.id, appended.prev, event.transient) {
+                (_, _, true) => hints.transient(event),
+                (Some(id), Some(prev), _) => hints.event(event, id, prev),
+                _ => hints.look(&event.user),
             }
         }
     }
     let (mut pipeline, mut nodes) = (redis::pipe(), Vec::with_capacity(batches.len()));
-    for (node, items) in batches {
-        pipeline.add_command(inbox::add(context, node.as_str(), items));
+    for (node, hints) in batches {
+        pipeline.add_command(inbox::add(context, node.as_str(), &hints));
         nodes.push(node.clone());
     }
     (pipeline, nodes)
@@ -250,10 +256,9 @@ pub async fn broadcast(
             nodes.push(node);
         }
     }
-    let mut pipeline = redis::pipe();
+    let (mut pipeline, hints) = (redis::pipe(), Hints::broadcast(event, data));
     for node in &nodes {
-        let item = (inbox::broadcast(event), data.as_bytes());
-        pipeline.add_command(inbox::add(context, node.as_str(), [item]));
+        pipeline.add_command(inbox::add(context, node.as_str(), &hints));
     }
     let added = context.link.run(&pipeline).await?;
     // An inbox that is not there is that of a node that has gone.

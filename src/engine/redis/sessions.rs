@@ -3,6 +3,7 @@
 use redis::{Value, cmd};
 use tracing::debug;
 
+use super::inbox::Hints;
 use super::presence::Owed;
 use super::slot::{Groups, Slot};
 use super::{Context, inbox, ms, reply, scripts};
@@ -37,8 +38,8 @@ pub async fn connect(context: &Context, connects: &[Connect]) -> Vec<Result<Conn
         let opened = opened(reply::item(answer)?)?;
         if let (Connected::Registered(registration), false) = (&opened.connected, opened.replaced.is_empty())
         {
-            let head = inbox::replaced(user, client, registration.order);
-            told.add_command(inbox::add(context, &opened.replaced, [(head, &b""[..])]));
+            let hints = Hints::replaced(user, client, registration.order);
+            told.add_command(inbox::add(context, &opened.replaced, &hints));
             whose.push(place);
         }
         owed.add(user, &opened.edges);
@@ -214,7 +215,7 @@ pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Vec<Result<Beaten, 
 
 /// The slot of a user's keys.
 pub fn user_slot(context: &Context, user: &UserId) -> Slot {
-    context.link.slot(&context.keys.user(user))
+    context.link.slot(|| context.keys.user(user))
 }
 
 /// A user's keys, in the order of the scripts.
@@ -299,7 +300,7 @@ pub async fn sign_out(
     nodes.dedup();
     let mut notes = redis::pipe();
     for node in nodes {
-        notes.add_command(inbox::add(context, node.as_str(), [(inbox::sign_out(user, client), &b""[..])]));
+        notes.add_command(inbox::add(context, node.as_str(), &Hints::sign_out(user, client)));
     }
     context.link.run(&notes).await.map(drop)
 }

@@ -96,20 +96,32 @@ impl Groups {
         self.0.iter().map(Vec::as_slice)
     }
 
-    /// Each item's own outcome, in the order of the batch, out of one script answer for each group.
+    /// Each item's own outcome, in the order of the batch, out of one script answer for each group: an array.
     pub fn outcomes<T>(
         &self,
         answers: Vec<Result<Value, Unavailable>>,
         mut parse: impl FnMut(usize, Value) -> Result<T, Unavailable>,
     ) -> Vec<Result<T, Unavailable>> {
+        self.each(answers, |group, answer| {
+            let items = reply::array(answer)?;
+            Ok(group.iter().zip(items).map(|(place, item)| parse(*place, item)).collect())
+        })
+    }
+
+    /// Each item's own outcome, in the order of the batch, out of what `parse` makes of each group's answer.
+    pub fn each<T>(
+        &self,
+        answers: Vec<Result<Value, Unavailable>>,
+        mut parse: impl FnMut(&[usize], Value) -> Result<Vec<Result<T, Unavailable>>, Unavailable>,
+    ) -> Vec<Result<T, Unavailable>> {
         let count = self.0.iter().map(Vec::len).sum();
         let mut outcomes: Vec<_> =
             (0..count).map(|_| Err(Unavailable::new("Redis answered too little"))).collect();
         for (group, answer) in self.0.iter().zip(answers) {
-            match answer.and_then(reply::array) {
-                Ok(items) => {
-                    for (place, item) in group.iter().zip(items) {
-                        outcomes[*place] = parse(*place, item);
+            match answer.and_then(|answer| parse(group, answer)) {
+                Ok(its) => {
+                    for (place, outcome) in group.iter().zip(its) {
+                        outcomes[*place] = outcome;
                     }
                 }
                 Err(error) => group.iter().for_each(|place| outcomes[*place] = Err(error.clone())),

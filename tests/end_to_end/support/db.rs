@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamRangeReply;
-use redis::{Cmd, FromRedisValue, cmd};
+use redis::{Cmd, FromRedisValue, Pipeline, cmd};
 
 /// One entry of a stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,11 @@ impl Db {
     /// Runs a command; panics with it where Redis refuses.
     pub async fn run<T: FromRedisValue>(&mut self, command: &Cmd) -> T {
         let answer = command.query_async(&mut self.connection).await;
+        answer.unwrap_or_else(|error| panic!("redis answered {error}"))
+    }
+
+    pub async fn run_pipeline<T: FromRedisValue>(&mut self, pipeline: &Pipeline) -> T {
+        let answer = pipeline.query_async(&mut self.connection).await;
         answer.unwrap_or_else(|error| panic!("redis answered {error}"))
     }
 
