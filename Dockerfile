@@ -13,8 +13,8 @@ ENV RUSTFLAGS="-C target-feature=+crt-static" \
 # Dependencies alone, with an empty program: this layer is built anew only when Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src benches \
- && touch src/lib.rs benches/parts.rs \
- && echo 'fn main() {}' > src/main.rs \
+ && echo '//! Empty.' | tee src/lib.rs benches/parts.rs src/main.rs > /dev/null \
+ && echo 'fn main() {}' >> src/main.rs \
  && cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p')" \
  && rm -rf src
 

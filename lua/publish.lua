@@ -86,11 +86,12 @@ local function publish(nodes, log, cursor, event, data, option)
   if option and option.transient then return '- -' .. live end
   local ingress = option and '@ingress' .. (option.stream and ':' .. option.stream or '')
   local published = option and option.key and redis.call('HGET', cursor, '@key:' .. option.key)
-  if option and option.ingress and not published then
-    local routed = redis.call('HGET', cursor, ingress)
-    if routed and not newer(option.ingress, routed) then published = '-' end
+  local routed = option and option.ingress and not published and redis.call('HGET', cursor, ingress)
+  if published or routed and not newer(option.ingress, routed) then
+    -- Written again, as it is: WAIT waits for its own connection's writes alone, and the first time another one wrote.
+    redis.call('HSET', cursor, published and '@key:' .. option.key or ingress, published or routed)
+    return (published or '-') .. ' -' .. live
   end
-  if published then return published .. ' -' .. live end
 
   if not last then
     local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]

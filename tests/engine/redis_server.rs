@@ -1,5 +1,7 @@
 //! A private redis-server: an own directory, a socket in it, nothing on disk; gone with its test.
 
+use std::env;
+use std::ffi::OsString;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ impl RedisServer {
     /// A running, empty server. It listens on a Unix socket alone, so that no two tests can want the same port.
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command.args(["--port", "0", "--save", ""]).arg("--dir").arg(dir.path());
         command.arg("--unixsocket").arg(dir.path().join("redis.sock"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -51,6 +53,11 @@ impl RedisServer {
     pub fn db(&self) -> Connection {
         self.client().get_connection().unwrap()
     }
+}
+
+/// The server that is tested with: the one on the `PATH`, or the one that `REDIS_SERVER` names.
+fn program() -> OsString {
+    env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
 impl Drop for RedisServer {

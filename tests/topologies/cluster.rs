@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::access::{documented_addition, documented_rule, refused};
 use crate::servers::Cluster;
 use crate::support::client::{data, numbers};
 use crate::support::wait::same;
@@ -103,6 +104,26 @@ async fn the_main_job() {
 async fn the_main_job_with_a_prefix() {
     let cluster = Cluster::start().await;
     main_job(&cluster, &[("--drain-timeout", "500ms"), ("--key-prefix", "app:")], "app:").await;
+}
+
+#[tokio::test]
+async fn the_main_job_with_the_documented_rights() {
+    let mut cluster = Cluster::start().await;
+    let rule = [documented_rule(), documented_addition("on a Cluster")].join(" ");
+    cluster.allow(&rule).await;
+    main_job(&cluster, &[("--drain-timeout", "500ms")], "").await;
+    // A slot on its way: a key that is not where it was has to be asked for where it goes.
+    let node = node(&cluster, "node-c", &[]).await;
+    let from = cluster.holders("user:mover").await[0];
+    let to = cluster.holders("user:user-1").await[0];
+    let to = if to == from { cluster.holders("user:user-2").await[0] } else { to };
+    let moving = cluster.begin_move("user:mover", to).await;
+    let answer = http::get(&node.worker_http("/users/mover")).await;
+    assert_eq!((answer.status, &answer.json()["online"]), (200, &json!(false)), "{answer:?}");
+    moving.finish(&cluster).await;
+    for server in &cluster.servers {
+        assert_eq!(refused(server).await, [""; 0], "port {}", server.port);
+    }
 }
 
 #[tokio::test]

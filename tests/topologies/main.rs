@@ -14,3 +14,4 @@ mod ledger;
 mod lost_tail;
 mod sentinel;
 mod servers;
+mod wait_replicas;

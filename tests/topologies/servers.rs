@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, RedisError, cmd};
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::access::{documented_addition, documented_rule};
 use crate::support::ports::free_port;
+use crate::support::redis_server::program;
 use crate::support::{BOUND, eventually};
 
 /// One test with many servers at a time.
@@ -38,10 +41,20 @@ impl Server {
         server
     }
 
+    /// Whether the server knows these arguments: not each is built with everything.
+    pub fn takes(args: &[&str]) -> bool {
+        let mut command = Command::new(program());
+        // Ends at once, one way or the other: by the arguments, or by a port that nobody can have.
+        command.args(args).args(["--port", "1", "--bind", "192.0.2.1", "--daemonize", "no"]);
+        let output = command.stdin(Stdio::null()).output().expect("starting redis-server: is it installed?");
+        let told = [output.stdout, output.stderr].concat();
+        !String::from_utf8_lossy(&told).contains("Bad directive")
+    }
+
     /// Starts it again, on the port and in the directory that it had.
     pub async fn launch(&mut self) {
         let port = self.port.to_string();
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         // What is given comes first: a Sentinel's configuration file has to.
         command.args(&self.args).args(["--port", &port, "--bind", "127.0.0.1"]);
         command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -52,12 +65,25 @@ impl Server {
         .await;
     }
 
+    /// Lets the user `switchboard` in by a rule of the handbook, with the password that tests look for in logs.
+    pub async fn allow(&self, rule: &str) {
+        let rule = rule.replace("<password>", "geheim");
+        let words: Vec<_> = rule.split_ascii_whitespace().collect();
+        self.ask::<String>(&words).await;
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().ok();
             child.wait().expect("waiting for redis-server");
         }
+    }
+
+    /// Sends a signal: `STOP` freezes it, `CONT` lets it go on.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("a running server");
+        rustix::process::kill_process(Pid::from_child(child), signal).expect("sending a signal");
     }
 
     /// Where it keeps its files.
@@ -94,6 +120,8 @@ impl Drop for Server {
 /// Three masters and three replicas.
 pub struct Cluster {
     pub servers: Vec<Server>,
+    /// Who nodes come as, with what follows in an address.
+    user: &'static str,
     _place: SemaphorePermit<'static>,
 }
 
@@ -105,13 +133,17 @@ impl Cluster {
     pub async fn start() -> Self {
         let place = PLACES.acquire().await.expect("a place");
         let mut servers = Vec::new();
+        let bus_may_be_anywhere = Server::takes(&["--cluster-port", "1"]); // else 10,000 above: Redis 6.2
         for _ in 0..6 {
             let bus = free_port().to_string();
-            let mut args = vec!["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus];
+            let mut args = vec!["--save", "", "--cluster-enabled", "yes"];
+            if bus_may_be_anywhere {
+                args.extend(["--cluster-port", &bus]);
+            }
             args.extend(["--cluster-node-timeout", NODE_TIMEOUT_MS, "--repl-diskless-sync-delay", "0"]);
             servers.push(Server::start(&args).await);
         }
-        let cluster = Self { servers, _place: place };
+        let cluster = Self { servers, user: "", _place: place };
         let addresses: Vec<_> =
             cluster.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
         let mut create = Command::new("redis-cli");
@@ -145,7 +177,16 @@ impl Cluster {
 
     /// The address that nodes are given: two members of six.
     pub fn url(&self) -> String {
-        format!("redis+cluster://127.0.0.1:{},127.0.0.1:{}", self.servers[0].port, self.servers[4].port)
+        let user = self.user;
+        format!("redis+cluster://{user}127.0.0.1:{},127.0.0.1:{}", self.servers[0].port, self.servers[4].port)
+    }
+
+    /// Lets nodes in by a rule of the handbook, and not otherwise.
+    pub async fn allow(&mut self, rule: &str) {
+        for server in &self.servers {
+            server.allow(rule).await;
+        }
+        self.user = "switchboard:geheim@";
     }
 
     /// Places of the servers that hold a key: its master, and the master's replicas.
@@ -240,11 +281,13 @@ impl Watched {
         // The default user stays open to the test; nodes and Sentinels come as others.
         let start = async |replica_of: &str| {
             let dir = tempfile::tempdir().expect("a temporary directory");
-            let conf = "user relay on >geheim ~* &* +@all\n\
-                        user watch on >geheim2 ~* &* +@all\n\
-                        masteruser watch\nmasterauth geheim2\nrepl-diskless-sync-delay 0\n";
-            std::fs::write(dir.path().join("redis.conf"), conf.to_owned() + replica_of)
-                .expect("writing the configuration");
+            let rule = documented_rule().replace("<password>", "geheim");
+            let conf = format!(
+                "{}\nuser watch on >geheim2 ~* &* +@all\n\
+                 masteruser watch\nmasterauth geheim2\nrepl-diskless-sync-delay 0\n{replica_of}",
+                rule.replace("ACL SETUSER ", "user ")
+            );
+            std::fs::write(dir.path().join("redis.conf"), conf).expect("writing the configuration");
             Server::start_in(dir, &["redis.conf", "--save", ""]).await
         };
         let master = start("").await;
@@ -264,8 +307,9 @@ impl Watched {
                  sentinel auth-pass mymaster geheim2\n\
                  sentinel down-after-milliseconds mymaster 1500\n\
                  sentinel failover-timeout mymaster 6000\n\
-                 user seeker on >geheim3 &* +@all\n",
-                servers[0].port
+                 user seeker on >geheim3 {}\n",
+                servers[0].port,
+                documented_addition("Sentinels need")
             );
             std::fs::write(dir.path().join("sentinel.conf"), conf).expect("writing the configuration");
             sentinels.push(Server::start_in(dir, &["sentinel.conf", "--sentinel"]).await);
@@ -288,7 +332,7 @@ impl Watched {
     pub fn url(&self) -> String {
         let hosts: Vec<_> = self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();
         format!(
-            "redis+sentinel://relay:geheim@{}/mymaster?sentinel_user=seeker&sentinel_password=geheim3",
+            "redis+sentinel://switchboard:geheim@{}/mymaster?sentinel_user=seeker&sentinel_password=geheim3",
             hosts.join(",")
         )
     }

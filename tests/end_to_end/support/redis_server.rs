@@ -1,5 +1,7 @@
 //! A private redis-server: own port, own directory, gone with its test.
 
+use std::env;
+use std::ffi::OsString;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -112,7 +114,7 @@ impl RedisServer {
 
     /// Starts the process and waits until it answers; false where it ended instead.
     async fn launch(&mut self) -> bool {
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.arg("--dir").arg(self.dir.path());
         if self.persistent {
@@ -148,6 +150,11 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The server that is tested with: the one on the `PATH`, or the one that `REDIS_SERVER` names.
+pub fn program() -> OsString {
+    env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
 async fn connect(url: &str) -> Result<MultiplexedConnection, String> {
