@@ -1,4 +1,4 @@
-//! Publishing by `XADD` to the ingress stream, as any back end may.
+//! Publishing by `XADD` to the ingress streams, as any back end may: each user to one of them.
 
 use std::rc::Rc;
 
@@ -12,19 +12,21 @@ use crate::engine::redis::connection::Address;
 /// Entries of one round trip.
 const BATCH: usize = 256;
 
-/// Where the ingress stream is.
+/// Where the ingress streams are.
 #[derive(Debug, Clone)]
 pub struct Ingress {
     /// Redis.
     pub redis: Address,
     /// Before every key.
     pub key_prefix: String,
+    /// Their names.
+    pub streams: Vec<String>,
 }
 
-/// A connection that adds entries in the order in which they were queued.
+/// A connection for each stream, which adds entries in the order in which they were queued.
 pub struct Feed {
     // What waits here is bounded by the window, or by the length of the run at its rate.
-    queue: mpsc::UnboundedSender<(u64, Entry)>,
+    queues: Vec<mpsc::UnboundedSender<(u64, Entry)>>,
 }
 
 impl Feed {
@@ -32,9 +34,17 @@ impl Feed {
     ///
     /// # Errors
     /// Where Redis is not there.
-    pub async fn open(load: Rc<Load>, ingress: &Ingress) -> Result<Self, String> {
-        let opened = Appender::open(&ingress.redis, &ingress.key_prefix).await;
-        let mut appender = opened.map_err(|error| format!("--redis-url: {error}"))?;
+    pub async fn open(load: &Rc<Load>, ingress: &Ingress) -> Result<Self, String> {
+        let mut queues = Vec::with_capacity(ingress.streams.len());
+        for stream in &ingress.streams {
+            let opened = Appender::open(&ingress.redis, &ingress.key_prefix, stream).await;
+            let appender = opened.map_err(|error| format!("--redis-url: {error}"))?;
+            queues.push(Self::spawn(load.clone(), appender));
+        }
+        Ok(Self { queues })
+    }
+
+    fn spawn(load: Rc<Load>, mut appender: Appender) -> mpsc::UnboundedSender<(u64, Entry)> {
         let (queue, mut queued) = mpsc::unbounded_channel::<(u64, Entry)>();
         tokio::task::spawn_local(async move {
             let mut batch = Vec::with_capacity(BATCH);
@@ -46,12 +56,13 @@ impl Feed {
                 batch.clear();
             }
         });
-        Ok(Self { queue })
+        queue
     }
 
-    /// Queues an event.
-    pub fn queue(&self, user: String, then_ns: u64, data: &[u8]) {
+    /// Queues an event of user `number`, on the stream that is theirs.
+    pub fn queue(&self, number: usize, user: String, then_ns: u64, data: &[u8]) {
+        let entry = Entry { user, event: "bench", data: data.to_vec() };
         // The other end goes only with the thread itself.
-        let _ = self.queue.send((then_ns, Entry { user, event: "bench", data: data.to_vec() }));
+        let _ = self.queues[number % self.queues.len()].send((then_ns, entry));
     }
 }

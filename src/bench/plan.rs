@@ -79,8 +79,9 @@ pub const NODES: &[(&str, &str)] = &[
     ("client-url", "Where clients connect: one address for each node, with commas"),
     ("worker-url", "Where workers connect: one address for each node, in the same order"),
     ("worker-token", "The first of these opens the worker port"),
-    ("redis-url", "With --via xadd: where the stream is"),
-    ("key-prefix", "With --via xadd: what stands before its key"),
+    ("redis-url", "With --via xadd: where the streams are"),
+    ("key-prefix", "With --via xadd: what stands before their keys"),
+    ("ingress", "With --via xadd: the streams, with commas; all events of a user go onto one of them"),
 ];
 
 /// Prints after the flags.

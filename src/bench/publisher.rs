@@ -141,7 +141,7 @@ impl Publisher {
             Via::Http => Way::Http(http::Pool::open(&load).await?),
             Via::Xadd => {
                 let ingress = ingress.ok_or("--via xadd needs --redis-url")?;
-                Way::Xadd(Feed::open(load.clone(), ingress).await?)
+                Way::Xadd(Feed::open(&load, ingress).await?)
             }
         };
         Ok(Self {
@@ -251,7 +251,7 @@ impl Publisher {
                 frame(&mut body, load, &event, false);
                 pool.queue(user, then_ns, body);
             }
-            Way::Xadd(feed) => feed.queue(load.plan.user(user), then_ns, &self.fields[data..]),
+            Way::Xadd(feed) => feed.queue(user, load.plan.user(user), then_ns, &self.fields[data..]),
         }
     }
 

@@ -46,10 +46,12 @@ pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
 }
 
 fn ingress(reader: &mut Reader) -> Result<Ingress, Failure> {
-    let found = settings::redis_and_prefix(reader);
+    let found = settings::redis(reader);
     let mistakes: Vec<&str> = reader.mistakes.iter().map(|mistake| mistake.0.as_str()).collect();
     match found {
-        Some((redis, key_prefix)) => Ok(Ingress { redis, key_prefix }),
+        Some(redis) => {
+            Ok(Ingress { redis: redis.address, key_prefix: redis.key_prefix, streams: redis.ingress })
+        }
         None if mistakes.is_empty() => Err(Failure::Usage("--via xadd needs --redis-url".to_owned())),
         None => Err(Failure::Usage(mistakes.join("\n"))),
     }

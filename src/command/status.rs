@@ -123,18 +123,21 @@ fn table(report: &Value) -> String {
     if streams.is_null() {
         return table + "local mode: no streams\n";
     }
-    let events = &streams["events"];
-    let reader =
-        events["reader"].as_str().map_or("nobody reads it now".to_owned(), |node| format!("read by {node}"));
-    let _ = writeln!(
-        table,
-        "events       {} unread, {} pending, {reader}\nevents:dead  {} entries\nuplink       {} entries\npresence     {} entries",
-        number(&events["lag"]),
-        number(&events["pending"]),
-        number(&streams["dead"]),
-        number(&streams["uplink"]),
-        number(&streams["presence"]),
-    );
+    let mut lines = Vec::new();
+    for stream in streams["ingress"].as_array().into_iter().flatten() {
+        let reader = stream["reader"]
+            .as_str()
+            .map_or("nobody reads it now".to_owned(), |node| format!("read by {node}"));
+        let (lag, pending) = (number(&stream["lag"]), number(&stream["pending"]));
+        lines.push((text(&stream["name"]), format!("{lag} unread, {pending} pending, {reader}")));
+    }
+    for (name, field) in [("events:dead", "dead"), ("uplink", "uplink"), ("presence", "presence")] {
+        lines.push((name.to_owned(), format!("{} entries", number(&streams[field]))));
+    }
+    // A name may have 64 characters; the few that are as usual stand under one another.
+    for (name, line) in lines {
+        let _ = writeln!(table, "{name:11}  {line}");
+    }
     table
 }
 
@@ -156,7 +159,13 @@ mod tests {
         };
         let report = json!({
             "time": 3_723_000, "nodes": [node("node-a", json!(true)), node("b", json!(false)), node("c", Value::Null)],
-            "streams": {"events": {"lag": 5, "pending": 4, "reader": "b"}, "dead": 1, "uplink": 0, "presence": 8},
+            "streams": {
+                "ingress": [
+                    {"name": "events", "lag": 5, "pending": 4, "reader": "b"},
+                    {"name": "events:2", "lag": 0, "pending": 0, "reader": null},
+                ],
+                "dead": 1, "uplink": 0, "presence": 8,
+            },
         });
         let table = table(&report);
         let lines: Vec<&str> = table.lines().collect();
@@ -165,5 +174,6 @@ mod tests {
         assert!(lines[2].contains("no: draining") && lines[3].contains("unknown"), "{table}");
         assert!(table.contains("online       6 users, 9 sessions"), "{table}");
         assert!(table.contains("events       5 unread, 4 pending, read by b"), "{table}");
+        assert!(table.contains("events:2     0 unread, 0 pending, nobody reads it now"), "{table}");
     }
 }

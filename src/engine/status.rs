@@ -45,8 +45,8 @@ pub struct Backlog {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Streams {
-    /// `events`.
-    pub events: Ingress,
+    /// Those of `--ingress`, in its order.
+    pub ingress: Vec<Ingress>,
     /// Entries of `events:dead`.
     pub dead: u64,
     /// Entries of `uplink`.
@@ -55,10 +55,12 @@ pub struct Streams {
     pub presence: u64,
 }
 
-/// The ingress stream.
+/// An ingress stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ingress {
+    /// As `--ingress` names it.
+    pub name: String,
     /// How far its reader is.
     #[serde(flatten)]
     pub backlog: Backlog,

@@ -17,7 +17,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::auth;
-use crate::engine::redis::connection::Address;
 use crate::id::NodeId;
 use crate::session::Limits;
 use access::Access;
@@ -239,10 +238,9 @@ fn url(r: &mut Reader, flag: &str, schemes: &[&str]) -> Option<Option<String>> {
     .map(Some)
 }
 
-/// Where Redis is, and what stands before every key there; none in local mode.
-pub fn redis_and_prefix(r: &mut Reader) -> Option<(Address, String)> {
-    let redis = redis::read(r)??;
-    Some((redis.address, redis.key_prefix))
+/// How Redis is used; none in local mode.
+pub fn redis(r: &mut Reader) -> Option<Redis> {
+    redis::read(r)?
 }
 
 fn limits(r: &mut Reader) -> Option<Limits> {

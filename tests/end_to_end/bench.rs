@@ -1,5 +1,7 @@
 //! `switchboard bench`: what it sends arrives, by every way in, and it counts what does not.
 
+use redis::cmd;
+use redis::streams::StreamInfoStreamReply;
 use serde_json::Value;
 
 use crate::support::ports::free_port;
@@ -18,12 +20,13 @@ async fn measured(pair: &Pair, args: &[&str]) -> Value {
 
 #[tokio::test]
 async fn every_event_is_seen_once_in_order_by_every_session_whichever_way_it_came() {
-    let pair = Pair::start().await;
+    let mut pair = Pair::with(&[("--ingress", "events,events:2")]).await;
     let url = pair.redis.url();
     let pid = std::process::id().to_string();
     let load =
         ["--users=8", "--sessions=2", "--rate=200", "--duration=1s", "--warm-up=500ms", "--processes=2"];
-    for via in [&["--via=worker", "--answers"][..], &["--via=http"], &["--via=xadd", "--redis-url", &url]] {
+    let xadd = ["--via=xadd", "--redis-url", &url, "--ingress=events,events:2"];
+    for via in [&["--via=worker", "--answers"][..], &["--via=http"], &xadd] {
         let report = measured(&pair, &[&load[..], via, &["--watch-pid", &pid]].concat()).await;
         assert_eq!(report["connect"]["sockets"], 16, "{report}");
         for fault in ["lost", "duplicated", "out_of_order", "gaps", "refused", "broken"] {
@@ -40,6 +43,10 @@ async fn every_event_is_seen_once_in_order_by_every_session_whichever_way_it_cam
             assert!(report[latency]["count"].as_u64() > Some(0), "{latency}: {report}");
         }
         assert!(report["watched"][0]["resident_kib"][2].as_u64() > Some(0), "{report}");
+    }
+    for stream in ["events", "events:2"] {
+        let info: StreamInfoStreamReply = pair.db.run(cmd("XINFO").arg("STREAM").arg(stream)).await;
+        assert_ne!(info.last_generated_id, "0-0", "nothing came by {stream}");
     }
 }
 

@@ -28,7 +28,8 @@ async fn one_node_answers_for_all() {
     assert_eq!((&b["nodeId"], &b["users"], &b["sessions"]), (&json!("node-b"), &json!(0), &json!(0)));
     assert!(a["inbox"]["lag"].is_u64() && a["inbox"]["pending"].is_u64(), "{status}");
     assert!(status["time"].as_u64() >= a["started"].as_u64(), "{status}");
-    let events = &status["streams"]["events"];
+    let events = &status["streams"]["ingress"][0];
+    assert_eq!(events["name"], "events", "{status}");
     assert_eq!((&events["lag"], &events["pending"]), (&json!(0), &json!(0)), "{status}");
     let reader = events["reader"].as_str().unwrap();
     assert!(["node-a", "node-b"].contains(&reader), "{status}");
@@ -73,6 +74,39 @@ async fn local_mode_has_one_node_and_no_streams() {
     let status: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((&status["nodes"][0]["nodeId"], &status["nodes"][0]["ready"]), (&json!("solo"), &json!(true)));
     assert_eq!((&status["streams"], &status["nodes"][0]["inbox"]), (&Value::Null, &Value::Null));
+}
+
+#[tokio::test]
+async fn every_ingress_stream_is_told_of() {
+    let pair = Pair::with(&[("--ingress", "events,events:2")]).await;
+    let mut db = pair.db.clone();
+    // What cannot be published now is not let go of.
+    db.run::<()>(redis::cmd("SET").arg("log:{user:42}").arg("no stream")).await;
+    db.xadd("events:2", &[("user", "42"), ("event", "e")]).await;
+    let streams = async || {
+        let ran = at(&pair.a, &["status", "--json"]).await;
+        let status: Value = serde_json::from_str(&ran.out).map_err(|error| format!("{error}: {ran:?}"))?;
+        let streams = &status["streams"]["ingress"];
+        assert_eq!([&streams[0]["name"], &streams[1]["name"]], ["events", "events:2"]);
+        Ok::<_, String>([0, 1].map(|at| streams[at].clone()))
+    };
+    let waits = |stream: &Value| stream["lag"].as_u64().zip(stream["pending"].as_u64());
+    eventually(BOUND, "an entry that waits on the second", async || {
+        same(streams().await?.each_ref().map(waits), [Some((0, 0)), Some((0, 1))])
+    })
+    .await;
+    let ran = at(&pair.a, &["status"]).await;
+    let line = ran.lines().into_iter().find(|line| line.starts_with("events:2 ")).unwrap().to_owned();
+    assert!(line.contains("1 pending"), "{}", ran.out);
+    assert!(ran.lines().iter().any(|line| line.starts_with("events  ")), "{}", ran.out);
+
+    db.run::<()>(redis::cmd("DEL").arg("log:{user:42}")).await;
+    eventually(BOUND, "two streams that are read, and nothing that waits", async || {
+        let streams = streams().await?;
+        same(streams.each_ref().map(waits), [Some((0, 0)); 2])?;
+        same(streams.each_ref().map(|stream| stream["reader"].is_string()), [true; 2])
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,16 +1,16 @@
-//! Adds to the ingress stream from outside, as a back end would: the load generator's way of publishing by `XADD`.
+//! Adds to an ingress stream from outside, as a back end would: the load generator's way of publishing by `XADD`.
 
 use redis::aio::MultiplexedConnection;
 
 use super::connection::{Address, Topology};
-use super::keys::{EVENTS, Keys};
+use super::keys::Keys;
 use super::map;
 use super::sentinel::Sentinels;
 use super::slot::Slot;
 use super::wire::{RESPONSE_TIMEOUT, open, send};
 use crate::engine::Unavailable;
 
-/// An entry of the ingress stream.
+/// An entry of an ingress stream.
 #[derive(Debug)]
 pub struct Entry {
     /// Who gets it.
@@ -21,7 +21,7 @@ pub struct Entry {
     pub data: Vec<u8>,
 }
 
-/// A connection that adds entries.
+/// A connection that adds entries to one stream.
 pub struct Appender {
     connection: MultiplexedConnection,
     stream: String,
@@ -32,10 +32,10 @@ impl Appender {
     ///
     /// # Errors
     /// Where Redis cannot be addressed, or is away.
-    pub async fn open(address: &Address, key_prefix: &str) -> Result<Self, Unavailable> {
+    pub async fn open(address: &Address, key_prefix: &str, stream: &str) -> Result<Self, Unavailable> {
         let told = |error: String| Unavailable::new(error);
         let topology = address.topology().map_err(|error| told(error.to_string()))?;
-        let stream = Keys::new(key_prefix, false).ingress(EVENTS);
+        let stream = Keys::new(key_prefix, false).ingress(stream);
         let place = match topology {
             Topology::Server(info) => Ok(info),
             Topology::Sentinel { sentinels, name, master } => {

@@ -22,12 +22,17 @@ pub async fn status(context: &Context) -> Result<Status, Unavailable> {
         let inbox = backlog(context, &context.keys.inbox(&info.node_id), "node").await?;
         nodes.push(NodeStatus { info, users, inbox });
     }
-    let events = node::ingress(context);
+    let mut ingress = Vec::with_capacity(context.config.ingress.len());
+    for name in &context.config.ingress {
+        let stream = context.keys.ingress(name);
+        ingress.push(Ingress {
+            name: name.clone(),
+            backlog: backlog(context, &stream, "switchboard").await?.unwrap_or_default(),
+            reader: reader(context, &stream, time).await?,
+        });
+    }
     let streams = Streams {
-        events: Ingress {
-            backlog: backlog(context, &events, "switchboard").await?.unwrap_or_default(),
-            reader: reader(context, &events, time).await?,
-        },
+        ingress,
         dead: number(context, "XLEN", context.keys.dead()).await?,
         uplink: number(context, "XLEN", context.keys.uplink()).await?,
         presence: number(context, "XLEN", context.keys.presence()).await?,
@@ -86,7 +91,7 @@ fn counted(group: &[Value], length: u64) -> Backlog {
     Backlog { length, lag, pending }
 }
 
-/// Who has the lease on the ingress stream: see `lua/lead.lua`.
+/// Who has the lease on an ingress stream: see `lua/lead.lua`.
 async fn reader(context: &Context, stream: &str, now: u64) -> Result<Option<String>, Unavailable> {
     let mut question = cmd("XINFO");
     question.arg("CONSUMERS").arg(stream).arg("switchboard");
