@@ -14,6 +14,7 @@ use super::{Credentials, instant_at, unauthorized};
 use crate::gate::Gate;
 use crate::id::{ClientId, UserId};
 use crate::protocol::code::{Code, Refusal};
+use crate::protocol::json;
 
 /// Questions at once: when all clients come back together, the API server must not drown.
 const QUESTIONS: usize = 64;
@@ -127,7 +128,7 @@ fn unreadable() -> Refusal {
 
 /// The user and the Unix seconds until which it may stay.
 fn understood(body: &[u8]) -> Result<(UserId, Option<f64>), String> {
-    let verdict: Verdict = serde_json::from_slice(body).map_err(|_| {
+    let verdict: Verdict = json::object_of(body).map_err(|_| {
         r#"it answered 200, but not {"userId":"...","expiresAt":<Unix seconds, or left out>}"#.to_owned()
     })?;
     let user =

@@ -67,7 +67,7 @@ async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> A
 async fn upgrade(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Result<Answer, Refusal> {
     http::admit(&request, &ports)?;
     let switching = http::accept_websocket(&request)?;
-    let hello = Hello::from_query(request.uri().query().unwrap_or_default());
+    let hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
     let credentials = http::credentials(&request, peer, &ports);
     let place = place(&ports)?;
     if !ports.auth.is_named(&credentials, &hello) {

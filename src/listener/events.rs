@@ -19,7 +19,7 @@ use crate::session::events::pair;
 /// Any refusal of an upgrade.
 pub async fn open(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Result<Answer, Refusal> {
     http::admit(&request, &ports)?;
-    let mut hello = Hello::from_query(request.uri().query().unwrap_or_default());
+    let mut hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
     // A browser comes back to the address that it first came to: what it has got since then stands here.
     if let Some(last) = request.headers().get("last-event-id").filter(|last| !last.is_empty()) {
         let last =

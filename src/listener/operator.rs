@@ -10,7 +10,8 @@ use super::routes::{self, Verb};
 use super::{Ports, trace};
 use crate::id::UserId;
 use crate::protocol::code::{Code, Refusal};
-use crate::protocol::publish::{ENVELOPE, MAX_ITEMS};
+use crate::protocol::json::{self, List, MAX_ITEMS};
+use crate::protocol::publish::ENVELOPE;
 
 /// Answers what is neither health nor publishing; `parts` are those of the path that stand for something.
 pub async fn handle(verb: Verb, parts: &[&str], request: Request<Incoming>, ports: &Ports) -> Answer {
@@ -81,18 +82,18 @@ async fn online(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Ref
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Question {
-        user_ids: Vec<String>,
+        user_ids: List<String>,
     }
     let body = ports.bodies.read(request, ENVELOPE).await?;
-    let question: Question = serde_json::from_slice(&body.bytes)
+    let question: Question = json::object_of(&body.bytes)
         .map_err(|_| Refusal::new(Code::InvalidFrame, r#"expected {"userIds":["…"]}"#))?;
-    if question.user_ids.len() > MAX_ITEMS {
+    if question.user_ids.0.len() > MAX_ITEMS {
         return Err(Refusal::new(Code::TooManyItems, format!("userIds may name at most {MAX_ITEMS} users")));
     }
     let parse = |user: &String| {
         user.parse::<UserId>().map_err(|error| Refusal::new(Code::InvalidUserId, format!("{error}")))
     };
-    let users = question.user_ids.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let users = question.user_ids.0.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let online = ports.router.engine().online(users).await?;
     let online: Vec<&str> = online.iter().map(UserId::as_str).collect();
     Ok(http::json(&serde_json::json!({ "online": online })))

@@ -11,7 +11,8 @@ use super::Ports;
 use super::http::{self, Answer};
 use crate::metrics::Via;
 use crate::protocol::code::{Code, Refusal};
-use crate::protocol::publish::{ENVELOPE, MAX_ITEMS, Receipt, Request as PublishRequest, answer};
+use crate::protocol::json::{List, MAX_ITEMS};
+use crate::protocol::publish::{ENVELOPE, Receipt, Request as PublishRequest, answer};
 
 /// Bytes of a body that carries many items.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -43,12 +44,12 @@ async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Re
         return Ok(json_text(answer(request.reference.as_deref(), &Ok(receipt)).as_str().to_owned()));
     }
     let items: Vec<&str> = if lines {
-        text.lines().filter(|line| !line.trim().is_empty()).collect()
+        text.lines().filter(|line| !line.trim().is_empty()).take(MAX_ITEMS + 1).collect()
     } else {
-        let items: Vec<&RawValue> = serde_json::from_str(&text).map_err(|_| {
+        let items: List<&RawValue> = serde_json::from_str(&text).map_err(|_| {
             Refusal::new(Code::InvalidFrame, "the request is neither a JSON object nor an array")
         })?;
-        items.into_iter().map(RawValue::get).collect()
+        items.0.into_iter().map(RawValue::get).collect()
     };
     if items.len() > MAX_ITEMS {
         return Err(Refusal::new(

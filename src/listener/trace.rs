@@ -12,6 +12,7 @@ use super::http::{self, Answer};
 use super::operator::user_id;
 use crate::id::EventId;
 use crate::protocol::code::{Code, Refusal};
+use crate::protocol::json;
 use crate::protocol::publish::ENVELOPE;
 use crate::trace::{LONGEST, MAX_USERS};
 
@@ -32,7 +33,7 @@ pub async fn begin(user: &str, request: Request<Incoming>, ports: &Ports) -> Res
     let body = ports.bodies.read(request, ENVELOPE).await?;
     let most = u64::try_from(LONGEST.as_millis()).unwrap_or(u64::MAX);
     let wish: Wish =
-        if body.bytes.is_empty() { Ok(Wish::default()) } else { serde_json::from_slice(&body.bytes) }
+        if body.bytes.is_empty() { Ok(Wish::default()) } else { json::object_of(&body.bytes) }
             .map_err(|_| Refusal::new(Code::InvalidFrame, r#"expected {"forMs":600000}, or no body"#))?;
     let for_ms = wish.for_ms.unwrap_or(DEFAULT_MS);
     if !(1..=most).contains(&for_ms) {

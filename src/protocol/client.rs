@@ -7,6 +7,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::close::Close;
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::code::{Code, Refusal};
+use crate::protocol::json;
 
 /// What a client may send once it is connected. It cannot be printed: tokens and payloads belong into no log.
 pub enum Incoming<'a> {
@@ -43,7 +44,7 @@ impl<'a> Incoming<'a> {
     /// `invalid_frame`.
     pub fn parse(text: &'a str) -> Result<Self, Refusal> {
         let invalid = |message: &str| Refusal::new(Code::InvalidFrame, message);
-        let frame: Frame<'a> = serde_json::from_str(text).map_err(|_| {
+        let frame: Frame<'a> = json::object(text).map_err(|_| {
             invalid("expected a JSON object with type ping, ack, message or token, and that type's fields")
         })?;
         match (frame.r#type.as_str(), frame.id, frame.event, frame.data, frame.token) {
@@ -202,7 +203,15 @@ mod tests {
             "",
             "x",
             "[]",
+            r#"["ping"]"#,
+            r#"["ack","1-0",null,null,null]"#,
             "{}",
+            r#"{"type":"ping","type":"ping"}"#,
+            r#"{"type":"ack","id":"1-0","id":"1-0"}"#,
+            r#"{"type":"ack","id":1e400}"#,
+            r#"{"type":"message","event":"\ud800"}"#,
+            r#"{"type":"message","event":"e","data":"\x"}"#,
+            &format!(r#"{{"type":{}"#, "[".repeat(10_000)),
             r#"{"type":"pong"}"#,
             r#"{"type":"ping","id":"1-0"}"#,
             r#"{"type":"ack"}"#,

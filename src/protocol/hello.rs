@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::id::{ClientId, EventId, InvalidId, UserId};
 use crate::protocol::code::{Code, Refusal};
+use crate::protocol::json;
 
 /// A client's identity as it was sent, unchecked. It cannot be printed: a token belongs into no log.
 #[derive(Default, Deserialize)]
@@ -34,19 +35,24 @@ pub struct Identity {
 
 impl Hello {
     /// Reads the query string of an upgrade. Names that mean nothing here are left alone: proxies add theirs.
-    pub fn from_query(query: &str) -> Self {
+    ///
+    /// # Errors
+    /// Where a name comes twice: a proxy that adds a user of its own must not depend on which of the two counts.
+    pub fn from_query(query: &str) -> Result<Self, Refusal> {
         let mut hello = Hello::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let field = match &*name {
-                "userId" => &mut hello.user_id,
-                "clientId" => &mut hello.client_id,
-                "since" => &mut hello.since,
-                "token" => &mut hello.token,
+            let (field, code) = match &*name {
+                "userId" => (&mut hello.user_id, Code::InvalidUserId),
+                "clientId" => (&mut hello.client_id, Code::InvalidClientId),
+                "since" => (&mut hello.since, Code::InvalidSince),
+                "token" => (&mut hello.token, Code::Unauthorized),
                 _ => continue,
             };
-            *field = Some(value.into_owned());
+            if field.replace(value.into_owned()).is_some() {
+                return Err(Refusal::new(code, format!("{name} is in the query string twice")));
+            }
         }
-        hello
+        Ok(hello)
     }
 
     /// Reads the hello frame.
@@ -54,7 +60,7 @@ impl Hello {
     /// # Errors
     /// `invalid_frame` where it is not a JSON object with these fields.
     pub fn from_frame(text: &str) -> Result<Self, Refusal> {
-        serde_json::from_str(text).map_err(|_| {
+        json::object(text).map_err(|_| {
             Refusal::new(
                 Code::InvalidFrame,
                 "the first frame must be a JSON object with userId, clientId, since and token, each where it is needed",
@@ -102,21 +108,39 @@ mod tests {
 
     #[test]
     fn query_and_frame_say_the_same() {
-        let query = check(&Hello::from_query("userId=a%7C7&clientId=tab&since=5-1&x=y")).unwrap();
+        let from_query = |query: &str| check(&Hello::from_query(query).unwrap()).unwrap();
+        let query = from_query("userId=a%7C7&clientId=tab&since=5-1&x=y&x=y");
         let frame = Hello::from_frame(r#"{"userId":"a|7","clientId":"tab","since":"5-1"}"#).unwrap();
         assert_eq!(query, check(&frame).unwrap());
         assert_eq!(query.2, Some(EventId { ms: 5, seq: 1 }));
-        assert_eq!(check(&Hello::from_query("clientId=tab")).unwrap().0, None);
+        assert_eq!(from_query("clientId=tab").0, None);
     }
 
     #[test]
     fn each_bad_part_has_its_code() {
-        let code = |query: &str| check(&Hello::from_query(query)).unwrap_err().code;
+        let code =
+            |query: &str| Hello::from_query(query).and_then(|hello| check(&hello)).unwrap_err().code;
         assert_eq!(code("userId="), Code::InvalidUserId);
         assert_eq!(code("userId=a%20b"), Code::InvalidUserId);
         assert_eq!(code("userId=1&clientId=a@b"), Code::InvalidClientId);
         assert_eq!(code("userId=1&clientId="), Code::InvalidClientId);
         assert_eq!(code("userId=1&since=x"), Code::InvalidSince);
-        assert!(Hello::from_frame(r#"{"userId":7}"#).is_err());
+        assert_eq!(code("userId=1&x=y&userId=1"), Code::InvalidUserId);
+        assert_eq!(code("user%49d=1&userId="), Code::InvalidUserId);
+        assert_eq!(code("clientId=1&clientId=2"), Code::InvalidClientId);
+        assert_eq!(code("since=0&since=0"), Code::InvalidSince);
+        assert_eq!(code("token=a&token=b"), Code::Unauthorized);
+        for bad in [
+            r#"["42"]"#,
+            r#"["42","tab","0","token"]"#,
+            r#"{"userId":7}"#,
+            r#"{"userId":"1","userId":"1"}"#,
+            r#"{"userId":"1","user_id":"1"}"#,
+            r#"{"userId":"\ud800"}"#,
+            r#"{"userId":"1","since":1e400}"#,
+            &format!(r#"{{"userId":{}"#, "[".repeat(100_000)),
+        ] {
+            assert_eq!(Hello::from_frame(bad).err().unwrap().code, Code::InvalidFrame, "{bad:.60}");
+        }
     }
 }

@@ -5,4 +5,5 @@
 pub mod client;
 pub mod code;
 pub mod hello;
+pub mod json;
 pub mod publish;

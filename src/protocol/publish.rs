@@ -12,9 +12,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, InvalidId, NodeId, UserId};
 use crate::protocol::client::tagged;
 use crate::protocol::code::{Code, Refusal};
-
-/// Most users of one event, and most items of one request.
-pub const MAX_ITEMS: usize = 1000;
+use crate::protocol::json::{self, List, MAX_ITEMS};
 
 /// Bytes a frame may need besides its event: 1,000 user ids of 128, quoted, and the other fields.
 pub const ENVELOPE: usize = 256 * 1024;
@@ -86,7 +84,7 @@ struct Frame<'a> {
     #[serde(borrow)]
     user_id: Option<Text<'a>>,
     #[serde(borrow)]
-    user_ids: Option<Vec<Text<'a>>>,
+    user_ids: Option<List<Text<'a>>>,
     broadcast: Option<bool>,
     #[serde(borrow)]
     client_id: Option<Text<'a>>,
@@ -210,7 +208,7 @@ pub struct Request {
 impl Request {
     /// Reads one JSON object. `data` becomes a slice of `text`, not a copy.
     pub fn parse(text: &Utf8Bytes, max_event: usize) -> Self {
-        match serde_json::from_str::<Frame<'_>>(text.as_str()) {
+        match json::object::<Frame<'_>>(text) {
             Ok(frame) => {
                 let data = match frame.data {
                     Some(raw) => Data(AsRef::<Bytes>::as_ref(text).slice_ref(raw.get().as_bytes())),
@@ -218,7 +216,7 @@ impl Request {
                 };
                 let parts = Parts {
                     user: frame.user_id.as_deref(),
-                    users: frame.user_ids.as_ref().map(|ids| ids.iter().map(|id| &**id).collect()),
+                    users: frame.user_ids.as_ref().map(|ids| ids.0.iter().map(|id| &**id).collect()),
                     broadcast: frame.broadcast.unwrap_or(false),
                     client: frame.client_id.as_deref(),
                     except: frame.except_client_id.as_deref(),
@@ -230,7 +228,7 @@ impl Request {
                 let publish = parts.check(data, max_event);
                 Self { reference: frame.r#ref, publish }
             }
-            Err(error) => Self { reference: reference_of(text), publish: Err(not_a_frame(&error)) },
+            Err(error) => Self { reference: reference_of(text), publish: Err(not_a_frame(error)) },
         }
     }
 }
@@ -241,11 +239,12 @@ fn reference_of(text: &str) -> Option<String> {
     struct Reference {
         r#ref: Option<String>,
     }
-    serde_json::from_str::<Reference>(text).ok()?.r#ref
+    json::object::<Reference>(text).ok()?.r#ref
 }
 
 /// Names what serde found, without quoting the payload.
-fn not_a_frame(error: &serde_json::Error) -> Refusal {
+fn not_a_frame(error: Option<serde_json::Error>) -> Refusal {
+    let Some(error) = error else { return Refusal::new(Code::InvalidFrame, "a frame is a JSON object") };
     let text = error.to_string();
     let message = match text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
         Some((field, _)) if field.len() <= 64 => format!(
@@ -332,7 +331,17 @@ mod tests {
     fn every_mistake_has_its_code_and_keeps_the_ref() {
         for (frame, code) in [
             (r#"{"ref":"r""#, Code::InvalidFrame),
+            (r#"["r","1",null,null,null,null,"e",1,null,null,null]"#, Code::InvalidFrame),
+            ("[]", Code::InvalidFrame),
+            ("null", Code::InvalidFrame),
             (r#"{"ref":"r","userId":42,"event":"e"}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userId":["1"],"event":"e"}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userIds":"1","event":"e"}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userIds":["1",2],"event":"e"}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userId":"1","event":"e","transient":1e999}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userId":"1","event":"\udc00"}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","userId":"1","event":"e","data":1,"data":2}"#, Code::InvalidFrame),
+            (r#"{"ref":"r","broadcast":"true","event":"e"}"#, Code::InvalidFrame),
             (r#"{"ref":"r","userId":"1","event":"e","extra":1}"#, Code::InvalidFrame),
             (r#"{"ref":"r","userId":"1","event":"e","event":"f"}"#, Code::InvalidFrame),
             (r#"{"ref":"r","userId":"a b","event":"e"}"#, Code::InvalidUserId),

@@ -8,7 +8,8 @@ use switchboard::engine::{Hint, Node};
 use switchboard::id::{ClientId, EventId, EventName, IdempotencyKey, NodeId, UserId};
 use switchboard::protocol::client::{self, Incoming};
 use switchboard::protocol::hello::Hello;
-use switchboard::protocol::publish::{MAX_ITEMS, Publish, Receipt, Request, Target, answer};
+use switchboard::protocol::json::MAX_ITEMS;
+use switchboard::protocol::publish::{Publish, Receipt, Request, Target, answer};
 use switchboard::settings::Settings;
 use switchboard::settings::origin::Origins;
 use switchboard::settings::read::Reader;
@@ -62,7 +63,7 @@ pub fn client_frames(bytes: &[u8]) {
 /// Who a client says it is: the same bytes as a query and as a frame.
 pub fn hello(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let hellos = [Some(Hello::from_query(text)), Hello::from_frame(text).ok()];
+    let hellos = [Hello::from_query(text).ok(), Hello::from_frame(text).ok()];
     for hello in hellos.iter().flatten() {
         if let Ok(Some(user)) = hello.user() {
             holds_no(user.as_str(), &[' ', ',', '{', '}']);
