@@ -12,7 +12,7 @@ use crate::command::tail::Tail;
 use crate::command::trace::Trace;
 use crate::settings::dot_env;
 use crate::settings::read::{self, Reader};
-use crate::settings::table::SETTINGS;
+use crate::settings::table::{HIDDEN, SETTINGS};
 use crate::trace::LONGEST;
 
 /// What to do.
@@ -100,6 +100,7 @@ fn settings() -> impl Iterator<Item = Arg> {
             .value_name(setting.value)
             .help(described(setting.flag, setting.help))
             .help_heading(setting.heading)
+            .hide(setting.heading == HIDDEN)
             .allow_hyphen_values(true)
             .global(true)
     })
@@ -358,7 +359,7 @@ mod tests {
     fn the_command_line_is_sound_and_help_names_every_setting() {
         command().debug_assert();
         let help = command().render_long_help().to_string();
-        for setting in SETTINGS {
+        for setting in SETTINGS.iter().filter(|setting| setting.heading != HIDDEN) {
             assert!(help.contains(&format!("--{}", setting.flag)), "{}", setting.flag);
             assert!(help.contains(setting.env), "{}", setting.env);
         }

@@ -20,6 +20,7 @@ use crate::engine::redis::{Config, RedisEngine, SCRIPTS};
 use crate::engine::{Engine, NodeInfo};
 use crate::heartbeat;
 use crate::listener::body::Bodies;
+use crate::listener::in_flight::OnTheirWay;
 use crate::listener::{self, Ports};
 use crate::metrics::{self, Metrics};
 use crate::renewal::{self, End};
@@ -80,23 +81,27 @@ impl Relay {
         let metrics = Arc::new(Metrics::new(settings.node_id.as_str(), SCRIPTS)?);
         let engine = engine(&settings, &client_url, &worker_url, &metrics)?;
 
-        let router =
-            Arc::new(Router::new(settings.node_id.clone(), engine.clone(), metrics, settings.send_queue));
+        let router = Router::new(settings.node_id.clone(), engine.clone(), metrics, settings.send_queue);
+        let router = Arc::new(router.with_waiting(settings.bounds.registrations));
         engine.start(router.clone());
+        let bounds = settings.bounds;
+        let auth = Auth::start(settings.auth.clone(), bounds.questions).map_err(StartError::Auth)?;
         let places = u32::try_from(settings.max_connections).unwrap_or(u32::MAX).min(1 << 28);
         let ports = Arc::new(Ports {
             router: router.clone(),
             limits: Arc::new(settings.limits.clone()),
             development: settings.development,
             origins: settings.origins.clone(),
-            auth: Arc::new(Auth::start(settings.auth.clone()).map_err(StartError::Auth)?),
+            auth: Arc::new(auth),
             trusted_proxies: settings.trusted_proxies.clone(),
             worker_tokens: settings.worker_tokens.clone(),
             max_event: settings.max_event,
             node_ttl: settings.node_ttl,
             client_url,
             worker_url,
-            bodies: Bodies::new(settings.waiting_connections, settings.limits.hello_timeout),
+            bodies: Bodies::new(settings.waiting_connections, bounds.bodies, settings.limits.hello_timeout),
+            frames: Arc::new(OnTheirWay::new(bounds.frames)),
+            workers: Arc::new(Semaphore::new(settings.max_workers)),
             places: Arc::new(Semaphore::new(places as usize)),
             most_places: places,
             draining: AtomicBool::new(false),
@@ -250,7 +255,7 @@ fn url_of(listener: &TcpListener) -> String {
     }
 }
 
-/// Says aloud what is open to everyone.
+/// Says aloud what is open to everyone, and what will not fit.
 fn tell_openings(settings: &Settings) {
     for opening in settings.openings() {
         if settings.development {
@@ -258,5 +263,8 @@ fn tell_openings(settings: &Settings) {
         } else {
             warn!("{opening}");
         }
+    }
+    if let Some(crowding) = settings.crowding() {
+        warn!("{crowding}");
     }
 }

@@ -31,7 +31,7 @@ use crate::registry::Registry;
 /// a publish that comes meanwhile waits for no more than these.
 const REGISTERING: usize = 256;
 /// Registrations that may wait for their turn: a second's worth. One more is refused.
-const WAITING: usize = 16_384;
+pub const WAITING: usize = 16_384;
 /// How long: later, nobody waits for the answer any more.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -82,6 +82,12 @@ impl Router {
         let (registry, lease) = (Registry::default(), Lease::default());
         let registering = Gate::new(REGISTERING, WAITING, PATIENCE);
         Self { node, engine, registry, lease, metrics, registering, send_queue }
+    }
+
+    /// The same, with `waiting` registrations that may wait for their turn.
+    pub fn with_waiting(mut self, waiting: usize) -> Self {
+        self.registering = Gate::new(REGISTERING, waiting, PATIENCE);
+        self
     }
 
     /// This node's id.

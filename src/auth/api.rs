@@ -19,7 +19,7 @@ use crate::protocol::json;
 /// Questions at once: when all clients come back together, the API server must not drown.
 const QUESTIONS: usize = 64;
 /// Clients that may wait for their turn; more are turned away at once, and come back with backoff.
-const QUEUE: usize = 4096;
+pub const QUEUE: usize = 4096;
 /// How long they wait.
 const TURN: Duration = Duration::from_secs(5);
 
@@ -46,13 +46,13 @@ struct Verdict {
 }
 
 impl Api {
-    /// The API server that is asked at `url`.
+    /// The API server that is asked at `url`; `queue` clients may wait for their turn.
     ///
     /// # Errors
     /// Where it speaks TLS and there is nobody to trust.
-    pub fn new(url: Uri) -> Result<Self, String> {
+    pub fn new(url: Uri, queue: usize) -> Result<Self, String> {
         let remote = Remote::new("--api-server-url", &url)?;
-        Ok(Self { url, remote, gate: Gate::new(QUESTIONS, QUEUE, TURN) })
+        Ok(Self { url, remote, gate: Gate::new(QUESTIONS, queue, TURN) })
     }
 
     /// Who the client is, and until when. `token` is passed on as its own where it brought no `Authorization`.

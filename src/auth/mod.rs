@@ -63,15 +63,15 @@ pub struct Pass {
 }
 
 impl Auth {
-    /// Starts what the mode needs.
+    /// Starts what the mode needs. `questions` clients may wait until the API server is asked about them.
     ///
     /// # Errors
     /// Where a server is to be asked by TLS and there is nobody to trust.
-    pub fn start(config: Config) -> Result<Self, String> {
+    pub fn start(config: Config, questions: usize) -> Result<Self, String> {
         Ok(match config {
             Config::None => Auth::None,
             Config::Jwt(config) => Auth::Jwt(Box::new(Jwt::start(config)?)),
-            Config::Api(url) => Auth::Api(Box::new(Api::new(url)?)),
+            Config::Api(url) => Auth::Api(Box::new(Api::new(url, questions)?)),
         })
     }
 

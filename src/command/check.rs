@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{Failure, Outcome, print};
 use crate::settings::Settings;
-use crate::settings::read::Reader;
-use crate::settings::table::SETTINGS;
+use crate::settings::read::{Reader, Source};
+use crate::settings::table::{HIDDEN, SETTINGS};
 
 /// What was asked for.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ struct Row {
 struct Report {
     settings: Vec<Row>,
     mistakes: Vec<String>,
-    warnings: Vec<&'static str>,
+    warnings: Vec<String>,
 }
 
 /// Prints the settings, what is off with them, and what they leave open.
@@ -43,6 +43,7 @@ pub fn run(mut reader: Reader, check: &Check) -> Outcome {
     let report = Report {
         settings: SETTINGS
             .iter()
+            .filter(|setting| setting.heading != HIDDEN || reader.source(setting.flag) != Source::Default)
             .map(|setting| Row {
                 flag: format!("--{}", setting.flag),
                 env: setting.env,
@@ -51,7 +52,7 @@ pub fn run(mut reader: Reader, check: &Check) -> Outcome {
             })
             .collect(),
         mistakes: reader.mistakes.iter().map(|mistake| mistake.0.clone()).collect(),
-        warnings: settings.as_ref().map(Settings::openings).unwrap_or_default(),
+        warnings: settings.as_ref().map(warnings).unwrap_or_default(),
     };
     if check.json {
         print(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"));
@@ -59,12 +60,17 @@ pub fn run(mut reader: Reader, check: &Check) -> Outcome {
         print(&table(&report.settings));
     }
     for warning in &report.warnings {
-        eprintln!("switchboard: open: {warning}");
+        eprintln!("switchboard: {warning}");
     }
     if settings.is_some() {
         return Ok(());
     }
     Err(Failure::Usage(report.mistakes.join("\n")))
+}
+
+fn warnings(settings: &Settings) -> Vec<String> {
+    let open = settings.openings().into_iter().map(|opening| format!("open: {opening}"));
+    open.chain(settings.crowding()).collect()
 }
 
 fn table(rows: &[Row]) -> String {

@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use hyper::{Request, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::protocol::code::{Code, Refusal};
 
 /// Bytes of all bodies together: four of the largest, or 256,000 of an event's usual size.
-const ALL: usize = 256 * 1024 * 1024;
+pub const ALL: usize = 256 * 1024 * 1024;
 /// Bytes a second that a body must come with, once its first `--hello-timeout` is over.
 const LEAST_RATE: u32 = 16 * 1024;
+/// Bytes of a refused body that are read all the same, and for how long: who is still sending when the connection ends
+/// may lose the answer.
+const DISCARDED: usize = 1024 * 1024;
+const DISCARDING: Duration = Duration::from_secs(1);
 
 /// What all bodies share.
 pub struct Bodies {
@@ -37,9 +41,10 @@ fn busy() -> Refusal {
 }
 
 impl Bodies {
-    /// Bounds for `most` requests at once; each may take `patience`, and longer where it brings much.
-    pub fn new(most: usize, patience: Duration) -> Self {
-        Self { requests: Arc::new(Semaphore::new(most)), bytes: Arc::new(Semaphore::new(ALL)), patience }
+    /// Bounds for `most` requests at once and `bytes` in all; each may take `patience`, and longer where it brings
+    /// much.
+    pub fn new(most: usize, bytes: usize, patience: Duration) -> Self {
+        Self { requests: Arc::new(Semaphore::new(most)), bytes: Arc::new(Semaphore::new(bytes)), patience }
     }
 
     /// Reads a body that may have `most` bytes.
@@ -48,8 +53,24 @@ impl Bodies {
     /// `too_large`; `unavailable` where all bodies together are; `invalid_frame` where it broke off or came too
     /// slowly.
     pub async fn read(&self, request: Request<Incoming>, most: usize) -> Result<Body, Refusal> {
-        let place = self.requests.clone().try_acquire_owned().map_err(|_| busy())?;
+        // Whoever asks first whether to send it has not begun.
+        let comes = !request.headers().contains_key(header::EXPECT);
         let mut body = request.into_body();
+        let read = self.read_from(&mut body, most).await;
+        if comes && read.as_ref().is_err_and(|refusal| refusal.code != Code::InvalidFrame) {
+            let _ = timeout(DISCARDING, discard(&mut body)).await;
+        }
+        read
+    }
+
+    async fn read_from(&self, body: &mut Incoming, most: usize) -> Result<Body, Refusal> {
+        let too_large =
+            || Refusal::new(Code::TooLarge, format!("the request is larger than the {most} bytes allowed"));
+        // What says so itself need not come first.
+        if body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
+            return Err(too_large());
+        }
+        let place = self.requests.clone().try_acquire_owned().map_err(|_| busy())?;
         let mut read = BytesMut::new();
         let mut share: Option<OwnedSemaphorePermit> = None;
         let start = Instant::now();
@@ -63,10 +84,7 @@ impl Bodies {
             let frame = frame.map_err(|_| Refusal::new(Code::InvalidFrame, "the request broke off"))?;
             let Ok(data) = frame.into_data() else { continue };
             if read.len() + data.len() > most {
-                return Err(Refusal::new(
-                    Code::TooLarge,
-                    format!("the request is larger than the {most} bytes allowed"),
-                ));
+                return Err(too_large());
             }
             let count = u32::try_from(data.len()).map_err(|_| busy())?;
             let more = self.bytes.clone().try_acquire_many_owned(count).map_err(|_| busy())?;
@@ -77,5 +95,13 @@ impl Bodies {
             read.extend_from_slice(&data);
         }
         Ok(Body { bytes: read.freeze(), _request: place, _share: share })
+    }
+}
+
+async fn discard(body: &mut Incoming) {
+    let mut left = DISCARDED;
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
     }
 }

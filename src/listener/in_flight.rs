@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use crate::protocol::code::Refusal;
@@ -17,12 +19,29 @@ use crate::router::Outcome;
 const MOST: usize = 1024;
 /// Their bytes: a hundred times what two nodes have on their way at full load. One frame may go beyond it.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of all workers' frames together: as much as of all bodies of requests. Beyond it each worker has one frame on
+/// its way at a time.
+pub const ALL: usize = 256 * 1024 * 1024;
+
+/// What all workers have on their way.
+#[derive(Debug)]
+pub struct OnTheirWay {
+    bytes: AtomicUsize,
+    most: usize,
+}
+
+impl OnTheirWay {
+    /// Nothing yet; `most` bytes may be.
+    pub fn new(most: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), most }
+    }
+}
 
 /// The queue.
-#[derive(Default)]
 pub struct InFlight {
     frames: VecDeque<Waiting>,
     bytes: usize,
+    all: Arc<OnTheirWay>,
 }
 
 struct Waiting {
@@ -41,14 +60,21 @@ pub struct Done {
 }
 
 impl InFlight {
-    /// Whether another frame may be read.
+    /// An empty queue, one of all.
+    pub fn new(all: Arc<OnTheirWay>) -> Self {
+        Self { frames: VecDeque::new(), bytes: 0, all }
+    }
+
+    /// Whether another frame may be read. Where it may not, that changes with the next one that is done here.
     pub fn has_room(&self) -> bool {
-        self.frames.len() < MOST && self.bytes < MOST_BYTES
+        let crowded = self.all.bytes.load(Ordering::Relaxed) >= self.all.most;
+        self.frames.is_empty() || (self.frames.len() < MOST && self.bytes < MOST_BYTES && !crowded)
     }
 
     /// Puts in a frame of `size` bytes.
     pub fn push(&mut self, reference: Option<String>, outcome: Result<Outcome, Refusal>, size: usize) {
         self.bytes += size;
+        self.all.bytes.fetch_add(size, Ordering::Relaxed);
         self.frames.push_back(Waiting { reference, outcome: outcome.map_err(Some), size });
     }
 
@@ -68,9 +94,16 @@ impl InFlight {
             Err(refusal) => Err(refusal.take().unwrap_or_else(Refusal::unavailable)),
         };
         self.bytes -= first.size;
+        self.all.bytes.fetch_sub(first.size, Ordering::Relaxed);
         let reference = first.reference.take();
         self.frames.pop_front();
         Poll::Ready(Some(Done { reference, outcome }))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -85,7 +118,7 @@ mod tests {
 
     #[test]
     fn frames_are_done_in_their_order_whatever_is_answered_first() {
-        let mut frames = InFlight::default();
+        let mut frames = InFlight::new(Arc::new(OnTheirWay::new(ALL)));
         let (first, answer) = oneshot::channel();
         frames.push(Some("1".into()), Ok(Outcome::One(Answer::later(answer))), MOST_BYTES);
         assert!(!frames.has_room(), "its bytes count until it is done");
@@ -103,8 +136,24 @@ mod tests {
     }
 
     #[test]
+    fn where_all_have_much_on_their_way_each_has_one_frame() {
+        let all = Arc::new(OnTheirWay::new(10));
+        let (mut one, mut other) = (InFlight::new(all.clone()), InFlight::new(all));
+        let refused = || Err(Refusal::new(Code::InvalidEvent, ""));
+        one.push(None, refused(), 9);
+        assert!(one.has_room() && other.has_room());
+        one.push(None, refused(), 9);
+        assert!(!one.has_room(), "that is too much");
+        assert!(other.has_room(), "one frame is always taken");
+        other.push(None, refused(), 1);
+        assert!(!other.has_room());
+        drop(one);
+        assert!(other.has_room(), "a worker that is gone has nothing on its way");
+    }
+
+    #[test]
     fn who_never_gets_an_answer_is_told_so() {
-        let mut frames = InFlight::default();
+        let mut frames = InFlight::new(Arc::new(OnTheirWay::new(ALL)));
         let (gone, answer) = oneshot::channel();
         frames.push(None, Ok(Outcome::One(Answer::later(answer))), 1);
         drop(gone);

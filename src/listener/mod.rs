@@ -6,7 +6,7 @@ pub mod client;
 pub mod cors;
 pub mod events;
 pub mod http;
-mod in_flight;
+pub mod in_flight;
 pub mod metrics;
 pub mod operator;
 pub mod peer;
@@ -37,6 +37,7 @@ use crate::router::Router;
 use crate::session::Limits;
 use crate::settings::origin::Origins;
 use body::Bodies;
+use in_flight::OnTheirWay;
 use room::Room;
 
 /// Bytes of a request's head: a long token in a URL fits.
@@ -72,6 +73,10 @@ pub struct Ports {
     pub worker_url: String,
     /// Bounds on what requests bring along.
     pub bodies: Bodies,
+    /// Bounds on what workers have on their way together.
+    pub frames: Arc<OnTheirWay>,
+    /// A place for each worker's socket.
+    pub workers: Arc<Semaphore>,
     /// A place for each client's socket.
     pub places: Arc<Semaphore>,
     /// How many places there are.

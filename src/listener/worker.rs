@@ -94,8 +94,12 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
     let id = http::query_value(request.uri().query().unwrap_or_default(), "workerId").unwrap_or_default();
     // It goes into logs: nothing but a name may.
     let id: String = id.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    let place = ports.workers.clone().try_acquire_owned().map_err(|_| {
+        Refusal::new(Code::Unavailable, "this node has as many workers' sockets as allowed (--max-workers)")
+    })?;
     let finish = ports.finish.subscribe();
     tokio::spawn(async move {
+        let _place = place;
         if let Some((stream, read)) = http::upgraded(request).await {
             let most = ports.max_event + ENVELOPE;
             let socket = Socket::new(stream, read, WORKER_READ_BUFFER, most).await;
@@ -111,7 +115,7 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
 
 /// Serves one worker until its end; says how the node closed, if it did.
 async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bool>) -> Option<Close> {
-    let mut in_flight = InFlight::default();
+    let mut in_flight = InFlight::new(ports.frames.clone());
     let (interval, patience) = (ports.limits.ping_interval, ports.limits.pong_timeout);
     // What is waited for beside frames is set up once, not once a frame.
     let first = Instant::now() + interval.mul_f64(0.5 + fastrand::f64() / 2.0);

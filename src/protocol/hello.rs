@@ -118,8 +118,7 @@ mod tests {
 
     #[test]
     fn each_bad_part_has_its_code() {
-        let code =
-            |query: &str| Hello::from_query(query).and_then(|hello| check(&hello)).unwrap_err().code;
+        let code = |query: &str| Hello::from_query(query).and_then(|hello| check(&hello)).unwrap_err().code;
         assert_eq!(code("userId="), Code::InvalidUserId);
         assert_eq!(code("userId=a%20b"), Code::InvalidUserId);
         assert_eq!(code("userId=1&clientId=a@b"), Code::InvalidClientId);

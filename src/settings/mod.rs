@@ -4,6 +4,7 @@
 //! anything is opened.
 
 mod access;
+pub mod bounds;
 pub mod dot_env;
 pub mod origin;
 pub mod read;
@@ -20,6 +21,7 @@ use crate::auth;
 use crate::id::NodeId;
 use crate::session::Limits;
 use access::Access;
+use bounds::Bounds;
 use origin::Origins;
 use read::{Mistake, Reader, duration};
 use redis::Redis;
@@ -80,12 +82,18 @@ pub struct Settings {
     pub max_sessions_per_user: usize,
     /// Clients on this node.
     pub max_connections: usize,
+    /// Workers' sockets on this node.
+    pub max_workers: usize,
+    /// Files that this process may have open.
+    pub open_files: usize,
     /// Connections on each port that may be between requests, and requests with a body that may be under way.
     pub waiting_connections: usize,
     /// Events that may wait for one slow socket.
     pub send_queue: usize,
     /// Entries kept on `uplink`, `presence` and `events:dead`.
     pub uplink_length: usize,
+    /// What has no setting of its own.
+    pub bounds: Bounds,
     /// How long a drain may take.
     pub drain_timeout: Duration,
     /// Clients a second that one node takes from nodes that leave.
@@ -141,11 +149,18 @@ impl Settings {
         let max_sessions_per_user = r.number("max-sessions-per-user", 1, 10_000);
         let files = open_files();
         let waiting_connections = (files / 32).clamp(LEAST_WAITING, MOST_WAITING);
+        let max_workers = match r.given("max-workers") {
+            Some(_) => r.number("max-workers", 1, 1_000_000),
+            None => Some((files / 8).clamp(LEAST_WORKERS, MOST_WORKERS)),
+        };
         let max_connections = match r.given("max-connections") {
             Some(_) => r.number("max-connections", 1, 10_000_000),
-            // They wait on both ports, and bring bodies on one.
-            None => Some(files.saturating_sub(SPARE_FILES + 3 * waiting_connections).max(1)),
+            None => {
+                let others = files_for_others(waiting_connections, max_workers.unwrap_or_default());
+                Some(files.saturating_sub(others).max(1))
+            }
         };
+        let bounds = bounds::read(r);
         let send_queue = r.number("send-queue", 1, 1_000_000);
         let uplink_length = r.number("uplink-length", 1, 1_000_000_000);
         let drain_timeout = r.time("drain-timeout", ms(0));
@@ -176,21 +191,34 @@ impl Settings {
             max_event: max_event?,
             max_sessions_per_user: size(max_sessions_per_user?)?,
             max_connections: size(max_connections?)?,
+            max_workers: size(max_workers?)?,
+            open_files: size(files)?,
             waiting_connections: size(waiting_connections)?,
             send_queue: size(send_queue?)?,
             uplink_length: size(uplink_length?)?,
+            bounds: bounds?,
             drain_timeout: drain_timeout?,
             drain_rate: drain_rate?,
         })
     }
 }
 
-/// Files the node needs besides its clients' sockets and what waits on its ports: Redis, listeners, workers.
-const SPARE_FILES: u64 = 256;
+/// Files the node needs besides its clients' and workers' sockets and what waits on its ports: Redis, listeners, the
+/// API server's 64.
+const SPARE_FILES: u64 = 128;
+/// Enough for the back ends of one node where files are few.
+const LEAST_WORKERS: u64 = 64;
+/// Enough for hundreds of back ends on every node. Each may have 16 MiB on their way.
+const MOST_WORKERS: u64 = 1024;
 /// Enough for a browser's and a balancer's idle connections where files are few.
 const LEAST_WAITING: u64 = 32;
 /// Enough where files are many: healthy connections wait for milliseconds.
 const MOST_WAITING: u64 = 512;
+
+/// Files that are not for clients: others wait on both ports, and bring bodies on one.
+fn files_for_others(waiting: u64, workers: u64) -> u64 {
+    SPARE_FILES + 3 * waiting + workers
+}
 
 /// Raises this process's limit on open files as far as it may, and says what it is.
 fn open_files() -> u64 {

@@ -26,6 +26,8 @@ const ADDRESSES: &str = "Addresses";
 const REDIS: &str = "Redis";
 const ACCESS: &str = "Who may connect";
 const SESSIONS: &str = "Sessions and events";
+/// Not listed: for tests.
+pub const HIDDEN: &str = "";
 
 macro_rules! settings {
     ($($heading:ident $flag:literal $env:literal $value:literal $default:tt $help:literal $($secret:ident)?),+ $(,)?) => {
@@ -139,6 +141,8 @@ settings! {
         "Over all nodes; one more is refused, a replaced one does not count",
     SESSIONS "max-connections" "MAX_CONNECTIONS" "COUNT" ["from the limit on open files"]
         "Clients on this node; one more is refused with 503",
+    SESSIONS "max-workers" "MAX_WORKERS" "COUNT" ["from the limit on open files"]
+        "Workers' sockets on this node; one more is refused with 503",
     SESSIONS "client-rate" "CLIENT_RATE" "COUNT" "50"
         "Messages a second that one client may send (burst: twice that)",
     SESSIONS "send-queue" "SEND_QUEUE" "COUNT" "256"
@@ -147,4 +151,6 @@ settings! {
         "Entries kept on uplink, presence and events:dead, each",
     SESSIONS "max-connection-age" "MAX_CONNECTION_AGE" "TIME" ["off"]
         "Sockets older than this (±10 %, at random) are asked to reconnect; off, or a time",
+    HIDDEN "bounds" "SWITCHBOARD_BOUNDS" "BOUNDS" ["as they are"]
+        "Lowers bounds that have no setting of their own",
 }

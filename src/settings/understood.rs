@@ -1,7 +1,7 @@
 //! What the settings come to, in words: for whoever asks what a node would run with, and how open it would be.
 
 use super::read::Reader;
-use super::{LogFormat, Settings};
+use super::{LogFormat, Settings, files_for_others};
 use crate::auth;
 
 impl Settings {
@@ -19,6 +19,7 @@ impl Settings {
             },
         );
         reader.understand("max-connections", self.max_connections);
+        reader.understand("max-workers", self.max_workers);
         let addresses = [
             ("client-url", &self.client_url, self.client_port),
             ("worker-url", &self.worker_url, self.worker_port),
@@ -32,6 +33,20 @@ impl Settings {
                 }
             }
         }
+    }
+
+    /// Says so where the files that this process may open are fewer than its sockets.
+    pub fn crowding(&self) -> Option<String> {
+        let Self { max_connections, max_workers, waiting_connections, open_files, .. } = self;
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let others = files_for_others(number(*waiting_connections), number(*max_workers));
+        (number(*max_connections).saturating_add(others) > number(*open_files)).then(|| {
+            format!(
+                "--max-connections {max_connections} and --max-workers {max_workers} need {others} files beside the \
+                 clients' own, and this process may have {open_files} open: when they run out, nobody gets in; raise \
+                 that limit (ulimit -n, LimitNOFILE), or lower these"
+            )
+        })
     }
 
     /// What is open to everyone, each with the setting that opens it.

@@ -318,7 +318,12 @@ impl Link {
 }
 
 fn told(outcome: Outcome) -> Result<Value, Unavailable> {
-    outcome.map_err(|error| Unavailable::new(error.to_string()))
+    outcome.map_err(|error| Unavailable::new(without_arguments(&error.to_string())))
+}
+
+/// Whatever does not know a command quotes what came with it: payloads, for instance, which belong into no log.
+fn without_arguments(error: &str) -> &str {
+    error.split(", with args beginning with").next().unwrap_or_default()
 }
 
 fn single(command: Cmd) -> Pipeline {
@@ -329,4 +334,16 @@ fn single(command: Cmd) -> Pipeline {
 
 fn first(outcomes: Vec<Result<Value, Unavailable>>) -> Result<Value, Unavailable> {
     outcomes.into_iter().next().unwrap_or_else(|| Err(Unavailable::new("Redis gave no answer")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_does_not_quote_what_was_sent() {
+        let error = "ResponseError: unknown command 'XADD', with args beginning with: 'uplink' '*' 's3cret'";
+        assert_eq!(without_arguments(error), "ResponseError: unknown command 'XADD'");
+        assert_eq!(without_arguments("WRONGTYPE: no stream"), "WRONGTYPE: no stream");
+    }
 }

@@ -92,6 +92,11 @@ impl Client {
         self.socket.json(awaited).await
     }
 
+    /// The next frame, as it came.
+    pub async fn text(&mut self, awaited: &str) -> String {
+        self.socket.text(awaited).await
+    }
+
     /// The next frame, which has to be an event.
     pub async fn event(&mut self) -> Event {
         let text = self.socket.text("an event").await;

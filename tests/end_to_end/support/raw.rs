@@ -62,13 +62,20 @@ pub struct RawClient {
     stream: TcpStream,
     buffer: Vec<u8>,
     history: Vec<String>,
+    /// Most bytes of one read.
+    at_once: usize,
 }
 
 impl RawClient {
     /// A plain TCP connection: nothing has been said yet.
     pub async fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).await.expect("connecting to a port");
-        Self { stream, buffer: Vec::new(), history: Vec::new() }
+        Self { stream, buffer: Vec::new(), history: Vec::new(), at_once: 4096 }
+    }
+
+    /// The same, and it reads no more than that at once.
+    pub fn reading(self, at_once: usize) -> Self {
+        Self { at_once, ..self }
     }
 
     /// Upgrades with this query string; the welcome has not been read.
@@ -206,7 +213,7 @@ impl RawClient {
     /// Reads more; false at the end of the connection.
     async fn fill(&mut self, awaited: &str) -> bool {
         let mut chunk = [0; 4096];
-        match tokio::time::timeout(BOUND, self.stream.read(&mut chunk)).await {
+        match tokio::time::timeout(BOUND, self.stream.read(&mut chunk[..self.at_once])).await {
             Ok(Ok(0) | Err(_)) => false,
             Ok(Ok(count)) => {
                 self.buffer.extend_from_slice(&chunk[..count]);
