@@ -94,7 +94,7 @@ impl Relay {
             origins: settings.origins.clone(),
             auth: Arc::new(auth),
             trusted_proxies: settings.trusted_proxies.clone(),
-            worker_tokens: settings.worker_tokens.clone(),
+            worker_tokens: settings.worker_tokens.to_vec(),
             max_event: settings.max_event,
             node_ttl: settings.node_ttl,
             client_url,

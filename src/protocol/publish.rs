@@ -3,6 +3,7 @@
 //! Worker frames, HTTP bodies and ingress entries all become a [`Publish`] here, with the same error codes.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -28,9 +29,15 @@ pub enum Target {
     Broadcast,
 }
 
-/// JSON text, shared: a slice of the frame it came in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// JSON text, shared: a slice of the frame it came in. Printing it shows no payload.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Data(Bytes);
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
 
 impl Data {
     /// JSON `null`.
@@ -77,7 +84,7 @@ pub struct Publish {
 }
 
 /// A worker's frame, or an item of `POST /publish`, as it was sent.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Frame<'a> {
     r#ref: Option<String>,
@@ -102,7 +109,7 @@ struct Frame<'a> {
 }
 
 /// Text of a frame: a part of it, unless it had escapes. (An `Option` of a `Cow` would always be a copy.)
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl std::ops::Deref for Text<'_> {

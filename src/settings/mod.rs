@@ -23,7 +23,7 @@ use crate::session::Limits;
 use access::Access;
 use bounds::Bounds;
 use origin::Origins;
-use read::{Mistake, Reader, duration};
+use read::{Mistake, Reader, Secrets, duration};
 use redis::Redis;
 
 /// How log lines look.
@@ -65,7 +65,7 @@ pub struct Settings {
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Tokens that open the worker port; none leaves it open.
-    pub worker_tokens: Vec<String>,
+    pub worker_tokens: Secrets,
     /// How long a user's keys outlive the last heartbeat.
     pub session_ttl: Duration,
     /// How long a node counts as alive after its last heartbeat.
@@ -182,7 +182,7 @@ impl Settings {
             auth,
             origins,
             trusted_proxies,
-            worker_tokens,
+            worker_tokens: Secrets(worker_tokens),
             session_ttl: session_ttl?,
             node_ttl: node_ttl?,
             limits: limits?,

@@ -34,6 +34,24 @@ impl fmt::Display for Source {
     }
 }
 
+/// Secrets: they can be used, and not printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets(pub Vec<String>);
+
+impl std::ops::Deref for Secrets {
+    type Target = [String];
+
+    fn deref(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} secrets", self.0.len())
+    }
+}
+
 /// One mistake: which setting, what it was, what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake(pub String);

@@ -117,8 +117,19 @@ fn secrets_may_come_from_files() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "first-token,second-token\n").unwrap();
     let settings = parse(&[], &[("WORKER_TOKEN_FILE", file.path().to_str().unwrap())], &[]).unwrap();
-    assert_eq!(settings.worker_tokens, ["first-token", "second-token"]);
+    assert_eq!(*settings.worker_tokens, ["first-token", "second-token"]);
     assert!(parse(&[], &[("WORKER_TOKEN_FILE", "/nowhere")], &[]).unwrap_err().contains("WORKER_TOKEN_FILE"));
+}
+
+#[test]
+fn settings_that_are_printed_by_mistake_show_no_secret() {
+    let secrets = [
+        ("REDIS_URL", "redis://relay:s3cret@127.0.0.1:1"),
+        ("WORKER_TOKEN", "s3cret-one,s3cret-two"),
+        ("JWT_SECRET", "s3cret-0123456789abcdef0123456789"),
+    ];
+    let printed = format!("{:?}", parse(&[("auth", "jwt")], &secrets, &[]).unwrap());
+    assert!(printed.contains("2 secrets") && !printed.contains("s3cret"), "{printed}");
 }
 
 #[test]

@@ -94,6 +94,27 @@ async fn a_body_of_two_lengths_hides_no_second_request() {
 }
 
 #[tokio::test]
+async fn a_line_that_ends_without_a_carriage_return_hides_no_second_request() {
+    let node = NodeBuilder::local("solo").start().await;
+    let hidden = "GET /nodes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let length = hidden.len();
+    for address in ports(&node) {
+        // What another program may take for one header is two here, and never no header.
+        for head in [
+            format!("POST /publish HTTP/1.1\nHost: a\nConnection: close\nContent-Length: {length}\n\n"),
+            format!("POST /publish HTTP/1.1\r\nHost: a\r\nX: a\nContent-Length: {length}\r\n\r\n"),
+            format!("POST /publish HTTP/1.1\r\nHost: a\r\nX: a\rContent-Length: {length}\r\n\r\n"),
+            format!("POST /publish HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\n\r\n"),
+        ] {
+            let answer = say(address, &format!("{head}{hidden}")).await;
+            let status = answer.split(' ').nth(1).unwrap_or_default();
+            assert!(["400", "404"].contains(&status), "{head:?} at {address}: {answer}");
+            assert!(!answer.contains("\"nodes\""), "{head:?} at {address}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn broken_chunks_are_refused() {
     let node = NodeBuilder::local("solo").start().await;
     let chunks = [

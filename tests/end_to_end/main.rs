@@ -53,6 +53,7 @@ mod replacement;
 mod replay;
 mod rfc6455;
 mod secrets;
+mod secrets_cli;
 mod settings;
 mod slow_peers;
 mod slow_reader;

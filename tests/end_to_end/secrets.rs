@@ -101,6 +101,10 @@ async fn speak(node: &Node, watch: &mut Watch, token: &str) {
         }
         watch.said.push(frame.to_string());
     }
+    let bearer = format!("Bearer {WORKER_TOKEN}");
+    let url = node.worker_http("/users/42/trace");
+    let followed = http::request(Method::PUT, &url, &[("authorization", &bearer)], None).await.unwrap();
+    assert_eq!(followed.status, 200, "{followed:?}");
     let mut worker = Worker::open_with(&format!("{}/", node.worker_url), Some(WORKER_TOKEN)).await.unwrap();
     let event = json!({"ref": "1", "userId": "42", "event": "e", "data": "s3cret-payload"});
     let with = |field: &str, value: Value| {
@@ -123,7 +127,6 @@ async fn speak(node: &Node, watch: &mut Watch, token: &str) {
         watch.said.push(worker.ask(frame).await.to_string());
     }
     let url = node.worker_http("/publish");
-    let bearer = format!("Bearer {WORKER_TOKEN}");
     let lines = frames.join("\n");
     let bodies = [
         ("application/json", &frames[0]),
@@ -139,6 +142,21 @@ async fn speak(node: &Node, watch: &mut Watch, token: &str) {
     for _ in 0..2 {
         assert!(client.event().await.data.contains(MARK));
     }
+    // Whoever follows the user sees what happened, not what it was about.
+    let url = node.worker_http("/users/42/trace");
+    let steps = eventually(BOUND, "the steps of an event", async || {
+        let steps = http::get_with(&url, &[("authorization", &bearer)]).await.body;
+        if steps.contains("written") { Ok(steps) } else { Err(steps) }
+    })
+    .await;
+    // A collapse key is a name, as the event's is.
+    watch.said.push(steps.replace("s3cret-collapse", ""));
+    for asked in ["/nodes", "/status", "/users/42", "/openapi.json"] {
+        let answer = http::get_with(&node.worker_http(asked), &[("authorization", &bearer)]).await;
+        watch.said.push(format!("{answer:?}"));
+    }
+    let by_query = format!("{}/?token={WORKER_TOKEN}&workerId=w", node.worker_url);
+    drop(Worker::open_with(&by_query, None).await.unwrap());
     for stranger in ["s3cret-guess", "s3cret guess"] {
         let bearer = format!("Bearer {stranger}");
         watch.said.push(format!(

@@ -75,6 +75,48 @@ async fn no_request_of_the_worker_port_is_served_on_the_client_port() {
     client.round_trip().await;
 }
 
+/// Methods that anyone might try.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
+
+#[tokio::test]
+async fn every_path_that_the_worker_port_describes_is_closed_on_the_client_port() {
+    let node = node().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let bearer = format!("Bearer {TOKEN}");
+    let described = http::get_with(&node.worker_http("/openapi.json"), &[("authorization", &bearer)]).await;
+    let described = described.json();
+    let paths: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
+    assert!(paths.len() > 10, "{paths:?}");
+    for path in paths.into_iter().filter(|path| !["/healthz", "/readyz", "/ws"].contains(&path.as_str())) {
+        let path = path.replace("{id}", "42").replace("{clientId}", "tab-1");
+        for method in &METHODS {
+            let status = raw(&node, method, &path, r#"{"userId":"42","event":"e"}"#).await;
+            assert!([404, 405].contains(&status), "{method} {path}: {status}");
+        }
+        let upgrade = http::upgrade(&node.client_http(&path), &[("authorization", &bearer)]).await;
+        assert_eq!(upgrade.status, 404, "{path}: {upgrade:?}");
+    }
+    client.round_trip().await;
+}
+
+#[tokio::test]
+async fn every_path_of_the_client_port_is_closed_on_the_worker_port() {
+    let node = node().await;
+    let bearer = format!("Bearer {TOKEN}");
+    let files = ["/client.js", "/client.d.ts", "/console.css", "/console.js", "/console-session.js"];
+    for path in files.into_iter().chain(["/", "/console-convert.js", "/events", "/events?userId=42"]) {
+        for method in METHODS {
+            let headers = [("authorization", bearer.as_str())];
+            let answer =
+                http::request(method.clone(), &node.worker_http(path), &headers, None).await.unwrap();
+            assert_eq!(answer.status, 404, "{method} {path}: {answer:?}");
+        }
+    }
+    // Without the token not even that is told.
+    assert_eq!(http::get(&node.worker_http("/client.js")).await.refused(401), "unauthorized");
+}
+
 #[tokio::test]
 async fn no_frame_of_a_worker_is_taken_from_a_client() {
     let node = node().await;

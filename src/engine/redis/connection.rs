@@ -1,11 +1,12 @@
 //! From settings to connections: addresses of one server, of Sentinels, of a Cluster; databases, TLS.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 
-/// How Redis is reached.
-#[derive(Debug, Clone)]
+/// How Redis is reached. Printing it shows no password.
+#[derive(Clone)]
 pub struct Address {
     /// One of [`FORMS`].
     pub url: String,
@@ -17,6 +18,12 @@ pub struct Address {
     pub cert: Option<PathBuf>,
     /// PEM file of its key.
     pub key: Option<PathBuf>,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address").field("db", &self.db).finish_non_exhaustive()
+    }
 }
 
 /// The forms of a URL, in words.
