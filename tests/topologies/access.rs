@@ -7,6 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::servers::Server;
+use crate::support::ports::free_port;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, NodeBuilder, Worker, eventually};
 
@@ -101,6 +102,30 @@ async fn another_database_takes_one_right_more() {
 }
 
 #[tokio::test]
+async fn what_keeps_a_node_out_is_told() {
+    let server = Server::start(&["--save", ""]).await;
+    server.allow("ACL SETUSER switchboard on ><password> resetchannels ~* +ping").await;
+    for (url, reason) in [
+        (format!("redis://switchboard:falsch@127.0.0.1:{}", server.port), "Password authentication failed"),
+        (format!("redis://switchboard:geheim@127.0.0.1:{}", server.port), "'info' command"),
+        (format!("redis://127.0.0.1:{}", free_port()), "Connection refused"),
+    ] {
+        let node = NodeBuilder::bare("node-a").set("--mode", "redis").set("--redis-url", &url);
+        let node = node.start_listening().await;
+        eventually(BOUND, reason, async || {
+            let lines = node.lines();
+            assert!(
+                lines.iter().all(|line| !line.contains("falsch") && !line.contains("geheim")),
+                "{lines:?}"
+            );
+            let told = |line: &String| line.contains("Redis cannot be reached") && line.contains(reason);
+            if lines.iter().any(told) { Ok(()) } else { Err(lines.join("\n")) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn through_a_socket() {
     let server = Server::start(&["--save", "", "--unixsocket", "redis.sock"]).await;
     let url = format!("unix://{}", server.dir().join("redis.sock").display());
@@ -132,7 +157,7 @@ fn certificates() -> TempDir {
 async fn through_tls_with_certificates_on_both_sides() {
     let files = certificates();
     let path = |name: &str| files.path().join(name).display().to_string();
-    let port = crate::support::ports::free_port().to_string();
+    let port = free_port().to_string();
     let (ca, cert, key) = (path("ca.pem"), path("server.pem"), path("server.key"));
     let mut args = vec!["--save", "", "--tls-port", &port, "--tls-ca-cert-file", &ca];
     args.extend(["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "yes"]);

@@ -67,6 +67,8 @@ pub struct Options {
 struct Known {
     /// Connections that have failed.
     failures: AtomicU64,
+    /// Why the last connection could not be opened; none where it could.
+    trouble: Mutex<Option<String>>,
     run_id: Mutex<String>,
     /// On a Cluster: the key that carries since when this server's data are whole.
     mark: Mutex<Option<String>>,
@@ -95,11 +97,11 @@ impl ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<Connection, RedisError> {
-        let failures_seen = self.known.failures.load(Ordering::Acquire);
-        let mut inner = RedisConnectionManager::new(self.place.find().await?)?.connect().await?;
-        inner.set_response_timeout(self.response_timeout);
-        self.known.look(&mut inner).await?;
-        Ok(Connection { inner, failures_seen, broken: false })
+        let opened = self.open().await;
+        // The pool tries again and again, and in the end tells only that its time was over.
+        let trouble = opened.as_ref().err().map(ToString::to_string);
+        *self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        opened
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), RedisError> {
@@ -113,6 +115,16 @@ impl ManageConnection for Manager {
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         connection.broken
+    }
+}
+
+impl Manager {
+    async fn open(&self) -> Result<Connection, RedisError> {
+        let failures_seen = self.known.failures.load(Ordering::Acquire);
+        let mut inner = RedisConnectionManager::new(self.place.find().await?)?.connect().await?;
+        inner.set_response_timeout(self.response_timeout);
+        self.known.look(&mut inner).await?;
+        Ok(Connection { inner, failures_seen, broken: false })
     }
 }
 
@@ -190,6 +202,7 @@ impl Server {
         let Options { pool_size, wait, timer, doubts } = options;
         let known = Arc::new(Known {
             failures: AtomicU64::new(0),
+            trouble: Mutex::default(),
             run_id: Mutex::default(),
             mark: Mutex::default(),
             whole_since: AtomicU64::new(NOT_KNOWN),
@@ -266,7 +279,10 @@ impl Server {
     async fn connection(&self) -> Result<bb8::PooledConnection<'_, Manager>, RedisError> {
         self.pool.get().await.map_err(|error| match error {
             RunError::User(error) => error,
-            RunError::TimedOut => (ErrorKind::Io, "no connection in time").into(),
+            RunError::TimedOut => {
+                let trouble = self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                (ErrorKind::Io, "no connection in time", trouble.unwrap_or_default()).into()
+            }
         })
     }
 
