@@ -101,14 +101,18 @@ fn key_prefix(r: &mut Reader) -> Option<String> {
         return Some(String::new());
     }
     let allowed =
-        "at most 64 printable ASCII characters, except space, { and }, and not begin with user: or node:";
+        "at most 64 printable ASCII characters, except space, { and }, and without user: or node: in it";
     r.value("key-prefix", allowed, |text| {
         let fits =
             text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}'));
-        // Keys without a prefix begin so: an id there could spell a key here.
-        let taken = text.starts_with("user:") || text.starts_with("node:");
-        (fits && !taken).then(|| text.to_owned())
+        (fits && !spells_an_id(text)).then(|| text.to_owned())
     })
+}
+
+/// Keys of users and nodes end in an id: where another deployment's prefix is what stands before that here, or it has
+/// none, an id there could spell the rest, and a key of this one.
+fn spells_an_id(text: &str) -> bool {
+    text.contains("user:") || text.contains("node:")
 }
 
 fn streams(text: &str) -> Option<Vec<String>> {
@@ -124,5 +128,5 @@ fn streams(text: &str) -> Option<Vec<String>> {
         |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
     let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
     let twice = names.iter().enumerate().any(|(at, name)| names[..at].contains(name));
-    (!twice && names.iter().all(|name| fits(name) && !taken(name))).then_some(names)
+    (!twice && names.iter().all(|name| fits(name) && !taken(name) && !spells_an_id(name))).then_some(names)
 }

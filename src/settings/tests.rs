@@ -94,7 +94,7 @@ fn ingress_streams_are_names_of_their_own() {
         parse(&[], &env, &[]).map(|settings| settings.redis.unwrap().ingress)
     };
     assert_eq!(streams("events, events:2").unwrap(), ["events", "events:2"]);
-    for wrong in ["events,events", "events:dead", "uplink", "log:{user:42}", "a b", ","] {
+    for wrong in ["events,events", "events:dead", "uplink", "log:{user:42}", "app:user:42", "a b", ","] {
         assert!(streams(wrong).unwrap_err().contains("--ingress"), "{wrong}");
     }
 }
@@ -166,13 +166,15 @@ fn jwt_needs_one_key_and_says_what_is_wrong_with_it() {
 }
 
 #[test]
-fn a_key_prefix_cannot_be_spelt_by_an_id_of_whoever_has_none() {
-    for good in ["app:", "users-", "a:user:"] {
+fn a_key_prefix_cannot_be_spelt_by_an_id_of_another_deployment() {
+    for good in ["app:", "users-", "user", "super-user."] {
         let settings = parse(&[("mode", "redis"), ("key-prefix", good)], &[], &[]).unwrap();
         assert_eq!(settings.redis.unwrap().key_prefix, good);
     }
-    // `user:` and the user `42` would be the key of the user `user:42` without a prefix.
-    for bad in ["user:", "node:", "user:x:", "a b", "{a}", "\u{e9}", &"p".repeat(65)] {
+    // `app:user:` and the user `42` would be the key of the user `user:42` of whoever has the prefix `app:`.
+    for bad in
+        ["user:", "node:", "user:x:", "app:user:", "app:node:a", "a b", "{a}", "\u{e9}", &"p".repeat(65)]
+    {
         let told = parse(&[("key-prefix", bad)], &[], &[]).unwrap_err();
         assert!(told.starts_with("--key-prefix"), "{told}");
     }
