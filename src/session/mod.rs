@@ -11,6 +11,7 @@ mod catch_up;
 mod clock;
 pub mod events;
 mod leave;
+mod line;
 pub mod rate;
 pub mod socket;
 mod steps;

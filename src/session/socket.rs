@@ -1,10 +1,13 @@
 //! A WebSocket on a TCP connection, with buffers as small as an idle socket deserves.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use bytes::Bytes;
+use futures_util::{Sink, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::line::Line;
 use crate::close::Close;
 use crate::protocol::client;
 
@@ -23,11 +27,20 @@ pub const CLIENT_READ_BUFFER: usize = 512;
 pub const WORKER_READ_BUFFER: usize = 16 * 1024;
 /// Frames of one flush gather here before they go out.
 const WRITE_BUFFER: usize = 2 * 1024;
+/// Bytes that may be in the library's buffer, which never shrinks. What is beyond that waits here, and a frame that is
+/// larger goes out past it.
+const BUFFERED: usize = 16 * 1024;
 /// How long a peer may take to take its goodbye, and then to say its own.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The socket.
-pub struct Socket(WebSocketStream<TcpStream>);
+pub struct Socket {
+    library: WebSocketStream<Line<TcpStream>>,
+    /// Bytes that the library was given since it had written everything.
+    given: usize,
+    /// What it has not been given yet.
+    waiting: VecDeque<Message>,
+}
 
 impl Socket {
     /// A socket on an upgraded connection; `read` was read behind the handshake already.
@@ -37,7 +50,9 @@ impl Socket {
             .write_buffer_size(WRITE_BUFFER)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        Self(WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await)
+        let line = Line::new(stream);
+        let library = WebSocketStream::from_partially_read(line, read, Role::Server, Some(config)).await;
+        Self { library, given: 0, waiting: VecDeque::new() }
     }
 
     /// Puts a message into the write buffer.
@@ -45,22 +60,54 @@ impl Socket {
     /// # Errors
     /// Where the connection has failed.
     pub fn feed(&mut self, message: Message) -> Result<(), Error> {
-        Pin::new(&mut self.0).start_send(message)
+        if !self.waiting.is_empty() || self.given + message.len() > BUFFERED {
+            self.waiting.push_back(message);
+            return Ok(());
+        }
+        self.give(message)
+    }
+
+    fn give(&mut self, message: Message) -> Result<(), Error> {
+        self.given += message.len();
+        Pin::new(&mut self.library).start_send(message)
     }
 
     /// Writes the buffer out.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        loop {
+            ready!(Pin::new(&mut self.library).poll_flush(cx))?;
+            self.given = 0;
+            if self.waiting.is_empty() {
+                self.waiting = VecDeque::new();
+                return Poll::Ready(Ok(()));
+            }
+            self.take_up()?;
+        }
+    }
+
+    /// Takes up what waits, now that the library has written everything: one large frame, or as many as it may have.
+    fn take_up(&mut self) -> Result<(), Error> {
+        if let Some(Message::Text(text)) = self.waiting.pop_front_if(|message| is_large(message)) {
+            self.library.get_mut().put(Bytes::from(text));
+            return Ok(());
+        }
+        let fits = |given: usize, message: &Message| given == 0 || given + message.len() <= BUFFERED;
+        while let Some(message) =
+            self.waiting.pop_front_if(|message| !is_large(message) && fits(self.given, message))
+        {
+            self.give(message)?;
+        }
+        Ok(())
     }
 
     /// Reads a message.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
-        Pin::new(&mut self.0).poll_next(cx)
+        Pin::new(&mut self.library).poll_next(cx)
     }
 
     /// Reads a message.
     pub async fn next(&mut self) -> Option<Result<Message, Error>> {
-        self.0.next().await
+        self.library.next().await
     }
 
     /// Writes the buffer out.
@@ -68,14 +115,15 @@ impl Socket {
     /// # Errors
     /// Where the connection has failed.
     pub async fn flush(&mut self) -> Result<(), Error> {
-        self.0.flush().await
+        poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// Answers the peer's close, if it sent one, and lets go.
     pub async fn finish(mut self) {
-        // Whatever comes of it, the connection ends here.
-        let _ = timeout(GOODBYE, self.0.flush()).await;
-        let _ = timeout(GOODBYE, self.0.get_mut().shutdown()).await;
+        // Nothing may follow on the answer. Whatever comes of it, the connection ends here.
+        self.waiting = VecDeque::new();
+        let _ = timeout(GOODBYE, self.flush()).await;
+        let _ = timeout(GOODBYE, self.library.get_mut().shutdown()).await;
     }
 
     /// Says `bye` and closes.
@@ -92,21 +140,26 @@ impl Socket {
                 return;
             }
         }
-        let flushed = timeout(GOODBYE, self.0.flush()).await;
+        let flushed = timeout(GOODBYE, self.flush()).await;
         if !matches!(flushed, Ok(Ok(()))) {
             return;
         }
         // Until the peer has said goodbye too: a connection that closes with unread input is reset, and the peer
         // may then lose what was sent last.
         let drain = async {
-            while let Some(Ok(_)) = self.0.next().await {}
-            let stream = self.0.get_mut();
+            while let Some(Ok(_)) = self.library.next().await {}
+            let stream = self.library.get_mut();
             let _ = stream.shutdown().await;
             let mut rest = [0; 512];
             while let Ok(1..) = stream.read(&mut rest).await {}
         };
         let _ = timeout(GOODBYE, drain).await;
     }
+}
+
+/// Whether a message would make the library's buffer grow for good.
+fn is_large(message: &Message) -> bool {
+    message.is_text() && message.len() > BUFFERED
 }
 
 /// How a read error is answered; none where there is nobody to answer.

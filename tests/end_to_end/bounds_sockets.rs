@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::pair::{Pair, Single};
-use crate::support::raw::{FIN, PING, TEXT, frame, handshake};
+use crate::support::raw::{FIN, PING, PONG, TEXT, frame, handshake};
 use crate::support::{BOUND, Beside, Client, NodeBuilder, RawClient, Worker, eventually, http, within};
 
 const MIB: u64 = 1024 * 1024;
@@ -124,6 +124,61 @@ async fn what_waits_for_one_slow_socket_is_bounded_in_bytes() {
         let frame = slow.json("an event").await;
         assert_eq!(frame["type"], "event", "after {number}: {}", frame["type"]);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_large_event_costs_a_socket_nothing_once_it_is_written() {
+    let single = Single::start().await;
+    let mut worker = Worker::open(&single.a).await;
+    let large = format!(r#""{}""#, "x".repeat(1000 * 1024));
+    let mut clients = Vec::new();
+    let mut before = 0;
+    for number in 0..80 {
+        let user = format!("u-{number}");
+        let mut client = Client::as_user(&single.a, &user, "tab-1").await;
+        worker.event(&user, &large).await;
+        assert!(client.event().await.data == large);
+        clients.push(client);
+        if number == 15 {
+            before = single.a.peak_memory(); // what one event takes on its way has been had by now
+        }
+    }
+    let grown = single.a.peak_memory() - before;
+    assert!(grown < 16 * MIB, "64 sockets that got 1 MiB each grew by {} MiB", grown / MIB);
+}
+
+#[tokio::test]
+async fn large_events_and_answers_to_pings_do_not_mix() {
+    let settings = [("--client-rate", "100000"), ("--send-queue", "1000"), ("--pong-timeout", "10m")];
+    let node = NodeBuilder::local("solo").with(&settings).start().await;
+    let mut worker = Worker::open(&node).await;
+    let (client, _) = RawClient::open(&node, "userId=42&clientId=tab-1").await;
+    let mut client = client.reading(1500);
+    // Around every bound: of the library's buffer, of a frame's three ways to say its length.
+    let sizes = [10, 110, 126, 4_000, 16_300, 16_400, 60_000, 65_480, 65_560, 300_000];
+    for number in 0..100 {
+        let size = sizes[number % sizes.len()];
+        worker.event("42", &format!(r#"[{number},"{}"]"#, "x".repeat(size))).await;
+        client.write(&frame(FIN | PING, number.to_string().as_bytes())).await;
+    }
+    let (mut events, mut pongs) = (0, 0);
+    while events < 100 {
+        let next = client.frame("events and pongs").await.expect("an open connection");
+        match next.opcode {
+            TEXT => {
+                let event: serde_json::Value = serde_json::from_slice(&next.payload).expect("JSON");
+                assert_eq!(event["data"][0], events);
+                assert_eq!(event["data"][1].as_str().unwrap().len(), sizes[events % sizes.len()]);
+                events += 1;
+            }
+            PONG => pongs += 1,
+            other => assert_eq!(other, PING, "{next:?}"),
+        }
+    }
+    assert!(pongs > 0, "no pong came between");
+    client.write(&frame(FIN | PING, b"last")).await;
+    while client.frame("the last pong").await.expect("an open connection").payload != b"last" {}
 }
 
 #[cfg(target_os = "linux")]

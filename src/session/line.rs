@@ -1,0 +1,149 @@
+//! The connection under a WebSocket, with a way past the library's buffer.
+//!
+//! That buffer grows to the largest frame that there ever was, and never shrinks: with it, an event of 1 MiB for
+//! everyone would cost 1 MiB for each socket until its end. So large frames go out from here, as they are and without a
+//! copy. Frames do not mix: what is here goes out before anything that the library writes, and [`Line::put`] is for when
+//! the library has nothing left to write.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The first byte of a text frame that is whole.
+const TEXT: u8 = 0x81;
+
+/// The connection.
+pub struct Line<S> {
+    stream: S,
+    /// At most one frame: its header, and its payload.
+    out: VecDeque<Bytes>,
+}
+
+impl<S> Line<S> {
+    /// A line on a stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream, out: VecDeque::new() }
+    }
+
+    /// Puts a text frame out; a flush writes it.
+    pub fn put(&mut self, text: Bytes) {
+        let mut header = BytesMut::with_capacity(10);
+        header.extend_from_slice(&[TEXT]);
+        match (u8::try_from(text.len()), u16::try_from(text.len())) {
+            (Ok(length @ 0..126), _) => header.extend_from_slice(&[length]),
+            (_, Ok(length)) => {
+                header.extend_from_slice(&[126]);
+                header.extend_from_slice(&length.to_be_bytes());
+            }
+            _ => {
+                header.extend_from_slice(&[127]);
+                header.extend_from_slice(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            }
+        }
+        self.out.extend([header.freeze(), text]);
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Line<S> {
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 2];
+            for (slice, bytes) in slices.iter_mut().zip(&self.out) {
+                *slice = IoSlice::new(bytes);
+            }
+            let mut written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices))?;
+            if written == 0 {
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+            }
+            while let Some(first) = self.out.front_mut() {
+                let count = written.min(first.len());
+                first.advance(count);
+                written -= count;
+                if !first.is_empty() {
+                    break;
+                }
+                self.out.pop_front();
+            }
+        }
+        self.out = VecDeque::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_out(cx))?;
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What has not gone out by now is not waited for.
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_frame_goes_out_whole_before_anything_else() {
+        for length in [0, 125, 126, 65_535, 65_536, 200_000] {
+            let (here, mut there) = tokio::io::duplex(1000);
+            let mut line = Line::new(here);
+            line.put("x".repeat(length).into());
+            if length > 1000 {
+                assert!(line.write(b"next").now_or_never().is_none(), "it is in the middle of a frame");
+            }
+            let reading = tokio::spawn(async move {
+                let mut read = Vec::new();
+                there.read_to_end(&mut read).await.unwrap();
+                read
+            });
+            line.write_all(b"next").await.unwrap();
+            drop(line);
+            let read = reading.await.unwrap();
+            let header = match length {
+                0..126 => vec![TEXT, length as u8],
+                126..65_536 => [&[TEXT, 126][..], &(length as u16).to_be_bytes()].concat(),
+                _ => [&[TEXT, 127][..], &(length as u64).to_be_bytes()].concat(),
+            };
+            assert_eq!(read[..header.len()], header);
+            assert_eq!(read.len(), header.len() + length + 4, "{length}");
+            assert!(read.ends_with(b"next"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flush_waits_for_the_frame() {
+        let (here, mut there) = tokio::io::duplex(1000);
+        let mut line = Line::new(here);
+        line.put("x".repeat(1500).into());
+        assert!(line.flush().now_or_never().is_none());
+        let mut read = [0; 1504];
+        let (flushed, whole) = tokio::join!(line.flush(), there.read_exact(&mut read));
+        assert!(flushed.is_ok() && whole.is_ok());
+    }
+}
