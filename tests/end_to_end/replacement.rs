@@ -1,8 +1,11 @@
 //! A second connection with the same user and client id replaces the first, wherever the two are.
 
+use rustix::process::Signal;
+
 use crate::support::db::set;
+use crate::support::pair::Single;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Db, Node, NodeBuilder, Pair, Worker, eventually};
+use crate::support::{BOUND, Client, Db, Node, NodeBuilder, Pair, Worker, eventually, http};
 
 async fn registered(db: &mut Db, member: &str) {
     eventually(BOUND, &format!("{member} alone in user:42"), async || {
@@ -140,4 +143,34 @@ async fn a_replacement_with_events_in_flight_loses_nothing() {
         old = Some(new);
     }
     assert_eq!(received, publishing.await.unwrap());
+}
+
+/// Tabs that are each opened twice more while Redis does not answer: whichever of those two fails first, at some the
+/// place is the third one's by then.
+const TABS: usize = 8;
+
+#[tokio::test]
+async fn of_three_connections_none_is_left_that_nobody_knows() {
+    let stage = Single::with(&[("--node-ttl", "60s")]).await;
+    let mut clients = Vec::new();
+    for tab in 0..TABS {
+        clients.push(Client::as_user(&stage.a, "42", &format!("tab-{tab}")).await);
+    }
+    stage.redis.signal(Signal::STOP);
+    let again = (0..2 * TABS).map(|at| stage.a.client_ws(&format!("userId=42&clientId=tab-{}", at / 2)));
+    let again = again.map(|url| async move { http::upgrade(&url, &[]).await.refused(503) });
+    futures_util::future::join_all(again).await;
+    stage.redis.signal(Signal::CONT);
+    let mut worker = Worker::open(&stage.a).await;
+    eventually(BOUND, "an event to be taken", async || {
+        let answer = worker.ask(r#"{"ref":"r","userId":"42","event":"e","data":"last","key":"k"}"#).await;
+        same(answer["type"].clone(), "ack".into())
+    })
+    .await;
+    // Who has its place back is served; who has not is told to come back.
+    for client in &mut clients {
+        let frame = client.frame("an event or a bye").await;
+        let told = (frame["type"].as_str(), frame["code"].as_u64(), frame["data"].as_str());
+        assert!(matches!(told, (Some("event"), _, Some("last")) | (Some("bye"), Some(1013), _)), "{frame}");
+    }
 }

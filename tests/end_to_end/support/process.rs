@@ -98,16 +98,21 @@ impl Process {
     /// The most memory that it has had so far, bytes.
     #[cfg(target_os = "linux")]
     pub fn peak_memory(&self) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
-        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB")
+        self.status_bytes("VmHWM:")
     }
 
-    /// The process's number.
-    #[allow(dead_code)] // for tests/chaos
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// The memory that it has now, bytes.
+    #[cfg(target_os = "linux")]
+    pub fn memory(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    #[cfg(target_os = "linux")]
+    fn status_bytes(&self, name: &str) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of it");
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB")
     }
 
     /// Sends a signal.

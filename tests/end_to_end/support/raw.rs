@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::node::Node;
 use super::socket::Closed;
@@ -69,13 +69,24 @@ pub struct RawClient {
 impl RawClient {
     /// A plain TCP connection: nothing has been said yet.
     pub async fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).await.expect("connecting to a port");
+        Self::on(TcpStream::connect(address).await.expect("connecting to a port"))
+    }
+
+    fn on(stream: TcpStream) -> Self {
         Self { stream, buffer: Vec::new(), history: Vec::new(), at_once: 4096 }
     }
 
     /// The same, and it reads no more than that at once.
     pub fn reading(self, at_once: usize) -> Self {
         Self { at_once, ..self }
+    }
+
+    /// As [`RawClient::open`], where the kernel keeps little for a client that does not read.
+    pub async fn open_narrow(node: &Node, query: &str) -> (Self, Value) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(64 * 1024).expect("a small buffer");
+        let address = node.client_address().parse().expect("an address");
+        Self::on(socket.connect(address).await.expect("connecting to a port")).welcomed(query).await
     }
 
     /// Upgrades with this query string; the welcome has not been read.
@@ -86,18 +97,26 @@ impl RawClient {
     /// Upgrades at one of a node's ports.
     pub async fn upgrade_at(address: &str, query: &str) -> Self {
         let mut client = Self::connect(address).await;
-        client.write(handshake(query, &[]).as_bytes()).await;
-        let head = client.head("the upgrade's answer").await.expect("an answer to the upgrade");
-        assert!(head.starts_with("HTTP/1.1 101 "), "the upgrade was answered {head}");
+        client.shake_hands(query).await;
         client
+    }
+
+    async fn shake_hands(&mut self, query: &str) {
+        self.write(handshake(query, &[]).as_bytes()).await;
+        let head = self.head("the upgrade's answer").await.expect("an answer to the upgrade");
+        assert!(head.starts_with("HTTP/1.1 101 "), "the upgrade was answered {head}");
     }
 
     /// Upgrades, and reads the welcome.
     pub async fn open(node: &Node, query: &str) -> (Self, Value) {
-        let mut client = Self::upgrade(node, query).await;
-        let welcome = client.json("the welcome").await;
+        Self::connect(node.client_address()).await.welcomed(query).await
+    }
+
+    async fn welcomed(mut self, query: &str) -> (Self, Value) {
+        self.shake_hands(query).await;
+        let welcome = self.json("the welcome").await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
-        (client, welcome)
+        (self, welcome)
     }
 
     /// Sends one frame, masked as clients have to. A broken connection is seen when reading.

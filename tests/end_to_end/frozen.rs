@@ -1,0 +1,71 @@
+//! A node that was frozen for longer than its lease says nothing stale.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::timeout;
+
+use crate::support::db::set;
+use crate::support::raw::{CLOSE, TEXT};
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, Pair, RawClient, Scrape, Worker, eventually};
+
+/// Large enough that the kernel's buffers are soon full.
+const EVENT: usize = 32 * 1024;
+/// Whoever has not taken an event by then has no room for it.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// Reads what there is; the number of each event, and the code of a `bye`.
+async fn read(client: &mut RawClient, patience: Duration) -> (Vec<u64>, Option<u64>) {
+    let (mut numbers, mut bye) = (Vec::new(), None);
+    while let Ok(Some(frame)) = timeout(patience, client.frame("what there is")).await {
+        if frame.opcode == CLOSE {
+            break;
+        }
+        if frame.opcode == TEXT {
+            let frame: serde_json::Value = serde_json::from_slice(&frame.payload).expect("JSON");
+            numbers.extend(frame["data"][0].as_u64());
+            bye = bye.or(frame["code"].as_u64());
+        }
+    }
+    (numbers, bye)
+}
+
+#[tokio::test]
+async fn what_waited_for_a_socket_when_the_node_froze_is_not_sent_when_it_thaws() {
+    let settings = [("--node-ttl", "1500ms"), ("--log-length", "4000"), ("--pong-timeout", "10m")];
+    let mut pair = Pair::with(&settings).await;
+    let (mut slow, _) = RawClient::open_narrow(&pair.a, "userId=42&clientId=tab-1").await;
+    let mut worker = Worker::open(&pair.a).await;
+    let delivered = async || Scrape::of(&pair.a).await.get("events_delivered_total");
+    let (mut published, mut waiting) = (0_u32, 0);
+    while waiting < 4 {
+        worker.event("42", &format!(r#"[{published},"{}"]"#, "x".repeat(EVENT))).await;
+        published += 1;
+        let taken = async {
+            while delivered().await < f64::from(published) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        waiting = if timeout(MOMENT, taken).await.is_ok() { 0 } else { waiting + 1 };
+    }
+    let handed = delivered().await as u64;
+    assert!(handed < u64::from(published));
+
+    pair.a.signal(Signal::STOP);
+    eventually(BOUND, "the frozen node cleared away", async || same(pair.db.exists("user:42").await, false))
+        .await;
+    // Its client has gone to another node, which has given it everything.
+    let mut back = Client::open(&pair.b, "userId=42&clientId=tab-1&since=0").await;
+    assert_eq!(back.events(published as usize).await.len(), published as usize);
+    // The old socket has room again, and the frozen node something to say.
+    let (before, _) = read(&mut slow, MOMENT).await;
+    pair.a.signal(Signal::CONT);
+    let (after, bye) = read(&mut slow, BOUND).await;
+    assert_eq!(bye, Some(4009), "the client is elsewhere");
+    let stale: Vec<_> = before.iter().chain(&after).filter(|number| **number >= handed).collect();
+    assert!(stale.is_empty(), "{stale:?} were sent after the lease was lost");
+    assert_eq!(pair.db.members("user:42").await, set(["tab-1@node-b"]));
+    worker.event("42", "\"last\"").await;
+    assert_eq!(back.event().await.data, "\"last\"");
+}
