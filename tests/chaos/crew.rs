@@ -33,6 +33,8 @@ pub struct Crew {
     /// Second tabs with an id that one of `clients` has.
     pub intruders: Vec<Client>,
     pub rng: Rng,
+    /// Users of whom the last fault knows that no session was left at some time.
+    pub offline: Vec<usize>,
     presence: Presence,
     /// The last fault threw data away.
     threw_away: bool,
@@ -67,6 +69,7 @@ impl Crew {
             clients,
             intruders: Vec::new(),
             rng,
+            offline: Vec::new(),
             presence: Presence::default(),
             threw_away: false,
         };
@@ -116,6 +119,7 @@ impl Crew {
         let healed_ms = *self.stage.healed_ms.lock().expect("the time");
         let whole_after = Duration::from_millis(verdict.late_until_ms.saturating_sub(healed_ms));
         self.intruders.clear();
+        self.offline.clear();
         Outcome { fault, verdict, whole_after }
     }
 

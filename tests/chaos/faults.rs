@@ -162,6 +162,7 @@ async fn kill_all(crew: &mut Crew) {
         if there == 0 { Ok(()) } else { Err(format!("{there} are there")) }
     })
     .await;
+    crew.offline = (0..crew.scale.users).collect();
     for at in 0..crew.stage.size() {
         crew.stage.start_node(at).await;
     }
@@ -177,12 +178,17 @@ async fn rolling_restart(crew: &mut Crew) {
     crew.stage.healed();
 }
 
-/// From this program to the other and back again: every mixture of both, in both directions.
+/// From this program to the other and back again: every mixture of both, in both directions. One node of each round does
+/// not say goodbye, so that each program clears up after the other.
 async fn upgrade(crew: &mut Crew) {
     let other = crew.scale.old_program.clone().expect("CHAOS_OLD_BINARY");
     for program in [Some(other), None] {
         for at in 0..crew.stage.size() {
-            crew.stage.terminate(at).await;
+            if at == 1 {
+                crew.stage.kill(at);
+            } else {
+                crew.stage.terminate(at).await;
+            }
             match &program {
                 Some(other) => crew.stage.start_other(at, other).await,
                 None => crew.stage.start_node(at).await,
@@ -215,10 +221,10 @@ async fn cut(crew: &mut Crew, way: Way, length: Duration, reset: bool) {
     crew.stage.healed();
 }
 
-/// Sometimes for longer than the nodes' leases.
+/// Half of the time for longer than the nodes' leases, sometimes longer than all that is kept of users.
 async fn redis_restart(crew: &mut Crew) {
     crew.stage.redis.kill();
-    sleep(Duration::from_millis(500 + crew.rng.u64(..4_500))).await;
+    sleep(Duration::from_millis(500 + crew.rng.u64(..9_000))).await;
     crew.stage.redis.start_again().await;
     crew.stage.healed();
 }
@@ -231,10 +237,17 @@ async fn redis_loses_data(crew: &mut Crew) -> Gaps {
     Gaps::All
 }
 
-/// Networks that come and go, with old connections that nobody notices.
+/// Networks that come and go, with old connections that nobody notices. One user goes away with all sessions.
 async fn unsteady(crew: &mut Crew) {
+    let gone = crew.rng.usize(..crew.scale.users);
+    let sessions = crew.clients.iter().filter(|client| client.session.0 == gone);
+    sessions.for_each(|client| client.order(Order::Away(Duration::from_secs(4))));
+    let mut db = crew.stage.redis.db().await;
     for _ in 0..200 {
         let client = crew.rng.usize(..crew.clients.len());
+        if crew.clients[client].session.0 == gone {
+            continue;
+        }
         let order = match crew.rng.u32(..4) {
             0 => Order::Break,
             // Longer than ping and pong take, and shorter.
@@ -244,6 +257,9 @@ async fn unsteady(crew: &mut Crew) {
         };
         crew.clients[client].order(order);
         sleep(Duration::from_millis(20)).await;
+        if crew.offline.is_empty() && !db.exists(&format!("user:u{gone}")).await {
+            crew.offline.push(gone);
+        }
     }
     sleep(Duration::from_secs(3)).await;
     crew.stage.healed();

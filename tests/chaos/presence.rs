@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Presence {
     last: Option<String>,
     online: BTreeMap<String, bool>,
+    /// Of whom it has told in this phase that they went offline.
+    offline: BTreeSet<String>,
 }
 
 impl Presence {
@@ -26,6 +28,7 @@ impl Presence {
         if *gaps == Gaps::All {
             *self = Self::default(); // the stream went with the rest
         }
+        self.offline.clear();
         let end = Instant::now() + PATIENCE;
         loop {
             verdict.strange.extend(self.read(&mut db).await);
@@ -45,6 +48,9 @@ impl Presence {
         let from = self.last.clone().map_or("-".to_owned(), |last| format!("({last}"));
         for entry in db.stream_from("presence", &from).await {
             let (user, online) = (entry.get("user").to_owned(), entry.get("state") == "online");
+            if !online {
+                self.offline.insert(user.clone());
+            }
             let before = self.online.insert(user.clone(), online).unwrap_or_default();
             if before == online {
                 strange.push(format!(
@@ -65,7 +71,11 @@ impl Presence {
             wanted.entry(user).or_default().insert(format!("c{at}@{}", client.node()));
         }
         let fought: BTreeSet<_> = crew.intruders.iter().map(|client| client.session).collect();
-        let mut wrong = Vec::new();
+        // Nobody's set was there: an edge that is missing on both sides is missing all the same.
+        let untold =
+            crew.offline.iter().map(|user| format!("u{user}")).filter(|name| !self.offline.contains(name));
+        let mut wrong: Vec<_> =
+            untold.map(|name| format!("presence has not told that {name} went offline")).collect();
         for (user, mut wanted) in wanted {
             let name = format!("u{user}");
             let mut members = db.members(&format!("user:{name}")).await;
