@@ -120,6 +120,8 @@ pub struct Verdict {
     pub longest_wait_ms: u64,
     /// When the last event came that had been waited for longer than a second, Unix ms.
     pub late_until_ms: u64,
+    /// That event.
+    pub latest: String,
 }
 
 /// How late counts as late: a busy machine needs some of it, a mend needs more.
@@ -307,8 +309,12 @@ impl Ledger {
                 if let Some(answered_ms) = sent.answered_ms {
                     let waited = at_ms.saturating_sub(answered_ms);
                     verdict.longest_wait_ms = verdict.longest_wait_ms.max(waited);
-                    if waited > LATE_MS {
-                        verdict.late_until_ms = verdict.late_until_ms.max(*at_ms);
+                    if waited > LATE_MS && *at_ms > verdict.late_until_ms {
+                        let ((user, client), way) =
+                            (session, if sent.lane % 2 == 0 { "socket" } else { "XADD" });
+                        verdict.late_until_ms = *at_ms;
+                        verdict.latest =
+                            format!("session {user}/{client} waited {waited} ms for {number}, sent by {way}");
                     }
                 }
                 continue;
