@@ -128,9 +128,12 @@ impl Refusal {
         Self { code, message: message.into() }
     }
 
-    /// Redis is away: nothing was accepted.
+    /// Redis is away, or has too few replicas: what was asked for may have happened, but nobody can tell.
     pub fn unavailable() -> Self {
-        Self::new(Code::Unavailable, "Redis cannot be reached now; nothing was accepted, try again")
+        Self::new(
+            Code::Unavailable,
+            "Redis cannot be reached now, or too few replicas (--wait-replicas); nothing is known to be done, try again",
+        )
     }
 
     /// The node is going away.
