@@ -12,6 +12,10 @@ use switchboard::settings::{LogFormat, Settings};
 use switchboard::shutdown;
 use tracing::error;
 
+/// A tenth of a node's CPU time less than glibc's, and less memory for an idle session.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Settings are off.
 const UNUSABLE: u8 = 2;
 
