@@ -26,11 +26,12 @@
 --     more: there is more; order: Redis clock, us; entries: {id, event, data, ...}
 --     edges: '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
-local node, session_ttl, log_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local node, session_ttl, log_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local max_sessions, whole_since = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local order = time[1] .. string.format('%06d', time[2])
+local lease_end = string.format('%d', now + session_ttl)
 local clock = string.format('%d-0', now - 1) -- an event of this very millisecond must still come after it
 local empty_since = string.format('%d-0', math.max(now - 1, whole_since + 1)) -- where the log is empty now
 local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
@@ -47,7 +48,8 @@ local function newer(a, b)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
-  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+  local left = redis.call('PTTL', key)
+  if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
 
 local function named(fields)
@@ -90,37 +92,44 @@ local function is_whole(nodes, log, cursor, since, newest)
   return remembered or (start and not newer(start, since))
 end
 
--- Drops nodes whose lease has lapsed.
+-- Drops nodes whose lease has lapsed. Returns who is left, whether there are any leases, and the newest event's id as
+-- far as it is noted with them.
 local function prune(user, nodes)
-  local leases, lapsed, found = redis.call('HGETALL', nodes), {}, false
+  local leases, members, lapsed, last = redis.call('HGETALL', nodes), redis.call('SMEMBERS', user), nil, nil
   for i = 1, #leases, 2 do
-    if string.sub(leases[i], 1, 1) ~= '@' and tonumber(leases[i + 1]) <= now then
-      lapsed[leases[i]], found = true, true
+    if leases[i] == '@last' then last = leases[i + 1]
+    elseif tonumber(leases[i + 1]) <= now then
+      lapsed = lapsed or {}
+      lapsed[leases[i]] = true
       redis.call('HDEL', nodes, leases[i])
     end
   end
-  if not found then return end
-  for _, member in ipairs(redis.call('SMEMBERS', user)) do
-    if lapsed[string.match(member, '@(.*)$')] then redis.call('SREM', user, member) end
+  if lapsed then
+    local left = {}
+    for _, member in ipairs(members) do
+      if lapsed[string.match(member, '@(.*)$')] then redis.call('SREM', user, member)
+      else left[#left + 1] = member end
+    end
+    members = left
   end
+  return members, #leases > 0, last
 end
 
 -- Someone is there: an edge, where nobody was. It is noted here until an entry on `presence` says so, so that it
 -- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
--- it, '<us> <state> <node> ...'.
-local function owed_edges(cursor, mode, was_empty)
-  local noted = redis.call('HMGET', cursor, '@told', '@owed')
-  local told, owed = noted[1] or 'offline 0', noted[2]
+-- it, '<us> <state> <node> ...'. What is to be noted goes into `notes`.
+local function owed_edges(noted_told, noted_owed, mode, was_empty, notes)
+  local told, owed = noted_told or 'offline 0', noted_owed
   local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
   local edges = ''
   -- A set that lapsed while its sockets stayed open was nobody's coming or going.
   if state == 'online' and was_empty and mode == 'new' then edges = ' offline ' .. node .. ' online ' .. node
-  elseif state == 'offline' and (was_empty or noted[1] or owed) then edges = ' online ' .. node end
+  elseif state == 'offline' and (was_empty or noted_told or owed) then edges = ' online ' .. node end
   if edges ~= '' then
     owed = (owed or order) .. edges
-    redis.call('HSET', cursor, '@owed', owed)
-  elseif not (noted[1] or owed) then
-    redis.call('HSET', cursor, '@told', 'online 0') -- Redis lost the note; who is there was told of
+    notes[#notes + 1], notes[#notes + 2] = '@owed', owed
+  elseif not (noted_told or owed) then
+    notes[#notes + 1], notes[#notes + 2] = '@told', 'online 0' -- Redis lost the note; who is there was told of
   end
   return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
 end
@@ -151,8 +160,8 @@ local function read(log, from, client, count) -- `count`: to the log's end, so t
 end
 
 -- Positions of clients that never come back must not pile up on a user who is always there.
-local function drop_oldest_cursors(cursor, members)
-  local connected, known = {}, {}
+local function drop_oldest_cursors(cursor, members, client)
+  local connected, known = { [client] = true }, {}
   for _, member in ipairs(members) do connected[string.match(member, '^(.-)@')] = true end
   local fields = redis.call('HGETALL', cursor)
   for i = 1, #fields, 2 do
@@ -165,13 +174,12 @@ local function drop_oldest_cursors(cursor, members)
 end
 
 local function connect(user, nodes, log, cursor, client, mode, since, has_confirmed)
-  prune(user, nodes)
-  local members = redis.call('SMEMBERS', user)
+  local members, leased, last = prune(user, nodes)
   -- Leases without a set: Redis lost it. Whoever has one finds it gone with the next heartbeat, and registers anew.
-  if #members == 0 then
-    local last = redis.call('HGET', nodes, '@last')
+  if #members == 0 and leased then
     if last then redis.call('HSET', cursor, '@newest', last) end
     redis.call('DEL', nodes)
+    last = nil
   end
   local replaced, known, others = '', false, 0
   for _, member in ipairs(members) do
@@ -186,29 +194,38 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     return { 'full' }
   end
 
-  if replaced ~= '' then redis.call('SREM', user, client .. '@' .. replaced) end
-  redis.call('SADD', user, client .. '@' .. node)
-  redis.call('HSET', nodes, node, now + session_ttl)
-  keep(user, session_ttl)
-  keep(nodes, session_ttl)
-
-  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-  local newest = last and last[1]
+  local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  local newest = in_log and in_log[1]
   local position = newest or clock
-  if newest then redis.call('HSETNX', nodes, '@last', newest) end
-  local confirmed = redis.call('HGET', cursor, client)
+  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty')
+  local confirmed = noted[1]
   local from = since ~= '' and since or confirmed or position
   local whole = from == position or is_whole(nodes, log, cursor, from, newest)
-  if mode == 'new' and (not confirmed or newer(from, confirmed)) then
-    redis.call('HSET', cursor, client, from)
-    if redis.call('HLEN', cursor) > 4 * max_sessions then drop_oldest_cursors(cursor, members) end
-  elseif mode == 'resume' and not confirmed and has_confirmed ~= '' then
-    redis.call('HSET', cursor, client, has_confirmed)
+
+  if replaced ~= '' then redis.call('SREM', user, client .. '@' .. replaced) end
+  redis.call('SADD', user, client .. '@' .. node)
+  if newest and not last then redis.call('HSET', nodes, node, lease_end, '@last', newest)
+  else redis.call('HSET', nodes, node, lease_end) end
+  if #members == 0 then -- both keys are new
+    redis.call('PEXPIRE', user, session_ttl)
+    redis.call('PEXPIRE', nodes, session_ttl)
+  else
+    keep(user, session_ttl)
+    keep(nodes, session_ttl)
   end
 
-  local edges = owed_edges(cursor, mode, #members == 0)
-  if not newest then redis.call('HSETNX', cursor, '@empty', empty_since) end
-  keep(log, log_ttl) -- until the first heartbeat
+  local notes, crowded = {}, false
+  if mode == 'new' and (not confirmed or newer(from, confirmed)) then
+    notes[1], notes[2] = client, from
+    crowded = noted[2] and not confirmed and redis.call('HLEN', cursor) >= 4 * max_sessions
+  elseif mode == 'resume' and not confirmed and has_confirmed ~= '' then
+    notes[1], notes[2] = client, has_confirmed
+  end
+  local edges = owed_edges(noted[2], noted[3], mode, #members == 0, notes)
+  if not newest and not noted[4] then notes[#notes + 1], notes[#notes + 2] = '@empty', empty_since end
+  if notes[1] then redis.call('HSET', cursor, unpack(notes)) end
+  if crowded then drop_oldest_cursors(cursor, members, client) end
+  if newest then keep(log, log_ttl) end -- until the first heartbeat
   keep(cursor, log_ttl)
   if from == position then
     return { 'ok', position, from, 1, 0, position, 0, replaced, edges, order, {} }

@@ -24,7 +24,8 @@ local function newer(a, b)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
-  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+  local left = redis.call('PTTL', key)
+  if left ~= -2 and left < ttl then redis.call('PEXPIRE', key, ttl) end
 end
 
 -- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it

@@ -15,13 +15,13 @@
 --   <id>  the lease is renewed; the newest event's id, so that the node sees whether a hint went astray; behind it,
 --         after a space, what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
-local node, session_ttl, log_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local node, session_ttl, log_ttl = ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
-local lease = time[1] * 1000 + math.floor(time[2] / 1000) + session_ttl
+local lease = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + session_ttl)
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
-  if left < ttl then redis.call('PEXPIRE', key, ttl) end
+  if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
   return left
 end
 

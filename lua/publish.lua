@@ -31,7 +31,8 @@ local function newer(a, b)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
-  if redis.call('PTTL', key) < ttl then redis.call('PEXPIRE', key, ttl) end
+  local left = redis.call('PTTL', key)
+  if left ~= -2 and left < ttl then redis.call('PEXPIRE', key, ttl) end
 end
 
 -- Takes an entry out of the log for a newer one of its collapse key. Where it was the oldest, the id before it is

@@ -1,9 +1,10 @@
 //! Micro-batches. Callers queue operations; a lane takes whatever waits, does it in as few scripts as possible,
 //! and hands the answers back. Under load batches grow by themselves; an idle lane's batch is one operation.
 //!
-//! All operations of one user pass one lane, which does one batch after the other: so they happen in the order in
-//! which they were called. Within a batch the ends of sessions come first and their beginnings next: a session
-//! whose end was queued after its beginning never shares a batch with it, because its beginning was awaited.
+//! All events of one user pass one lane, which does one batch after the other: so they happen in the order in which
+//! they were called. The beginnings and ends of its sessions pass another, so that no event waits for a thousand
+//! clients who come at once. Within a batch the ends come first and the beginnings next: a session whose end was queued
+//! after its beginning never shares a batch with it, because its beginning was awaited.
 
 use std::collections::HashMap;
 use std::sync::Arc;

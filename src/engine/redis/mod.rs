@@ -143,15 +143,29 @@ fn ms(duration: Duration) -> u64 {
 /// The engine.
 pub struct RedisEngine {
     context: Arc<Context>,
-    lanes: Vec<mpsc::Sender<Op>>,
+    /// For events.
+    events: Lanes,
+    /// For the beginnings and ends of sessions.
+    sessions: Lanes,
     hasher: RandomState,
     ingress: watch::Sender<bool>,
     ingress_stopped: watch::Receiver<bool>,
     ingress_task: std::sync::Mutex<Option<watch::Sender<bool>>>,
 }
 
-/// Two: while Redis works on one lane's batch, the other's is built and read. More would make batches smaller.
+type Lanes = Vec<mpsc::Sender<Op>>;
+
+/// Two of each: while Redis works on one lane's batch, the other's is built and read. More would make batches smaller.
 const LANES: usize = 2;
+
+fn lanes(context: &Arc<Context>) -> Lanes {
+    let lane = |_| {
+        let (sender, receiver) = mpsc::channel(LANE_BOUND);
+        tokio::spawn(Lane::new(context.clone()).run(receiver));
+        sender
+    };
+    (0..LANES).map(lane).collect()
+}
 
 impl RedisEngine {
     /// An engine on Redis as it is set up. Connects to nothing yet; must be called within a tokio runtime.
@@ -177,17 +191,12 @@ impl RedisEngine {
             eviction: eviction::Eviction::default(),
             config,
         });
-        let lanes = (0..LANES)
-            .map(|_| {
-                let (sender, receiver) = mpsc::channel(LANE_BOUND);
-                tokio::spawn(Lane::new(context.clone()).run(receiver));
-                sender
-            })
-            .collect();
+        let (events, sessions) = (lanes(&context), lanes(&context));
         let (stopped, ingress_stopped) = watch::channel(false);
         Self {
             context,
-            lanes,
+            events,
+            sessions,
             hasher: RandomState::new(),
             ingress: watch::Sender::new(true),
             ingress_stopped,
@@ -198,13 +207,13 @@ impl RedisEngine {
     /// Queues an operation on its user's lane at once, and hands out its answer.
     fn queue<T: Send + 'static>(
         &self,
+        lanes: &Lanes,
         user: &UserId,
         op: impl FnOnce(oneshot::Sender<Result<T, Unavailable>>) -> Op,
     ) -> Answer<T> {
-        let lane =
-            usize::try_from(self.hasher.hash_one(user.as_str())).unwrap_or_default() % self.lanes.len();
+        let lane = usize::try_from(self.hasher.hash_one(user.as_str())).unwrap_or_default() % lanes.len();
         let (sender, receiver) = oneshot::channel();
-        let queued = self.lanes[lane].try_send(op(sender));
+        let queued = lanes[lane].try_send(op(sender));
         match queued {
             Ok(()) => Answer::later(receiver),
             Err(_) => Answer::now(Err(Unavailable::new("too much is waiting for Redis"))),
@@ -221,15 +230,15 @@ impl RedisEngine {
 
 impl Engine for RedisEngine {
     fn connect(&self, connect: Connect) -> Answer<Connected> {
-        self.queue(&connect.user.clone(), |answer| Op::Connect(connect, answer))
+        self.queue(&self.sessions, &connect.user.clone(), |answer| Op::Connect(connect, answer))
     }
 
     fn disconnect(&self, disconnect: Disconnect) -> Answer<()> {
-        self.queue(&disconnect.user.clone(), |answer| Op::Disconnect(disconnect, answer))
+        self.queue(&self.sessions, &disconnect.user.clone(), |answer| Op::Disconnect(disconnect, answer))
     }
 
     fn publish(&self, event: Event) -> Answer<Published> {
-        self.queue(&event.user.clone(), |answer| Op::Publish(event, answer))
+        self.queue(&self.events, &event.user.clone(), |answer| Op::Publish(event, answer))
     }
 
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {

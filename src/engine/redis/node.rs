@@ -204,7 +204,7 @@ async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Una
             owed.add(&batch[place], reply::text(&edges)?);
             Ok(())
         });
-        owed.tell(context).await?;
+        owed.pay(context).await?;
         outcomes.into_iter().collect::<Result<(), _>>()?;
         if again {
             let mut unserved = cmd("SREM");

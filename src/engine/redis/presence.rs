@@ -6,6 +6,8 @@
 //! after it gets it from `forget.lua`, and who is still connected gets it with the next heartbeat or connection.
 //! Who tells looks first whether the dead one had told already, so that nothing is told twice.
 
+use redis::Pipeline;
+
 use super::slot::Groups;
 use super::{Context, reply, scripts, sessions};
 use crate::engine::Unavailable;
@@ -32,9 +34,20 @@ impl<'a> Owed<'a> {
     ///
     /// # Errors
     /// Where Redis is away.
-    pub async fn tell(self, context: &Context) -> Result<(), Unavailable> {
+    pub async fn pay(self, context: &Context) -> Result<(), Unavailable> {
+        let settle = self.tell(context).await?;
+        context.link.probe_each(&settle).await.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+    }
+
+    /// Tells the stream. What it hands out settles, whenever it is run: until then whoever tells again finds that it
+    /// has been told.
+    ///
+    /// # Errors
+    /// Where Redis is away: it stays owed.
+    pub async fn tell(self, context: &Context) -> Result<Pipeline, Unavailable> {
+        let mut settle = redis::pipe();
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(settle);
         }
         let mut tell = scripts::call(&scripts::TELL, 1, 1 + 2 * self.0.len());
         tell.arg(context.keys.presence()).arg(context.config.uplink_length);
@@ -48,7 +61,6 @@ impl<'a> Owed<'a> {
         }
         let slots = self.0.iter().map(|(user, _)| sessions::user_slot(context, user));
         let groups = Groups::new(slots, self.0.len());
-        let mut settle = redis::pipe();
         for group in groups.iter() {
             let mut call = scripts::call(&scripts::SETTLE, group.len(), 2 * group.len());
             for place in group {
@@ -60,6 +72,6 @@ impl<'a> Owed<'a> {
             }
             settle.add_command(call);
         }
-        context.link.probe_each(&settle).await.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+        Ok(settle)
     }
 }

@@ -1,5 +1,7 @@
 //! Sessions in Redis: connect, disconnect, heartbeat, and the questions about them.
 
+use std::sync::Arc;
+
 use redis::{Value, cmd};
 use tracing::debug;
 
@@ -20,7 +22,7 @@ pub const MAX_CONNECTS: usize = 50;
 const NEVER_MS: u64 = 1 << 52;
 
 /// Registers a batch of sessions, tells the nodes whose connections they replace, and notes who came online.
-pub async fn connect(context: &Context, connects: &[Connect]) -> Vec<Result<Connected, Unavailable>> {
+pub async fn connect(context: &Arc<Context>, connects: &[Connect]) -> Vec<Result<Connected, Unavailable>> {
     // First, so that a survivor finds the user even if this node dies between the two.
     let mut served = cmd("SADD");
     served.arg(context.keys.users(&context.config.node));
@@ -51,8 +53,14 @@ pub async fn connect(context: &Context, connects: &[Connect]) -> Vec<Result<Conn
             outcomes[place] = Err(error);
         }
     }
-    if let Err(error) = owed.tell(context).await {
-        debug!(%error, "presence was not told; the next heartbeat tries again");
+    match owed.tell(context).await {
+        Ok(settle) if settle.is_empty() => {}
+        Ok(settle) => {
+            // Nobody need wait for that.
+            let context = context.clone();
+            tokio::spawn(async move { context.link.probe_each(&settle).await });
+        }
+        Err(error) => debug!(%error, "presence was not told; the next heartbeat tries again"),
     }
     outcomes
 }
@@ -168,10 +176,15 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<()
         Ok(())
     });
     // First told, then let go of: a survivor finds what is owed by the users that this node served.
-    let mut rest = owed.tell(context).await;
-    if any && rest.is_ok() {
-        rest = context.link.run_one(unserved).await.map(drop);
-    }
+    let rest = match owed.tell(context).await {
+        Ok(mut settle) => {
+            if any {
+                settle.add_command(unserved);
+            }
+            context.link.run(&settle).await.map(drop)
+        }
+        Err(error) => Err(error),
+    };
     outcomes.into_iter().map(|outcome| outcome.and(rest.clone())).collect()
 }
 
@@ -207,7 +220,7 @@ pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Vec<Result<Beaten, 
         let newest = newest.parse().map_err(|_| Unavailable::new("heartbeat.lua gave no event id"))?;
         Ok(Beaten::Renewed(newest))
     });
-    if let Err(error) = owed.tell(context).await {
+    if let Err(error) = owed.pay(context).await {
         debug!(%error, "presence was not told; the next heartbeat tries again");
     }
     beaten
