@@ -1,14 +1,14 @@
-// What grows with what: users, sessions, nodes; and 20,000 sockets of a node that dies. `bash scripts/bench-growth`
+// What grows with what: users, sessions, nodes; 20,000 events through the death of a node; and 17,000 sockets of one. `bash scripts/bench-growth`
 // prepares and starts this. Prints tables, and draws src/docs/growth.svg with --draw.
 //
-//   --seconds 5   --only users,sessions,nodes,storm   --draw
+//   --seconds 5   --only users,sessions,nodes,kill,storm   --draw
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Service, machine, number, option, root, sleep } from "./support.mjs";
 
 const seconds = Number(option("seconds", 5));
-const only = option("only", "users,sessions,nodes,storm").split(",");
+const only = option("only", "users,sessions,nodes,kill,storm").split(",");
 const load = { payload: 200, "warm-up": "2s", duration: `${seconds}s` };
 
 async function measure(words, nodes, flags) {
@@ -65,7 +65,28 @@ if (only.includes("nodes")) {
   table("nodes, 1,000 users", results);
 }
 
+if (only.includes("kill")) await kill();
 if (only.includes("storm")) await storm();
+
+/// 20,000 events for 992 users, half of them on a node that dies meanwhile and stays away. Everything is published at the
+/// other; sockets come back there with the last id that they got.
+async function kill() {
+  const service = await Service.start("switchboard", { nodes: 2 });
+  try {
+    const [, b] = service.workers;
+    const spread = Object.assign(Object.create(service), { workers: [b, b], nodes: service.nodes.slice(1) });
+    const flags = { users: 992, rate: 2000, payload: 200, "warm-up": "1s", duration: "9s", reconnect: true };
+    const run = spread.bench(flags);
+    await sleep(6_000);
+    service.nodes[0].kill("SIGKILL");
+    const report = await run;
+    console.log("\n| 20,000 events through `kill -9` | published | lost | doubled | disordered | gaps | back after p50 / max, ms |\n|---|---|---|---|---|---|---|");
+    const counts = [report.published, report.lost, report.duplicated, report.out_of_order, report.gaps];
+    console.log(`| 992 users, 2 nodes | ${counts.map((count) => number(count)).join(" | ")} | ${number(report.away_ms?.p50, 1)} / ${number(report.away_ms?.max, 1)} |`);
+  } finally {
+    await service.stop();
+  }
+}
 
 /// Half of all sockets are on the first node, which dies. They go to the two others, which hold the other half, and to
 /// whose other users events are published all the while.

@@ -87,7 +87,7 @@ pub const NODES: &[(&str, &str)] = &[
 /// Prints after the flags.
 pub const HELP: &str = "Each session is a socket of its own. User n has its first session on node n (counted round), and \
 its events are published at the node after that, so that with two nodes every event travels between them. Sockets to \
-loopback addresses come from 127.0.0.1, 127.0.0.2 and so on, 10,000 from each.
+loopback addresses come from 127.0.0.1 to 127.0.0.250, 1,000 from each.
 
 With a rate, latency counts from when an event was due, not from when it could be sent: a relay that falls behind \
 cannot hide that. Events are numbered per user, so every lost, doubled or disordered one is seen.

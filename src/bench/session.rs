@@ -15,7 +15,7 @@ use super::plan::Protocol;
 use super::wire::{self, CLOSE, PING, PONG, TEXT};
 
 /// Sockets that come from one loopback address; a system has some 28,000 ports for each pair of addresses.
-const PER_SOURCE: usize = 10_000;
+const PER_SOURCE: usize = 1_000;
 /// Longest pause before a broken socket tries again.
 const MOST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -106,7 +106,7 @@ impl Session {
             Protocol::SocketIo => "/socket.io/?EIO=4&transport=websocket".to_owned(),
         };
         let socket = self.user * plan.sessions + self.rank;
-        let source = source(to.at.ip(), socket);
+        let source = source(to.at.ip(), socket, std::process::id());
         let (stream, early) = wire::open(to, source, &path, None).await?;
         self.take(&early)?;
         self.reply(&stream)?;
@@ -266,12 +266,13 @@ fn value<'a>(text: &'a [u8], head: &[u8]) -> Option<&'a [u8]> {
     Some(&text[at..at + end])
 }
 
-/// Where a socket comes from: one loopback address for each 10,000, and wherever the system likes for others.
-fn source(to: IpAddr, socket: usize) -> Option<IpAddr> {
+/// Where a socket comes from: one loopback address for each 1,000, and wherever the system likes for others. The more
+/// ports of an address are taken, or still waiting after the last `run`, the longer the system looks for one.
+fn source(to: IpAddr, socket: usize, run: u32) -> Option<IpAddr> {
     if !matches!(to, IpAddr::V4(to) if to.is_loopback()) {
         return None;
     }
-    let block = u32::try_from(socket / PER_SOURCE % 250).unwrap_or_default();
+    let block = (u32::try_from(socket / PER_SOURCE).unwrap_or_default() + run % 250 * 16) % 250;
     Some(IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + block)))
 }
 
@@ -297,8 +298,12 @@ mod tests {
     #[test]
     fn sockets_are_spread_over_source_addresses() {
         let to = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
-        let from = |socket| source(to, socket).unwrap().to_string();
-        assert_eq!([from(0), from(9_999), from(10_000)], ["127.0.0.1", "127.0.0.1", "127.0.0.2"]);
-        assert_eq!(source(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 0), None);
+        let from = |socket, run| source(to, socket, run).unwrap().to_string();
+        assert_eq!([from(0, 0), from(999, 0), from(1000, 0)], ["127.0.0.1", "127.0.0.1", "127.0.0.2"]);
+        assert_eq!(
+            [from(0, 1), from(249_999, 0), from(250_000, 0)],
+            ["127.0.0.17", "127.0.0.250", "127.0.0.1"]
+        );
+        assert_eq!(source(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 0, 0), None);
     }
 }
