@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod code;
+pub mod data;
 pub mod hello;
 pub mod json;
 pub mod publish;

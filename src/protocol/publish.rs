@@ -3,9 +3,7 @@
 //! Worker frames, HTTP bodies and ingress entries all become a [`Publish`] here, with the same error codes.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -13,6 +11,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, InvalidId, NodeId, UserId};
 use crate::protocol::client::tagged;
 use crate::protocol::code::{Code, Refusal};
+pub use crate::protocol::data::Data;
 use crate::protocol::json::{self, List, MAX_ITEMS};
 
 /// Bytes a frame may need besides its event: 1,000 user ids of 128, quoted, and the other fields.
@@ -27,39 +26,6 @@ pub enum Target {
     Users(Vec<UserId>),
     /// Every connected client of every node.
     Broadcast,
-}
-
-/// JSON text, shared: a slice of the frame it came in. Printing it shows no payload.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Data(Bytes);
-
-impl fmt::Debug for Data {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
-}
-
-impl Data {
-    /// JSON `null`.
-    pub fn null() -> Self {
-        Self(Bytes::from_static(b"null"))
-    }
-
-    /// Takes text that is known to be JSON.
-    pub fn from_json_text(text: String) -> Self {
-        Self(Bytes::from(text))
-    }
-
-    /// The JSON text.
-    pub fn as_str(&self) -> &str {
-        // Built from `&str` alone, so this never falls back.
-        std::str::from_utf8(&self.0).unwrap_or("null")
-    }
-
-    /// The JSON text's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 /// One thing to publish, checked.
@@ -218,7 +184,7 @@ impl Request {
         match json::object::<Frame<'_>>(text) {
             Ok(frame) => {
                 let data = match frame.data {
-                    Some(raw) => Data(AsRef::<Bytes>::as_ref(text).slice_ref(raw.get().as_bytes())),
+                    Some(raw) => Data::part_of(text, raw.get()),
                     None => Data::null(),
                 };
                 let parts = Parts {

@@ -120,6 +120,28 @@ async fn a_body_that_is_too_large_is_413_before_it_comes_and_while_it_does() {
     beside.served().await;
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_small_event_of_a_large_body_keeps_no_more_than_itself() {
+    let node = NodeBuilder::local("solo").start().await;
+    let url = node.worker_http("/publish");
+    let body =
+        format!("{{\"userId\":\"42\",\"event\":\"e\",\"data\":1}}\n\"{}\"", "x".repeat(16 * KIB * KIB));
+    let publish = async || {
+        let headers = [("content-type", "application/x-ndjson")];
+        let answer = http::request(reqwest::Method::POST, &url, &headers, Some(&body)).await.unwrap();
+        assert!(answer.body.starts_with("{\"type\":\"ack\""), "{answer:?}");
+    };
+    publish().await;
+    publish().await;
+    let before = node.peak_memory();
+    for _ in 0..8 {
+        publish().await;
+    }
+    let grown = node.peak_memory() - before;
+    assert!(grown < 64 << 20, "8 small events keep {} MiB", grown >> 20);
+}
+
 /// A worker's frame for a user, with data of this size.
 fn event(user: usize, size: usize) -> Vec<u8> {
     let text = format!(r#"{{"ref":"{user}","userId":"u-{user}","event":"e","data":"{}"}}"#, "x".repeat(size));

@@ -151,7 +151,7 @@ impl MemoryEngine {
                     client: event.client.clone(),
                     except: event.except.clone(),
                     event: event.event.clone(),
-                    data: event.data.clone(),
+                    data: event.data.detached(),
                     collapse: event.collapse.clone(),
                 });
                 if let Some(key) = &event.key {
