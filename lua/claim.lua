@@ -11,6 +11,7 @@
 -- ARGV[5] -> address for clients
 -- ARGV[6] -> address for workers
 -- ARGV[7] -> log TTL, ms
+-- ARGV[8] -> form of keys and entries that the process knows; noted where it is not the first
 --
 -- returns {1, now, left} where the id is ours: Redis clock in Unix ms, users that an earlier process left behind
 --         {0, ttl, version} where another process holds it: ms until its lease lapses, its version ('' while a
@@ -18,7 +19,7 @@
 
 local node, inbox, users = KEYS[1], KEYS[2], KEYS[3]
 local boot, node_ttl, session_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local log_ttl = tonumber(ARGV[7])
+local log_ttl, format = tonumber(ARGV[7]), ARGV[8]
 
 local owner = redis.call('HMGET', node, 'boot', 'version')
 if owner[1] and owner[1] ~= boot then return { 0, redis.call('PTTL', node), owner[2] or '' } end
@@ -32,5 +33,6 @@ redis.call('PEXPIRE', inbox, session_ttl + node_ttl)
 redis.call('PEXPIRE', users, math.max(log_ttl, session_ttl) + node_ttl)
 redis.call('HSET', node, 'boot', boot, 'started', now, 'version', ARGV[4], 'sessions', 0,
   'client_url', ARGV[5], 'worker_url', ARGV[6])
+if format ~= '1' then redis.call('HSET', node, 'format', format) end
 redis.call('PEXPIRE', node, node_ttl)
 return { 1, now, redis.call('SCARD', users) }

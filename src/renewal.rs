@@ -127,6 +127,15 @@ impl Keeper {
                 }
                 Ok(Round::NotYet)
             }
+            Claim::OtherFormat(other) => {
+                if !std::mem::replace(&mut self.waiting, true) {
+                    warn!(
+                        node = %self.router.node(), %other,
+                        "that node's release is too far from this one to share keys with it: waiting until it is gone; upgrade, or roll back, one release at a time"
+                    );
+                }
+                Ok(Round::NotYet)
+            }
             Claim::ClearingUp => {
                 debug!("another node clears up after this id's last owner");
                 Ok(Round::NotYet)

@@ -180,7 +180,7 @@ pub struct Uplink {
 }
 
 /// What became of a claim to a node id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
     /// It is ours.
     Held,
@@ -188,6 +188,8 @@ pub enum Claim {
     Taken(Duration),
     /// A surviving node clears up after the id's last owner, which takes a moment.
     ClearingUp,
+    /// This live node is of a release whose keys this one cannot share.
+    OtherFormat(NodeId),
 }
 
 /// A live node.

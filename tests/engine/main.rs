@@ -8,6 +8,7 @@ mod stage;
 
 mod completeness;
 mod drain;
+mod formats;
 mod histories;
 mod many_nodes;
 mod model;

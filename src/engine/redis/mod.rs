@@ -13,6 +13,7 @@
 //! | `presence` | the edges that scripts note, told on the stream |
 //! | `inbox`, `ingress`, `entry`, `turns` | the streams this node reads |
 //! | `node` | the node's own lease, and clearing up after others |
+//! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
 //! | `status`, `traces` | how everything stands; following one user |
@@ -25,6 +26,7 @@ pub mod doors;
 mod drain;
 mod entry;
 mod eviction;
+mod format;
 mod inbox;
 mod ingress;
 mod keys;

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::keys::EVENTS;
 use super::presence::Owed;
 use super::slot::Groups;
-use super::{Context, eviction, inbox, ms, publish, reply, scripts, sessions, traces};
+use super::{Context, eviction, format, inbox, ms, publish, reply, scripts, sessions, traces};
 use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
 
@@ -33,7 +33,7 @@ fn node_keys(context: &Context, call: &mut redis::Cmd, node: &NodeId) {
 }
 
 async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim, i64, i64), Unavailable> {
-    let mut call = scripts::call(&scripts::CLAIM, 3, 7);
+    let mut call = scripts::call(&scripts::CLAIM, 3, 8);
     node_keys(context, &mut call, node);
     call.arg(&context.config.boot)
         .arg(ms(context.config.node_ttl))
@@ -41,7 +41,8 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
         .arg(version)
         .arg(&context.config.client_url)
         .arg(&context.config.worker_url)
-        .arg(ms(context.config.log_ttl));
+        .arg(ms(context.config.log_ttl))
+        .arg(format::FORMAT);
     let asked = Instant::now();
     let answer = reply::array(context.link.probe_one(call).await?)?;
     let [held, now_or_ttl, left_or_version] = answer.as_slice() else {
@@ -63,6 +64,11 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
 /// Where Redis is away.
 pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
     let node = &context.config.node;
+    if !context.held_before.load(Ordering::Acquire)
+        && let Some(stranger) = format::stranger(context).await?
+    {
+        return Ok(Claim::OtherFormat(stranger));
+    }
     let (claim, now, left) = take(context, node, env!("CARGO_PKG_VERSION")).await?;
     if claim == Claim::Held {
         if !context.link.keeps_marks() {
