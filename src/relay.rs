@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -110,8 +110,9 @@ impl Relay {
         tell_openings(&settings);
 
         let (stop_lease, stop) = watch::channel(false);
-        let lease = tokio::spawn(renewal::keep(router.clone(), settings.node_ttl, stop));
-        let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), settings.session_ttl))];
+        let hurry = Arc::new(Notify::new());
+        let lease = tokio::spawn(renewal::keep(router.clone(), settings.node_ttl, hurry.clone(), stop));
+        let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), settings.session_ttl, hurry))];
         let (limits, waiting) = (&ports.limits, settings.waiting_connections);
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
         let for_clients = ports.clone();

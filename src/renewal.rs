@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
@@ -24,11 +24,17 @@ pub enum End {
     TakenOver,
 }
 
-/// Keeps the lease until `stop`.
-pub async fn keep(router: Arc<Router>, ttl: Duration, mut stop: watch::Receiver<bool>) -> End {
+/// Keeps the lease until `stop`. Where another node has died, `hurry` is notified: hints that it owed are missing.
+pub async fn keep(
+    router: Arc<Router>,
+    ttl: Duration,
+    hurry: Arc<Notify>,
+    mut stop: watch::Receiver<bool>,
+) -> End {
     let engine = router.engine().clone();
     let claimed = Instant::now();
-    let mut keeper = Keeper { router, engine, ttl, claimed, held_before: false, away: false, waiting: false };
+    let mut keeper =
+        Keeper { router, engine, ttl, hurry, claimed, held_before: false, away: false, waiting: false };
     let mut pause = Duration::ZERO;
     let mut failures = 0;
     loop {
@@ -75,6 +81,7 @@ struct Keeper {
     router: Arc<Router>,
     engine: Arc<dyn Engine>,
     ttl: Duration,
+    hurry: Arc<Notify>,
     /// When the id was claimed last.
     claimed: Instant,
     held_before: bool,
@@ -93,8 +100,8 @@ impl Keeper {
             if !whole {
                 self.router.look_all();
             }
-            if self.claimed.elapsed() >= OTHERS_RETURN {
-                self.engine.clear_up().await?;
+            if self.claimed.elapsed() >= OTHERS_RETURN && self.engine.clear_up().await? {
+                self.hurry.notify_one();
             }
             return Ok(Round::Held);
         }

@@ -323,8 +323,9 @@ pub trait Engine: Send + Sync + 'static {
     fn drain(&self, leaving: Leaving) -> Answer<Slots>;
     /// Gives the id back and leaves nothing behind.
     fn release(&self) -> Answer<()>;
-    /// Clears up after nodes whose lease has lapsed.
-    fn clear_up(&self) -> Answer<()>;
+    /// Clears up after nodes whose lease has lapsed. True where one has lapsed since this was last asked: hints of what
+    /// it published last may be missing.
+    fn clear_up(&self) -> Answer<bool>;
     /// How long ago a sign of life last came through this node's inbox.
     fn sign_of_life(&self) -> Option<Duration>;
     /// Whether Redis is there and knows this node, as far as is known.

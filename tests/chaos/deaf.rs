@@ -60,22 +60,19 @@ pub async fn clients(crew: &mut Crew) -> Gaps {
     Gaps::Of(vec![1])
 }
 
-/// The reader's place is moved to the end of time: it waits, and nothing comes. The node must not be ready then.
+/// The reader's place is moved to the end of time: it waits, and nothing comes. The node must not be ready then, and
+/// make its inbox anew by itself.
 pub async fn inbox(crew: &mut Crew) {
     let at = crew.rng.usize(..crew.stage.size());
     let mut db = crew.stage.redis.db().await;
-    let place = |id: &str| {
-        let mut set = cmd("XGROUP");
-        set.arg("SETID").arg(format!("inbox:{{node:n{}}}", at + 1)).arg("node").arg(id);
-        set
-    };
-    db.run::<String>(&place("99999999999999-0")).await;
+    let mut place = cmd("XGROUP");
+    place.arg("SETID").arg(format!("inbox:{{node:n{}}}", at + 1)).arg("node").arg("99999999999999-0");
+    db.run::<String>(&place).await;
     let url = crew.stage.node(at).worker_http("/readyz");
     eventually(BOUND, "a node with a silent inbox to be not ready", async || {
         let answer = http::try_get(&url).await?;
         if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
-    db.run::<String>(&place("0")).await;
     crew.stage.healed();
 }

@@ -202,3 +202,23 @@ async fn no_password_of_redis_appears_in_the_log() {
         assert!(!line.contains("s3cret-pass"), "in the log: {line}");
     }
 }
+
+#[tokio::test]
+async fn an_inbox_whose_reader_waits_in_vain_is_made_anew_and_read() {
+    let mut pair = Pair::with(&[("--node-ttl", "1500ms"), ("--session-ttl", "10m")]).await;
+    let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
+    let mut worker = Worker::open(&pair.b).await;
+    let first = worker.event("42", "1").await;
+    assert_eq!(client.event().await.id, Some(first));
+    // The reader's place is at the end of time: it reads on, and nothing comes.
+    let mut place = redis::cmd("XGROUP");
+    place.arg("SETID").arg("inbox:{node:node-a}").arg("node").arg("99999999999999-0");
+    pair.db.run::<String>(&place).await;
+    let second = worker.event("42", "2").await;
+    not_ready(&pair.a.worker_http("/readyz")).await;
+    // Long before the next heartbeat on the user: what was in the inbox is found in the log.
+    assert_eq!(client.event().await.id, Some(second));
+    ready(&pair.a.worker_http("/readyz")).await;
+    let third = worker.event("42", "3").await;
+    assert_eq!(client.event().await.id, Some(third));
+}

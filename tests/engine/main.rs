@@ -11,6 +11,7 @@ mod drain;
 mod formats;
 mod histories;
 mod many_nodes;
+mod mends;
 mod model;
 mod operators;
 mod position;

@@ -329,10 +329,10 @@ impl Engine for MemoryEngine {
         ready(())
     }
 
-    fn clear_up(&self) -> Answer<()> {
+    fn clear_up(&self) -> Answer<bool> {
         let now = Instant::now();
         self.with(|state| state.users.retain(|_, user| !user.sessions.is_empty() || user.expires > now));
-        ready(())
+        ready(false)
     }
 
     fn sign_of_life(&self) -> Option<Duration> {

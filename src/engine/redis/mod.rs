@@ -12,7 +12,8 @@
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `presence` | the edges that scripts note, told on the stream |
 //! | `inbox`, `ingress`, `entry`, `turns` | the streams this node reads |
-//! | `node` | the node's own lease, and clearing up after others |
+//! | `pulse` | notices that the inbox's reader has died, and starts another |
+//! | `node`, `deaths` | the node's own lease; clearing up after others |
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
@@ -21,6 +22,7 @@
 pub mod appender;
 mod cluster;
 pub mod connection;
+mod deaths;
 #[doc(hidden)]
 pub mod doors;
 mod drain;
@@ -36,6 +38,7 @@ mod map;
 mod node;
 mod presence;
 mod publish;
+mod pulse;
 mod reply;
 mod scripts;
 mod sentinel;
@@ -129,6 +132,8 @@ struct Context {
     tracer: Tracer,
     /// When a sign of life last came through the inbox.
     sign_of_life: std::sync::Mutex<Option<Instant>>,
+    pulse: pulse::Pulse,
+    deaths: deaths::Deaths,
     eviction: eviction::Eviction,
 }
 
@@ -190,6 +195,8 @@ impl RedisEngine {
             held_before: AtomicBool::new(false),
             tracer: Tracer::default(),
             sign_of_life: std::sync::Mutex::new(None),
+            pulse: pulse::Pulse::default(),
+            deaths: deaths::Deaths::default(),
             eviction: eviction::Eviction::default(),
             config,
         });
@@ -313,7 +320,7 @@ impl Engine for RedisEngine {
         self.with_context(|context| async move { node::release(&context).await })
     }
 
-    fn clear_up(&self) -> Answer<()> {
+    fn clear_up(&self) -> Answer<bool> {
         self.with_context(|context| async move { node::clear_up(&context).await })
     }
 
@@ -338,7 +345,7 @@ impl Engine for RedisEngine {
         if self.context.node.set(node).is_err() {
             return; // started before
         }
-        tokio::spawn(inbox::read(self.context.clone()));
+        tokio::spawn(pulse::keep(self.context.clone()));
         tokio::spawn(eviction::watch(self.context.clone()));
         tokio::spawn(traces::write(self.context.clone()));
         let context = self.context.clone();

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::keys::EVENTS;
 use super::presence::Owed;
 use super::slot::Groups;
-use super::{Context, eviction, format, inbox, ms, publish, reply, scripts, sessions, traces};
+use super::{Context, deaths, eviction, format, inbox, ms, publish, pulse, reply, scripts, sessions, traces};
 use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
 
@@ -131,7 +131,9 @@ async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
     if let Err(error) = traces::refresh(context, now).await {
         debug!(%error, "who is followed cannot be looked up"); // an outage shows below
     }
-    context.link.probe_one(inbox::life(context)).await.map(drop)
+    context.link.probe_one(inbox::life(context)).await?;
+    pulse::sent(context);
+    Ok(())
 }
 
 /// Gives the id back.
@@ -156,11 +158,12 @@ async fn let_go(context: &Context, node: &NodeId) -> Result<(), Unavailable> {
     Ok(())
 }
 
-/// Clears up after every node whose lease has lapsed.
+/// Clears up after every node whose lease has lapsed. Says whether any has lapsed since this was last asked, whoever
+/// clears up after it.
 ///
 /// # Errors
 /// Where Redis is away: the next survivor, or the next round, goes on.
-pub async fn clear_up(context: &Context) -> Result<(), Unavailable> {
+pub async fn clear_up(context: &Context) -> Result<bool, Unavailable> {
     let list = context.keys.nodes();
     let asked = Instant::now();
     let now_us = context.link.clock(&list).await?;
@@ -168,10 +171,11 @@ pub async fn clear_up(context: &Context) -> Result<(), Unavailable> {
         context.metrics.clock.told(asked, now_us, Duration::from_micros(1));
     }
     let now = now_us / 1000;
-    let mut lapsed = cmd("ZRANGEBYSCORE");
-    lapsed.arg(list).arg("-inf").arg(now);
-    for dead in reply::array(context.link.run_one(lapsed).await?)? {
-        let Ok(dead) = reply::text(&dead)?.parse::<NodeId>() else { continue };
+    let mut leases = cmd("ZRANGE");
+    leases.arg(list).arg(0).arg(-1).arg("WITHSCORES");
+    let leases = deaths::leases(context.link.run_one(leases).await?)?;
+    for (dead, _) in leases.iter().filter(|(_, end)| **end <= now) {
+        let Ok(dead) = dead.parse::<NodeId>() else { continue };
         if dead == context.config.node {
             continue;
         }
@@ -182,7 +186,7 @@ pub async fn clear_up(context: &Context) -> Result<(), Unavailable> {
             let_go(context, &dead).await?;
         }
     }
-    Ok(())
+    Ok(context.deaths.look(leases, now, ms(context.config.node_ttl)))
 }
 
 /// Takes a node off all its users, and notes who is offline by that.

@@ -1,0 +1,79 @@
+//! Notices that other nodes have died, by the list of nodes alone: each node sees it, whoever clears up.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use redis::Value;
+
+use super::reply;
+use crate::engine::Unavailable;
+
+/// When each node's lease ends, Unix ms.
+pub type Leases = HashMap<String, i64>;
+
+/// Reads the list of nodes with its scores.
+///
+/// # Errors
+/// Where it has another shape.
+pub fn leases(list: Value) -> Result<Leases, Unavailable> {
+    let mut items = reply::array(list)?.into_iter();
+    let mut leases = Leases::new();
+    while let (Some(node), Some(end)) = (items.next(), items.next()) {
+        let end: f64 = match &end {
+            Value::Double(end) => *end,
+            text => reply::text(text)?.parse().map_err(|_| Unavailable::new("a lease's end is no number"))?,
+        };
+        leases.insert(reply::text(&node)?.to_owned(), end as i64);
+    }
+    Ok(leases)
+}
+
+/// The leases that were held when the list was last looked at.
+#[derive(Default)]
+pub struct Deaths(Mutex<Leases>);
+
+impl Deaths {
+    /// Whether a lease that was held has run out since: it is listed as lapsed; or somebody has taken it off the list
+    /// after its end; or it was taken anew by then, by a process that came after. Who leaves takes itself off before.
+    pub fn look(&self, leases: Leases, now: i64, ttl_ms: u64) -> bool {
+        let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let died = held.iter().any(|(node, old)| {
+            *old <= now && leases.get(node).is_none_or(|end| *end <= now || end.saturating_sub(ttl) > *old)
+        });
+        *held = leases.into_iter().filter(|(_, end)| *end > now).collect();
+        died
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: u64 = 10;
+
+    fn list(leases: &[(&str, i64)]) -> Leases {
+        leases.iter().map(|(node, end)| ((*node).to_owned(), *end)).collect()
+    }
+
+    #[test]
+    fn a_lease_that_ran_out_is_a_death_however_it_is_seen() {
+        let lapsed = list(&[("a", 25), ("b", 12)]);
+        let cleared_up = list(&[("a", 25)]);
+        let taken_anew = list(&[("a", 25), ("b", 24)]);
+        for seen in [lapsed, cleared_up, taken_anew] {
+            let deaths = Deaths::default();
+            assert!(!deaths.look(list(&[("a", 11), ("b", 12)]), 2, TTL), "both live");
+            assert!(deaths.look(seen.clone(), 15, TTL), "{seen:?}");
+            assert!(!deaths.look(seen, 16, TTL), "it is told once");
+        }
+    }
+
+    #[test]
+    fn who_renews_in_time_or_leaves_has_not_died() {
+        let deaths = Deaths::default();
+        deaths.look(list(&[("a", 11), ("b", 12)]), 2, TTL);
+        assert!(!deaths.look(list(&[("b", 16)]), 8, TTL), "a has left, before its lease ended");
+        assert!(!deaths.look(list(&[("b", 24)]), 17, TTL), "b was renewed at 14, before 16");
+    }
+}

@@ -1,0 +1,67 @@
+//! What a node left half done: hints that failed after their event was in the log, sessions that nobody took off.
+
+use std::time::Duration;
+
+use crate::recorder::{Recorder, Told};
+use crate::stage::{Kind, Options, event, user};
+
+#[tokio::test]
+async fn a_hint_that_failed_is_a_look_with_the_next_beat() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    b.connect(&user, "tab").await;
+    // Nothing can be added to what is no stream.
+    let inbox = "inbox:{node:node-2}";
+    let () = a.ask(&["SET", inbox, "x"]);
+    a.engine.publish(event(&user, "1")).await.unwrap_err();
+    assert_eq!(a.ask::<i64>(&["XLEN", "log:{user:42}"]), 1, "it is in the log all the same");
+    // Still not: then it is tried again.
+    a.engine.beat(0).await.unwrap_err();
+    let () = a.ask(&["DEL", inbox]);
+    let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
+    assert!(!b.node.told().contains(&Told::Look("42".to_owned())));
+    assert!(a.engine.beat(0).await.unwrap());
+    b.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned())).then_some(())).await;
+    // Once: what was sent is owed no more.
+    b.node.take();
+    assert!(a.engine.beat(0).await.unwrap());
+    let next = a.publish_plain(&user, "2").await;
+    b.node.hint_of(next).await;
+    assert!(!b.node.told().contains(&Told::Look("42".to_owned())));
+}
+
+#[tokio::test]
+async fn who_gives_its_id_back_leaves_no_session_behind() {
+    let (stage, gone, elsewhere) = (Kind::Redis.stage().await, user("1"), user("2"));
+    let other = stage.another("node-2").await;
+    // Redis has not heard of their ends: a drain that was cut short, or Redis was away during it.
+    stage.connect(&gone, "tab").await;
+    stage.connect(&elsewhere, "tab").await;
+    other.connect(&elsewhere, "other").await;
+    stage.engine.release().await.unwrap();
+    assert_eq!(other.sessions(&gone).await, Vec::<String>::new());
+    assert_eq!(other.sessions(&elsewhere).await, ["other@node-2"]);
+    assert_eq!(other.publish(event(&gone, "1")).await.nodes, []);
+    let told: Vec<(String, Vec<String>)> = stage.ask(&["XREVRANGE", "presence", "+", "-", "COUNT", "1"]);
+    assert_eq!(told[0].1, ["user", "1", "state", "offline", "node", "node-1"]);
+}
+
+#[tokio::test]
+async fn a_death_is_told_once_to_each_node_that_looks() {
+    let options = Options { node_ttl: Duration::from_secs(1), ..Options::default() };
+    let dead = Kind::Redis.stage_with(options).await;
+    let survivors = [dead.another("node-2").await, dead.another("node-3").await];
+    let mut told = [0, 0];
+    let mut round = async || {
+        for (survivor, told) in survivors.iter().zip(&mut told) {
+            assert!(survivor.engine.beat(0).await.unwrap());
+            *told += usize::from(survivor.engine.clear_up().await.unwrap());
+        }
+        survivors[0].engine.nodes().await.unwrap().len()
+    };
+    assert_eq!(round().await, 3);
+    Recorder::eventually("the dead node cleared up", async || round().await == 2).await;
+    round().await;
+    // Only one of them has cleared up.
+    assert_eq!(told, [1, 1]);
+}
