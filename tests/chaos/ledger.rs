@@ -3,7 +3,7 @@
 //! It knows the contract and nothing else: no process, no socket, no clock of its own. So it can be tested with
 //! records that are made up (`ledger_tests`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// An event id `<ms>-<n>`.
 pub type Id = (u64, u64);
@@ -141,12 +141,18 @@ impl Verdict {
     }
 }
 
+/// Phases that are remembered: a client with a stable id may see again what came since it confirmed something, and
+/// through restarts and kills that follow on each other it may not stay anywhere for long enough to do so.
+pub const REMEMBERED: usize = 8;
+
 /// The events of one phase, and older ones, which a client with a stable id may see again.
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub events: BTreeMap<Number, Sent>,
     /// The first of this phase: from here on it is known what every session must have seen.
     pub first: Number,
+    /// Those of the phases before.
+    pub older: VecDeque<Number>,
 }
 
 impl Ledger {
@@ -179,8 +185,13 @@ impl Ledger {
                 }
             }
         }
-        self.events = self.events.split_off(&self.first);
-        self.first = first;
+        self.older.push_back(std::mem::replace(&mut self.first, first));
+        if self.older.len() > REMEMBERED {
+            self.older.pop_front();
+        }
+        if let Some(oldest) = self.older.front() {
+            self.events = self.events.split_off(oldest);
+        }
     }
 
     /// Each event's place, from answers and from what anybody saw.

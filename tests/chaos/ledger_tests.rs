@@ -1,7 +1,7 @@
 //! The checker, checked: made-up records with one fault each, which it must find, and one without, which it must
 //! pass.
 
-use crate::ledger::{Fate, Gaps, Kind, Ledger, Record, Seen, Sent, To, Verdict};
+use crate::ledger::{Fate, Gaps, Kind, Ledger, REMEMBERED, Record, Seen, Sent, To, Verdict};
 
 fn sent(user: usize, ms: u64) -> Sent {
     Sent {
@@ -19,7 +19,11 @@ fn sent(user: usize, ms: u64) -> Sent {
 
 /// Events 1 to 4 for user 0, with ids 10-0 to 40-0.
 fn ledger() -> Ledger {
-    Ledger { events: (1..=4).map(|number| (number, sent(0, number * 10))).collect(), first: 1 }
+    Ledger {
+        events: (1..=4).map(|number| (number, sent(0, number * 10))).collect(),
+        first: 1,
+        ..Ledger::default()
+    }
 }
 
 fn welcome(since: Option<u64>) -> Seen {
@@ -171,4 +175,16 @@ fn older_events_may_be_seen_again_and_are_owed_no_more() {
     assert_eq!(ledger.check(&[record(Kind::Stable, again)], &Gaps::None).findings(), [""; 0]);
     let without = vec![welcome(None), event(3), event(4)];
     assert_eq!(ledger.check(&[record(Kind::Stable, without)], &Gaps::None).findings(), [""; 0]);
+}
+
+#[test]
+fn what_is_phases_old_may_be_seen_again_but_not_for_ever() {
+    let mut ledger = ledger();
+    let again = [record(Kind::Stable, vec![welcome(None), event(1)])];
+    let mut phases = 0;
+    while ledger.check(&again, &Gaps::None).strange.is_empty() {
+        ledger.begin(5 + phases, &[]);
+        phases += 1;
+    }
+    assert_eq!(phases as usize, REMEMBERED + 1);
 }
