@@ -95,7 +95,7 @@ async fn a_body_of_two_lengths_hides_no_second_request() {
 
 #[tokio::test]
 async fn a_line_that_ends_without_a_carriage_return_hides_no_second_request() {
-    let node = NodeBuilder::local("solo").start().await;
+    let node = NodeBuilder::local("solo").set("--hello-timeout", "500ms").start().await;
     let hidden = "GET /nodes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let length = hidden.len();
     for address in ports(&node) {

@@ -95,7 +95,7 @@ impl Process {
         self.lines.lock().expect("captured lines").clone()
     }
 
-    /// The most memory that it has had so far, bytes.
+    /// The most memory that it has had so far, bytes. The system counts by threads, and may say a little less later.
     #[cfg(target_os = "linux")]
     pub fn peak_memory(&self) -> u64 {
         self.status_bytes("VmHWM:")
