@@ -3,10 +3,34 @@
 //! Redis Cluster hashes `user:<id>` whole and the braces of its companions, so all keys of a user share a slot,
 //! and so do a node's. There the prefix must stand within the braces too: see [`Keys::new`].
 
+use std::fmt;
+use std::io::Write as _;
+
+use redis::{RedisWrite, ToRedisArgs};
+
 use crate::id::{NodeId, UserId};
 
 /// The ingress stream where `--ingress` names no other.
 pub const EVENTS: &str = "events";
+
+/// One of a user's keys. Scripts take them by the hundred: each is spelt into the command, without a text of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Key<'a>([&'a str; 6]);
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| f.write_str(part))
+    }
+}
+
+impl ToRedisArgs for Key<'_> {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut key = out.writer_for_next_arg();
+        for part in self.0 {
+            let _ = key.write_all(part.as_bytes()); // into memory
+        }
+    }
+}
 
 /// Spells keys, with the prefix that the operator chose.
 #[derive(Debug, Clone)]
@@ -27,28 +51,32 @@ impl Keys {
         [&*self.prefix, before, ":{", &self.within, of, ":", id, "}"].concat()
     }
 
+    fn of_user<'a>(&'a self, before: &'static str, user: &'a UserId) -> Key<'a> {
+        Key([&self.prefix, before, &self.within, "user:", user.as_str(), "}"])
+    }
+
     fn key(&self, before: &str, id: &str) -> String {
         [&*self.prefix, before, id].concat()
     }
 
     /// SET of `<clientId>@<nodeId>`: who is connected where.
-    pub fn user(&self, user: &UserId) -> String {
-        self.key("user:", user.as_str())
+    pub fn user<'a>(&'a self, user: &'a UserId) -> Key<'a> {
+        Key([&self.prefix, "user:", user.as_str(), "", "", ""])
     }
 
     /// HASH nodeId → lease end; `@last`: newest event id.
-    pub fn nodes_of(&self, user: &UserId) -> String {
-        self.companion("nodes", "user", user.as_str())
+    pub fn nodes_of<'a>(&'a self, user: &'a UserId) -> Key<'a> {
+        self.of_user("nodes:{", user)
     }
 
     /// STREAM: the user's events.
-    pub fn log(&self, user: &UserId) -> String {
-        self.companion("log", "user", user.as_str())
+    pub fn log<'a>(&'a self, user: &'a UserId) -> Key<'a> {
+        self.of_user("log:{", user)
     }
 
     /// HASH clientId → confirmed id; `@…`: what the scripts remember of the log.
-    pub fn cursor(&self, user: &UserId) -> String {
-        self.companion("cursor", "user", user.as_str())
+    pub fn cursor<'a>(&'a self, user: &'a UserId) -> Key<'a> {
+        self.of_user("cursor:{", user)
     }
 
     /// HASH: a live node.
@@ -72,8 +100,8 @@ impl Keys {
     }
 
     /// STREAM: the steps of a user who is followed.
-    pub fn traces(&self, user: &UserId) -> String {
-        self.companion("traces", "user", user.as_str())
+    pub fn traces<'a>(&'a self, user: &'a UserId) -> Key<'a> {
+        self.of_user("traces:{", user)
     }
 
     /// ZSET nodeId → lease end: all live nodes.
@@ -129,17 +157,21 @@ mod tests {
             let keys = Keys::new(prefix, true);
             let slot = |key: String| Slot::of(key.as_bytes());
             let companions = [keys.nodes_of(&user), keys.log(&user), keys.cursor(&user)];
-            assert!(companions.into_iter().all(|key| slot(key) == slot(keys.user(&user))), "{prefix}");
+            assert!(
+                companions.into_iter().all(|key| slot(key.to_string()) == slot(keys.user(&user).to_string())),
+                "{prefix}"
+            );
             let companions = [keys.inbox("a"), keys.users(&node)];
             assert!(companions.into_iter().all(|key| slot(key) == slot(keys.node("a"))), "{prefix}");
         }
-        assert_eq!(Keys::new("app:", false).log(&user), "app:log:{user:42}");
-        assert_eq!(Keys::new("app:", true).log(&user), "app:log:{app:user:42}");
+        assert_eq!(Keys::new("app:", false).log(&user).to_string(), "app:log:{user:42}");
+        assert_eq!(Keys::new("app:", true).log(&user).to_string(), "app:log:{app:user:42}");
     }
 
     /// Every key that goes with a user, and every key that goes with a node.
     fn of_user(keys: &Keys, user: &UserId) -> [String; 5] {
         [keys.user(user), keys.nodes_of(user), keys.log(user), keys.cursor(user), keys.traces(user)]
+            .map(|key| key.to_string())
     }
 
     fn of_node(keys: &Keys, node: &NodeId) -> [String; 3] {

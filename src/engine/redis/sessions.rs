@@ -73,7 +73,7 @@ fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cm
     }
     let whole_since = group.first().and_then(|place| {
         let user = &connects[*place].user;
-        context.link.whole_since(&context.keys.user(user))
+        context.link.whole_since(&context.keys.user(user).to_string())
     });
     call.arg(context.config.node.as_str())
         .arg(ms(context.config.session_ttl))
@@ -228,7 +228,7 @@ pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Vec<Result<Beaten, 
 
 /// The slot of a user's keys.
 pub fn user_slot(context: &Context, user: &UserId) -> Slot {
-    context.link.slot(|| context.keys.user(user))
+    context.link.slot(|| context.keys.user(user).to_string())
 }
 
 /// A user's keys, in the order of the scripts.

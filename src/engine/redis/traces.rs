@@ -88,12 +88,12 @@ pub async fn write(context: Arc<Context>) {
             let key = context.keys.traces(&user);
             let mut pipeline = redis::pipe();
             for step in steps {
-                pipeline.cmd("XADD").arg(&key).arg("MAXLEN").arg("~").arg(MAX_STEPS).arg("*");
+                pipeline.cmd("XADD").arg(key).arg("MAXLEN").arg("~").arg(MAX_STEPS).arg("*");
                 for (name, value) in step.written(context.config.node.as_str()) {
                     pipeline.arg(name).arg(value);
                 }
             }
-            pipeline.cmd("PEXPIRE").arg(&key).arg(ms(KEPT));
+            pipeline.cmd("PEXPIRE").arg(key).arg(ms(KEPT));
             if let Err(error) = context.link.run(&pipeline).await {
                 debug!(%user, %error, "steps could not be written down");
             }
