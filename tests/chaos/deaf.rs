@@ -17,7 +17,7 @@ const LARGE_BYTES: usize = 16 * 1024;
 /// Events to the second one: more than the log keeps.
 const MANY: usize = 900;
 /// What the deaf may cost a node: outboxes and write buffers of two sockets at 1 MiB each, a page of the log each,
-/// and what a busy machine's allocator keeps.
+/// and what a busy machine's allocator keeps. `end_to_end` has a closer look.
 const MOST: u64 = 24 << 20;
 
 /// One session of user 0 and one of user 1 stop reading. The first catches up; to the second a gap is told.
@@ -47,6 +47,9 @@ pub async fn clients(crew: &mut Crew) -> Gaps {
             crew.load.answered(number, Fate::Added(parse(&id)));
         }
     }
+    // Not while the large events come in at once: reading and routing them takes memory for a moment, whoever they are
+    // for.
+    sleep(crew.scale.deaf / 2).await;
     let mut most = 0;
     while Instant::now() < until {
         for (at, before) in before.iter().enumerate() {
