@@ -106,6 +106,36 @@ async fn more_connections_than_files_are_warned_of_in_one_line() {
 }
 
 #[tokio::test]
+async fn a_node_that_runs_out_of_files_says_so_once_serves_on_and_recovers() {
+    let mut node =
+        NodeBuilder::local("solo").open_files(FILES).set("--max-connections", "2000").start().await;
+    let mut beside = Beside::open(&node).await;
+    let mut crowd = Vec::new();
+    for number in 0..FILES {
+        let mut peer = RawClient::connect(node.client_address()).await;
+        peer.write(handshake(&format!("userId=u-{number}"), &[]).as_bytes()).await;
+        crowd.push(peer);
+    }
+    node.log_line(BOUND, "that it is out of files", |line| line.contains("cannot be accepted")).await;
+    for _ in 0..5 {
+        beside.served().await;
+    }
+    drop(crowd);
+    for url in [node.client_http("/healthz"), node.worker_http("/readyz")] {
+        eventually(BOUND, "an answer once there are files again", async || {
+            let answer = http::try_get(&url).await?;
+            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+    }
+    beside.served().await;
+    assert!(node.try_exit().is_none());
+    // Once for each time that they ran out, not once for each try.
+    let told = node.lines().into_iter().filter(|line| line.contains("cannot be accepted")).count();
+    assert!(told <= 10, "{told} lines");
+}
+
+#[tokio::test]
 async fn check_warns_of_it_too() {
     let launch = Launch {
         args: ["check", "--mode=local", "--max-connections=100000"].map(str::to_owned).into(),

@@ -39,6 +39,10 @@ fn is_json(text: &str) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
+fn looks_like_an_object(text: &str) -> bool {
+    text.trim().starts_with('{') && text.trim().ends_with('}')
+}
+
 fn holds_no(text: &str, forbidden: &[char]) {
     assert!(!text.contains(forbidden) && text.is_ascii() && !text.is_empty(), "{text:?}");
 }
@@ -46,6 +50,7 @@ fn holds_no(text: &str, forbidden: &[char]) {
 /// What a client sends once it is connected.
 pub fn client_frames(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
+    assert!(looks_like_an_object(text) || Incoming::parse(text).is_err());
     match Incoming::parse(text) {
         Ok(Incoming::Message { event, data }) => {
             assert!(is_json(data) && text.contains(data) || data == "null", "{data:?}");
@@ -64,6 +69,7 @@ pub fn client_frames(bytes: &[u8]) {
 pub fn hello(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let hellos = [Hello::from_query(text).ok(), Hello::from_frame(text).ok()];
+    assert!(looks_like_an_object(text) || hellos[1].is_none());
     for hello in hellos.iter().flatten() {
         if let Ok(Some(user)) = hello.user() {
             holds_no(user.as_str(), &[' ', ',', '{', '}']);
@@ -98,6 +104,7 @@ fn check_publish(publish: &Publish) {
 pub fn worker_frames(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let request = Request::parse(&Utf8Bytes::from(text), MAX_EVENT);
+    assert!(looks_like_an_object(text) || request.publish.is_err() && request.reference.is_none());
     if let Ok(publish) = &request.publish {
         check_publish(publish);
     }
