@@ -50,6 +50,7 @@ end
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+  return left
 end
 
 local function named(fields)
@@ -118,7 +119,7 @@ end
 -- Someone is there: an edge, where nobody was. It is noted here until an entry on `presence` says so, so that it
 -- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
 -- it, '<us> <state> <node> ...'. What is to be noted goes into `notes`.
-local function owed_edges(noted_told, noted_owed, mode, was_empty, notes)
+local function online_edges(noted_told, noted_owed, mode, was_empty, notes)
   local told, owed = noted_told or 'offline 0', noted_owed
   local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
   local edges = ''
@@ -221,7 +222,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   elseif mode == 'resume' and not confirmed and has_confirmed ~= '' then
     notes[1], notes[2] = client, has_confirmed
   end
-  local edges = owed_edges(noted[2], noted[3], mode, #members == 0, notes)
+  local edges = online_edges(noted[2], noted[3], mode, #members == 0, notes)
   if not newest and not noted[4] then notes[#notes + 1], notes[#notes + 2] = '@empty', empty_since end
   if notes[1] then redis.call('HSET', cursor, unpack(notes)) end
   if crowded then drop_oldest_cursors(cursor, members, client) end

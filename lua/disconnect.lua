@@ -16,16 +16,21 @@ local node, log_ttl = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 local order = time[1] .. string.format('%06d', time[2])
 
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
 local function newer(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
-  return a_ms > b_ms or (a_ms == b_ms and tonumber(a_seq) > tonumber(b_seq))
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
-  if left ~= -2 and left < ttl then redis.call('PEXPIRE', key, ttl) end
+  if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+  return left
 end
 
 -- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it

@@ -10,13 +10,14 @@
 -- returns an array with one of these for each user:
 --   '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
-local dead, log_ttl = ARGV[1], tonumber(ARGV[2])
+local node, log_ttl = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
 local order = time[1] .. string.format('%06d', time[2])
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
-  if left ~= -2 and left < ttl then redis.call('PEXPIRE', key, ttl) end
+  if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+  return left
 end
 
 -- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it
@@ -27,7 +28,7 @@ local function owed_edges(cursor, nobody, removed)
   local told, owed = noted[1] or 'offline 0', noted[2]
   local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
   if nobody and (state == 'online' or (removed > 0 and not noted[1] and not owed)) then
-    owed = (owed or order) .. ' offline ' .. dead
+    owed = (owed or order) .. ' offline ' .. node
     redis.call('HSET', cursor, '@owed', owed)
   end
   return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
@@ -38,7 +39,7 @@ for i = 0, #KEYS / 4 - 1 do
   local user, nodes, cursor = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 4]
   local removed, left = 0, 0
   for _, member in ipairs(redis.call('SMEMBERS', user)) do
-    if string.match(member, '@(.*)$') == dead then
+    if string.match(member, '@(.*)$') == node then
       removed = removed + redis.call('SREM', user, member)
     else
       left = left + 1
@@ -49,7 +50,7 @@ for i = 0, #KEYS / 4 - 1 do
     if last then redis.call('HSET', cursor, '@newest', last) end -- outlives the log, should Redis evict that
     redis.call('DEL', nodes)
   else
-    redis.call('HDEL', nodes, dead)
+    redis.call('HDEL', nodes, node)
   end
   results[i + 1] = owed_edges(cursor, left == 0, removed)
   keep(KEYS[4 * i + 3], log_ttl)

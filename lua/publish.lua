@@ -23,16 +23,21 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local digits = log_ttl < 100000 and 11 or 10
 local moment = string.sub(string.format('%d', now), 1, digits)
 
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
 local function newer(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
-  return a_ms > b_ms or (a_ms == b_ms and tonumber(a_seq) > tonumber(b_seq))
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
-  if left ~= -2 and left < ttl then redis.call('PEXPIRE', key, ttl) end
+  if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+  return left
 end
 
 -- Takes an entry out of the log for a newer one of its collapse key. Where it was the oldest, the id before it is

@@ -117,31 +117,12 @@ impl Router {
 
     /// Publishes. The events are queued at once, in the order of calls for each user; the answer comes later.
     pub fn publish(&self, publish: Publish) -> Outcome {
-        match publish.target {
-            Target::User(user) => Outcome::One(self.engine.publish(Event {
-                user,
-                client: publish.client,
-                except: publish.except,
-                event: publish.event,
-                data: publish.data,
-                collapse: publish.collapse,
-                key: publish.key,
-                transient: publish.transient,
-            })),
+        match &publish.target {
+            Target::User(user) => Outcome::One(self.engine.publish(Event::of(&publish, user.clone()))),
             Target::Users(users) => {
                 let many = !publish.transient;
-                // A list has neither a client nor one excepted.
-                let event = |user: UserId| Event {
-                    user,
-                    client: None,
-                    except: None,
-                    event: publish.event.clone(),
-                    data: publish.data.clone(),
-                    collapse: publish.collapse.clone(),
-                    key: publish.key.clone(),
-                    transient: publish.transient,
-                };
-                let published = join_all(users.into_iter().map(|user| self.engine.publish(event(user))));
+                let event = |user: &UserId| Event::of(&publish, user.clone());
+                let published = join_all(users.iter().map(|user| self.engine.publish(event(user))));
                 Outcome::Many(Box::pin(async move {
                     let (mut ids, mut nodes) = (Vec::new(), Vec::new());
                     for published in published.await {

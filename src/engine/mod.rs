@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, NodeId, UserId};
-use crate::protocol::publish::Data;
+use crate::protocol::publish::{Data, Publish};
 use crate::trace::{Traced, Tracer};
 
 /// Redis did not answer, or not as it should: nothing is known to have happened.
@@ -135,6 +135,34 @@ pub struct Event {
     pub key: Option<IdempotencyKey>,
     /// Not logged.
     pub transient: bool,
+}
+
+impl Event {
+    /// What is published, for one of its users.
+    pub fn of(publish: &Publish, user: UserId) -> Self {
+        Self {
+            user,
+            client: publish.client.clone(),
+            except: publish.except.clone(),
+            event: publish.event.clone(),
+            data: publish.data.clone(),
+            collapse: publish.collapse.clone(),
+            key: publish.key.clone(),
+            transient: publish.transient,
+        }
+    }
+
+    /// The hint of it; `place`: its id and the one before it, none where transient.
+    pub fn hint(&self, place: Option<(EventId, EventId)>) -> Hint<'_> {
+        Hint {
+            user: self.user.as_str(),
+            place,
+            client: self.client.as_ref().map(ClientId::as_str),
+            except: self.except.as_ref().map(ClientId::as_str),
+            event: self.event.as_str(),
+            data: self.data.as_str(),
+        }
+    }
 }
 
 /// A published event.

@@ -193,3 +193,19 @@ fn the_guard_sees_a_missing_and_an_extra_argument() {
     assert_eq!(script.used("KEYS").difference(&places("KEYS")).count(), 1);
     assert_eq!(script.used("ARGV"), places("ARGV"));
 }
+
+/// Scripts include nothing, so some say the same.
+#[test]
+fn functions_of_one_name_are_alike_in_every_script() {
+    let mut known: BTreeMap<String, (String, String)> = BTreeMap::new();
+    for script in scripts() {
+        for function in script.code.split("\nlocal function ").skip(1) {
+            let text = function.split("\nend\n").next().unwrap_or_default().to_owned();
+            let name = text.split('(').next().unwrap_or_default().to_owned();
+            let (first, known) =
+                known.entry(name.clone()).or_insert_with(|| (script.name.clone(), text.clone()));
+            assert_eq!(*known, text, "{name} of {first} (left) and {}", script.name);
+        }
+    }
+    assert!(known.contains_key("keep"), "{known:?}");
+}

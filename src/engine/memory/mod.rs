@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::engine::status::{NodeStatus, Status};
 use crate::engine::{
-    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Hint, Lag, Leaving, Mode,
-    Node, NodeInfo, Published, Slots, Uplink,
+    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Leaving, Mode, Node,
+    NodeInfo, Published, Slots, Uplink,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
@@ -173,14 +173,7 @@ impl MemoryEngine {
             self.trace_published(&event, &published, false);
             // Told within the lock, so that hints come in the order of the log.
             if let (true, Some(node)) = (online, self.node.get()) {
-                node.hint(Hint {
-                    user: event.user.as_str(),
-                    place,
-                    client: event.client.as_ref().map(|client| client.as_str()),
-                    except: event.except.as_ref().map(|client| client.as_str()),
-                    event: event.event.as_str(),
-                    data: event.data.as_str(),
-                });
+                node.hint(event.hint(place));
             }
             published
         })

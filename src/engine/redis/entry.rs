@@ -9,24 +9,12 @@ use crate::protocol::publish::{Data, Parts, Publish, Target};
 
 /// One event for each user; or, of a broadcast, its name and data.
 pub fn per_user(publish: Publish) -> Result<Vec<Event>, (EventName, Data)> {
-    let users = match publish.target {
-        Target::User(user) => vec![user],
-        Target::Users(users) => users,
+    let users = match &publish.target {
+        Target::User(user) => vec![user.clone()],
+        Target::Users(users) => users.clone(),
         Target::Broadcast => return Err((publish.event, publish.data)),
     };
-    Ok(users
-        .into_iter()
-        .map(|user| Event {
-            user,
-            client: publish.client.clone(),
-            except: publish.except.clone(),
-            event: publish.event.clone(),
-            data: publish.data.clone(),
-            collapse: publish.collapse.clone(),
-            key: publish.key.clone(),
-            transient: publish.transient,
-        })
-        .collect())
+    Ok(users.into_iter().map(|user| Event::of(&publish, user)).collect())
 }
 
 /// Reads an entry's fields with the checks of every other way in.

@@ -11,7 +11,7 @@ use super::inbox::Hints;
 use super::keys::{EVENTS, Keys};
 use super::slot::Groups;
 use super::{Context, inbox, ms, reply, scripts, sessions, traces};
-use crate::engine::{Event, Hint, Published, Unavailable};
+use crate::engine::{Event, Published, Unavailable};
 use crate::id::{EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 
@@ -229,14 +229,7 @@ fn deliver(context: &Context, event: &Event, appended: &Appended) {
         _ if event.transient => None,
         _ => return node.look(event.user.as_str()),
     };
-    node.hint(Hint {
-        user: event.user.as_str(),
-        place,
-        client: event.client.as_ref().map(|client| client.as_str()),
-        except: event.except.as_ref().map(|client| client.as_str()),
-        event: event.event.as_str(),
-        data: event.data.as_str(),
-    });
+    node.hint(event.hint(place));
 }
 
 /// Sends an event to every live node's sessions.
