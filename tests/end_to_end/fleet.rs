@@ -1,5 +1,6 @@
 //! Several nodes leave at once: those who stay are not flooded, every client comes back, no event is lost.
 
+use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -193,7 +194,10 @@ async fn leave_at_once(plan: &Plan) -> Figures {
     let redis = RedisServer::start().await;
     let timeout = format!("{}ms", plan.drain_timeout.as_millis());
     let start = async |id: String| {
-        let node = NodeBuilder::redis(&id, &redis).set("--drain-timeout", &timeout);
+        let mut node = NodeBuilder::redis(&id, &redis).set("--drain-timeout", &timeout);
+        if let Ok(program) = env::var("FLEET_PROGRAM") {
+            node = node.program(&program);
+        }
         node.set("--drain-rate", &plan.drain_rate.to_string())
             .set("--log-level", "warn,switchboard::relay=info")
             .start()
@@ -313,7 +317,8 @@ async fn sockets_that_grow_old_move_to_a_new_node() {
     drop(again);
 }
 
-/// The figures of `src/docs/fleet.md`, run by hand with `--release`: one line of its table each, one at a time.
+/// The figures of `src/docs/fleet.md`, run by hand with `--release`, or with a release build in `FLEET_PROGRAM`: a line
+/// of its table each, one at a time.
 async fn line(drain_timeout: u64, drain_rate: u32) {
     static ALONE: Semaphore = Semaphore::const_new(1);
     let _alone = ALONE.acquire().await.expect("a place");
