@@ -22,8 +22,8 @@
 --   {'replaced'}                resume only: the client has since connected elsewhere; nothing was written
 --   {'ok', position, from, whole (1|0), replayed, upto, more (1|0), replaced node or '', edges, order, entries}
 --     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing;
---     replayed: events for this client after `from` ('resume': in this page); upto: the page covers (from, upto];
---     more: there is more; order: Redis clock, us; entries: {id, event, data, ...}
+--     replayed: events for this client after `from`, where they are large at least so many ('resume': in this page);
+--     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us; entries: {id, event, data, ...}
 --     edges: '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 
 local node, session_ttl, log_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -35,6 +35,7 @@ local lease_end = string.format('%d', now + session_ttl)
 local clock = string.format('%d-0', now - 1) -- an event of this very millisecond must still come after it
 local empty_since = string.format('%d-0', math.max(now - 1, whole_since + 1)) -- where the log is empty now
 local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
+local COUNT_BYTES = 1048576
 
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -135,13 +136,15 @@ local function online_edges(noted_told, noted_owed, mode, was_empty, notes)
   return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
 end
 
-local function read(log, from, client, count) -- `count`: to the log's end, so that `replayed` is all there is
-  local entries, replayed, bytes, upto, more, after, size = {}, 0, 0, from, 0, from, 2
+-- `count`: beyond the page, so that `replayed` is all there is; what is large costs Redis too much for that.
+local function read(log, from, client, count)
+  local entries, replayed, bytes, upto, more, after, size, counted = {}, 0, 0, from, 0, from, 2, 0
   while true do
     local chunk = redis.call('XRANGE', log, '(' .. after, '+', 'COUNT', size)
     for _, entry in ipairs(chunk) do
       local event = named(entry[2])
       local full = #entries >= 3 * PAGE_ENTRIES or bytes >= PAGE_BYTES
+      counted = counted + #event.data
       local mine = (not event.client or event.client == client) and event.except ~= client
       if mine then
         if count or not full then replayed = replayed + 1 end
@@ -155,7 +158,9 @@ local function read(log, from, client, count) -- `count`: to the log's end, so t
       if full then more = 1 else upto = entry[1] end
       after = entry[1]
     end
-    if #chunk < size or (more == 1 and not count) then return entries, replayed, upto, more end
+    if #chunk < size or (more == 1 and (not count or counted > COUNT_BYTES)) then
+      return entries, replayed, upto, more
+    end
     size = math.min(2 * size, CHUNK) -- the first few may be large
   end
 end

@@ -18,6 +18,7 @@ crate::on_both_engines!(
     a_key_holds_also_where_its_event_was_collapsed,
     two_of_one_key_at_once_are_one,
     publishing_at_once_loses_nothing,
+    what_is_large_is_not_counted_to_its_end,
 );
 
 async fn ids_strictly_increase(kind: Kind) {
@@ -171,6 +172,18 @@ async fn two_of_one_key_at_once_are_one(kind: Kind) {
     answered.dedup();
     assert_eq!(ids(&stage.connect_since(&user, "tab", EventId::ZERO).await), answered);
     assert_eq!(answered.len(), 1);
+}
+
+async fn what_is_large_is_not_counted_to_its_end(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let large = format!("\"{}\"", "x".repeat(64 * 1024));
+    for _ in 0..100 {
+        stage.publish_plain(&user, &large).await;
+    }
+    let first = stage.connect_since(&user, "tab", EventId::ZERO).await;
+    let in_page = first.events.len() as u64;
+    assert!(first.whole && first.more && first.replayed >= in_page, "{}", first.replayed);
+    assert!(first.replayed < 64, "4 MiB and more were read to count {} events", first.replayed);
 }
 
 async fn publishing_at_once_loses_nothing(kind: Kind) {

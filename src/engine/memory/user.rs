@@ -12,6 +12,8 @@ use crate::protocol::publish::Data;
 /// What one session may hold in memory while it catches up: the same page as `lua/connect.lua` reads.
 const PAGE_EVENTS: usize = 64;
 const PAGE_BYTES: usize = 256 * 1024;
+/// Beyond so much what is still to come is no longer counted.
+const COUNT_BYTES: usize = 1024 * 1024;
 
 pub(super) struct Entry {
     pub(super) id: EventId,
@@ -99,9 +101,14 @@ impl User {
             order: 0,
             events: Vec::new(),
         };
-        let mut bytes = 0;
+        let (mut bytes, mut counted) = (0, 0);
         for entry in self.log.iter().filter(|entry| entry.id > from) {
             let full = page.events.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES;
+            if full && counted > COUNT_BYTES {
+                page.more = true;
+                break;
+            }
+            counted += entry.data.as_bytes().len();
             if entry.is_for(client) {
                 page.replayed += u64::from(!full || mode == Mode::New);
                 if !full {
