@@ -20,6 +20,8 @@ const LOG_LENGTH: usize = 1000;
 /// What the node may grow by, while 55 MiB come for the two: each may have 1 MiB in its outbox, as much on its way into
 /// the socket, and a page of 256 KiB; the rest is for the allocator.
 const MOST: u64 = 10 << 20;
+/// What the median may be worse by, where the machine has become busy meanwhile. Behind the deaf it would be seconds.
+const BUSY: Duration = Duration::from_millis(500);
 /// Users who have nothing to do with it, each with a few events a second.
 const OTHERS: usize = 20;
 const EACH: Duration = Duration::from_millis(250);
@@ -151,10 +153,7 @@ async fn who_does_not_read_costs_the_node_little_the_others_nothing_and_itself_n
     let (usual, _) = waits.between(deaf_from - BEFORE, deaf_from);
     let (beside, longest) = waits.between(deaf_from, deaf_to);
     println!("grew by {} KiB; median {usual:?} before, {beside:?} beside, longest {longest:?}", most / 1024);
-    assert!(
-        beside < 5 * usual + Duration::from_millis(50),
-        "half waited for more than {beside:?}, not {usual:?}"
-    );
+    assert!(beside < 5 * usual + BUSY, "half waited for more than {beside:?}, not {usual:?}");
     assert!(longest < DEAF / 3, "one waited for {longest:?}");
     others.iter().for_each(JoinHandle::abort);
 

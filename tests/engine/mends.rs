@@ -48,7 +48,7 @@ async fn who_gives_its_id_back_leaves_no_session_behind() {
 
 #[tokio::test]
 async fn a_death_is_told_once_to_each_node_that_looks() {
-    let options = Options { node_ttl: Duration::from_secs(1), ..Options::default() };
+    let options = Options { node_ttl: Duration::from_secs(2), ..Options::default() };
     let dead = Kind::Redis.stage_with(options).await;
     let survivors = [dead.another("node-2").await, dead.another("node-3").await];
     let mut told = [0, 0];
