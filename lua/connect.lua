@@ -17,6 +17,7 @@
 -- ARGV[4i+9] -> resume only: id that the client has confirmed, or ''; kept where no position is known
 --
 -- returns an array with one of these for each session:
+--   {'later'}                   this call has read enough; nothing was written
 --   {'full'}                    the user has as many sessions as allowed; nothing was written
 --   {'!', error}                Redis refused this one
 --   {'replaced'}                resume only: the client has since connected elsewhere; nothing was written
@@ -35,7 +36,8 @@ local lease_end = string.format('%d', now + session_ttl)
 local clock = string.format('%d-0', now - 1) -- an event of this very millisecond must still come after it
 local empty_since = string.format('%d-0', math.max(now - 1, whole_since + 1)) -- where the log is empty now
 local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
-local COUNT_BYTES = 1048576
+local COUNT_BYTES, CALL_BYTES = 1048576, 524288
+local spent = 0 -- bytes of events that this call has read
 
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -144,7 +146,7 @@ local function read(log, from, client, count)
     for _, entry in ipairs(chunk) do
       local event = named(entry[2])
       local full = #entries >= 3 * PAGE_ENTRIES or bytes >= PAGE_BYTES
-      counted = counted + #event.data
+      counted, spent = counted + #event.data, spent + #event.data
       local mine = (not event.client or event.client == client) and event.except ~= client
       if mine then
         if count or not full then replayed = replayed + 1 end
@@ -206,6 +208,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty')
   local confirmed = noted[1]
   local from = since ~= '' and since or confirmed or position
+  if from ~= position and spent > CALL_BYTES then return { 'later' } end
   local whole = from == position or is_whole(nodes, log, cursor, from, newest)
 
   if replaced ~= '' then redis.call('SREM', user, client .. '@' .. replaced) end

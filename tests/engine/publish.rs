@@ -1,5 +1,6 @@
 //! What publishing promises: ids, keys, hints with their chain, and which nodes.
 
+use futures_util::future::join_all;
 use switchboard::engine::Event;
 use switchboard::id::{EventId, NodeId};
 
@@ -184,6 +185,15 @@ async fn what_is_large_is_not_counted_to_its_end(kind: Kind) {
     let in_page = first.events.len() as u64;
     assert!(first.whole && first.more && first.replayed >= in_page, "{}", first.replayed);
     assert!(first.replayed < 64, "4 MiB and more were read to count {} events", first.replayed);
+    // Many who want it at once all get it, and those beside them that want little.
+    let other = self::user("7");
+    let last = stage.publish_plain(&other, "1").await;
+    let tabs: Vec<_> = (0..20).map(|tab| tab.to_string()).collect();
+    let large = tabs.iter().map(|tab| stage.connect_since(&user, tab, EventId::ZERO));
+    let small = tabs.iter().map(|tab| stage.connect_since(&other, tab, EventId::ZERO));
+    let (large, small) = tokio::join!(join_all(large), join_all(small));
+    assert!(large.iter().all(|page| ids(page) == ids(&first)));
+    assert!(small.iter().all(|page| ids(page) == [last]));
 }
 
 async fn publishing_at_once_loses_nothing(kind: Kind) {

@@ -23,6 +23,28 @@ const NEVER_MS: u64 = 1 << 52;
 
 /// Registers a batch of sessions, tells the nodes whose connections they replace, and notes who came online.
 pub async fn connect(context: &Arc<Context>, connects: &[Connect]) -> Vec<Result<Connected, Unavailable>> {
+    let mut outcomes: Vec<_> = connects.iter().map(|_| Err(Unavailable::new("it was never asked"))).collect();
+    let mut left: Vec<usize> = (0..connects.len()).collect();
+    // Where logs are large, one call takes a few of them. It always takes the first.
+    while !left.is_empty() {
+        let batch: Vec<_> = left.iter().map(|place| &connects[*place]).collect();
+        let mut later = Vec::new();
+        for (place, outcome) in left.into_iter().zip(connect_some(context, &batch).await) {
+            match outcome.transpose() {
+                Some(outcome) => outcomes[place] = outcome,
+                None => later.push(place),
+            }
+        }
+        left = later;
+    }
+    outcomes
+}
+
+/// As [`connect`]; none for those whose turn comes later.
+async fn connect_some(
+    context: &Arc<Context>,
+    connects: &[&Connect],
+) -> Vec<Result<Option<Connected>, Unavailable>> {
     // First, so that a survivor finds the user even if this node dies between the two.
     let mut served = cmd("SADD");
     served.arg(context.keys.users(&context.config.node));
@@ -36,9 +58,10 @@ pub async fn connect(context: &Arc<Context>, connects: &[Connect]) -> Vec<Result
 
     let (mut told, mut whose, mut owed) = (redis::pipe(), Vec::new(), Owed::default());
     let mut outcomes = groups.outcomes(answers, |place, answer| {
-        let Connect { user, client, .. } = &connects[place];
+        let Connect { user, client, .. } = connects[place];
         let opened = opened(reply::item(answer)?)?;
-        if let (Connected::Registered(registration), false) = (&opened.connected, opened.replaced.is_empty())
+        if let (Some(Connected::Registered(registration)), false) =
+            (&opened.connected, opened.replaced.is_empty())
         {
             let hints = Hints::replaced(user, client, registration.order);
             told.add_command(inbox::add(context, &opened.replaced, &hints));
@@ -66,7 +89,7 @@ pub async fn connect(context: &Arc<Context>, connects: &[Connect]) -> Vec<Result
 }
 
 /// The script call for those of a batch that share a slot.
-fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cmd {
+fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::Cmd {
     let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 5 + 4 * group.len());
     for place in group {
         user_keys(context, &mut call, &connects[*place].user);
@@ -81,7 +104,7 @@ fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cm
         .arg(context.config.max_sessions_per_user)
         .arg(whole_since.unwrap_or(NEVER_MS));
     for place in group {
-        let connect = &connects[*place];
+        let connect = connects[*place];
         call.arg(connect.client.as_str())
             .arg(if connect.mode == Mode::New { "new" } else { "resume" })
             .arg(connect.since.map_or_else(String::new, |since| since.to_string()))
@@ -92,7 +115,8 @@ fn script(context: &Context, connects: &[Connect], group: &[usize]) -> redis::Cm
 
 /// What `connect.lua` answered for one session.
 pub struct Opened {
-    connected: Connected,
+    /// None where its turn comes later.
+    connected: Option<Connected>,
     /// The node whose connection of this client is replaced.
     replaced: String,
     /// What `presence` is to say.
@@ -106,8 +130,9 @@ pub struct Opened {
 pub fn opened(items: Vec<Value>) -> Result<Opened, Unavailable> {
     let only = |connected| Opened { connected, replaced: String::new(), edges: String::new() };
     match items.first().map(reply::text).transpose()? {
-        Some("full") => return Ok(only(Connected::Full)),
-        Some("replaced") => return Ok(only(Connected::Replaced)),
+        Some("full") => return Ok(only(Some(Connected::Full))),
+        Some("replaced") => return Ok(only(Some(Connected::Replaced))),
+        Some("later") => return Ok(only(None)),
         _ => {}
     }
     let [_, position, from, whole, replayed, upto, more, replaced, edges, order, events] =
@@ -124,7 +149,7 @@ pub fn opened(items: Vec<Value>) -> Result<Opened, Unavailable> {
         events: log_events(events)?,
     };
     Ok(Opened {
-        connected: Connected::Registered(registration),
+        connected: Some(Connected::Registered(registration)),
         replaced: reply::text(&replaced)?.to_owned(),
         edges: reply::text(&edges)?.to_owned(),
     })
