@@ -39,9 +39,9 @@ console.log(`${machine()}; ${seconds} s each.`);
 
 if (only.includes("users")) {
   const results = [];
-  for (const users of [1, 10, 100, 1000, 10_000, 36_000, 50_000, 100_000]) {
+  for (const users of [1, 10, 100, 1000, 10_000, 34_000, 50_000, 100_000]) {
     // A node holds fewer than 20,000 sockets where that is the limit on open files.
-    const nodes = Math.max(2, Math.ceil(users / 18_000));
+    const nodes = Math.max(2, Math.ceil(users / 17_000));
     results.push(await measure(`${number(users)} users, ${nodes} nodes`, nodes, { users, rate: 5000, connecting: 128 }));
   }
   table("5,000 events a second to", results);
@@ -54,7 +54,7 @@ if (only.includes("sessions")) {
     const flags = { users: 1, sessions, rate: 500 };
     results.push(await measure(`1 user, ${sessions} sessions, 500 events a second`, 2, flags));
   }
-  results.push(await measure("one node with 19,500 sockets, 5,000 events a second", 1, { users: 19_500, rate: 5000 }));
+  results.push(await measure("one node with 17,000 sockets, 5,000 events a second", 1, { users: 17_000, rate: 5000, connecting: 128 }));
   table("sessions", results);
 }
 
