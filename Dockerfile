@@ -5,10 +5,11 @@ FROM ${RUST_IMAGE} AS builder
 WORKDIR /build
 
 # A static binary: it brings its own C library and needs no system around it. With glibc, not musl: names are looked
-# up as everywhere else, and its allocator bears many threads. The target is named, so that what runs in the compiler
-# is built as usual.
+# up as everywhere else. The target is named, so that what runs in the compiler is built as usual. The allocator is C
+# that writes down when it was built; with a fixed date the same sources make the same binary.
 ENV RUSTFLAGS="-C target-feature=+crt-static" \
-    CARGO_PROFILE_RELEASE_STRIP=symbols
+    CARGO_PROFILE_RELEASE_STRIP=symbols \
+    SOURCE_DATE_EPOCH=0
 
 # Dependencies alone, with an empty program: this layer is built anew only when Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
