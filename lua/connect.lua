@@ -17,7 +17,7 @@
 -- ARGV[4i+9] -> resume only: id that the client has confirmed, or ''; kept where no position is known
 --
 -- returns an array with one of these for each session:
---   {'later'}                   this call has read enough; nothing was written
+--   {'later'}                   this call has read enough; not registered, but what had lapsed is gone
 --   {'full'}                    the user has as many sessions as allowed; nothing was written
 --   {'!', error}                Redis refused this one
 --   {'replaced'}                resume only: the client has since connected elsewhere; nothing was written

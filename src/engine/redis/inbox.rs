@@ -80,7 +80,9 @@ impl Hints {
         text.push('\n');
     }
 
-    fn push_event(&mut self, verb: &str, event: &Event, place: Option<(EventId, EventId)>) {
+    /// An event; `place`: its id and the one before it, none where transient.
+    pub fn event(&mut self, event: &Event, place: Option<(EventId, EventId)>) {
+        let verb = if place.is_some() { "event" } else { "transient" };
         let rest = |text: &mut String| {
             if let Some((id, prev)) = place {
                 for id in [id, prev] {
@@ -98,16 +100,6 @@ impl Hints {
             }
         };
         self.push(&[verb, event.user.as_str()], rest, event.data.as_str());
-    }
-
-    /// A logged event.
-    pub fn event(&mut self, event: &Event, id: EventId, prev: EventId) {
-        self.push_event("event", event, Some((id, prev)));
-    }
-
-    /// A transient event.
-    pub fn transient(&mut self, event: &Event) {
-        self.push_event("transient", event, None);
     }
 
     /// A look into the log.
@@ -346,9 +338,9 @@ mod tests {
         };
         let (id, prev) = (EventId { ms: 17, seq: 1 }, EventId { ms: 16, seq: 0 });
         let mut hints = Hints::default();
-        hints.event(&event("{\n3 look 7\n}"), id, prev);
+        hints.event(&event("{\n3 look 7\n}"), Some((id, prev)));
         hints.look(&"7".parse().unwrap());
-        hints.transient(&event("\"é\""));
+        hints.event(&event("\"é\""), None);
         let mut rest = hints.0.as_str();
         let mut next = || split(&mut rest);
         assert_eq!(next(), Some(("event 42 17-1 16-0 progress =tab-1", "{\n3 look 7\n}")));

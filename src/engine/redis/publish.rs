@@ -30,6 +30,17 @@ pub struct Appended {
     pub nodes: Vec<NodeId>,
 }
 
+impl Appended {
+    /// What a hint of it says: its id and the one before it, or none of them where it is transient. None where nothing
+    /// was appended: whoever listens has to look into the log.
+    fn place(&self, event: &Event) -> Option<Option<(EventId, EventId)>> {
+        match (self.id, self.prev) {
+            (Some(id), Some(prev)) => Some(Some((id, prev))),
+            _ => event.transient.then_some(None),
+        }
+    }
+}
+
 /// Publishes a batch and sends it on its way.
 pub async fn publish(context: &Context, events: &[Event]) -> Vec<Result<Published, Unavailable>> {
     let batch: Vec<_> = events.iter().map(|event| (event, None)).collect();
@@ -207,10 +218,9 @@ fn hints<'a>(
                 batches.len() - 1
             });
             let hints = &mut batches[at].1;
-            match (appended.id, appended.prev, event.transient) {
-                (_, _, true) => hints.transient(event),
-                (Some(id), Some(prev), _) => hints.event(event, id, prev),
-                _ => hints.look(&event.user),
+            match appended.place(event) {
+                Some(place) => hints.event(event, place),
+                None => hints.look(&event.user),
             }
         }
     }
@@ -224,12 +234,10 @@ fn hints<'a>(
 
 fn deliver(context: &Context, event: &Event, appended: &Appended) {
     let Some(node) = context.node() else { return };
-    let place = match (appended.id, appended.prev) {
-        (Some(id), Some(prev)) => Some((id, prev)),
-        _ if event.transient => None,
-        _ => return node.look(event.user.as_str()),
-    };
-    node.hint(event.hint(place));
+    match appended.place(event) {
+        Some(place) => node.hint(event.hint(place)),
+        None => node.look(event.user.as_str()),
+    }
 }
 
 /// Sends an event to every live node's sessions.
