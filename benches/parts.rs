@@ -148,12 +148,13 @@ fn packing(c: &mut Criterion) {
         key: None,
         transient: false,
     };
+    let node = "a".parse().expect("a node id");
     let mut group = c.benchmark_group("packing");
     for count in [1, 64] {
         let events: Vec<_> = (0..count).map(event).collect();
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(format!("publish.lua, {count} events"), |b| {
-            b.iter(|| packed("", 256, Duration::from_secs(600), &events));
+            b.iter(|| packed(&node, &events));
         });
     }
     group.finish();

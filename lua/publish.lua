@@ -1,21 +1,30 @@
--- publish: appends events to their users' logs, each once, and says which nodes hold the user.
+-- publish: appends events to their users' logs, each once, tells the nodes that hold the user, and says which they are.
+-- Telling them here spares every event a second way to Redis and back. A Cluster has their inboxes elsewhere, and what
+-- replicas must have first is not told before: there the caller tells them.
 --
 -- KEYS[3i+1] -> nodes:{user:<id>} (HASH)
 -- KEYS[3i+2] -> log:{user:<id>} (STREAM)
 -- KEYS[3i+3] -> cursor:{user:<id>} (HASH)
 -- ARGV[1] -> log length, entries
 -- ARGV[2] -> log TTL, ms
--- ARGV[3...] -> for each event: name, data (JSON text), how many pairs follow, then so many of: option, value;
+-- ARGV[3] -> node id of the caller, who tells its own sessions
+-- ARGV[4] -> entries that an inbox may hold, about; 0: the caller tells everyone
+-- ARGV[5] -> what stands before a node's id in the key of its inbox (STREAM, there while its node is)
+-- ARGV[6] -> bytes that stand before a user's id in KEYS[3i+1]
+-- ARGV[7...] -> for each event: name, data (JSON text), how many pairs follow, then so many of: option, value;
 --   options: client, except, collapse, key, ingress (the entry's id on its ingress stream), stream (that stream's
 --   name, where it is not 'events'), transient
 --
--- returns a text with one of these lines for each event (an array would be read and built value by value)
+-- returns a text (an array would be read and built value by value): a line with the nodes that the caller has to tell,
+--   '*' for all, and one of these for each event
 --   'id prev nodes...'  id: its id in the log, '-' where transient; prev: the id before it, '-' where nothing was
 --     appended because the key, or the ingress entry, was published before (id is the first one's; '-' where not
 --     known); nodes: live leases
 --   '! error'  where Redis refused this one
 
 local length, log_ttl = ARGV[1], tonumber(ARGV[2])
+local us, inbox_bound, inbox_of, before_user = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local tells = inbox_bound ~= '0'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- A log's time to live is renewed with its first event of a second, or, where it is short, of a tenth of one: so many
@@ -81,21 +90,54 @@ local function forget_old_keys(log, cursor)
   end
 end
 
+local hints = {} -- node -> lines for its inbox: what a hint says, its data, and so on
+local others, holders = {}, 0 -- who else holds the user in hand: the first so many of them
+
+local function tell(verb, nodes, words, data)
+  if holders == 0 then return end
+  local head = #data .. verb .. string.sub(nodes, before_user + 1, -2) .. words
+  for n = 1, holders do
+    local lines = hints[others[n]]
+    if not lines then
+      lines = { n = 0 }
+      hints[others[n]] = lines
+    end
+    lines[lines.n + 1], lines[lines.n + 2] = head, data
+    lines.n = lines.n + 2
+  end
+end
+
 local function publish(nodes, log, cursor, event, data, option)
   local live, last = '', nil -- ' node node...'
+  holders = 0
   local leases = redis.call('HGETALL', nodes)
   for l = 1, #leases, 2 do
-    if leases[l] == '@last' then last = leases[l + 1]
-    elseif tonumber(leases[l + 1]) > now then live = live .. ' ' .. leases[l] end
+    local node = leases[l]
+    if node == '@last' then last = leases[l + 1]
+    elseif tonumber(leases[l + 1]) > now then
+      live = live .. ' ' .. node
+      if tells and node ~= us then
+        holders = holders + 1
+        others[holders] = node
+      end
+    end
   end
 
-  if option and option.transient then return '- -' .. live end
+  local to = ''
+  if option then
+    to = (option.client and ' =' .. option.client or '') .. (option.except and ' !' .. option.except or '')
+  end
+  if option and option.transient then
+    tell(' transient ', nodes, ' ' .. event .. to, data)
+    return '- -' .. live
+  end
   local ingress = option and '@ingress' .. (option.stream and ':' .. option.stream or '')
   local published = option and option.key and redis.call('HGET', cursor, '@key:' .. option.key)
   local routed = option and option.ingress and not published and redis.call('HGET', cursor, ingress)
   if published or routed and not newer(option.ingress, routed) then
     -- Written again, as it is: WAIT waits for its own connection's writes alone, and the first time another one wrote.
     redis.call('HSET', cursor, published and '@key:' .. option.key or ingress, published or routed)
+    tell(' look ', nodes, '', '') -- whoever published it may have died before it told anyone
     return (published or '-') .. ' -' .. live
   end
 
@@ -135,10 +177,11 @@ local function publish(nodes, log, cursor, event, data, option)
       keep(cursor, log_ttl) -- a position must last as long as what its client has not got
     end
   end
+  tell(' event ', nodes, ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data)
   return id .. ' ' .. last .. live
 end
 
-local results, at = {}, 3
+local results, at = { tells and '' or '*' }, 7
 for i = 0, #KEYS / 3 - 1 do
   local option, options = nil, tonumber(ARGV[at + 2])
   if options > 0 then
@@ -151,7 +194,13 @@ for i = 0, #KEYS / 3 - 1 do
     local error = type(result) == 'table' and result.err or tostring(result)
     result = '! ' .. string.gsub(error, '%c', ' ')
   end
-  results[i + 1] = result
+  results[i + 2] = result
   at = at + 3 + 2 * options
+end
+for node, lines in pairs(hints) do
+  lines[lines.n + 1] = '' -- the last line ends, too
+  local key, text = inbox_of .. node .. '}', table.concat(lines, '\n')
+  local told = redis.pcall('XADD', key, 'NOMKSTREAM', 'MAXLEN', '~', inbox_bound, '*', 'hints', text)
+  if type(told) == 'table' and told.err then results[1] = results[1] .. ' ' .. node end
 end
 return table.concat(results, '\n')

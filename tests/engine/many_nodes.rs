@@ -37,6 +37,38 @@ async fn an_event_reaches_every_node_that_holds_its_user() {
 }
 
 #[tokio::test]
+async fn one_call_appends_an_event_and_tells_the_other_nodes() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    a.connect(&user, "on-a").await;
+    b.connect(&user, "on-b").await;
+    let published = a.publish(event(&user, "1")).await;
+    // Each connection's last command, not what scripts call.
+    let clients: String = a.ask(&["CLIENT", "LIST"]);
+    assert!(clients.contains(" cmd=evalsha ") && !clients.contains(" cmd=xadd "), "{clients}");
+    let id = published.id.unwrap();
+    assert_eq!(b.node.hint_of(id).await, a.node.hint_of(id).await);
+    assert_eq!((a.node.hints().len(), b.node.hints().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_be_told_does_not_have_the_others_told_twice() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let (b, c) = (a.another("node-2").await, a.another("node-3").await);
+    b.connect(&user, "on-b").await;
+    c.connect(&user, "on-c").await;
+    let inbox = "inbox:{node:node-3}";
+    let () = a.ask(&["SET", inbox, "no stream"]);
+    let transient = |data| Event { transient: true, ..event(&user, data) };
+    a.engine.publish(transient("1")).await.unwrap_err();
+    let () = a.ask(&["DEL", inbox]);
+    a.publish(transient("2")).await;
+    let second = |told: &Told| matches!(told, Told::Hint(it) if it.data == "2").then_some(());
+    b.node.wait_for("the second event", second).await;
+    assert_eq!(b.node.hints().iter().map(|it| &*it.data).collect::<Vec<_>>(), ["1", "2"]);
+}
+
+#[tokio::test]
 async fn hints_of_one_user_come_in_the_order_of_the_log() {
     let (a, user) = (Kind::Redis.stage().await, user("42"));
     let b = a.another("node-2").await;

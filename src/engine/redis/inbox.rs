@@ -36,7 +36,7 @@ use crate::protocol::publish::Data;
 
 /// Entries that an inbox may hold while its node does not read. What is cut off is mended by the heartbeat, which
 /// compares each user's newest event.
-const INBOX_BOUND: usize = 100_000;
+pub const BOUND: usize = 100_000;
 /// Entries of one read.
 const READ: usize = 256;
 /// How long one read waits, ms: after that a dead connection is noticed.
@@ -131,7 +131,7 @@ impl Hints {
 /// An entry for a node's inbox. An inbox that is not there is not made: its node has gone, and the log has it all.
 pub fn add(context: &Context, node: &str, hints: &Hints) -> Cmd {
     let mut add = cmd("XADD");
-    add.arg(context.keys.inbox(node)).arg("NOMKSTREAM").arg("MAXLEN").arg("~").arg(INBOX_BOUND).arg("*");
+    add.arg(context.keys.inbox(node)).arg("NOMKSTREAM").arg("MAXLEN").arg("~").arg(BOUND).arg("*");
     add.arg(FIELD).arg(&hints.0);
     add
 }

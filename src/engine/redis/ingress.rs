@@ -304,8 +304,7 @@ impl<'a> Reader<'a> {
         }
         let entry = |id| Some(Entry { stream: self.name, id });
         let batch: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
-        let mut outcomes = publish::append(self.context, &batch).await;
-        publish::send(self.context, &batch, &mut outcomes).await;
+        let outcomes = publish::route(self.context, &batch).await;
         self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
         match outcomes.into_iter().find_map(Result::err) {
             // Out of memory, say: it stays pending, and is tried again.

@@ -69,6 +69,11 @@ impl Keys {
         self.of_user("nodes:{", user)
     }
 
+    /// How many bytes stand before the user's id in [`Keys::nodes_of`].
+    pub fn before_user(&self) -> usize {
+        [&*self.prefix, "nodes:{", &self.within, "user:"].map(str::len).iter().sum()
+    }
+
     /// STREAM: the user's events.
     pub fn log<'a>(&'a self, user: &'a UserId) -> Key<'a> {
         self.of_user("log:{", user)
@@ -87,6 +92,11 @@ impl Keys {
     /// STREAM, group `node`: events on their way to the node's sockets.
     pub fn inbox(&self, node: &str) -> String {
         self.companion("inbox", "node", node)
+    }
+
+    /// What stands before a node's id in [`Keys::inbox`], for a script that makes more than one of them; a brace follows.
+    pub fn before_node(&self) -> String {
+        [&*self.prefix, "inbox:{", &self.within, "node:"].concat()
     }
 
     /// SET of user ids: whom the node serves.
@@ -165,6 +175,9 @@ mod tests {
             assert!(companions.into_iter().all(|key| slot(key) == slot(keys.node("a"))), "{prefix}");
         }
         assert_eq!(Keys::new("app:", false).log(&user).to_string(), "app:log:{user:42}");
+        let keys = Keys::new("app:", false);
+        assert_eq!(keys.before_node() + "a}", keys.inbox("a"));
+        assert_eq!(keys.nodes_of(&user).to_string()[keys.before_user()..], *"42}");
         assert_eq!(Keys::new("app:", true).log(&user).to_string(), "app:log:{app:user:42}");
     }
 

@@ -161,8 +161,8 @@ impl Link {
         }
     }
 
-    /// Whether each master keeps a mark that says since when its data are whole.
-    pub fn keeps_marks(&self) -> bool {
+    /// Whether keys are spread over several masters.
+    pub fn is_cluster(&self) -> bool {
         matches!(self.servers, Servers::Cluster(_))
     }
 
@@ -212,7 +212,7 @@ impl Link {
     pub async fn run_after(&self, command: Cmd, then: Vec<Cmd>) -> Vec<Result<Value, Unavailable>> {
         let count = then.len();
         let (mut before, mut after) = (single(command), redis::pipe());
-        let together = if self.keeps_marks() { &mut after } else { &mut before };
+        let together = if self.is_cluster() { &mut after } else { &mut before };
         for command in then {
             together.add_command(command);
         }

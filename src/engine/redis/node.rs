@@ -71,7 +71,7 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
     }
     let (claim, now, left) = take(context, node, env!("CARGO_PKG_VERSION")).await?;
     if claim == Claim::Held {
-        if !context.link.keeps_marks() {
+        if !context.link.is_cluster() {
             context.link.set_whole_since(data_set_birth(context, now).await?);
         }
         // Where this process had the id before, the sessions are its own, and register anew.
@@ -167,7 +167,7 @@ pub async fn clear_up(context: &Context) -> Result<bool, Unavailable> {
     let list = context.keys.nodes();
     let asked = Instant::now();
     let now_us = context.link.clock(&list).await?;
-    if !context.link.keeps_marks() {
+    if !context.link.is_cluster() {
         context.metrics.clock.told(asked, now_us, Duration::from_micros(1));
     }
     let now = now_us / 1000;

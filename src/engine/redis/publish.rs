@@ -1,5 +1,5 @@
-//! Publishing in Redis: one script call for a batch, then one inbox entry for each node that holds any of its
-//! users.
+//! Publishing in Redis: one script call for a batch, which puts one entry into the inbox of each other node that holds
+//! any of its users. Where it may not do that, on a Cluster or before replicas have the batch, the caller does.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub struct Appended {
     pub prev: Option<EventId>,
     /// Nodes with a live lease on the user.
     pub nodes: Vec<NodeId>,
+    /// So many of them, the first, has the script not told.
+    untold: usize,
 }
 
 impl Appended {
@@ -44,10 +46,8 @@ impl Appended {
 /// Publishes a batch and sends it on its way.
 pub async fn publish(context: &Context, events: &[Event]) -> Vec<Result<Published, Unavailable>> {
     let batch: Vec<_> = events.iter().map(|event| (event, None)).collect();
-    let mut outcomes = append(context, &batch).await;
-    send(context, &batch, &mut outcomes).await;
+    let outcomes = route(context, &batch).await.into_iter();
     outcomes
-        .into_iter()
         .map(|appended| appended.map(|appended| Published { id: appended.id, nodes: appended.nodes }))
         .collect()
 }
@@ -64,37 +64,45 @@ pub struct Entry<'a> {
     pub id: &'a str,
 }
 
+/// Appends a batch to the logs and sends it on its way. An event whose hints cannot be sent counts as not published: it
+/// waits in the log, but is not on its way to everyone.
+pub async fn route(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appended, Unavailable>> {
+    let mut outcomes = append(context, batch).await;
+    let (hints, nodes) = hints(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
+    let answers = context.link.run_each(&hints).await;
+    traces::sent(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
+    for (node, answer) in nodes.iter().zip(answers) {
+        let Err(error) = answer else { continue };
+        for (outcome, (event, _)) in outcomes.iter_mut().zip(batch) {
+            if outcome.as_ref().is_ok_and(|appended| appended.nodes[..appended.untold].contains(node)) {
+                note_unsent(context, node, &event.user);
+                *outcome = Err(error.clone());
+            }
+        }
+    }
+    outcomes
+}
+
 /// Appends a batch to the logs, in one script call for those that share a slot.
-pub async fn append(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appended, Unavailable>> {
+async fn append(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appended, Unavailable>> {
     let slots = batch.iter().map(|(event, _)| sessions::user_slot(context, &event.user));
     let groups = Groups::new(slots, MAX_EVENTS);
+    let (keys, config) = (&context.keys, &context.config);
+    let by = By {
+        node: &config.node,
+        log_length: config.log_length,
+        log_ttl: config.log_ttl,
+        tells: config.wait_replicas == 0 && !context.link.is_cluster(),
+    };
     let mut calls = redis::pipe();
     for group in groups.iter() {
-        let events = group.iter().map(|place| batch[*place]);
-        calls.add_command(script(&context.keys, context.config.log_length, context.config.log_ttl, events));
+        calls.add_command(script(keys, &by, group.iter().map(|place| batch[*place])));
     }
     let answers = context.link.run_durably(&calls).await;
     let outcomes = groups.each(answers, |_, answer| parse(answer));
     let via = if batch.first().is_some_and(|(_, entry)| entry.is_some()) { "ingress" } else { "worker" };
     traces::published(context, batch.iter().map(|(event, _)| *event).zip(&outcomes), via);
     outcomes
-}
-
-/// Hands this node its hints and sends the others theirs. An event whose hints cannot be sent counts as not
-/// published: it waits in the log, but is not on its way to everyone.
-pub async fn send(context: &Context, batch: &[Routed<'_>], outcomes: &mut [Result<Appended, Unavailable>]) {
-    let (hints, nodes) = hints(context, batch.iter().map(|(event, _)| *event).zip(&*outcomes));
-    let answers = context.link.run_each(&hints).await;
-    traces::sent(context, batch.iter().map(|(event, _)| *event).zip(&*outcomes));
-    for (node, answer) in nodes.iter().zip(answers) {
-        let Err(error) = answer else { continue };
-        for (outcome, (event, _)) in outcomes.iter_mut().zip(batch) {
-            if outcome.as_ref().is_ok_and(|appended| appended.nodes.contains(node)) {
-                note_unsent(context, node, &event.user);
-                *outcome = Err(error.clone());
-            }
-        }
-    }
 }
 
 /// Users whose nodes have to be told to look into the log.
@@ -140,24 +148,30 @@ pub async fn mend(context: &Context) -> Result<(), Unavailable> {
 }
 
 /// A batch as it is sent to Redis: a door for benchmarks, which have none.
-pub fn packed(key_prefix: &str, log_length: usize, log_ttl: Duration, events: &[Event]) -> Vec<u8> {
-    let events = events.iter().map(|event| (event, None));
-    script(&Keys::new(key_prefix, false), log_length, log_ttl, events).get_packed_command()
+pub fn packed(node: &NodeId, events: &[Event]) -> Vec<u8> {
+    let by = By { node, log_length: 256, log_ttl: Duration::from_secs(600), tells: true };
+    script(&Keys::new("", false), &by, events.iter().map(|event| (event, None))).get_packed_command()
+}
+
+/// Who publishes, and how.
+struct By<'a> {
+    /// The caller's node, whose sessions the script leaves to it.
+    node: &'a NodeId,
+    log_length: usize,
+    log_ttl: Duration,
+    /// Whether the script tells the other nodes.
+    tells: bool,
 }
 
 /// The script call for events that share a slot.
-fn script<'a>(
-    keys: &Keys,
-    log_length: usize,
-    log_ttl: Duration,
-    events: impl Iterator<Item = Routed<'a>> + Clone,
-) -> redis::Cmd {
+fn script<'a>(keys: &Keys, by: &By<'_>, events: impl Iterator<Item = Routed<'a>> + Clone) -> redis::Cmd {
     let count = events.clone().count();
-    let mut call = scripts::call(&scripts::PUBLISH, 3 * count, 2 + 3 * count);
+    let mut call = scripts::call(&scripts::PUBLISH, 3 * count, 6 + 3 * count);
     for (event, _) in events.clone() {
         call.arg(keys.nodes_of(&event.user)).arg(keys.log(&event.user)).arg(keys.cursor(&event.user));
     }
-    call.arg(log_length).arg(ms(log_ttl));
+    call.arg(by.log_length).arg(ms(by.log_ttl)).arg(by.node.as_str());
+    call.arg(if by.tells { inbox::BOUND } else { 0 }).arg(keys.before_node()).arg(keys.before_user());
     for (event, entry) in events {
         call.arg(event.event.as_str()).arg(event.data.as_bytes());
         let options = [
@@ -184,6 +198,8 @@ fn script<'a>(
 /// # Errors
 /// Where it has another shape.
 pub fn parse(answer: Value) -> Result<Vec<Result<Appended, Unavailable>>, Unavailable> {
+    let mut lines = reply::text(&answer)?.split('\n');
+    let untold = lines.next().unwrap_or_default();
     let line = |line: &str| {
         if let Some(error) = line.strip_prefix("! ") {
             return Err(Unavailable::new(format!("Redis refused: {error}")));
@@ -191,12 +207,22 @@ pub fn parse(answer: Value) -> Result<Vec<Result<Appended, Unavailable>>, Unavai
         let mut words = line.split(' ');
         let mut id = || reply::event_id_or_none(words.next().unwrap_or_default());
         let (id, prev) = (id()?, id()?);
-        Ok(Appended { id, prev, nodes: words.filter_map(|node| node.parse().ok()).collect() })
+        let mut nodes: Vec<NodeId> = words.filter_map(|node| node.parse().ok()).collect();
+        let untold = match untold {
+            "" => 0,
+            "*" => nodes.len(),
+            these => {
+                let told = |node: &NodeId| !these.split(' ').any(|untold| untold == node.as_str());
+                nodes.sort_by_key(told);
+                nodes.partition_point(|node| !told(node))
+            }
+        };
+        Ok(Appended { id, prev, nodes, untold })
     };
-    Ok(reply::text(&answer)?.lines().map(line).collect())
+    Ok(lines.map(line).collect())
 }
 
-/// Hands this node its hints, and builds one inbox entry for each other node.
+/// Hands this node its hints, and builds one inbox entry for each other node that the script has not told.
 fn hints<'a>(
     context: &Context,
     events: impl ExactSizeIterator<Item = (&'a Event, &'a Result<Appended, Unavailable>)>,
@@ -208,11 +234,10 @@ fn hints<'a>(
         if let (Some(id), Some(_)) = (appended.id, appended.prev) {
             debug!(user = %event.user, %id, nodes = ?appended.nodes, "published");
         }
-        for node in &appended.nodes {
-            if *node == context.config.node {
-                deliver(context, event, appended);
-                continue;
-            }
+        if appended.nodes.contains(&context.config.node) {
+            deliver(context, event, appended);
+        }
+        for node in appended.nodes[..appended.untold].iter().filter(|node| **node != context.config.node) {
             let at = batches.iter().position(|(known, _)| *known == node).unwrap_or_else(|| {
                 batches.push((node, Hints::with_capacity(HINT * count)));
                 batches.len() - 1
