@@ -28,6 +28,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
+use super::reads::Read;
 use super::wire::send;
 use super::{Context, reply};
 use crate::engine::{Event, Hint, Node};
@@ -37,8 +38,6 @@ use crate::protocol::publish::Data;
 /// Entries that an inbox may hold while its node does not read. What is cut off is mended by the heartbeat, which
 /// compares each user's newest event.
 pub const BOUND: usize = 100_000;
-/// Entries of one read.
-const READ: usize = 256;
 /// How long one read waits, ms: after that a dead connection is noticed.
 const BLOCK_MS: usize = 2_000;
 /// A read that is overdue by this much means that the connection is dead though it looks open.
@@ -179,7 +178,7 @@ async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ende
     let mut done_since = Instant::now();
     let mut read_any = false;
     // What was on its way when the last connection broke comes first.
-    let mut from = "0";
+    let (mut from, mut read) = ("0", Read::default());
     loop {
         let mut pipeline = redis::pipe();
         let mut block = if done.is_empty() { BLOCK_MS } else { DONE_MS };
@@ -199,7 +198,7 @@ async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ende
             .arg("node")
             .arg(context.config.node.as_str())
             .arg("COUNT")
-            .arg(READ)
+            .arg(read.most())
             .arg("BLOCK")
             .arg(block)
             .arg("STREAMS")
@@ -215,6 +214,7 @@ async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ende
                 read_any = true;
                 match values.pop().map(reply::read) {
                     Some(Ok(entries)) => {
+                        read.came(&entries);
                         if entries.is_empty() {
                             from = ">";
                         }

@@ -16,25 +16,15 @@ use tracing::{debug, info, warn};
 
 use super::entry::{parse, per_user};
 use super::publish::{self, Entry};
+use super::reads::Read;
 use super::turns::Turn;
 use super::wire::send;
 use super::{Context, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
 use crate::metrics::Via;
 
-/// Entries of one read, at most and where nothing is known of them.
-const READ: usize = 256;
-const FIRST_READ: usize = 16;
-/// Bytes of one read, about: until they are in the logs they are held several times over.
-const READ_BYTES: usize = 4 << 20;
-
-/// How many entries to read next, after so many of `most` came with so many bytes: more while they are small and more
-/// are waiting, fewer where they are large.
-fn next_read(most: usize, came: usize, bytes: usize) -> usize {
-    let wanted = if came < most { FIRST_READ } else { 2 * most };
-    let fit = (came * READ_BYTES).checked_div(bytes).unwrap_or(READ);
-    wanted.min(fit).clamp(1, READ)
-}
+/// Events that are held at once: one entry may be for a thousand users.
+const BATCH: usize = 256;
 
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
@@ -87,7 +77,7 @@ struct Reader<'a> {
     /// Its key.
     stream: String,
     /// Entries of the next read.
-    most: usize,
+    read: Read,
     /// Until when this process may publish what it has read.
     lease_end: Instant,
     turn: &'a mut Turn,
@@ -118,7 +108,7 @@ impl<'a> Reader<'a> {
             connection: context.link.dedicated(&stream).await?,
             name,
             stream,
-            most: FIRST_READ,
+            read: Read::default(),
             lease_end: Instant::now() + context.config.node_ttl,
             turn,
         };
@@ -167,7 +157,7 @@ impl<'a> Reader<'a> {
         call.arg(&self.stream)
             .arg(self.context.config.node.as_str())
             .arg(&self.context.config.boot)
-            .arg(self.most);
+            .arg(self.read.most());
         match self.context.link.run_one(call).await? {
             redis::Value::Nil => Err(Stopped::LeaseLost),
             entries => Ok(reply::entries(entries)?),
@@ -212,7 +202,7 @@ impl<'a> Reader<'a> {
             self.renew_in_time().await?;
             let mut claim = cmd("XAUTOCLAIM");
             claim.arg(&self.stream).arg("switchboard").arg(self.context.config.node.as_str());
-            claim.arg(0).arg(&from).arg("COUNT").arg(self.most);
+            claim.arg(0).arg(&from).arg("COUNT").arg(self.read.most());
             let mut parts = reply::array(self.ask(claim, Duration::ZERO).await?)?.into_iter();
             let (Some(next), Some(entries)) = (parts.next(), parts.next()) else { return Ok(()) };
             self.route(reply::entries(entries)?).await?;
@@ -245,12 +235,8 @@ impl<'a> Reader<'a> {
 
     /// Publishes entries in order, puts bad ones aside, and then lets go of them all.
     async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
-        let fields = entries.iter().flat_map(|(_, fields)| fields);
-        let bytes = fields.map(|(field, value)| field.len() + value.len()).sum();
-        self.most = next_read(self.most, entries.len(), bytes);
+        self.read.came(&entries);
         let Some((last, _)) = entries.last() else { return Ok(()) };
-        // On a Cluster what goes to several masters at once may be as much more.
-        let most = publish::MAX_EVENTS * self.context.link.masters();
         let mut dead = redis::pipe();
         let mut batch: Vec<(Event, &str)> = Vec::new();
         for (id, fields) in &entries {
@@ -259,7 +245,7 @@ impl<'a> Reader<'a> {
                     Ok(events) => {
                         for event in events {
                             batch.push((event, id));
-                            if batch.len() == most {
+                            if batch.len() == BATCH {
                                 self.publish(std::mem::take(&mut batch)).await?;
                             }
                         }
@@ -296,50 +282,19 @@ impl<'a> Reader<'a> {
     }
 
     async fn publish(&mut self, batch: Vec<(Event, &str)>) -> Result<(), Stopped> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() >= self.lease_end {
-            return Err(Stopped::LeaseLost); // frozen meanwhile: another process goes on from what is pending
-        }
         let entry = |id| Some(Entry { stream: self.name, id });
         let batch: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
-        let outcomes = publish::route(self.context, &batch).await;
-        self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
-        match outcomes.into_iter().find_map(Result::err) {
+        for batch in publish::calls(&batch, |(event, _)| event, self.context.link.masters()) {
+            if Instant::now() >= self.lease_end {
+                return Err(Stopped::LeaseLost); // frozen meanwhile: another process goes on from what is pending
+            }
+            let outcomes = publish::route(self.context, batch).await;
+            self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
             // Out of memory, say: it stays pending, and is tried again.
-            Some(error) => Err(error.into()),
-            None => Ok(()),
+            if let Some(error) = outcomes.into_iter().find_map(Result::err) {
+                return Err(error.into());
+            }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The entries of each read while a backlog of entries of this size is read.
-    fn reads(size: usize, mut backlog: usize) -> Vec<usize> {
-        let (mut most, mut reads) = (FIRST_READ, Vec::new());
-        while backlog > 0 {
-            let came = most.min(backlog);
-            backlog -= came;
-            reads.push(came);
-            most = next_read(most, came, came * size);
-        }
-        reads
-    }
-
-    #[test]
-    fn a_read_grows_with_the_backlog_and_shrinks_with_the_size_of_its_entries() {
-        assert_eq!(reads(200, 600), [16, 32, 64, 128, 256, 104]);
-        assert_eq!(reads(1 << 20, 26), [16, 4, 4, 2]);
-        assert_eq!(reads(100 << 20, 18), [16, 1, 1]);
-        assert!(reads(16 << 10, 2_000).iter().all(|came| came * (16 << 10) <= 2 * READ_BYTES));
-        assert_eq!(
-            next_read(256, 3, 600),
-            FIRST_READ,
-            "nothing more is waiting: what comes next may be large"
-        );
+        Ok(())
     }
 }

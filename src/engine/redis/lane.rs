@@ -96,7 +96,7 @@ impl Lane {
         }
         let (questions, replies): (Vec<_>, Vec<_>) = publishes.into_iter().unzip();
         let mut replies = replies.into_iter();
-        for batch in questions.chunks(publish::MAX_EVENTS * masters) {
+        for batch in publish::calls(&questions, |event| event, masters) {
             answer(replies.by_ref().take(batch.len()), publish::publish(&self.context, batch).await);
         }
     }

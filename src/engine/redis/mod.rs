@@ -11,7 +11,7 @@
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `presence` | the edges that scripts note, told on the stream |
-//! | `inbox`, `ingress`, `entry`, `turns` | the streams this node reads |
+//! | `inbox`, `ingress`, `entry`, `reads`, `turns` | the streams this node reads |
 //! | `pulse` | notices that the inbox's reader has died, and starts another |
 //! | `node`, `deaths` | the node's own lease; clearing up after others |
 //! | `format` | whether nodes of other releases may serve beside this one |
@@ -39,6 +39,7 @@ mod node;
 mod presence;
 mod publish;
 mod pulse;
+mod reads;
 mod reply;
 mod scripts;
 mod sentinel;
@@ -162,16 +163,18 @@ pub struct RedisEngine {
 
 type Lanes = Vec<mpsc::Sender<Op>>;
 
-/// Two of each: while Redis works on one lane's batch, the other's is built and read. More would make batches smaller.
-const LANES: usize = 2;
+/// One for events: a second would make batches smaller, and an event wait for those of both.
+const EVENT_LANES: usize = 1;
+/// Two for sessions: while Redis works on one lane's batch, the other's is built and read.
+const SESSION_LANES: usize = 2;
 
-fn lanes(context: &Arc<Context>) -> Lanes {
+fn lanes(context: &Arc<Context>, count: usize) -> Lanes {
     let lane = |_| {
         let (sender, receiver) = mpsc::channel(LANE_BOUND);
         tokio::spawn(Lane::new(context.clone()).run(receiver));
         sender
     };
-    (0..LANES).map(lane).collect()
+    (0..count).map(lane).collect()
 }
 
 impl RedisEngine {
@@ -200,7 +203,7 @@ impl RedisEngine {
             eviction: eviction::Eviction::default(),
             config,
         });
-        let (events, sessions) = (lanes(&context), lanes(&context));
+        let (events, sessions) = (lanes(&context, EVENT_LANES), lanes(&context, SESSION_LANES));
         let (stopped, ingress_stopped) = watch::channel(false);
         Self {
             context,

@@ -16,7 +16,9 @@ use crate::id::{EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 
 /// Events of one script call: the cost per event is flat beyond 32, and 64 keep Redis for 0.6 ms.
-pub const MAX_EVENTS: usize = 64;
+const MAX_EVENTS: usize = 64;
+/// Bytes of data of one script call, but for one event that is larger: they keep Redis for as long.
+const MAX_BYTES: usize = 256 << 10;
 /// About how many bytes of an inbox entry a small event takes.
 const HINT: usize = 128;
 
@@ -41,6 +43,24 @@ impl Appended {
             _ => event.transient.then_some(None),
         }
     }
+}
+
+/// Cuts events into what goes into one script call for each master, in their order.
+pub fn calls<T>(
+    mut events: &[T],
+    event: impl Fn(&T) -> &Event,
+    masters: usize,
+) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = events.iter().take(MAX_EVENTS * masters).enumerate().take_while(|(place, next)| {
+            bytes += event(next).data.as_bytes().len();
+            *place == 0 || bytes <= MAX_BYTES * masters
+        });
+        let (call, rest) = events.split_at(fits.count());
+        events = rest;
+        (!call.is_empty()).then_some(call)
+    })
 }
 
 /// Publishes a batch and sends it on its way.
@@ -289,4 +309,34 @@ pub async fn broadcast(
     let added = context.link.run(&pipeline).await?;
     // An inbox that is not there is that of a node that has gone.
     Ok(nodes.into_iter().zip(added).filter(|(_, added)| *added != Value::Nil).map(|(node, _)| node).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_takes_so_many_events_or_so_many_bytes_but_one_at_least() {
+        let event = |size: usize| Event {
+            user: "42".parse().unwrap(),
+            client: None,
+            except: None,
+            event: "e".parse().unwrap(),
+            data: Data::from_json_text(format!("\"{}\"", "x".repeat(size - 2))),
+            collapse: None,
+            key: None,
+            transient: false,
+        };
+        let sizes = |sizes: &[usize], masters: usize| {
+            let events: Vec<_> = sizes.iter().map(|size| event(*size)).collect();
+            let calls = calls(&events, |event| event, masters);
+            calls.map(<[Event]>::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[], 1), [0; 0]);
+        assert_eq!(sizes(&[200; 150], 1), [64, 64, 22]);
+        assert_eq!(sizes(&[200; 150], 2), [128, 22]);
+        assert_eq!(sizes(&[MAX_BYTES / 4; 9], 1), [4, 4, 1]);
+        assert_eq!(sizes(&[200, 4 * MAX_BYTES, 200, 200], 1), [1, 1, 2]);
+        assert_eq!(sizes(&[4 * MAX_BYTES; 3], 1), [1, 1, 1]);
+    }
 }
