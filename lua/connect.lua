@@ -16,16 +16,17 @@
 -- ARGV[4i+8] -> id after which to read, or '' for the client's confirmed position
 -- ARGV[4i+9] -> resume only: id that the client has confirmed, or ''; kept where no position is known
 --
--- returns an array with one of these for each session:
---   {'later'}                   this call has read enough; not registered, but what had lapsed is gone
---   {'full'}                    the user has as many sessions as allowed; nothing was written
---   {'!', error}                Redis refused this one
---   {'replaced'}                resume only: the client has since connected elsewhere; nothing was written
---   {'ok', position, from, whole (1|0), replayed, upto, more (1|0), replaced node or '', edges, order, entries}
+-- returns an array with one of these for each session (values in an array of their own would be read one by one):
+--   'later'     this call has read enough; not registered, but what had lapsed is gone
+--   'full'      the user has as many sessions as allowed; nothing was written
+--   '! error'   Redis refused this one
+--   'replaced'  resume only: the client has since connected elsewhere; nothing was written
+--   'ok position from whole (1|0) replayed upto more (1|0) order replaced edges', or {that, entries} where there are any
 --     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing;
 --     replayed: events for this client after `from`, where they are large at least so many ('resume': in this page);
---     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us; entries: {id, event, data, ...}
---     edges: '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
+--     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us; replaced: its node, '-' for none;
+--     edges: none, or what `presence` has not been told yet: <entry told last, or 0> <us> <state> <node> ...
+--     entries: {id, event, data, ...}
 
 local node, session_ttl, log_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local max_sessions, whole_since = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -197,9 +198,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     else replaced = its_node end
   end
   if mode == 'resume' then
-    if replaced ~= '' then return { 'replaced' } end
+    if replaced ~= '' then return 'replaced' end
   elseif not known and replaced == '' and others >= max_sessions then
-    return { 'full' }
+    return 'full'
   end
 
   local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
@@ -208,7 +209,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty')
   local confirmed = noted[1]
   local from = since ~= '' and since or confirmed or position
-  if from ~= position and spent > CALL_BYTES then return { 'later' } end
+  if from ~= position and spent > CALL_BYTES then return 'later' end
   local whole = from == position or is_whole(nodes, log, cursor, from, newest)
 
   if replaced ~= '' then redis.call('SREM', user, client .. '@' .. replaced) end
@@ -236,12 +237,15 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if crowded then drop_oldest_cursors(cursor, members, client) end
   if newest then keep(log, log_ttl) end -- until the first heartbeat
   keep(cursor, log_ttl)
-  if from == position then
-    return { 'ok', position, from, 1, 0, position, 0, replaced, edges, order, {} }
+  local function answer(whole, replayed, upto, more)
+    local its_node, told = replaced ~= '' and replaced or '-', edges ~= '' and ' ' .. edges or ''
+    return table.concat({ 'ok', position, from, whole, replayed, upto, more, order, its_node }, ' ') .. told
   end
+  if from == position then return answer(1, 0, position, 0) end
   local entries, replayed, upto, more = read(log, from, client, mode == 'new')
   if more == 0 and newer(position, upto) then upto = position end
-  return { 'ok', position, from, whole and 1 or 0, replayed, upto, more, replaced, edges, order, entries }
+  local text = answer(whole and 1 or 0, replayed, upto, more)
+  return entries[1] and { text, entries } or text
 end
 
 local results = {}
@@ -249,7 +253,10 @@ for i = 0, #KEYS / 4 - 1 do
   -- One user's broken key must not take the rest of the batch along.
   local done, result = pcall(connect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
     ARGV[4 * i + 6], ARGV[4 * i + 7], ARGV[4 * i + 8], ARGV[4 * i + 9])
-  if not done then result = { '!', type(result) == 'table' and result.err or tostring(result) } end
+  if not done then
+    local error = type(result) == 'table' and result.err or tostring(result)
+    result = '! ' .. string.gsub(error, '%c', ' ')
+  end
   results[i + 1] = result
 end
 return results

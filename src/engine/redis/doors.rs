@@ -26,12 +26,11 @@ pub fn inbox(node: &dyn Node, hints: &[u8]) -> usize {
 
 /// Reads an answer of Redis as each of the things that it could be; true where it is any.
 pub fn answer(value: &Value) -> bool {
-    let items = || reply::item(value.clone());
     let read = [
         reply::read(value.clone()).is_ok(),
         reply::entries(value.clone()).is_ok(),
         publish::parse(value.clone()).is_ok(),
-        items().and_then(|items| sessions::opened(items).map(drop)).is_ok(),
+        sessions::opened(value.clone()).is_ok(),
         reply::integer(value).is_ok(),
         reply::event_id(value).is_ok(),
         reply::bytes(value.clone()).is_ok(),

@@ -221,10 +221,7 @@ pub fn parse(answer: Value) -> Result<Vec<Result<Appended, Unavailable>>, Unavai
     let mut lines = reply::text(&answer)?.split('\n');
     let untold = lines.next().unwrap_or_default();
     let line = |line: &str| {
-        if let Some(error) = line.strip_prefix("! ") {
-            return Err(Unavailable::new(format!("Redis refused: {error}")));
-        }
-        let mut words = line.split(' ');
+        let mut words = reply::item(line)?.split(' ');
         let mut id = || reply::event_id_or_none(words.next().unwrap_or_default());
         let (id, prev) = (id()?, id()?);
         let mut nodes: Vec<NodeId> = words.filter_map(|node| node.parse().ok()).collect();

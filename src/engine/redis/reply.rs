@@ -62,19 +62,11 @@ pub fn event_id_or_none(word: &str) -> Result<Option<EventId>, Unavailable> {
 }
 
 /// One item of a batch, or what Redis had against it.
-pub fn whole(value: Value) -> Result<Value, Unavailable> {
-    if let Value::Array(items) = &value
-        && let [Value::BulkString(mark), error] = items.as_slice()
-        && mark == b"!"
-    {
-        return Err(Unavailable::new(format!("Redis refused: {}", text(error).unwrap_or("?"))));
+pub fn item(text: &str) -> Result<&str, Unavailable> {
+    match text.strip_prefix("! ") {
+        Some(error) => Err(Unavailable::new(format!("Redis refused: {error}"))),
+        None => Ok(text),
     }
-    Ok(value)
-}
-
-/// The values of one item of a batch, or what Redis had against it.
-pub fn item(value: Value) -> Result<Vec<Value>, Unavailable> {
-    array(whole(value)?)
 }
 
 /// A stream entry's id and fields.

@@ -59,7 +59,7 @@ async fn connect_some(
     let (mut told, mut whose, mut owed) = (redis::pipe(), Vec::new(), Owed::default());
     let mut outcomes = groups.outcomes(answers, |place, answer| {
         let Connect { user, client, .. } = connects[place];
-        let opened = opened(reply::item(answer)?)?;
+        let opened = opened(answer)?;
         if let (Some(Connected::Registered(registration)), false) =
             (&opened.connected, opened.replaced.is_empty())
         {
@@ -127,31 +127,46 @@ pub struct Opened {
 ///
 /// # Errors
 /// Where it has another shape.
-pub fn opened(items: Vec<Value>) -> Result<Opened, Unavailable> {
-    let only = |connected| Opened { connected, replaced: String::new(), edges: String::new() };
-    match items.first().map(reply::text).transpose()? {
-        Some("full") => return Ok(only(Some(Connected::Full))),
-        Some("replaced") => return Ok(only(Some(Connected::Replaced))),
-        Some("later") => return Ok(only(None)),
-        _ => {}
-    }
-    let [_, position, from, whole, replayed, upto, more, replaced, edges, order, events] =
-        <[Value; 11]>::try_from(items)
-            .map_err(|_| Unavailable::new("connect.lua answered with another shape"))?;
-    let registration = Registration {
-        position: reply::event_id(&position)?.unwrap_or_default(),
-        from: reply::event_id(&from)?.unwrap_or_default(),
-        whole: reply::integer(&whole)? == 1,
-        replayed: u64::try_from(reply::integer(&replayed)?).unwrap_or_default(),
-        upto: reply::event_id(&upto)?.unwrap_or_default(),
-        more: reply::integer(&more)? == 1,
-        order: u64::try_from(reply::integer(&order)?).unwrap_or_default(),
-        events: log_events(events)?,
+pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
+    let another_shape = || Unavailable::new("connect.lua answered with another shape");
+    let (text, events) = match answer {
+        Value::Array(items) => {
+            let [text, events] = <[Value; 2]>::try_from(items).map_err(|_| another_shape())?;
+            (text, log_events(events)?)
+        }
+        text => (text, Vec::new()),
     };
+    let (what, rest) = {
+        let text = reply::item(reply::text(&text)?)?;
+        text.split_once(' ').unwrap_or((text, ""))
+    };
+    let only = |connected| Ok(Opened { connected, replaced: String::new(), edges: String::new() });
+    match what {
+        "ok" => {}
+        "full" => return only(Some(Connected::Full)),
+        "replaced" => return only(Some(Connected::Replaced)),
+        "later" => return only(None),
+        _ => return Err(another_shape()),
+    }
+    let mut words = rest.splitn(9, ' ');
+    let mut word = || words.next().ok_or_else(another_shape);
+    let id = |word: &str| word.parse().map_err(|_| another_shape());
+    let number = |word: &str| word.parse().map_err(|_| another_shape());
+    let registration = Registration {
+        position: id(word()?)?,
+        from: id(word()?)?,
+        whole: word()? == "1",
+        replayed: number(word()?)?,
+        upto: id(word()?)?,
+        more: word()? == "1",
+        order: number(word()?)?,
+        events,
+    };
+    let replaced = word()?;
     Ok(Opened {
         connected: Some(Connected::Registered(registration)),
-        replaced: reply::text(&replaced)?.to_owned(),
-        edges: reply::text(&edges)?.to_owned(),
+        replaced: if replaced == "-" { String::new() } else { replaced.to_owned() },
+        edges: words.next().unwrap_or_default().to_owned(),
     })
 }
 
