@@ -86,13 +86,17 @@ async fn so_many_requests_may_have_a_body_under_way() {
         let answer = publish().await?;
         match answer.status {
             503 if answer.refused(503) == "unavailable" && !answer.header("retry-after").is_empty() => Ok(()),
-            _ => Err(format!("{answer:?}")),
+            _ => {
+                // This request may have taken the place of one that was held back, and had not been read yet.
+                held.push(begin_body(&node, 100, 10).await);
+                Err(format!("{answer:?}"))
+            }
         }
     })
     .await;
     assert_eq!(http::get(&node.worker_http("/users/42")).await.status, 200, "that one has no body");
     beside.served().await;
-    held.pop();
+    held.clear();
     eventually(BOUND, "room for another request", async || {
         let answer = publish().await?;
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }

@@ -1,10 +1,11 @@
 //! Micro-batches. Callers queue operations; a lane takes whatever waits, does it in as few scripts as possible,
 //! and hands the answers back. Under load batches grow by themselves; an idle lane's batch is one operation.
 //!
-//! All events of one user pass one lane, which does one batch after the other: so they happen in the order in which
-//! they were called. The beginnings and ends of its sessions pass another, so that no event waits for a thousand
-//! clients who come at once. Within a batch the ends come first and the beginnings next: a session whose end was queued
-//! after its beginning never shares a batch with it, because its beginning was awaited.
+//! There are two: events pass one, the beginnings and ends of sessions the other, so that no event waits for a thousand
+//! clients who come at once. A lane does one batch after the other, so what it does happens in the order in which it was
+//! called. More lanes would make batches smaller, and each call costs Redis and the node as much as several of its items.
+//! Within a batch the ends come first and the beginnings next: a session whose end was queued after its beginning never
+//! shares a batch with it, because its beginning was awaited.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -51,7 +51,6 @@ mod traces;
 mod turns;
 mod wire;
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -151,30 +150,19 @@ fn ms(duration: Duration) -> u64 {
 /// The engine.
 pub struct RedisEngine {
     context: Arc<Context>,
-    /// For events.
-    events: Lanes,
-    /// For the beginnings and ends of sessions.
-    sessions: Lanes,
-    hasher: RandomState,
+    /// The lane of events.
+    events: mpsc::Sender<Op>,
+    /// The lane of sessions' beginnings and ends.
+    sessions: mpsc::Sender<Op>,
     ingress: watch::Sender<bool>,
     ingress_stopped: watch::Receiver<bool>,
     ingress_task: std::sync::Mutex<Option<watch::Sender<bool>>>,
 }
 
-type Lanes = Vec<mpsc::Sender<Op>>;
-
-/// One for events: a second would make batches smaller, and an event wait for those of both.
-const EVENT_LANES: usize = 1;
-/// Two for sessions: while Redis works on one lane's batch, the other's is built and read.
-const SESSION_LANES: usize = 2;
-
-fn lanes(context: &Arc<Context>, count: usize) -> Lanes {
-    let lane = |_| {
-        let (sender, receiver) = mpsc::channel(LANE_BOUND);
-        tokio::spawn(Lane::new(context.clone()).run(receiver));
-        sender
-    };
-    (0..count).map(lane).collect()
+fn lane(context: &Arc<Context>) -> mpsc::Sender<Op> {
+    let (sender, receiver) = mpsc::channel(LANE_BOUND);
+    tokio::spawn(Lane::new(context.clone()).run(receiver));
+    sender
 }
 
 impl RedisEngine {
@@ -203,30 +191,25 @@ impl RedisEngine {
             eviction: eviction::Eviction::default(),
             config,
         });
-        let (events, sessions) = (lanes(&context, EVENT_LANES), lanes(&context, SESSION_LANES));
+        let (events, sessions) = (lane(&context), lane(&context));
         let (stopped, ingress_stopped) = watch::channel(false);
         Self {
             context,
             events,
             sessions,
-            hasher: RandomState::new(),
             ingress: watch::Sender::new(true),
             ingress_stopped,
             ingress_task: std::sync::Mutex::new(Some(stopped)),
         }
     }
 
-    /// Queues an operation on its user's lane at once, and hands out its answer.
+    /// Queues an operation on a lane at once, and hands out its answer.
     fn queue<T: Send + 'static>(
-        &self,
-        lanes: &Lanes,
-        user: &UserId,
+        lane: &mpsc::Sender<Op>,
         op: impl FnOnce(oneshot::Sender<Result<T, Unavailable>>) -> Op,
     ) -> Answer<T> {
-        let lane = usize::try_from(self.hasher.hash_one(user.as_str())).unwrap_or_default() % lanes.len();
         let (sender, receiver) = oneshot::channel();
-        let queued = lanes[lane].try_send(op(sender));
-        match queued {
+        match lane.try_send(op(sender)) {
             Ok(()) => Answer::later(receiver),
             Err(_) => Answer::now(Err(Unavailable::new("too much is waiting for Redis"))),
         }
@@ -242,15 +225,15 @@ impl RedisEngine {
 
 impl Engine for RedisEngine {
     fn connect(&self, connect: Connect) -> Answer<Connected> {
-        self.queue(&self.sessions, &connect.user.clone(), |answer| Op::Connect(connect, answer))
+        Self::queue(&self.sessions, |answer| Op::Connect(connect, answer))
     }
 
     fn disconnect(&self, disconnect: Disconnect) -> Answer<()> {
-        self.queue(&self.sessions, &disconnect.user.clone(), |answer| Op::Disconnect(disconnect, answer))
+        Self::queue(&self.sessions, |answer| Op::Disconnect(disconnect, answer))
     }
 
     fn publish(&self, event: Event) -> Answer<Published> {
-        self.queue(&self.events, &event.user.clone(), |answer| Op::Publish(event, answer))
+        Self::queue(&self.events, |answer| Op::Publish(event, answer))
     }
 
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
