@@ -4,6 +4,7 @@
 //! sets, counted from before the renewal was asked for; a thawed node finds it passed before anything else runs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -17,6 +18,8 @@ pub struct Lease {
     until_ms: AtomicU64,
     missed: AtomicBool,
     check: Notify,
+    /// What keeps the node from having it, where Redis has said so.
+    obstacle: Mutex<Option<&'static str>>,
 }
 
 impl Default for Lease {
@@ -26,6 +29,7 @@ impl Default for Lease {
             until_ms: AtomicU64::new(0),
             missed: AtomicBool::new(false),
             check: Notify::new(),
+            obstacle: Mutex::default(),
         }
     }
 }
@@ -57,6 +61,16 @@ impl Lease {
     /// The lease is not held any more.
     pub fn lost(&self) {
         self.until_ms.store(0, Ordering::Release);
+    }
+
+    /// Notes what keeps the node from having the lease; none where nothing does, or where that is not known.
+    pub fn waits_for(&self, obstacle: Option<&'static str>) {
+        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+    }
+
+    /// What keeps the node from having the lease, as it was noted last.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The inbox must be made anew: claim again.

@@ -106,7 +106,9 @@ impl Keeper {
             return Ok(Round::Held);
         }
         lease.lost();
-        match self.engine.claim().await? {
+        let claim = self.engine.claim().await;
+        lease.waits_for(claim.as_ref().ok().and_then(Claim::obstacle));
+        match claim? {
             Claim::Held => {
                 lease.renewed(asked, self.ttl);
                 if self.held_before {

@@ -220,6 +220,18 @@ pub enum Claim {
     OtherFormat(NodeId),
 }
 
+impl Claim {
+    /// What the claim waits for, in words for an operator.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        match self {
+            Self::Held => None,
+            Self::Taken(_) => Some("another process has this node id"),
+            Self::ClearingUp => Some("another node clears up after this id's last owner"),
+            Self::OtherFormat(_) => Some("a node of a release that is too far from this one is live"),
+        }
+    }
+}
+
 /// A live node.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -103,6 +103,8 @@ impl Ports {
         let patience = self.node_ttl.max(Duration::from_secs(5));
         if self.is_draining() {
             Err("draining")
+        } else if let Some(obstacle) = self.router.lease().obstacle() {
+            Err(obstacle)
         } else if !engine.is_up() {
             Err("Redis cannot be reached")
         } else if !self.router.lease().is_held() {

@@ -69,11 +69,13 @@ async fn of_two_processes_with_one_id_only_the_first_serves_until_it_leaves() {
     assert_eq!(boot(&mut db).await, first_boot, "the second one took the id from a live node");
     let id = worker.event("42", "1").await;
     assert_eq!(client.event().await.id, Some(id));
+    let second = builder.listening(second).await;
+    let ready = http::get(&second.worker_http("/readyz")).await;
+    assert_eq!((ready.status, &*ready.body), (503, "not ready: another process has this node id\n"));
 
     first.signal(Signal::TERM);
     assert_eq!(client.closed().await.code, 1012);
     assert_eq!(first.exit(BOUND).await.code(), Some(0));
-    let second = builder.listening(second).await;
     second.ready().await;
     assert_ne!(boot(&mut db).await, first_boot);
     Client::as_user(&second, "42", "tab-1").await;
