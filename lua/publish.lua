@@ -1,6 +1,6 @@
 -- publish: appends events to their users' logs, each once, tells the nodes that hold the user, and says which they are.
--- Telling them here spares every event a second way to Redis and back. A Cluster has their inboxes elsewhere, and what
--- replicas must have first is not told before: there the caller tells them.
+-- Telling them here spares a few events a second way to Redis and back. Of many the caller tells them, which costs Redis
+-- less, and everywhere on a Cluster, which has inboxes elsewhere, and where replicas must have the events first.
 --
 -- KEYS[3i+1] -> nodes:{user:<id>} (HASH)
 -- KEYS[3i+2] -> log:{user:<id>} (STREAM)

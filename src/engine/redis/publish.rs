@@ -1,5 +1,6 @@
-//! Publishing in Redis: one script call for a batch, which puts one entry into the inbox of each other node that holds
-//! any of its users. Where it may not do that, on a Cluster or before replicas have the batch, the caller does.
+//! Publishing in Redis: one script call for a batch, and one entry in the inbox of each other node that holds any of its
+//! users. The script adds it where that is worth its time and where it may: not of large batches, not on a Cluster, not
+//! before replicas have the batch. There the caller does.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,6 +20,9 @@ use crate::protocol::publish::Data;
 const MAX_EVENTS: usize = 64;
 /// Bytes of data of one script call, but for one event that is larger: they keep Redis for as long.
 const MAX_BYTES: usize = 256 << 10;
+/// So many events the script tells the nodes of: that spares a way to Redis and back. With more, that way is shared by
+/// so many that the script's time, which is everyone's, costs more.
+const FEW: usize = 16;
 /// About how many bytes of an inbox entry a small event takes.
 const HINT: usize = 128;
 
@@ -112,7 +116,7 @@ async fn append(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appended,
         node: &config.node,
         log_length: config.log_length,
         log_ttl: config.log_ttl,
-        tells: config.wait_replicas == 0 && !context.link.is_cluster(),
+        tells: batch.len() <= FEW && config.wait_replicas == 0 && !context.link.is_cluster(),
     };
     let mut calls = redis::pipe();
     for group in groups.iter() {
