@@ -1,6 +1,6 @@
 //! Who may register: limits, replacement, resumption, and their order.
 
-use switchboard::engine::{Connected, Mode};
+use switchboard::engine::{Connect, Connected, Mode};
 use switchboard::id::EventId;
 
 use crate::recorder::Told;
@@ -13,6 +13,7 @@ crate::on_both_engines!(
     another_users_sessions_do_not_count,
     a_session_that_is_there_is_never_full,
     resume_registers_a_session_that_was_taken_off,
+    a_session_whose_client_left_while_it_waited_is_over,
 );
 
 async fn a_later_connection_has_a_greater_order(kind: Kind) {
@@ -111,4 +112,29 @@ async fn the_limit_counts_over_all_nodes() {
     // One that takes a place over from another node is no third.
     a.connect(&user, "b").await;
     assert_eq!(a.sessions(&user).await, ["a@node-1", "b@node-1"]);
+}
+
+async fn a_session_whose_client_left_while_it_waited_is_over(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let begin = |mode, since| Connect {
+        user: user.clone(),
+        client: "tab".parse().unwrap(),
+        mode,
+        since,
+        confirmed: None,
+    };
+    // Both are queued before either is done.
+    drop(stage.engine.connect(begin(Mode::New, None)));
+    stage.disconnect(&user, "tab", None).await;
+    assert_eq!(stage.sessions(&user).await, Vec::<String>::new());
+    // The same where it was there, and had begun to catch up.
+    let position = stage.connect(&user, "tab").await.position;
+    let catching_up = stage.engine.connect(begin(Mode::Resume, Some(position)));
+    stage.disconnect(&user, "tab", None).await;
+    assert_eq!(stage.sessions(&user).await, Vec::<String>::new());
+    drop(catching_up);
+    // Whoever awaits its beginning gets it, whatever older end is on its way.
+    let again = stage.engine.connect(begin(Mode::New, None));
+    stage.disconnect(&user, "tab", None).await;
+    assert!(matches!(again.await, Ok(Connected::Registered(_))));
 }

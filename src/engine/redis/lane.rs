@@ -4,8 +4,8 @@
 //! There are two: events pass one, the beginnings and ends of sessions the other, so that no event waits for a thousand
 //! clients who come at once. A lane does one batch after the other, so what it does happens in the order in which it was
 //! called. More lanes would make batches smaller, and each call costs Redis and the node as much as several of its items.
-//! Within a batch the ends come first and the beginnings next: a session whose end was queued after its beginning never
-//! shares a batch with it, because its beginning was awaited.
+//! Within a batch the ends come first and the beginnings next. The beginning of a session whose end was queued after it,
+//! because its client left while it waited, is not done at all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Context, publish, sessions};
-use crate::engine::{Connect, Connected, Disconnect, Event, Published, Unavailable};
+use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Unavailable};
 use crate::id::{ClientId, UserId};
 
 /// Operations that may wait on a lane: at 60,000 a second a quarter of a second's. One more is refused.
@@ -67,13 +67,15 @@ impl Lane {
     }
 
     async fn batch(&mut self, taken: &mut Vec<Op>) {
-        let (mut connects, mut publishes, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut connects, mut publishes, mut ends) =
+            (Vec::<(Connect, Reply<Connected>)>::new(), Vec::new(), Vec::new());
         for op in taken.drain(..) {
             match op {
                 Op::Connect(connect, reply) => connects.push((connect, reply)),
                 Op::Publish(event, reply) => publishes.push((event, reply)),
                 Op::Disconnect(disconnect, reply) => {
                     let whose = (disconnect.user.clone(), disconnect.client.clone());
+                    connects.retain(|(connect, reply)| !is_over(connect, reply, &disconnect));
                     self.owed.insert(whose.clone(), disconnect);
                     ends.push((whose, reply));
                 }
@@ -115,6 +117,13 @@ impl Lane {
         }
         all
     }
+}
+
+/// Whether a beginning is of the session whose end was queued after it: its caller has gone meanwhile (it awaits nothing
+/// more), or it was only to catch up. Ends come first, so it would outlive its end.
+fn is_over(connect: &Connect, reply: &Reply<Connected>, end: &Disconnect) -> bool {
+    let same = connect.user == end.user && connect.client == end.client;
+    same && (reply.is_closed() || connect.mode == Mode::Resume)
 }
 
 /// Hands each operation of a batch its own outcome.
