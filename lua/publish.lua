@@ -177,7 +177,7 @@ local function publish(nodes, log, cursor, event, data, option)
       keep(cursor, log_ttl) -- a position must last as long as what its client has not got
     end
   end
-  tell(' event ', nodes, ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data)
+  if holders > 0 then tell(' event ', nodes, ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data) end
   return id .. ' ' .. last .. live
 end
 

@@ -8,6 +8,8 @@
 //! <data>\n
 //! ```
 //!
+//! `publish.lua` writes the first three as [`Hints`] does.
+//!
 //! A word or a field that is not known is passed over, so that a node of the next release may say more.
 //!
 //! | what it is | means |

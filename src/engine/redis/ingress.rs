@@ -23,9 +23,6 @@ use super::{Context, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
 use crate::metrics::Via;
 
-/// Events that are held at once: one entry may be for a thousand users.
-const BATCH: usize = 256;
-
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
@@ -237,6 +234,8 @@ impl<'a> Reader<'a> {
     async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
         self.read.came(&entries);
         let Some((last, _)) = entries.last() else { return Ok(()) };
+        // On a Cluster what goes to several masters at once may be as much more.
+        let most = publish::MAX_EVENTS * self.context.link.masters();
         let mut dead = redis::pipe();
         let mut batch: Vec<(Event, &str)> = Vec::new();
         for (id, fields) in &entries {
@@ -245,7 +244,7 @@ impl<'a> Reader<'a> {
                     Ok(events) => {
                         for event in events {
                             batch.push((event, id));
-                            if batch.len() == BATCH {
+                            if batch.len() == most {
                                 self.publish(std::mem::take(&mut batch)).await?;
                             }
                         }

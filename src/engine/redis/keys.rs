@@ -91,7 +91,7 @@ impl Keys {
 
     /// STREAM, group `node`: events on their way to the node's sockets.
     pub fn inbox(&self, node: &str) -> String {
-        self.companion("inbox", "node", node)
+        [&self.before_node(), node, "}"].concat()
     }
 
     /// What stands before a node's id in [`Keys::inbox`], for a script that makes more than one of them; a brace follows.

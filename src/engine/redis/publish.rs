@@ -17,7 +17,7 @@ use crate::id::{EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 
 /// Events of one script call: the cost per event is flat beyond 32, and 64 keep Redis for 0.6 ms.
-const MAX_EVENTS: usize = 64;
+pub const MAX_EVENTS: usize = 64;
 /// Bytes of data of one script call, but for one event that is larger: they keep Redis for as long.
 const MAX_BYTES: usize = 256 << 10;
 /// So many events the script tells the nodes of: that spares a way to Redis and back. With more, that way is shared by
