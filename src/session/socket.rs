@@ -51,7 +51,12 @@ impl Socket {
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         let line = Line::new(stream);
-        let library = WebSocketStream::from_partially_read(line, read, Role::Server, Some(config)).await;
+        let library = if read.is_empty() {
+            WebSocketStream::from_raw_socket(line, Role::Server, Some(config)).await
+        } else {
+            // The library then forgets the buffer's size, and its later reads are as small as half a frame.
+            WebSocketStream::from_partially_read(line, read, Role::Server, Some(config)).await
+        };
         Self { library, given: 0, waiting: VecDeque::new() }
     }
 
