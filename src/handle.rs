@@ -63,6 +63,8 @@ struct State {
     /// When the latest connection of this client was registered elsewhere.
     replaced_at: u64,
     close: Option<Close>,
+    /// The session has been told to close.
+    told: bool,
     ended: bool,
     waker: Option<Waker>,
 }
@@ -72,6 +74,11 @@ impl State {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Why to close, once.
+    fn tell_close(&mut self) -> Option<Close> {
+        self.close.filter(|_| !std::mem::replace(&mut self.told, true))
     }
 
     fn close_if_replaced(&mut self) {
@@ -103,6 +110,7 @@ impl Handle {
             order: 0,
             replaced_at: 0,
             close: None,
+            told: false,
             ended: false,
             waker: None,
         };
@@ -200,10 +208,10 @@ impl Handle {
         state.close_if_replaced();
     }
 
-    /// What to do next.
+    /// What to do next; to close it is told once, and may take its time.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Signal> {
         let mut state = self.state();
-        if let Some(close) = state.close {
+        if let Some(close) = state.tell_close() {
             return Poll::Ready(Signal::Close(close));
         }
         if state.behind {
@@ -220,13 +228,18 @@ impl Handle {
     /// Whether the session was asked to close; for one that is catching up and does not [`Handle::poll`].
     pub fn poll_close(&self, cx: &mut Context<'_>) -> Poll<Close> {
         let mut state = self.state();
-        match state.close {
+        match state.tell_close() {
             Some(close) => Poll::Ready(close),
             None => {
                 state.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
         }
+    }
+
+    /// What the session was asked to close for, if it was.
+    pub fn asked_to_close(&self) -> Option<Close> {
+        self.state().close
     }
 
     /// Takes everything that waits.

@@ -18,6 +18,10 @@ pub(super) enum Tick {
     Ping,
     /// The session's time is up.
     Close(Close),
+    /// The session has reached its greatest age.
+    Age,
+    /// The session was asked to close, and the last pong has not come.
+    Silence,
 }
 
 /// The keep-alive of one socket.
@@ -27,7 +31,14 @@ enum Ping {
     Due(Instant),
     /// A ping is out; a pong must come before this time, and then confirms everything up to this id.
     Out { until: Instant, confirms: EventId },
+    /// As that, but it is the last one, and its time is a moment: after it the session ends.
+    Last { until: Instant, confirms: EventId },
 }
+
+/// How long the last pong may take: who gives none finds again what it has not confirmed.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// What the last ping carries: a pong to one before it must not be taken for its answer.
+pub(super) const LAST: &[u8] = b"last";
 
 /// The clock of one session.
 pub(super) struct Clock {
@@ -58,7 +69,7 @@ impl Clock {
 
     /// What is due, as soon as something is.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
-        let (Ping::Due(ping) | Ping::Out { until: ping, .. }) = self.ping;
+        let (Ping::Due(ping) | Ping::Out { until: ping, .. } | Ping::Last { until: ping, .. }) = self.ping;
         let next = [self.ages_out, self.expires].into_iter().flatten().fold(ping, Instant::min);
         if self.timer.deadline() != next {
             self.timer.as_mut().reset(next);
@@ -70,11 +81,14 @@ impl Clock {
         Poll::Ready(if past(self.expires) {
             Tick::Close(Close::Expired)
         } else if past(self.ages_out) {
-            Tick::Close(Close::Drain(Duration::ZERO))
-        } else if matches!(self.ping, Ping::Due(_)) {
-            Tick::Ping
+            self.ages_out = None;
+            Tick::Age
         } else {
-            Tick::Close(Close::PongTimeout)
+            match self.ping {
+                Ping::Due(_) => Tick::Ping,
+                Ping::Out { .. } => Tick::Close(Close::PongTimeout),
+                Ping::Last { .. } => Tick::Silence,
+            }
         })
     }
 
@@ -83,11 +97,27 @@ impl Clock {
         self.ping = Ping::Out { until: Instant::now() + self.pong_timeout, confirms };
     }
 
+    /// The last ping went out: the session ends at the pong to it, or soon.
+    pub(super) fn pinged_last(&mut self, confirms: EventId) {
+        self.ping = Ping::Last { until: Instant::now() + LAST_WORD, confirms };
+        self.ages_out = None;
+    }
+
+    /// Whether it did.
+    pub(super) fn is_at_last(&self) -> bool {
+        matches!(self.ping, Ping::Last { .. })
+    }
+
     /// A pong came; what it confirms, if it was awaited.
-    pub(super) fn pong(&mut self) -> Option<EventId> {
-        let Ping::Out { confirms, .. } = self.ping else { return None };
-        self.ping = Ping::Due(Instant::now() + self.ping_interval);
-        Some(confirms)
+    pub(super) fn pong(&mut self, payload: &[u8]) -> Option<EventId> {
+        match self.ping {
+            Ping::Out { confirms, .. } => {
+                self.ping = Ping::Due(Instant::now() + self.ping_interval);
+                Some(confirms)
+            }
+            Ping::Last { confirms, .. } if payload == LAST => Some(confirms),
+            Ping::Due(_) | Ping::Last { .. } => None,
+        }
     }
 }
 
@@ -118,14 +148,28 @@ mod tests {
     async fn a_pong_in_time_confirms_a_missing_one_closes() {
         let mut clock = clock(None, None);
         let sent = EventId { ms: 7, seq: 0 };
-        assert_eq!(clock.pong(), None, "nobody asked for it");
+        assert_eq!(clock.pong(b""), None, "nobody asked for it");
         assert_eq!(tick(&mut clock).await, Tick::Ping);
         clock.pinged(sent);
-        assert_eq!(clock.pong(), Some(sent));
-        assert_eq!(clock.pong(), None);
+        assert_eq!(clock.pong(b""), Some(sent));
+        assert_eq!(clock.pong(b""), None);
         assert_eq!(tick(&mut clock).await, Tick::Ping);
         clock.pinged(sent);
         assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_pong_is_waited_for_a_moment() {
+        let mut clock = clock(Some(1), None);
+        let (before, sent) = (EventId { ms: 7, seq: 0 }, EventId { ms: 8, seq: 0 });
+        clock.pinged(before);
+        clock.pinged_last(sent);
+        assert!(clock.is_at_last());
+        assert_eq!(clock.pong(b""), None, "that is the answer to the ping before");
+        assert_eq!(clock.pong(LAST), Some(sent));
+        let start = Instant::now();
+        assert_eq!(tick(&mut clock).await, Tick::Silence, "its age does not matter any more");
+        assert_eq!(start.elapsed(), LAST_WORD);
     }
 
     #[tokio::test(start_paused = true)]
@@ -138,8 +182,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn age_ends_the_session_with_a_request_to_come_back() {
+    async fn a_session_has_a_greatest_age() {
         let mut clock = clock(Some(1), None);
-        assert_eq!(tick(&mut clock).await, Tick::Close(Close::Drain(Duration::ZERO)));
+        assert_eq!(tick(&mut clock).await, Tick::Age);
     }
 }

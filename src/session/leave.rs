@@ -3,14 +3,36 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Error;
 use tracing::info;
 
+use super::clock::LAST;
 use super::{End, Session};
+use crate::close::Close;
 
 /// How long the end of a session may wait for Redis before the socket closes all the same.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Session {
+    /// Whoever comes back with a client id alone is sent again what it has not confirmed. So a client that is asked to
+    /// come back is pinged first, and the session goes on until its pong, or for a moment. None where there is nothing
+    /// to confirm.
+    pub(super) fn last_ping(&mut self, close: Close) -> Option<Result<(), Error>> {
+        let all_confirmed = self.registered.handle().confirmed() >= Some(self.last);
+        if !matches!(close, Close::Drain(_)) || all_confirmed || self.transport.flush_is_pong() {
+            return None;
+        }
+        self.clock.pinged_last(self.last);
+        self.flushing = true;
+        Some(self.transport.ping(LAST))
+    }
+
+    /// What the session ends with, now that the last ping is answered, or will not be.
+    pub(super) fn last_end(&self) -> End {
+        let asked = self.registered.handle().asked_to_close();
+        End::Close(asked.unwrap_or(Close::Drain(Duration::ZERO)))
+    }
+
     /// Takes the session off its user, and says goodbye where there is anyone to say it to.
     pub(super) async fn leave(mut self, end: End) {
         let (user, client) = (self.registered.user().clone(), self.registered.client().clone());

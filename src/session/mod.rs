@@ -207,11 +207,14 @@ impl Session {
                     (self.flushing, self.answers) = (false, 0);
                     if self.transport.flush_is_pong() {
                         // It confirms nothing: it has left this node, no more.
-                        self.clock.pong();
+                        self.clock.pong(b"");
                     }
                     flushed.map(|()| self.steps.flushed(&self.registered))
                 }
-                Step::Signal(Signal::Close(close)) => return End::Close(close),
+                Step::Signal(Signal::Close(close)) => match self.last_ping(close) {
+                    Some(pinged) => pinged,
+                    None => return End::Close(close),
+                },
                 Step::Signal(Signal::CatchUp) => {
                     self.metrics().catch_ups.inc();
                     steps::note(&self.registered, "behind", Vec::new);
@@ -241,11 +244,16 @@ impl Session {
                         Err(refusal) => self.refuse(&refusal),
                     }
                 }
+                Step::Tick(Tick::Age) => {
+                    self.registered.handle().close(Close::Drain(Duration::ZERO));
+                    Ok(())
+                }
                 Step::Tick(Tick::Close(close)) => return End::Close(close),
+                Step::Tick(Tick::Silence) => return self.last_end(),
                 Step::Tick(Tick::Ping) => {
                     self.clock.pinged(self.last);
                     self.flushing = true;
-                    self.transport.ping()
+                    self.transport.ping(b"")
                 }
             };
             if outcome.is_err() {
@@ -336,11 +344,11 @@ impl Session {
     }
 
     fn take_message(&mut self, message: Message) -> Result<Option<End>, Error> {
-        if let Message::Pong(_) = &message
-            && let Some(confirmed) = self.clock.pong()
+        if let Message::Pong(payload) = &message
+            && let Some(confirmed) = self.clock.pong(payload)
         {
             self.confirm(confirmed, "pong");
-            return Ok(None);
+            return Ok(self.clock.is_at_last().then(|| self.last_end()));
         }
         match self.rate.take() {
             Verdict::Allowed => {}

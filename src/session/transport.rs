@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
@@ -54,13 +55,13 @@ impl Transport {
         }
     }
 
-    /// Puts a sign of life into the write buffer.
+    /// Puts a sign of life into the write buffer; a pong to it carries `payload`.
     ///
     /// # Errors
     /// Where the connection has failed.
-    pub fn ping(&mut self) -> Result<(), Error> {
+    pub fn ping(&mut self, payload: &'static [u8]) -> Result<(), Error> {
         match self {
-            Self::WebSocket(socket) => socket.feed(Message::Ping(Default::default())),
+            Self::WebSocket(socket) => socket.feed(Message::Ping(Bytes::from_static(payload))),
             Self::Events(events) => {
                 events.ping();
                 Ok(())
