@@ -54,7 +54,6 @@ end
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
-  return left
 end
 
 local function named(fields)

@@ -17,7 +17,6 @@ local order = time[1] .. string.format('%06d', time[2])
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
-  return left
 end
 
 -- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it

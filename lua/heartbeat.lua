@@ -22,7 +22,6 @@ local lease = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000) + 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
-  return left
 end
 
 local results, at = {}, 4
@@ -31,14 +30,20 @@ for i = 0, #KEYS / 4 - 1 do
   local pairs_given = tonumber(ARGV[at])
   local held = redis.call('HMGET', nodes, node, '@last')
   -- Whose coming is on no note has lost the notes, and with them the positions of their sessions.
-  local noted = redis.call('HMGET', cursor, '@told', '@owed')
-  if held[1] and keep(user, session_ttl) ~= -2 and (noted[1] or noted[2]) then
+  local noted = redis.call('HMGET', cursor, '@told', '@owed', '@newest')
+  local left = redis.call('PTTL', user)
+  if held[1] and left ~= -2 and (noted[1] or noted[2]) then
     redis.call('HSET', nodes, node, lease)
+    if left < tonumber(session_ttl) then -- both have the same: they are always given it together
+      redis.call('PEXPIRE', user, session_ttl)
+      redis.call('PEXPIRE', nodes, session_ttl)
+    end
     for p = 0, pairs_given - 1 do
       redis.call('HSET', cursor, ARGV[at + 1 + 2 * p], ARGV[at + 2 + 2 * p])
     end
-    if held[2] then redis.call('HSET', cursor, '@newest', held[2]) end -- outlives the leases, and the log
-    keep(nodes, session_ttl)
+    if held[2] and held[2] ~= noted[3] then
+      redis.call('HSET', cursor, '@newest', held[2]) -- outlives the leases, and the log
+    end
     keep(log, log_ttl)
     keep(cursor, log_ttl)
     results[i + 1] = held[2] or '0-0'

@@ -46,7 +46,6 @@ end
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
-  return left
 end
 
 -- Takes an entry out of the log for a newer one of its collapse key. Where it was the oldest, the id before it is

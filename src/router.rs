@@ -27,8 +27,8 @@ use crate::protocol::hello::Identity;
 use crate::protocol::publish::{Publish, Receipt, Target};
 use crate::registry::Registry;
 
-/// Registrations under way at once: they keep the engine busy (two batches of 50 at work, two being gathered), and
-/// a publish that comes meanwhile waits for no more than these.
+/// Registrations under way at once: they keep the engine busy (a few calls of 32, more being gathered), and a publish
+/// that comes meanwhile waits for no more than these.
 const REGISTERING: usize = 256;
 /// Registrations that may wait for their turn: a second's worth. One more is refused.
 pub const WAITING: usize = 16_384;
