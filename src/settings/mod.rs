@@ -94,6 +94,8 @@ pub struct Settings {
     pub uplink_length: usize,
     /// What has no setting of its own.
     pub bounds: Bounds,
+    /// Threads that serve.
+    pub threads: usize,
     /// How long a drain may take.
     pub drain_timeout: Duration,
     /// Clients a second that one node takes from nodes that leave.
@@ -163,6 +165,10 @@ impl Settings {
         let bounds = bounds::read(r);
         let send_queue = r.number("send-queue", 1, 1_000_000);
         let uplink_length = r.number("uplink-length", 1, 1_000_000_000);
+        let threads = match r.given("threads") {
+            Some(_) => r.number("threads", 1, 1024),
+            None => Some(half_of_the_cores()),
+        };
         let drain_timeout = r.time("drain-timeout", ms(0));
         let drain_rate = r.number("drain-rate", 1, 1_000_000);
 
@@ -197,6 +203,7 @@ impl Settings {
             send_queue: size(send_queue?)?,
             uplink_length: size(uplink_length?)?,
             bounds: bounds?,
+            threads: size(threads?)?,
             drain_timeout: drain_timeout?,
             drain_rate: drain_rate?,
         })
@@ -228,6 +235,12 @@ fn open_files() -> u64 {
         return maximum.or(current).unwrap_or(1 << 20).min(1 << 20);
     }
     current.unwrap_or(1 << 20)
+}
+
+/// Each thread costs CPU time, and two keep up with more than one Redis can do; the system and Redis need the rest.
+fn half_of_the_cores() -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u64::try_from(cores / 2).map_or(1, |half| half.clamp(1, 1024))
 }
 
 fn log_filter(text: &str) -> Option<String> {

@@ -18,6 +18,7 @@ impl Settings {
                 LogFormat::Json => "json",
             },
         );
+        reader.understand("threads", self.threads);
         reader.understand("max-connections", self.max_connections);
         reader.understand("max-workers", self.max_workers);
         let addresses = [

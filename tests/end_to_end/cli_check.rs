@@ -54,6 +54,7 @@ async fn every_setting_is_shown_with_where_it_came_from() {
     assert_eq!(row("--worker-token"), shown("(not shown)", "file"));
     assert_eq!(row("--redis-url"), shown("redis://***@h:1/2", "environment"));
     assert_eq!(row("--mode"), shown("redis", "default"), "auto, as understood");
+    assert!(row("--threads").0.parse::<usize>().is_ok_and(|threads| threads >= 1), "{:?}", row("--threads"));
     assert_eq!(row("--bind"), shown("127.0.0.1", "default"));
     assert_eq!(row("--worker-url"), shown("ws://***@w:1", "flag"));
     assert_eq!(row("--client-url"), shown("ws://127.0.0.1:4000", "default"));

@@ -112,6 +112,7 @@ async fn each_kind_of_mistake_is_found() {
         ("--bind", "everywhere"),
         ("--redis-db", "first"),
         ("--redis-pool-size", "0"),
+        ("--threads", "0"),
         ("--node-ttl", "10 parsecs"),
         ("--max-message", "64XB"),
         ("--max-sessions-per-user", "many"),
@@ -233,6 +234,19 @@ async fn help_lists_every_flag_and_environment_name() {
     }
     for default in ["4000", "4001", "25s", "64KiB", "1MiB", "256", "100000"] {
         assert!(help.contains(default), "the default {default} is not in the help:\n{help}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn so_many_threads_serve_as_were_asked_for() {
+    for threads in [1, 5] {
+        let node = NodeBuilder::local("solo").set("--threads", &threads.to_string()).start().await;
+        let _client = Client::as_user(&node, "42", "tab-1").await;
+        // Where there are several, the first one only waits for their end; others come and go for blocking work.
+        let serving = node.threads();
+        let wanted = if threads == 1 { 1..=3 } else { threads + 1..=threads + 3 };
+        assert!(wanted.contains(&serving), "{serving} threads where {threads} were asked for");
     }
 }
 

@@ -40,7 +40,10 @@ impl NodeBuilder {
     /// A node with only what a test cannot do without: its name, its ports, readable logs.
     pub fn bare(id: &str) -> Self {
         let builder = Self { id: id.to_owned(), launch: Launch::default() };
+        // Whatever the machine has, some nodes are one thread and some are two. By the environment: an older program
+        // that serves beside them may not know the flag.
         builder
+            .env("THREADS", if id.ends_with('a') { "1" } else { "2" })
             .set("--client-port", "0")
             .set("--worker-port", "0")
             .set("--bind", "127.0.0.1")

@@ -107,6 +107,13 @@ impl Process {
         self.status_bytes("VmRSS:")
     }
 
+    /// Its threads.
+    #[cfg(target_os = "linux")]
+    #[allow(dead_code)] // for tests/chaos
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads").count()
+    }
+
     #[cfg(target_os = "linux")]
     fn status_bytes(&self, name: &str) -> u64 {
         let status =
