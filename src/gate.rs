@@ -1,9 +1,12 @@
 //! How many may do a thing at once, how many may wait for it, and for how long. Whoever finds too many waiting is
-//! turned away at once, which is better for both than an answer that nobody waits for any more.
+//! turned away at once, which is better for both than an answer that nobody waits for any more. [`Rounds`] turn nobody
+//! away, but let others have a go between.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// The gate.
@@ -30,11 +33,55 @@ impl Gate {
     }
 }
 
+/// Work that thousands of tasks may have at once, done by a few in each round of all tasks that are ready: on a thread
+/// that takes its tasks in turn, whoever else is ready waits for no more than these.
+#[derive(Debug)]
+pub struct Rounds(Arc<Semaphore>);
+
+/// A turn, until it is dropped.
+pub type Turn = Option<OwnedSemaphorePermit>;
+
+impl Rounds {
+    /// Rounds of `few`.
+    pub fn new(few: usize) -> Self {
+        Self(Arc::new(Semaphore::new(few)))
+    }
+
+    /// Waits for a turn.
+    pub async fn turn(&self) -> Turn {
+        let turn = self.0.clone().acquire_owned().await.ok();
+        // Its work would be done, and the turn be free again, before the next task of this round asks for it.
+        yield_now().await;
+        turn
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn others_have_a_go_between_rounds() {
+        let (rounds, done) = (Arc::new(Rounds::new(4)), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..100 {
+            let (rounds, done) = (rounds.clone(), done.clone());
+            tokio::spawn(async move {
+                let _turn = rounds.turn().await;
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let mut before = 0;
+        while before < 100 {
+            tokio::task::yield_now().await;
+            let now = done.load(Ordering::Relaxed);
+            assert!(now - before <= 8, "{} at once", now - before);
+            before = now;
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn some_are_let_in_some_wait_and_the_rest_is_turned_away() {

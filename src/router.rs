@@ -16,7 +16,7 @@ use crate::engine::{
     Unavailable,
 };
 use crate::fault;
-use crate::gate::Gate;
+use crate::gate::{Gate, Rounds, Turn};
 use crate::handle::{Handle, Outgoing};
 use crate::id::{ClientId, EventId, NodeId, UserId};
 use crate::lease::Lease;
@@ -34,6 +34,10 @@ const REGISTERING: usize = 256;
 pub const WAITING: usize = 16_384;
 /// How long: later, nobody waits for the answer any more.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Clients who are gone whose sessions end at once: a network that fails takes thousands along, and the next event
+/// waits for no more than these.
+const LEAVING: usize = 32;
 
 /// What came of a publish, later.
 pub enum Outcome {
@@ -66,6 +70,7 @@ pub struct Router {
     lease: Lease,
     metrics: Arc<Metrics>,
     registering: Gate,
+    leaving: Rounds,
     send_queue: usize,
 }
 
@@ -81,7 +86,8 @@ impl Router {
     pub fn new(node: NodeId, engine: Arc<dyn Engine>, metrics: Arc<Metrics>, send_queue: usize) -> Self {
         let (registry, lease) = (Registry::default(), Lease::default());
         let registering = Gate::new(REGISTERING, WAITING, PATIENCE);
-        Self { node, engine, registry, lease, metrics, registering, send_queue }
+        let leaving = Rounds::new(LEAVING);
+        Self { node, engine, registry, lease, metrics, registering, leaving, send_queue }
     }
 
     /// The same, with `waiting` registrations that may wait for their turn.
@@ -108,6 +114,11 @@ impl Router {
     /// The right to deliver.
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Waits for a turn to end the session of a client who is gone.
+    pub async fn turn_to_leave(&self) -> Turn {
+        self.leaving.turn().await
     }
 
     /// What this node counts.

@@ -38,7 +38,9 @@ impl Session {
         let (user, client) = (self.registered.user().clone(), self.registered.client().clone());
         match end {
             End::Gone => {
+                let turn = self.registered.router().turn_to_leave().await;
                 drop(self.registered);
+                drop(turn);
                 // The peer's close frame is answered, if it sent one.
                 self.transport.finish().await;
                 info!(%user, %client, "disconnected");
