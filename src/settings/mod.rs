@@ -237,7 +237,7 @@ fn open_files() -> u64 {
     current.unwrap_or(1 << 20)
 }
 
-/// Each thread costs CPU time, and two keep up with more than one Redis can do; the system and Redis need the rest.
+/// Each thread costs CPU time, two do nearly all that one Redis can, and the system and Redis need cores, too.
 fn half_of_the_cores() -> u64 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     u64::try_from(cores / 2).map_or(1, |half| half.clamp(1, 1024))
