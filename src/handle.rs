@@ -177,6 +177,12 @@ impl Handle {
         state.saved = newest.min(state.saved);
     }
 
+    /// Whether the session has heard of `newest`, or reads the log, which has it.
+    pub fn has_heard(&self, newest: EventId) -> bool {
+        let state = self.state();
+        state.behind || newest <= state.heard
+    }
+
     /// As [`Handle::look`], where the session has not heard of `newest`.
     pub fn look_for(&self, newest: EventId) {
         let mut state = self.state();

@@ -2,7 +2,7 @@
 //!
 //! Each third of `--session-ttl` all users are renewed; the shards of the registry spread that over the interval,
 //! so that neither Redis nor delivery meets a burst. A user whose lease was lost is registered anew; one of whose
-//! events a session has not heard (a hint went astray) has its log looked into.
+//! events a session has not heard by the next tick (a hint went astray) has its log looked into.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,15 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
 use crate::engine::{Beat, Beaten, MAX_BEATS, Unavailable};
+use crate::id::{EventId, UserId};
 use crate::registry::SHARDS;
 use crate::router::Router;
 
 /// How much quicker a round goes that cannot wait. What it costs Redis is as much more for as long.
 const HURRY: u32 = 4;
+
+/// Users whose newest event a session had not heard of when their lease was renewed. Its hint may be on its way.
+type Unheard = Vec<(UserId, EventId)>;
 
 /// Renews for as long as the process lives. Each time `hurry` is notified, the next round goes [`HURRY`] times quicker:
 /// a node has died, perhaps after it published and before it told anyone.
@@ -24,7 +28,7 @@ pub async fn run(router: Arc<Router>, session_ttl: Duration, hurry: Arc<Notify>)
     let period = session_ttl / 3 / u32::try_from(SHARDS).unwrap_or(u32::MAX);
     let mut ticks = interval(period.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut hurried = 0;
+    let (mut hurried, mut unheard) = (0, Unheard::new());
     for shard in (0..SHARDS).cycle() {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -33,14 +37,18 @@ pub async fn run(router: Arc<Router>, session_ttl: Duration, hurry: Arc<Notify>)
         }
         hurried = hurried.saturating_sub(1);
         if router.lease().is_held()
-            && let Err(error) = renew(&router, shard).await
+            && let Err(error) = renew(&router, shard, &mut unheard).await
         {
             debug!(%error, "leases were not renewed; the next round tries again");
         }
     }
 }
 
-async fn renew(router: &Router, shard: usize) -> Result<(), Unavailable> {
+/// Renews the leases on a shard's users; looks for what is still unheard of since the last time.
+async fn renew(router: &Router, shard: usize, unheard: &mut Unheard) -> Result<(), Unavailable> {
+    for (user, newest) in unheard.drain(..) {
+        router.registry().each_of(user.as_str(), |session| session.look_for(newest));
+    }
     let users = router.registry().unsaved(shard);
     for chunk in users.chunks(MAX_BEATS) {
         let beats = chunk
@@ -55,7 +63,13 @@ async fn renew(router: &Router, shard: usize) -> Result<(), Unavailable> {
             match beaten {
                 Beaten::Renewed(newest) => {
                     unsaved.iter().for_each(|(session, id)| session.saved(*id));
-                    router.registry().each_of(user.as_str(), |session| session.look_for(newest));
+                    let mut all_heard = true;
+                    router
+                        .registry()
+                        .each_of(user.as_str(), |session| all_heard &= session.has_heard(newest));
+                    if !all_heard {
+                        unheard.push((user.clone(), newest));
+                    }
                 }
                 Beaten::Unknown => {} // the next round tries again
                 Beaten::Lost => {
@@ -77,14 +91,19 @@ async fn renew(router: &Router, shard: usize) -> Result<(), Unavailable> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt;
     use tokio::time::Instant;
 
     use super::*;
-    use crate::engine::NodeInfo;
     use crate::engine::memory::{Config, MemoryEngine};
-    use crate::id::{EventId, NodeId};
+    use crate::engine::{Event, NodeInfo};
+    use crate::handle::{Outgoing, Signal};
+    use crate::id::NodeId;
     use crate::metrics::Metrics;
     use crate::protocol::hello::Identity;
+    use crate::protocol::publish::Data;
     use crate::router::Registered;
 
     const SESSION_TTL: Duration = Duration::from_secs(192);
@@ -147,5 +166,46 @@ mod tests {
         let quarter = renewed_within(ROUND / 4, &users).await;
         assert!((USERS / 8..USERS / 2).contains(&quarter), "{quarter} of {USERS} after the hurry");
         assert_eq!(renewed_within(ROUND + Duration::from_secs(1), &users).await, USERS);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_may_come_until_the_next_tick() {
+        let router = router();
+        let users = users(&router).await;
+        for user in &users {
+            let event = Event {
+                user: user.user().clone(),
+                client: None,
+                except: None,
+                event: "e".parse().unwrap(),
+                data: Data::from_json_text("1".to_owned()),
+                collapse: None,
+                key: None,
+                transient: false,
+            };
+            user.handle().caught_up(EventId::ZERO);
+            router.engine().publish(event).await.unwrap();
+        }
+        let next = |user: &UserId| {
+            let user = users.iter().find(|known| known.user() == user).unwrap();
+            poll_fn(|cx| user.handle().poll(cx)).now_or_never()
+        };
+        let (mut unheard, mut on_time, mut astray) = (Unheard::new(), Vec::new(), Vec::new());
+        for shard in 0..SHARDS {
+            renew(&router, shard, &mut unheard).await.unwrap();
+            for (at, (user, newest)) in unheard.iter().enumerate() {
+                assert_eq!(next(user), None, "its hint may be on its way");
+                if at % 2 == 1 {
+                    astray.push(user.clone());
+                    continue;
+                }
+                on_time.push(user.clone());
+                let hint = Outgoing { place: Some((*newest, EventId::ZERO)), frame: None };
+                router.registry().each_of(user.as_str(), |session| session.push(&hint, 8));
+            }
+        }
+        renew(&router, 0, &mut unheard).await.unwrap();
+        assert_eq!(on_time.len() + astray.len(), USERS);
+        assert!(on_time.iter().all(|user| next(user) == Some(Signal::Send)));
+        assert!(astray.iter().all(|user| next(user) == Some(Signal::CatchUp)), "the log is looked into");
     }
 }
