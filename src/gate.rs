@@ -2,10 +2,9 @@
 //! turned away at once, which is better for both than an answer that nobody waits for any more. [`Rounds`] turn nobody
 //! away, but let others have a go between.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -36,28 +35,25 @@ impl Gate {
 /// Work that thousands of tasks may have at once, done by a few in each round of all tasks that are ready: on a thread
 /// that takes its tasks in turn, whoever else is ready waits for no more than these.
 #[derive(Debug)]
-pub struct Rounds(Arc<Semaphore>);
-
-/// A turn, until it is dropped.
-pub type Turn = Option<OwnedSemaphorePermit>;
+pub struct Rounds(Semaphore);
 
 impl Rounds {
     /// Rounds of `few`.
     pub fn new(few: usize) -> Self {
-        Self(Arc::new(Semaphore::new(few)))
+        Self(Semaphore::new(few))
     }
 
-    /// Waits for a turn.
-    pub async fn turn(&self) -> Turn {
-        let turn = self.0.clone().acquire_owned().await.ok();
-        // Its work would be done, and the turn be free again, before the next task of this round asks for it.
+    /// Waits for a turn; the work is to follow at once.
+    pub async fn turn(&self) {
+        let _turn = self.0.acquire().await;
+        // Until the next round: else the turn would be free again before the next task of this one asks for it.
         yield_now().await;
-        turn
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::FutureExt;
@@ -70,7 +66,7 @@ mod tests {
         for _ in 0..100 {
             let (rounds, done) = (rounds.clone(), done.clone());
             tokio::spawn(async move {
-                let _turn = rounds.turn().await;
+                rounds.turn().await;
                 done.fetch_add(1, Ordering::Relaxed);
             });
         }

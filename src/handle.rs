@@ -76,6 +76,11 @@ impl State {
         }
     }
 
+    /// Whether the session has heard of `newest`, or reads the log, which has it.
+    fn has_heard(&self, newest: EventId) -> bool {
+        self.behind || newest <= self.heard
+    }
+
     /// Why to close, once.
     fn tell_close(&mut self) -> Option<Close> {
         self.close.filter(|_| !std::mem::replace(&mut self.told, true))
@@ -179,14 +184,13 @@ impl Handle {
 
     /// Whether the session has heard of `newest`, or reads the log, which has it.
     pub fn has_heard(&self, newest: EventId) -> bool {
-        let state = self.state();
-        state.behind || newest <= state.heard
+        self.state().has_heard(newest)
     }
 
     /// As [`Handle::look`], where the session has not heard of `newest`.
     pub fn look_for(&self, newest: EventId) {
         let mut state = self.state();
-        if !state.behind && newest > state.heard {
+        if !state.has_heard(newest) {
             state.fall_behind();
             state.wake();
         }
@@ -241,11 +245,6 @@ impl Handle {
                 Poll::Pending
             }
         }
-    }
-
-    /// What the session was asked to close for, if it was.
-    pub fn asked_to_close(&self) -> Option<Close> {
-        self.state().close
     }
 
     /// Takes everything that waits.

@@ -167,6 +167,7 @@ mod tests {
         assert!((USERS / 8..USERS / 2).contains(&quarter), "{quarter} of {USERS} after the hurry");
         assert_eq!(renewed_within(ROUND + Duration::from_secs(1), &users).await, USERS);
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_hint_may_come_until_the_next_tick() {
         let router = router();

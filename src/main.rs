@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 
 /// Does the work on so many threads.
 fn on(threads: usize, work: impl Future<Output = ExitCode>) -> ExitCode {
-    // One thread alone has nobody to share with: that spares a fifth of its time.
+    // One thread alone has nobody to share with, and needs no scheduler that does.
     let mut builder = match threads {
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),

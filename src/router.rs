@@ -16,7 +16,7 @@ use crate::engine::{
     Unavailable,
 };
 use crate::fault;
-use crate::gate::{Gate, Rounds, Turn};
+use crate::gate::{Gate, Rounds};
 use crate::handle::{Handle, Outgoing};
 use crate::id::{ClientId, EventId, NodeId, UserId};
 use crate::lease::Lease;
@@ -117,8 +117,8 @@ impl Router {
     }
 
     /// Waits for a turn to end the session of a client who is gone.
-    pub async fn turn_to_leave(&self) -> Turn {
-        self.leaving.turn().await
+    pub async fn turn_to_leave(&self) {
+        self.leaving.turn().await;
     }
 
     /// What this node counts.

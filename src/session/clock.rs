@@ -20,8 +20,6 @@ pub(super) enum Tick {
     Close(Close),
     /// The session has reached its greatest age.
     Age,
-    /// The session was asked to close, and the last pong has not come.
-    Silence,
 }
 
 /// The keep-alive of one socket.
@@ -31,8 +29,8 @@ enum Ping {
     Due(Instant),
     /// A ping is out; a pong must come before this time, and then confirms everything up to this id.
     Out { until: Instant, confirms: EventId },
-    /// As that, but it is the last one, and its time is a moment: after it the session ends.
-    Last { until: Instant, confirms: EventId },
+    /// As that, but it is the last one, and its time is a moment: after it the session closes for this.
+    Last { until: Instant, confirms: EventId, close: Close },
 }
 
 /// How long the last pong may take: who gives none finds again what it has not confirmed.
@@ -87,7 +85,7 @@ impl Clock {
             match self.ping {
                 Ping::Due(_) => Tick::Ping,
                 Ping::Out { .. } => Tick::Close(Close::PongTimeout),
-                Ping::Last { .. } => Tick::Silence,
+                Ping::Last { close, .. } => Tick::Close(close),
             }
         })
     }
@@ -97,15 +95,18 @@ impl Clock {
         self.ping = Ping::Out { until: Instant::now() + self.pong_timeout, confirms };
     }
 
-    /// The last ping went out: the session ends at the pong to it, or soon.
-    pub(super) fn pinged_last(&mut self, confirms: EventId) {
-        self.ping = Ping::Last { until: Instant::now() + LAST_WORD, confirms };
+    /// The last ping went out: the session closes at the pong to it, or soon.
+    pub(super) fn pinged_last(&mut self, confirms: EventId, close: Close) {
+        self.ping = Ping::Last { until: Instant::now() + LAST_WORD, confirms, close };
         self.ages_out = None;
     }
 
-    /// Whether it did.
-    pub(super) fn is_at_last(&self) -> bool {
-        matches!(self.ping, Ping::Last { .. })
+    /// What the session closes for at the last pong, if that is awaited.
+    pub(super) fn closes_for(&self) -> Option<Close> {
+        match self.ping {
+            Ping::Last { close, .. } => Some(close),
+            Ping::Due(_) | Ping::Out { .. } => None,
+        }
     }
 
     /// A pong came; what it confirms, if it was awaited.
@@ -162,13 +163,15 @@ mod tests {
     async fn the_last_pong_is_waited_for_a_moment() {
         let mut clock = clock(Some(1), None);
         let (before, sent) = (EventId { ms: 7, seq: 0 }, EventId { ms: 8, seq: 0 });
+        let close = Close::Drain(Duration::from_secs(7));
+        assert_eq!(clock.closes_for(), None);
         clock.pinged(before);
-        clock.pinged_last(sent);
-        assert!(clock.is_at_last());
+        clock.pinged_last(sent, close);
+        assert_eq!(clock.closes_for(), Some(close));
         assert_eq!(clock.pong(b""), None, "that is the answer to the ping before");
         assert_eq!(clock.pong(LAST), Some(sent));
         let start = Instant::now();
-        assert_eq!(tick(&mut clock).await, Tick::Silence, "its age does not matter any more");
+        assert_eq!(tick(&mut clock).await, Tick::Close(close), "its age does not matter any more");
         assert_eq!(start.elapsed(), LAST_WORD);
     }
 

@@ -22,15 +22,9 @@ impl Session {
         if !matches!(close, Close::Drain(_)) || all_confirmed || self.transport.flush_is_pong() {
             return None;
         }
-        self.clock.pinged_last(self.last);
+        self.clock.pinged_last(self.last, close);
         self.flushing = true;
         Some(self.transport.ping(LAST))
-    }
-
-    /// What the session ends with, now that the last ping is answered, or will not be.
-    pub(super) fn last_end(&self) -> End {
-        let asked = self.registered.handle().asked_to_close();
-        End::Close(asked.unwrap_or(Close::Drain(Duration::ZERO)))
     }
 
     /// Takes the session off its user, and says goodbye where there is anyone to say it to.
@@ -38,9 +32,8 @@ impl Session {
         let (user, client) = (self.registered.user().clone(), self.registered.client().clone());
         match end {
             End::Gone => {
-                let turn = self.registered.router().turn_to_leave().await;
+                self.registered.router().turn_to_leave().await;
                 drop(self.registered);
-                drop(turn);
                 // The peer's close frame is answered, if it sent one.
                 self.transport.finish().await;
                 info!(%user, %client, "disconnected");

@@ -249,7 +249,6 @@ impl Session {
                     Ok(())
                 }
                 Step::Tick(Tick::Close(close)) => return End::Close(close),
-                Step::Tick(Tick::Silence) => return self.last_end(),
                 Step::Tick(Tick::Ping) => {
                     self.clock.pinged(self.last);
                     self.flushing = true;
@@ -348,7 +347,7 @@ impl Session {
             && let Some(confirmed) = self.clock.pong(payload)
         {
             self.confirm(confirmed, "pong");
-            return Ok(self.clock.is_at_last().then(|| self.last_end()));
+            return Ok(self.clock.closes_for().map(End::Close));
         }
         match self.rate.take() {
             Verdict::Allowed => {}
