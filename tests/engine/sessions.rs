@@ -1,6 +1,6 @@
 //! Sessions as others see them, leases, and what goes to every node.
 
-use switchboard::engine::{Beat, Beaten, MAX_BEATS, Uplink};
+use switchboard::engine::{Beat, Beaten, Disconnect, MAX_BEATS, Uplink};
 use switchboard::id::EventId;
 use switchboard::protocol::publish::Data;
 
@@ -11,6 +11,7 @@ crate::on_both_engines!(
     sessions_are_listed_by_client,
     online_keeps_the_order_asked_for,
     a_disconnect_may_be_repeated,
+    no_end_is_refused_however_many_come_at_once,
     a_heartbeat_tells_the_newest_event,
     a_heartbeat_answers_each_user_in_its_place,
     a_sign_out_reaches_the_node,
@@ -51,6 +52,22 @@ async fn a_disconnect_may_be_repeated(kind: Kind) {
     stage.disconnect(&user, "tab", None).await;
     stage.disconnect(&user, "tab", None).await;
     assert_eq!(stage.sessions(&user).await, ["other@node-1"]);
+}
+
+async fn no_end_is_refused_however_many_come_at_once(kind: Kind) {
+    let (stage, last) = (kind.stage().await, user("last"));
+    stage.connect(&last, "tab").await;
+    // Nothing is awaited in between: all of them wait for Redis when the last one comes.
+    let ends: Vec<_> = (0..20_000)
+        .map(|number| user(&number.to_string()))
+        .chain([last.clone()])
+        .map(|user| Disconnect { user, client: client("tab"), confirmed: None, last_here: true })
+        .map(|end| stage.engine.disconnect(end))
+        .collect();
+    for end in ends {
+        end.await.unwrap();
+    }
+    assert_eq!(stage.sessions(&last).await, Vec::<String>::new());
 }
 
 async fn a_heartbeat_tells_the_newest_event(kind: Kind) {

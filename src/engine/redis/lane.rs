@@ -11,15 +11,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Context, publish, sessions};
 use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Unavailable};
 use crate::id::{ClientId, UserId};
 
-/// Operations that may wait on a lane: at 60,000 a second a quarter of a second's. One more is refused.
-pub const LANE_BOUND: usize = 16_384;
+/// Events that may wait: at 60,000 a second a quarter of a second's. One more is refused.
+pub const MOST_EVENTS: usize = 16_384;
+/// Beginnings and ends of sessions that may wait. No end may be refused, or its session would outlive it; how many there
+/// are is bounded by the sessions, and how many begin at once before they come here.
+pub const MOST_SESSIONS: usize = Semaphore::MAX_PERMITS;
 /// Operations taken at once; each verb's script calls are bounded apart.
 const TAKE: usize = 256;
 /// How often ends of sessions that Redis has not heard of are tried again.

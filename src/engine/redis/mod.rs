@@ -71,7 +71,7 @@ use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
 use connection::Topology;
 use keys::Keys;
-use lane::{LANE_BOUND, Lane, Op};
+use lane::{Lane, MOST_EVENTS, MOST_SESSIONS, Op};
 use link::Link;
 use server::{Options, Wait};
 
@@ -159,8 +159,8 @@ pub struct RedisEngine {
     ingress_task: std::sync::Mutex<Option<watch::Sender<bool>>>,
 }
 
-fn lane(context: &Arc<Context>) -> mpsc::Sender<Op> {
-    let (sender, receiver) = mpsc::channel(LANE_BOUND);
+fn lane(context: &Arc<Context>, most: usize) -> mpsc::Sender<Op> {
+    let (sender, receiver) = mpsc::channel(most);
     tokio::spawn(Lane::new(context.clone()).run(receiver));
     sender
 }
@@ -191,7 +191,7 @@ impl RedisEngine {
             eviction: eviction::Eviction::default(),
             config,
         });
-        let (events, sessions) = (lane(&context), lane(&context));
+        let (events, sessions) = (lane(&context, MOST_EVENTS), lane(&context, MOST_SESSIONS));
         let (stopped, ingress_stopped) = watch::channel(false);
         Self {
             context,
