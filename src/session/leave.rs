@@ -15,16 +15,19 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Whoever comes back with a client id alone is sent again what it has not confirmed. So a client that is asked to
-    /// come back is pinged first, and the session goes on until its pong, or for a moment. None where there is nothing
-    /// to confirm.
+    /// come back is pinged first, and the session goes on until its pong, or for a moment. What comes meanwhile is left
+    /// to the log: the pong would not confirm it. None where there is nothing to confirm.
     pub(super) fn last_ping(&mut self, close: Close) -> Option<Result<(), Error>> {
-        let all_confirmed = self.registered.handle().confirmed() >= Some(self.last);
-        if !matches!(close, Close::Drain(_)) || all_confirmed || self.transport.flush_is_pong() {
+        if !matches!(close, Close::Drain(_)) || self.has_confirmed_all() || self.transport.flush_is_pong() {
             return None;
         }
         self.clock.pinged_last(self.last, close);
         self.flushing = true;
         Some(self.transport.ping(LAST))
+    }
+
+    fn has_confirmed_all(&self) -> bool {
+        self.registered.handle().confirmed() >= Some(self.last)
     }
 
     /// Takes the session off its user, and says goodbye where there is anyone to say it to.
@@ -41,6 +44,10 @@ impl Session {
             End::Close(close) => {
                 // Everyone can see that the session is gone before its socket closes.
                 let _ = timeout(END_TIMEOUT, self.registered.end()).await;
+                if matches!(close, Close::Drain(_)) && self.has_confirmed_all() {
+                    // It comes back for the rest, which it would get twice.
+                    self.registered.handle().keep_transient();
+                }
                 self.send_waiting();
                 drop(self.registered);
                 self.transport.goodbye(close).await;

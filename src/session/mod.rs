@@ -279,7 +279,8 @@ impl Session {
         {
             return Poll::Ready(Step::Flushed(flushed));
         }
-        if self.flushing || !matches!(self.catch_up, CatchUp::Idle) {
+        let leaves = self.clock.closes_for().is_some(); // its last ping is out: nothing more of the log
+        if self.flushing || leaves || !matches!(self.catch_up, CatchUp::Idle) {
             let handle = self.registered.handle();
             if let Poll::Ready(close) = handle.poll_close(cx) {
                 return Poll::Ready(Step::Signal(Signal::Close(close)));
@@ -287,7 +288,7 @@ impl Session {
         } else if let Poll::Ready(signal) = self.registered.handle().poll(cx) {
             return Poll::Ready(Step::Signal(signal));
         }
-        if !self.flushing
+        if !(self.flushing || leaves)
             && let Poll::Ready(answer) = self.poll_catch_up(cx)
         {
             return Poll::Ready(Step::CaughtUp(answer));

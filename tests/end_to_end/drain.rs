@@ -4,12 +4,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::client::{data, ids, numbers};
+use crate::support::client::{data, numbers};
 use crate::support::db::set;
 use crate::support::socket::Socket;
-use crate::support::{
-    BOUND, Client, Closed, Node, NodeBuilder, Pair, RawClient, RedisServer, Worker, eventually, http,
-};
+use crate::support::{BOUND, Client, Closed, Node, NodeBuilder, Pair, RedisServer, Worker, eventually, http};
 
 async fn users(node: &Node, count: usize) -> Vec<Client> {
     let mut clients = Vec::new();
@@ -20,7 +18,7 @@ async fn users(node: &Node, count: usize) -> Vec<Client> {
 }
 
 /// What every socket has to be told by a node that drains.
-fn check_farewell(closed: &Closed) {
+pub fn check_farewell(closed: &Closed) {
     assert_eq!(closed.code, 1012, "{closed:?}");
     let bye = closed.bye.as_ref().expect("a bye");
     assert_eq!(bye["reason"], "drain", "{bye}");
@@ -142,45 +140,6 @@ async fn events_published_during_a_drain_arrive_and_none_is_lost_or_doubled_by_t
     }
     assert!(during > 0, "not one of twelve events arrived while the node drained over 3 s");
     assert_eq!(pair.a.exit(BOUND).await.code(), Some(0));
-}
-
-#[tokio::test]
-async fn who_answers_the_last_ping_and_comes_back_by_id_alone_gets_nothing_again() {
-    let pair = Pair::with(&[("--drain-timeout", "1s")]).await;
-    let mut worker = Worker::open(&pair.b).await;
-    let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
-    let published = worker.count("42", 1, 3).await;
-    assert_eq!(ids(&client.events(3).await), published);
-    pair.a.signal(Signal::TERM);
-    check_farewell(&client.closed().await);
-
-    let mut again = Client::as_user(&pair.b, "42", "tab-1").await;
-    assert_eq!(
-        again.welcome["replayed"], 0,
-        "no event since the last regular ping comes twice: {}",
-        again.welcome
-    );
-    assert_eq!(again.welcome["recovered"], true, "{}", again.welcome);
-    let next = worker.event("42", "4").await;
-    assert_eq!(again.event().await.id, Some(next));
-}
-
-#[tokio::test]
-async fn who_does_not_answer_the_last_ping_is_sent_away_too_and_gets_it_again() {
-    let mut pair = Pair::with(&[("--drain-timeout", "1s")]).await;
-    let mut worker = Worker::open(&pair.b).await;
-    let (mut client, _) = RawClient::open(&pair.a, "userId=42&clientId=tab-1").await;
-    let published = worker.count("42", 1, 3).await;
-    for id in &published {
-        assert_eq!(client.json("an event").await["id"], **id);
-    }
-    pair.a.signal(Signal::TERM);
-    assert_eq!(client.json("the bye").await["code"], 1012);
-    drop(client);
-    assert_eq!(pair.a.exit(BOUND).await.code(), Some(0));
-    let mut again = Client::as_user(&pair.b, "42", "tab-1").await;
-    assert_eq!(again.welcome["replayed"], 3, "{}", again.welcome);
-    assert_eq!(ids(&again.events(3).await), published);
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ mod identity;
 mod ingress;
 mod ingress_faults;
 mod keys;
+mod last_ping;
 mod local_mode;
 mod metrics;
 mod mutations;

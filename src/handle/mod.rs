@@ -69,6 +69,12 @@ struct State {
     waker: Option<Waker>,
 }
 
+impl Outgoing {
+    fn size(&self) -> usize {
+        self.frame.as_ref().map_or(0, |frame| frame.as_str().len())
+    }
+}
+
 impl State {
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
@@ -86,10 +92,19 @@ impl State {
         self.close.filter(|_| !std::mem::replace(&mut self.told, true))
     }
 
+    /// The first reason counts. But one to drain gives the client a moment, and another may come in it, which says more:
+    /// not to come back, for one.
+    fn close_for(&mut self, close: Close) {
+        let drains = |close| matches!(close, Close::Drain(_));
+        if self.close.is_none_or(|first| drains(first) && !drains(close)) {
+            (self.close, self.told) = (Some(close), false);
+            self.wake();
+        }
+    }
+
     fn close_if_replaced(&mut self) {
         if self.order != 0 && self.order < self.replaced_at {
-            self.close.get_or_insert(Close::Replaced);
-            self.wake();
+            self.close_for(Close::Replaced);
         }
     }
 
@@ -137,7 +152,7 @@ impl Handle {
         if state.behind {
             return;
         }
-        let bytes = outgoing.frame.as_ref().map_or(0, |frame| frame.as_str().len());
+        let bytes = outgoing.size();
         if state.outbox.len() >= most || (state.bytes + bytes > OUTBOX_BYTES && !state.outbox.is_empty()) {
             if outgoing.place.is_none() {
                 return; // transient: dropped first
@@ -196,11 +211,9 @@ impl Handle {
         }
     }
 
-    /// Asks the session to close. The first to ask is heard.
+    /// Asks the session to close. The first to ask is heard, and whoever has another reason than a drain.
     pub fn close(&self, close: Close) {
-        let mut state = self.state();
-        state.close.get_or_insert(close);
-        state.wake();
+        self.state().close_for(close);
     }
 
     /// The client has connected elsewhere at `at`: this connection must go if it is older. Where it is still being
@@ -245,6 +258,13 @@ impl Handle {
                 Poll::Pending
             }
         }
+    }
+
+    /// Drops what waits and is in the log.
+    pub fn keep_transient(&self) {
+        let mut state = self.state();
+        state.outbox.retain(|outgoing| outgoing.place.is_none());
+        state.bytes = state.outbox.iter().map(Outgoing::size).sum();
     }
 
     /// Takes everything that waits.
@@ -309,79 +329,4 @@ impl Handle {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn handle() -> Handle {
-        let handle = Handle::new("u".parse().unwrap(), "c".parse().unwrap());
-        assert!(handle.caught_up(EventId::ZERO));
-        handle
-    }
-
-    fn event(ms: u64, size: usize) -> Outgoing {
-        let place = Some((EventId { ms, seq: 0 }, EventId { ms: ms - 1, seq: 0 }));
-        Outgoing { place, frame: Some("x".repeat(size).into()) }
-    }
-
-    #[test]
-    fn a_full_outbox_is_dropped_and_caught_up_from_the_log() {
-        for (count, size) in [(5, 1), (3, 500_000)] {
-            let handle = handle();
-            for ms in 1..=count {
-                handle.push(&event(ms, size), 4);
-            }
-            assert!(handle.take().is_empty());
-            assert!(!handle.caught_up(EventId { ms: 2, seq: 0 }), "something newer was heard of");
-            assert!(handle.caught_up(EventId { ms: count, seq: 0 }));
-            handle.push(&event(count + 1, 1), 4);
-            assert_eq!(handle.take().len(), 1);
-        }
-    }
-
-    #[test]
-    fn what_the_log_has_lost_is_not_waited_for() {
-        let handle = handle();
-        let (old, lost) = (EventId { ms: 2, seq: 0 }, EventId { ms: 9, seq: 0 });
-        handle.push(&event(9, 1), 4);
-        handle.look();
-        handle.begin_look();
-        assert_eq!(handle.heard_before_look(), lost);
-        assert!(!handle.caught_up(old), "it has been heard of");
-        handle.confirm(lost);
-        handle.went_back(old);
-        assert!(handle.caught_up(old));
-        assert_eq!(handle.confirmed(), Some(old));
-    }
-
-    #[test]
-    fn one_large_event_passes_an_empty_outbox() {
-        let handle = handle();
-        handle.push(&event(1, 2 * OUTBOX_BYTES), 4);
-        assert_eq!(handle.take().len(), 1);
-    }
-
-    #[test]
-    fn transient_events_are_dropped_first() {
-        let handle = handle();
-        for ms in 1..=4 {
-            handle.push(&event(ms, 1), 4);
-        }
-        handle.push(&Outgoing { place: None, frame: Some("t".into()) }, 4);
-        assert_eq!(handle.take().len(), 4, "what is logged still waits");
-    }
-
-    #[test]
-    fn an_older_connection_is_told_to_go_a_newer_one_is_not() {
-        let handle = handle();
-        handle.replaced(7);
-        assert!(handle.state().close.is_none(), "not registered yet: nobody knows which is newer");
-        handle.set_order(7);
-        assert!(handle.state().close.is_none());
-        handle.replaced(8);
-        assert_eq!(handle.state().close, Some(Close::Replaced));
-        let late = self::handle();
-        late.replaced(9);
-        late.set_order(8);
-        assert_eq!(late.state().close, Some(Close::Replaced));
-    }
-}
+mod tests;

@@ -1,0 +1,110 @@
+//! A session's shared part, without a session.
+
+use std::time::Duration;
+
+use super::*;
+
+fn handle() -> Handle {
+    let handle = Handle::new("u".parse().unwrap(), "c".parse().unwrap());
+    assert!(handle.caught_up(EventId::ZERO));
+    handle
+}
+
+fn event(ms: u64, size: usize) -> Outgoing {
+    let place = Some((EventId { ms, seq: 0 }, EventId { ms: ms - 1, seq: 0 }));
+    Outgoing { place, frame: Some("x".repeat(size).into()) }
+}
+
+#[test]
+fn a_full_outbox_is_dropped_and_caught_up_from_the_log() {
+    for (count, size) in [(5, 1), (3, 500_000)] {
+        let handle = handle();
+        for ms in 1..=count {
+            handle.push(&event(ms, size), 4);
+        }
+        assert!(handle.take().is_empty());
+        assert!(!handle.caught_up(EventId { ms: 2, seq: 0 }), "something newer was heard of");
+        assert!(handle.caught_up(EventId { ms: count, seq: 0 }));
+        handle.push(&event(count + 1, 1), 4);
+        assert_eq!(handle.take().len(), 1);
+    }
+}
+
+#[test]
+fn what_the_log_has_lost_is_not_waited_for() {
+    let handle = handle();
+    let (old, lost) = (EventId { ms: 2, seq: 0 }, EventId { ms: 9, seq: 0 });
+    handle.push(&event(9, 1), 4);
+    handle.look();
+    handle.begin_look();
+    assert_eq!(handle.heard_before_look(), lost);
+    assert!(!handle.caught_up(old), "it has been heard of");
+    handle.confirm(lost);
+    handle.went_back(old);
+    assert!(handle.caught_up(old));
+    assert_eq!(handle.confirmed(), Some(old));
+}
+
+#[test]
+fn one_large_event_passes_an_empty_outbox() {
+    let handle = handle();
+    handle.push(&event(1, 2 * OUTBOX_BYTES), 4);
+    assert_eq!(handle.take().len(), 1);
+}
+
+#[test]
+fn transient_events_are_dropped_first() {
+    let handle = handle();
+    for ms in 1..=4 {
+        handle.push(&event(ms, 1), 4);
+    }
+    handle.push(&Outgoing { place: None, frame: Some("t".into()) }, 4);
+    assert_eq!(handle.take().len(), 4, "what is logged still waits");
+}
+
+#[test]
+fn who_drains_may_still_be_signed_out_and_is_told_each_reason_once() {
+    let handle = handle();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut told = || match handle.poll_close(&mut cx) {
+        Poll::Ready(close) => Some(close),
+        Poll::Pending => None,
+    };
+    let drain = Close::Drain(Duration::from_secs(1));
+    for (asked, wanted) in [
+        (drain, Some(drain)),
+        (Close::Drain(Duration::ZERO), None),
+        (Close::SignedOut, Some(Close::SignedOut)),
+        (Close::LeaseLost, None),
+        (drain, None),
+    ] {
+        handle.close(asked);
+        assert_eq!(told(), wanted, "asked for {asked:?}");
+    }
+}
+
+#[test]
+fn what_is_in_the_log_can_be_left_to_it() {
+    let handle = handle();
+    handle.push(&event(1, 10), 4);
+    handle.push(&Outgoing { place: None, frame: Some("t".into()) }, 4);
+    handle.keep_transient();
+    assert_eq!(handle.state().bytes, 1);
+    let left = handle.take();
+    assert!(left.len() == 1 && left[0].place.is_none(), "{left:?}");
+}
+
+#[test]
+fn an_older_connection_is_told_to_go_a_newer_one_is_not() {
+    let handle = handle();
+    handle.replaced(7);
+    assert!(handle.state().close.is_none(), "not registered yet: nobody knows which is newer");
+    handle.set_order(7);
+    assert!(handle.state().close.is_none());
+    handle.replaced(8);
+    assert_eq!(handle.state().close, Some(Close::Replaced));
+    let late = self::handle();
+    late.replaced(9);
+    late.set_order(8);
+    assert_eq!(late.state().close, Some(Close::Replaced));
+}
