@@ -136,7 +136,8 @@ local function publish(nodes, log, cursor, event, data, option)
   if published or routed and not newer(option.ingress, routed) then
     -- Written again, as it is: WAIT waits for its own connection's writes alone, and the first time another one wrote.
     redis.call('HSET', cursor, published and '@key:' .. option.key or ingress, published or routed)
-    tell(' look ', nodes, '', '') -- whoever published it may have died before it told anyone
+    -- Whoever published it may have died before it told anyone.
+    tell(' look ', nodes, published and ' ' .. published or '', '')
     return (published or '-') .. ' -' .. live
   end
 

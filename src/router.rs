@@ -257,8 +257,11 @@ impl Node for Router {
         }
     }
 
-    fn look(&self, user: &str) {
-        self.registry.each_of(user, |session| session.look());
+    fn look(&self, user: &str, newest: Option<EventId>) {
+        self.registry.each_of(user, |session| match newest {
+            Some(newest) => session.look_for(newest),
+            None => session.look(),
+        });
     }
 
     fn broadcast(&self, event: &str, data: &str) {

@@ -302,8 +302,9 @@ pub struct Hint<'a> {
 pub trait Node: Send + Sync + 'static {
     /// An event for a user's sessions here.
     fn hint(&self, hint: Hint<'_>);
-    /// Something of this user may have been missed: look into the log.
-    fn look(&self, user: &str);
+    /// Something of this user may have been missed, by whoever has not heard of `newest`, where that is known: look into
+    /// the log.
+    fn look(&self, user: &str, newest: Option<EventId>);
     /// An event for every session here.
     fn broadcast(&self, event: &str, data: &str);
     /// The client has connected elsewhere at `order`; whatever connection is older must go.

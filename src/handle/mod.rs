@@ -48,8 +48,12 @@ pub struct Handle {
 struct State {
     outbox: VecDeque<Outgoing>,
     bytes: usize,
-    /// Hints are not taken: the session reads the log.
+    /// What waits does not follow on what was sent: it waits for more.
+    held: bool,
+    /// Hints of what is logged are not taken: the session reads the log.
     behind: bool,
+    /// The session is behind because too much waited.
+    pressed: bool,
     /// A look into the log was asked for since the last one began.
     look: bool,
     /// The newest event that this session has heard of.
@@ -108,10 +112,15 @@ impl State {
         }
     }
 
+    /// The session is to read the log. What is transient still waits for it.
     fn fall_behind(&mut self) {
-        self.outbox = VecDeque::new();
-        self.bytes = 0;
-        self.behind = true;
+        (self.behind, self.held) = (true, false);
+        self.keep_transient();
+    }
+
+    fn keep_transient(&mut self) {
+        self.outbox.retain(|outgoing| outgoing.place.is_none());
+        self.bytes = self.outbox.iter().map(Outgoing::size).sum();
     }
 }
 
@@ -121,7 +130,9 @@ impl Handle {
         let state = State {
             outbox: VecDeque::new(),
             bytes: 0,
+            held: false,
             behind: true,
+            pressed: false,
             look: false,
             heard: EventId::ZERO,
             heard_before_look: EventId::ZERO,
@@ -143,13 +154,14 @@ impl Handle {
     }
 
     /// Something for the socket. Where more than `most` events or 1 MiB would wait, all that waits is dropped and
-    /// the session catches up from the log as fast as its peer reads; what is transient is gone then.
+    /// the session catches up from the log as fast as its peer reads; what is transient is gone then, and until it has
+    /// caught up. Who reads the log for another reason gets what is transient after that.
     pub fn push(&self, outgoing: &Outgoing, most: usize) {
         let mut state = self.state();
         if let Some((id, _)) = outgoing.place {
             state.heard = state.heard.max(id);
         }
-        if state.behind {
+        if state.behind && (state.pressed || outgoing.place.is_some()) {
             return;
         }
         let bytes = outgoing.size();
@@ -157,10 +169,13 @@ impl Handle {
             if outgoing.place.is_none() {
                 return; // transient: dropped first
             }
+            state.outbox = VecDeque::new();
+            state.pressed = true;
             state.fall_behind();
         } else {
             state.bytes += bytes;
             state.outbox.push_back(outgoing.clone());
+            state.held = false;
         }
         state.wake();
     }
@@ -204,10 +219,8 @@ impl Handle {
 
     /// As [`Handle::look`], where the session has not heard of `newest`.
     pub fn look_for(&self, newest: EventId) {
-        let mut state = self.state();
-        if !state.has_heard(newest) {
-            state.fall_behind();
-            state.wake();
+        if newest > self.state().heard {
+            self.look();
         }
     }
 
@@ -241,7 +254,7 @@ impl Handle {
             // The session asks only while it does not catch up already.
             return Poll::Ready(Signal::CatchUp);
         }
-        if !state.outbox.is_empty() {
+        if !state.outbox.is_empty() && !state.held {
             return Poll::Ready(Signal::Send);
         }
         state.waker = Some(cx.waker().clone());
@@ -262,15 +275,26 @@ impl Handle {
 
     /// Drops what waits and is in the log.
     pub fn keep_transient(&self) {
+        self.state().keep_transient();
+    }
+
+    /// Puts back what was taken and does not follow on what was sent. The session is not told of it again before more
+    /// comes.
+    pub fn hold(&self, mut waiting: VecDeque<Outgoing>) {
         let mut state = self.state();
-        state.outbox.retain(|outgoing| outgoing.place.is_none());
-        state.bytes = state.outbox.iter().map(Outgoing::size).sum();
+        if state.behind {
+            return; // the log has it
+        }
+        state.held = state.outbox.is_empty();
+        state.bytes += waiting.iter().map(Outgoing::size).sum::<usize>();
+        waiting.append(&mut state.outbox);
+        state.outbox = waiting;
     }
 
     /// Takes everything that waits.
     pub fn take(&self) -> VecDeque<Outgoing> {
         let mut state = self.state();
-        state.bytes = 0;
+        (state.bytes, state.held) = (0, false);
         std::mem::take(&mut state.outbox)
     }
 
@@ -279,6 +303,7 @@ impl Handle {
     pub fn caught_up(&self, last: EventId) -> bool {
         let mut state = self.state();
         state.behind = state.look || state.heard > last;
+        state.pressed &= state.behind;
         state.heard = state.heard.max(last);
         !state.behind
     }

@@ -63,6 +63,45 @@ fn transient_events_are_dropped_first() {
 }
 
 #[test]
+fn what_is_transient_waits_for_a_look_but_not_for_who_is_slow() {
+    let transient = Outgoing { place: None, frame: Some("t".into()) };
+    let (looking, slow) = (handle(), handle());
+    looking.push(&transient, 4);
+    looking.look();
+    for ms in 1..=5 {
+        slow.push(&event(ms, 1), 4);
+    }
+    for (handle, waiting) in [(looking, 2), (slow, 0)] {
+        handle.push(&transient, 4);
+        handle.push(&event(6, 1), 4);
+        let waits = handle.take();
+        assert!(waits.len() == waiting && waits.iter().all(|outgoing| outgoing.place.is_none()), "{waits:?}");
+        handle.begin_look();
+        assert!(handle.caught_up(EventId { ms: 6, seq: 0 }));
+        handle.push(&transient, 4);
+        assert_eq!(handle.take().len(), 1, "it keeps up again");
+    }
+}
+
+#[test]
+fn what_is_held_waits_for_more() {
+    let handle = handle();
+    let mut cx = Context::from_waker(Waker::noop());
+    handle.hold([event(3, 10)].into());
+    assert_eq!(handle.poll(&mut cx), Poll::Pending);
+    handle.push(&event(2, 10), 4);
+    assert_eq!(handle.poll(&mut cx), Poll::Ready(Signal::Send));
+    assert_eq!(handle.state().bytes, 20);
+    assert_eq!(handle.take().len(), 2);
+    handle.push(&event(5, 10), 4);
+    handle.hold([event(4, 10)].into());
+    assert_eq!(handle.poll(&mut cx), Poll::Ready(Signal::Send), "more came meanwhile");
+    handle.look();
+    handle.hold([event(4, 10)].into());
+    assert!(handle.take().is_empty(), "the log has it");
+}
+
+#[test]
 fn who_drains_may_still_be_signed_out_and_is_told_each_reason_once() {
     let handle = handle();
     let mut cx = Context::from_waker(Waker::noop());

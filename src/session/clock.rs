@@ -20,6 +20,8 @@ pub(super) enum Tick {
     Close(Close),
     /// The session has reached its greatest age.
     Age,
+    /// What is between the last event and those that wait has not come: the log has it.
+    Missing,
 }
 
 /// The keep-alive of one socket.
@@ -35,6 +37,8 @@ enum Ping {
 
 /// How long the last pong may take: who gives none finds again what it has not confirmed.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long what is missing may take: hints of two publishers cross within milliseconds, and what is lost costs no more.
+const CROSSING: Duration = Duration::from_millis(20);
 /// What the last ping carries: a pong to one before it must not be taken for its answer.
 pub(super) const LAST: &[u8] = b"last";
 
@@ -46,6 +50,8 @@ pub(super) struct Clock {
     ages_out: Option<Instant>,
     /// When the client's credentials do, if ever.
     pub(super) expires: Option<Instant>,
+    /// Until when what is missing may come, where something is.
+    pub(super) missing: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -61,6 +67,7 @@ impl Clock {
             pong_timeout: limits.pong_timeout,
             ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9 + fastrand::f64() / 5.0)),
             expires,
+            missing: None,
             timer: Box::pin(sleep_until(first)),
         }
     }
@@ -68,7 +75,7 @@ impl Clock {
     /// What is due, as soon as something is.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         let (Ping::Due(ping) | Ping::Out { until: ping, .. } | Ping::Last { until: ping, .. }) = self.ping;
-        let next = [self.ages_out, self.expires].into_iter().flatten().fold(ping, Instant::min);
+        let next = [self.ages_out, self.expires, self.missing].into_iter().flatten().fold(ping, Instant::min);
         if self.timer.deadline() != next {
             self.timer.as_mut().reset(next);
         }
@@ -81,6 +88,9 @@ impl Clock {
         } else if past(self.ages_out) {
             self.ages_out = None;
             Tick::Age
+        } else if past(self.missing) {
+            self.missing = None;
+            Tick::Missing
         } else {
             match self.ping {
                 Ping::Due(_) => Tick::Ping,
@@ -88,6 +98,11 @@ impl Clock {
                 Ping::Last { close, .. } => Tick::Close(close),
             }
         })
+    }
+
+    /// Something is missing: it may come for a moment, from when that was first seen.
+    pub(super) fn wait_for_missing(&mut self) {
+        self.missing.get_or_insert_with(|| Instant::now() + CROSSING);
     }
 
     /// A ping went out: the pong to it confirms everything up to `confirms`.

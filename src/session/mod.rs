@@ -12,6 +12,7 @@ mod clock;
 pub mod events;
 mod leave;
 mod line;
+mod outgoing;
 pub mod rate;
 pub mod socket;
 mod steps;
@@ -219,6 +220,7 @@ impl Session {
                     self.metrics().catch_ups.inc();
                     steps::note(&self.registered, "behind", Vec::new);
                     self.catch_up = CatchUp::Wanted;
+                    self.clock.missing = None;
                     Ok(())
                 }
                 Step::Signal(Signal::Send) => {
@@ -246,6 +248,10 @@ impl Session {
                 }
                 Step::Tick(Tick::Age) => {
                     self.registered.handle().close(Close::Drain(Duration::ZERO));
+                    Ok(())
+                }
+                Step::Tick(Tick::Missing) => {
+                    self.registered.handle().look();
                     Ok(())
                 }
                 Step::Tick(Tick::Close(close)) => return End::Close(close),
@@ -310,37 +316,6 @@ impl Session {
 
     fn refuse(&mut self, refusal: &Refusal) -> Result<(), Error> {
         self.answer(client::error(refusal))
-    }
-
-    /// Hands all that waits to the socket, for one flush.
-    fn send_waiting(&mut self) {
-        let Self { transport, registered, last, flushing, steps, .. } = self;
-        if !registered.router().lease().allows_delivery() {
-            return registered.handle().look(); // thawed: what waits may be old, and the log has it all
-        }
-        let mut burst = registered.router().metrics().burst();
-        for outgoing in registered.handle().take() {
-            let place = outgoing.place;
-            if let Some((id, prev)) = place {
-                if id <= *last {
-                    continue; // doubled
-                }
-                if prev > *last {
-                    // Something between went astray: the log has it, and all that comes after it here.
-                    return registered.handle().look();
-                }
-                *last = id;
-            }
-            if let Some(frame) = outgoing.frame {
-                *flushing = true;
-                if transport.feed(frame, place.map(|(id, _)| id)).is_err() {
-                    return; // the next flush fails, and ends the session
-                }
-                let id = place.map(|(id, _)| id);
-                burst.hinted(id);
-                steps.handed(registered, id);
-            }
-        }
     }
 
     fn take_message(&mut self, message: Message) -> Result<Option<End>, Error> {

@@ -46,6 +46,7 @@ mod local_mode;
 mod metrics;
 mod mutations;
 mod node_identity;
+mod not_behind;
 mod openapi;
 mod pings;
 mod production;

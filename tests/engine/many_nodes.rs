@@ -91,7 +91,8 @@ async fn a_key_published_before_is_a_look_for_the_nodes() {
     let first = a.publish(keyed.clone()).await;
     // The first time might have ended between the log and the inbox.
     assert_eq!(a.publish(keyed).await, first);
-    b.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned())).then_some(())).await;
+    let look = Told::Look("42".to_owned(), first.id);
+    b.node.wait_for("the look", |told| (*told == look).then_some(())).await;
 }
 
 #[tokio::test]

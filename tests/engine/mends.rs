@@ -19,15 +19,15 @@ async fn a_hint_that_failed_is_a_look_with_the_next_beat() {
     a.engine.beat(0).await.unwrap_err();
     let () = a.ask(&["DEL", inbox]);
     let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
-    assert!(!b.node.told().contains(&Told::Look("42".to_owned())));
+    assert!(!b.node.told().contains(&Told::Look("42".to_owned(), None)));
     assert!(a.engine.beat(0).await.unwrap());
-    b.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned())).then_some(())).await;
+    b.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned(), None)).then_some(())).await;
     // Once: what was sent is owed no more.
     b.node.take();
     assert!(a.engine.beat(0).await.unwrap());
     let next = a.publish_plain(&user, "2").await;
     b.node.hint_of(next).await;
-    assert!(!b.node.told().contains(&Told::Look("42".to_owned())));
+    assert!(!b.node.told().contains(&Told::Look("42".to_owned(), None)));
 }
 
 #[tokio::test]

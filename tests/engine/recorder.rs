@@ -32,7 +32,7 @@ impl Hinted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     Hint(Hinted),
-    Look(String),
+    Look(String, Option<EventId>),
     Broadcast { event: String, data: String },
     Replaced { user: String, client: String, order: u64 },
     SignOut { user: String, client: Option<String> },
@@ -121,8 +121,8 @@ impl Node for Recorder {
         }));
     }
 
-    fn look(&self, user: &str) {
-        self.note(Told::Look(user.to_owned()));
+    fn look(&self, user: &str, newest: Option<EventId>) {
+        self.note(Told::Look(user.to_owned(), newest));
     }
 
     fn broadcast(&self, event: &str, data: &str) {

@@ -186,8 +186,8 @@ impl Node for Nobody {
         }
         assert!(hint.place.is_none_or(|(id, prev)| id >= EventId::ZERO && prev >= EventId::ZERO));
     }
-    fn look(&self, user: &str) {
-        assert!(!user.contains(' '));
+    fn look(&self, user: &str, newest: Option<EventId>) {
+        assert!(!user.contains(' ') && newest.is_none_or(|newest| newest >= EventId::ZERO));
     }
     fn broadcast(&self, event: &str, _: &str) {
         assert!(!event.contains(' '));

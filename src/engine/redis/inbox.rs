@@ -16,7 +16,7 @@
 //! |---|---|
 //! | `event <user> <id> <prev> <name> [=<client>] [!<client>]` | an event; for that session alone; for every other |
 //! | `transient <user> <name> [=<client>] [!<client>]` | the same, not logged |
-//! | `look <user>` | look into the log |
+//! | `look <user> [<id>]` | look into the log, where that event has not been heard of |
 //! | `broadcast <name>` | for everyone here |
 //! | `replaced <user> <client> <order>` | the client has connected elsewhere |
 //! | `signout <user> [<client>]` | close the user's sessions, or one |
@@ -103,9 +103,15 @@ impl Hints {
         self.push(&[verb, event.user.as_str()], rest, event.data.as_str());
     }
 
-    /// A look into the log.
-    pub fn look(&mut self, user: &UserId) {
-        self.push(&["look", user.as_str()], |_| {}, "");
+    /// A look into the log, for whoever has not heard of `newest`, where that is known.
+    pub fn look(&mut self, user: &UserId, newest: Option<EventId>) {
+        let rest = |text: &mut String| {
+            if let Some(newest) = newest {
+                text.push(' ');
+                newest.write(text);
+            }
+        };
+        self.push(&["look", user.as_str()], rest, "");
     }
 
     /// A broadcast.
@@ -301,7 +307,7 @@ pub fn tell(node: &dyn Node, head: &str, data: &str) -> Option<()> {
             let (client, except) = address(words);
             node.hint(Hint { user, place: None, client, except, event, data });
         }
-        "look" => node.look(words.next()?),
+        "look" => node.look(words.next()?, words.next().and_then(|id| id.parse().ok())),
         "broadcast" => node.broadcast(words.next()?, data),
         "replaced" => node.replaced(words.next()?, words.next()?, words.next()?.parse().ok()?),
         "signout" => node.sign_out(words.next()?, words.next()),
@@ -341,12 +347,14 @@ mod tests {
         let (id, prev) = (EventId { ms: 17, seq: 1 }, EventId { ms: 16, seq: 0 });
         let mut hints = Hints::default();
         hints.event(&event("{\n3 look 7\n}"), Some((id, prev)));
-        hints.look(&"7".parse().unwrap());
+        hints.look(&"7".parse().unwrap(), None);
+        hints.look(&"7".parse().unwrap(), Some(id));
         hints.event(&event("\"é\""), None);
         let mut rest = hints.0.as_str();
         let mut next = || split(&mut rest);
         assert_eq!(next(), Some(("event 42 17-1 16-0 progress =tab-1", "{\n3 look 7\n}")));
         assert_eq!(next(), Some(("look 7", "")));
+        assert_eq!(next(), Some(("look 7 17-1", "")));
         assert_eq!(next(), Some(("transient 42 progress =tab-1", "\"é\"")));
         assert_eq!(next(), None);
         for bad in ["", "\n", "1 look\n", "2 look\nx\n", "-1 look\n\n", "1 look\né\n", "look\n\n"] {

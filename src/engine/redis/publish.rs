@@ -160,7 +160,7 @@ pub async fn mend(context: &Context) -> Result<(), Unavailable> {
         batch.push(item);
         if batch.len() == MAX_EVENTS || items.peek().is_none_or(|next| next.0 != item.0) {
             let mut looks = Hints::default();
-            batch.drain(..).for_each(|(_, user)| looks.look(user));
+            batch.drain(..).for_each(|(_, user)| looks.look(user, None));
             pipeline.add_command(inbox::add(context, item.0.as_str(), &looks));
         }
     }
@@ -266,7 +266,7 @@ fn hints<'a>(
             let hints = &mut batches[at].1;
             match appended.place(event) {
                 Some(place) => hints.event(event, place),
-                None => hints.look(&event.user),
+                None => hints.look(&event.user, appended.id),
             }
         }
     }
@@ -282,7 +282,7 @@ fn deliver(context: &Context, event: &Event, appended: &Appended) {
     let Some(node) = context.node() else { return };
     match appended.place(event) {
         Some(place) => node.hint(event.hint(place)),
-        None => node.look(event.user.as_str()),
+        None => node.look(event.user.as_str(), appended.id),
     }
 }
 
