@@ -39,8 +39,6 @@ enum Ping {
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long what is missing may take: hints of two publishers cross within milliseconds, and what is lost costs no more.
 const CROSSING: Duration = Duration::from_millis(20);
-/// What the last ping carries: a pong to one before it must not be taken for its answer.
-pub(super) const LAST: &[u8] = b"last";
 
 /// The clock of one session.
 pub(super) struct Clock {
@@ -124,15 +122,24 @@ impl Clock {
         }
     }
 
-    /// A pong came; what it confirms, if it was awaited.
+    /// A pong came; what it confirms, if it answers the ping that is out. That carried the id that it confirms: a pong
+    /// that nobody asked for, which anyone may send, or one to a ping before it, does not show what has arrived.
     pub(super) fn pong(&mut self, payload: &[u8]) -> Option<EventId> {
         match self.ping {
-            Ping::Out { confirms, .. } => {
-                self.ping = Ping::Due(Instant::now() + self.ping_interval);
+            Ping::Out { confirms, .. } | Ping::Last { confirms, .. }
+                if payload == confirms.to_string().as_bytes() =>
+            {
+                self.answered();
                 Some(confirms)
             }
-            Ping::Last { confirms, .. } if payload == LAST => Some(confirms),
-            Ping::Due(_) | Ping::Last { .. } => None,
+            _ => None,
+        }
+    }
+
+    /// The peer has shown that it is there: the next ping is due after a while.
+    pub(super) fn answered(&mut self) {
+        if matches!(self.ping, Ping::Out { .. }) {
+            self.ping = Ping::Due(Instant::now() + self.ping_interval);
         }
     }
 }
@@ -164,11 +171,13 @@ mod tests {
     async fn a_pong_in_time_confirms_a_missing_one_closes() {
         let mut clock = clock(None, None);
         let sent = EventId { ms: 7, seq: 0 };
-        assert_eq!(clock.pong(b""), None, "nobody asked for it");
+        assert_eq!(clock.pong(b"7-0"), None, "nobody asked for it");
         assert_eq!(tick(&mut clock).await, Tick::Ping);
         clock.pinged(sent);
-        assert_eq!(clock.pong(b""), Some(sent));
-        assert_eq!(clock.pong(b""), None);
+        assert_eq!(clock.pong(b""), None, "it answers nothing");
+        assert_eq!(clock.pong(b"6-0"), None, "that is the answer to a ping before");
+        assert_eq!(clock.pong(b"7-0"), Some(sent));
+        assert_eq!(clock.pong(b"7-0"), None);
         assert_eq!(tick(&mut clock).await, Tick::Ping);
         clock.pinged(sent);
         assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout));
@@ -183,8 +192,8 @@ mod tests {
         clock.pinged(before);
         clock.pinged_last(sent, close);
         assert_eq!(clock.closes_for(), Some(close));
-        assert_eq!(clock.pong(b""), None, "that is the answer to the ping before");
-        assert_eq!(clock.pong(LAST), Some(sent));
+        assert_eq!(clock.pong(b"7-0"), None, "that is the answer to the ping before");
+        assert_eq!(clock.pong(b"8-0"), Some(sent));
         let start = Instant::now();
         assert_eq!(tick(&mut clock).await, Tick::Close(close), "its age does not matter any more");
         assert_eq!(start.elapsed(), LAST_WORD);

@@ -6,7 +6,6 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Error;
 use tracing::info;
 
-use super::clock::LAST;
 use super::{End, Session};
 use crate::close::Close;
 
@@ -23,7 +22,7 @@ impl Session {
         }
         self.clock.pinged_last(self.last, close);
         self.flushing = true;
-        Some(self.transport.ping(LAST))
+        Some(self.transport.ping(self.last))
     }
 
     fn has_confirmed_all(&self) -> bool {

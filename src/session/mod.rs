@@ -208,7 +208,7 @@ impl Session {
                     (self.flushing, self.answers) = (false, 0);
                     if self.transport.flush_is_pong() {
                         // It confirms nothing: it has left this node, no more.
-                        self.clock.pong(b"");
+                        self.clock.answered();
                     }
                     flushed.map(|()| self.steps.flushed(&self.registered))
                 }
@@ -258,7 +258,7 @@ impl Session {
                 Step::Tick(Tick::Ping) => {
                     self.clock.pinged(self.last);
                     self.flushing = true;
-                    self.transport.ping(b"")
+                    self.transport.ping(self.last)
                 }
             };
             if outcome.is_err() {

@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
@@ -55,13 +54,13 @@ impl Transport {
         }
     }
 
-    /// Puts a sign of life into the write buffer; a pong to it carries `payload`.
+    /// Puts a sign of life into the write buffer; the pong to it carries `last`, up to which it confirms.
     ///
     /// # Errors
     /// Where the connection has failed.
-    pub fn ping(&mut self, payload: &'static [u8]) -> Result<(), Error> {
+    pub fn ping(&mut self, last: EventId) -> Result<(), Error> {
         match self {
-            Self::WebSocket(socket) => socket.feed(Message::Ping(Bytes::from_static(payload))),
+            Self::WebSocket(socket) => socket.feed(Message::Ping(last.to_string().into())),
             Self::Events(events) => {
                 events.ping();
                 Ok(())

@@ -5,12 +5,9 @@ use serde_json::json;
 
 use crate::drain::check_farewell;
 use crate::support::client::ids;
-use crate::support::raw::{PING, PONG};
+use crate::support::raw::{PING, PONG, RawFrame};
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Node, NodeBuilder, Pair, RawClient, Worker, eventually, http};
-
-/// What the last ping carries.
-const LAST: &[u8] = b"last";
 
 #[tokio::test]
 async fn who_answers_the_last_ping_and_comes_back_by_id_alone_gets_nothing_again() {
@@ -52,14 +49,15 @@ async fn who_does_not_answer_the_last_ping_is_sent_away_too_and_gets_it_again() 
 }
 
 /// A session that has got three events and its last ping, which it has a second to answer.
-async fn pinged_last(node: &Node, worker: &mut Worker, client: &str) -> RawClient {
+async fn pinged_last(node: &Node, worker: &mut Worker, client: &str) -> (RawClient, RawFrame) {
     let (mut raw, _) = RawClient::open(node, &format!("userId=42&clientId={client}")).await;
     for id in worker.count("42", 1, 3).await {
         assert_eq!(raw.json("an event").await["id"], *id);
     }
+    // The first regular one comes after 12 s at least.
     let frame = raw.frame("the last ping").await.expect("an open connection");
-    assert_eq!((frame.opcode, &frame.payload[..]), (PING, LAST));
-    raw
+    assert_eq!(frame.opcode, PING, "{frame:?}");
+    (raw, frame)
 }
 
 #[tokio::test]
@@ -71,10 +69,10 @@ async fn what_comes_during_the_last_ping_comes_once() {
     eventually(BOUND, "a pong in time", async || {
         attempt += 1;
         let id = format!("tab-{attempt}");
-        let mut client = pinged_last(&node, &mut worker, &id).await;
+        let (mut client, ping) = pinged_last(&node, &mut worker, &id).await;
         let logged = worker.event("42", "4").await;
         worker.publish(json!({"userId": "42", "event": "t", "transient": true})).await;
-        client.send(true, PONG, LAST).await;
+        client.send(true, PONG, &ping.payload).await;
         let first = client.json("the transient event").await;
         same((&first["type"], &first["event"]), (&"event".into(), &"t".into()))?;
         same(&client.json("the bye").await["code"], &1012.into())?;
@@ -90,7 +88,7 @@ async fn whoever_is_signed_out_during_the_last_ping_does_not_come_back() {
     let node = NodeBuilder::local("solo").set("--max-connection-age", "2s").start().await;
     let mut worker = Worker::open(&node).await;
     eventually(BOUND, "a sign-out in time", async || {
-        let mut client = pinged_last(&node, &mut worker, "tab-1").await;
+        let (mut client, _) = pinged_last(&node, &mut worker, "tab-1").await;
         http::delete(&node.worker_http("/users/42/sessions")).await;
         same(client.closed().await.code, 4010)
     })
@@ -105,7 +103,7 @@ async fn whoever_is_replaced_during_the_last_ping_does_not_come_back() {
     eventually(BOUND, "a newer connection in time", async || {
         attempt += 1;
         let id = format!("tab-{attempt}");
-        let mut client = pinged_last(&pair.a, &mut worker, &id).await;
+        let (mut client, _) = pinged_last(&pair.a, &mut worker, &id).await;
         let _newer = Client::as_user(&pair.b, "42", &id).await;
         same(client.closed().await.code, 4009)
     })

@@ -51,3 +51,21 @@ async fn a_silent_session_leaves_the_users_other_sessions_alone() {
     let id = Worker::open(&node).await.event("42", "1").await;
     assert_eq!(good.event().await.id, Some(id));
 }
+
+#[tokio::test]
+async fn a_pong_that_answers_no_ping_confirms_nothing() {
+    let node = NodeBuilder::local("solo").with(&SETTINGS).start().await;
+    let (mut client, _) = RawClient::open(&node, "userId=42&clientId=tab-1").await;
+    // What it has not read yet is not confirmed by whatever else it sends, while a ping is out.
+    let id = Worker::open(&node).await.event("42", "1").await;
+    while client.frame("a ping after the event").await.expect("an open connection").opcode != PING {}
+    for payload in ["", "beat"] {
+        client.send(true, PONG, payload.as_bytes()).await;
+    }
+    client.send_text(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.json("a pong").await, json!({"type": "pong"}));
+    drop(client);
+    let mut again = Client::as_user(&node, "42", "tab-1").await;
+    assert_eq!(again.welcome["replayed"], 1, "{}", again.welcome);
+    assert_eq!(again.event().await.id, Some(id));
+}
