@@ -302,7 +302,8 @@ pub fn parse() -> Cli {
         "worker-token" => flag_of(flags, flag).or_else(|| worker_token(subcommand, flags)),
         _ => flag_of(flags, flag),
     };
-    let reader = Reader::new(given, |name| std::env::var(name).ok(), &dot_env);
+    let mut reader = Reader::new(given, |name| std::env::var(name).ok(), &dot_env.variables);
+    reader.mistakes.extend(dot_env.mistakes);
     match subcommand {
         "health" => Cli::Health(reader),
         "check" => Cli::Check(reader, Check { json: flags.get_flag("json") }),

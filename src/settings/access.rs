@@ -77,6 +77,9 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
         None => Some(Mode::None),
     };
     // What is given is checked whatever the mode: it may be switched on any time.
+    if r.given("jwt-secret") == Some("") {
+        r.mistake("jwt-secret", "not empty: whoever knows it makes tokens for any user");
+    }
     let secret = r.given("jwt-secret").map(Key::of_secret);
     let public_key = r.given("jwt-public-key").map(str::to_owned).map(|given| public_key(r, &given));
     let jwks = r.given("jwt-jwks").map(str::to_owned).map(|given| jwks(r, &given));
@@ -172,7 +175,10 @@ fn list(given: Option<&str>) -> Vec<String> {
 
 fn tokens(text: &str) -> Option<Vec<String>> {
     let tokens: Vec<String> = text.split(',').map(|token| token.trim().to_owned()).collect();
-    let fits = |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    // `none` alone stands for no lock; in a list it was hardly meant to open one.
+    let fits = |token: &String| {
+        !token.is_empty() && token != "none" && token.bytes().all(|byte| byte.is_ascii_graphic())
+    };
     tokens.iter().all(fits).then_some(tokens)
 }
 

@@ -107,6 +107,11 @@ impl Reader {
 
     fn read_file(&mut self, setting: &Setting, path: &str) -> Option<(String, Source)> {
         match std::fs::read_to_string(path) {
+            // A secret that was not mounted, or not filled, must not count as one.
+            Ok(text) if text.trim().is_empty() => {
+                self.mistakes.push(Mistake(format!("{}_FILE {path:?} is empty", setting.env)));
+                None
+            }
             Ok(text) => Some((text.trim().to_owned(), Source::File)),
             Err(error) => {
                 self.mistakes.push(Mistake(format!("{}_FILE {path:?} cannot be read: {error}", setting.env)));

@@ -118,7 +118,11 @@ fn secrets_may_come_from_files() {
     std::fs::write(file.path(), "first-token,second-token\n").unwrap();
     let settings = parse(&[], &[("WORKER_TOKEN_FILE", file.path().to_str().unwrap())], &[]).unwrap();
     assert_eq!(*settings.worker_tokens, ["first-token", "second-token"]);
-    assert!(parse(&[], &[("WORKER_TOKEN_FILE", "/nowhere")], &[]).unwrap_err().contains("WORKER_TOKEN_FILE"));
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    for path in ["/nowhere", empty.path().to_str().unwrap()] {
+        let told = parse(&[], &[("WORKER_TOKEN_FILE", path)], &[]).unwrap_err();
+        assert!(told.contains("WORKER_TOKEN_FILE") && told.contains(path), "{told}");
+    }
 }
 
 #[test]
@@ -177,5 +181,13 @@ fn a_key_prefix_cannot_be_spelt_by_an_id_of_another_deployment() {
     {
         let told = parse(&[("key-prefix", bad)], &[], &[]).unwrap_err();
         assert!(told.starts_with("--key-prefix"), "{told}");
+    }
+}
+
+#[test]
+fn no_secret_is_empty_or_a_word_for_none() {
+    for (flag, value) in [("jwt-secret", ""), ("worker-token", ""), ("worker-token", "none,abc")] {
+        let told = parse(&[(flag, value)], &[], &[]).unwrap_err();
+        assert!(told.contains(flag), "{flag} {value:?}: {told}");
     }
 }
