@@ -36,6 +36,8 @@ local order = time[1] .. string.format('%06d', time[2])
 local lease_end = string.format('%d', now + session_ttl)
 local clock = string.format('%d-0', now - 1) -- an event of this very millisecond must still come after it
 local empty_since = string.format('%d-0', math.max(now - 1, whole_since + 1)) -- where the log is empty now
+-- Positions of clients that are gone: so many are kept when there are more than so many of all.
+local KEPT_POSITIONS, MOST_POSITIONS = 512, 1024
 local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
 local COUNT_BYTES, CALL_BYTES = 1048576, 524288
 local spent = 0 -- bytes of events that this call has read
@@ -167,8 +169,9 @@ local function read(log, from, client, count)
   end
 end
 
--- Positions of clients that never come back must not pile up on a user who is always there.
-local function drop_oldest_cursors(cursor, members, client)
+-- Positions of clients that never come back must not pile up on a user who is always there. From then on a client
+-- without a position may be one of them: '@dropped', ms.
+local function drop_oldest_positions(cursor, members, client)
   local connected, known = { [client] = true }, {}
   for _, member in ipairs(members) do connected[string.match(member, '^(.-)@')] = true end
   local fields = redis.call('HGETALL', cursor)
@@ -178,7 +181,10 @@ local function drop_oldest_cursors(cursor, members, client)
     end
   end
   table.sort(known, function(a, b) return a.ms < b.ms end)
-  for i = 1, #known - 2 * max_sessions do redis.call('HDEL', cursor, known[i].client) end
+  local surplus = #known - KEPT_POSITIONS
+  for i = 1, surplus do redis.call('HDEL', cursor, known[i].client) end
+  if surplus > 0 then redis.call('HSET', cursor, '@dropped', string.format('%d', now)) end
+  return #known - math.max(surplus, 0)
 end
 
 local function connect(user, nodes, log, cursor, client, mode, since, has_confirmed)
@@ -205,11 +211,13 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
   local position = newest or clock
-  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty')
+  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped')
   local confirmed = noted[1]
   local from = since ~= '' and since or confirmed or position
   if from ~= position and spent > CALL_BYTES then return 'later' end
   local whole = from == position or is_whole(nodes, log, cursor, from, newest)
+  -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
+  if since == '' and not confirmed and noted[5] and tonumber(noted[5]) > now - log_ttl then whole = false end
 
   if replaced ~= '' then redis.call('SREM', user, client .. '@' .. replaced) end
   redis.call('SADD', user, client .. '@' .. node)
@@ -223,24 +231,27 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     keep(nodes, session_ttl)
   end
 
-  local notes, crowded = {}, false
+  local notes = {}
   if mode == 'new' and (not confirmed or newer(from, confirmed)) then
     notes[1], notes[2] = client, from
-    crowded = noted[2] and not confirmed and redis.call('HLEN', cursor) >= 4 * max_sessions
+    -- Not all fields are positions, so those are counted: '@positions', but for the first, and about.
+    if noted[2] and not confirmed and redis.call('HINCRBY', cursor, '@positions', 1) > MOST_POSITIONS then
+      local kept = drop_oldest_positions(cursor, members, client)
+      redis.call('HSET', cursor, '@positions', kept)
+    end
   elseif mode == 'resume' and not confirmed and has_confirmed ~= '' then
     notes[1], notes[2] = client, has_confirmed
   end
   local edges = online_edges(noted[2], noted[3], mode, #members == 0, notes)
   if not newest and not noted[4] then notes[#notes + 1], notes[#notes + 2] = '@empty', empty_since end
   if notes[1] then redis.call('HSET', cursor, unpack(notes)) end
-  if crowded then drop_oldest_cursors(cursor, members, client) end
   if newest then keep(log, log_ttl) end -- until the first heartbeat
   keep(cursor, log_ttl)
   local function answer(whole, replayed, upto, more)
     local its_node, told = replaced ~= '' and replaced or '-', edges ~= '' and ' ' .. edges or ''
     return table.concat({ 'ok', position, from, whole, replayed, upto, more, order, its_node }, ' ') .. told
   end
-  if from == position then return answer(1, 0, position, 0) end
+  if from == position then return answer(whole and 1 or 0, 0, position, 0) end
   local entries, replayed, upto, more = read(log, from, client, mode == 'new')
   if more == 0 and newer(position, upto) then upto = position end
   local text = answer(whole and 1 or 0, replayed, upto, more)

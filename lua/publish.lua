@@ -48,6 +48,22 @@ local function keep(key, ttl) -- a shared key's TTL never shrinks
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
 
+-- The id before the log's oldest entry: what is not newer has been cut off.
+local function before_oldest(cursor, oldest)
+  local prev = '0-0'
+  for f = 1, #oldest[2], 2 do
+    if oldest[2][f] == 'prev' then prev = oldest[2][f + 1] end
+  end
+  local front_id, carried = string.match(redis.call('HGET', cursor, '@front') or '', '^(%S+) (%S+)$')
+  return front_id == oldest[1] and carried or prev
+end
+
+-- Whether the log has lost `id`, other than to a newer one of its collapse key.
+local function has_left(log, cursor, id)
+  local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  return not oldest or not newer(id, before_oldest(cursor, oldest))
+end
+
 -- Takes an entry out of the log for a newer one of its collapse key. Where it was the oldest, the id before it is
 -- carried over to the next, so that a reader can still prove that nothing else is missing; where there is no next
 -- yet, that id is returned.
@@ -55,12 +71,7 @@ local function take_out(log, cursor, id)
   local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 2)
   redis.call('XDEL', log, id)
   if not first[1] or first[1][1] ~= id then return nil end
-  local prev = '0-0'
-  for f = 1, #first[1][2], 2 do
-    if first[1][2][f] == 'prev' then prev = first[1][2][f + 1] end
-  end
-  local front_id, carried = string.match(redis.call('HGET', cursor, '@front') or '', '^(%S+) (%S+)$')
-  if front_id == id then prev = carried end
+  local prev = before_oldest(cursor, first[1])
   if not first[2] then return prev end
   redis.call('HSET', cursor, '@front', first[2][1] .. ' ' .. prev)
   return nil
@@ -132,6 +143,7 @@ local function publish(nodes, log, cursor, event, data, option)
   end
   local ingress = option and '@ingress' .. (option.stream and ':' .. option.stream or '')
   local published = option and option.key and redis.call('HGET', cursor, '@key:' .. option.key)
+  if published and has_left(log, cursor, published) then published = nil end
   local routed = option and option.ingress and not published and redis.call('HGET', cursor, ingress)
   if published or routed and not newer(option.ingress, routed) then
     -- Written again, as it is: WAIT waits for its own connection's writes alone, and the first time another one wrote.

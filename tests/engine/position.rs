@@ -1,8 +1,8 @@
 //! From where a session reads: `since`, what it has confirmed, or the newest event.
 
-use switchboard::id::EventId;
+use switchboard::id::{EventId, UserId};
 
-use crate::stage::{Kind, event, ids, user};
+use crate::stage::{Kind, Stage, event, ids, user};
 
 crate::on_both_engines!(
     a_first_connection_begins_at_the_newest_event,
@@ -18,6 +18,8 @@ crate::on_both_engines!(
     since_wins_over_the_confirmed_position,
     a_heartbeat_keeps_what_was_confirmed,
     each_client_has_its_own_position,
+    many_others_do_not_push_a_position_out,
+    whose_position_may_have_been_dropped_is_told_a_gap,
 );
 
 async fn a_first_connection_begins_at_the_newest_event(kind: Kind) {
@@ -173,4 +175,39 @@ async fn each_client_has_its_own_position(kind: Kind) {
     stage.disconnect(&user, "b", Some(second)).await;
     assert_eq!(ids(&stage.connect(&user, "a").await), [first, second]);
     assert_eq!(ids(&stage.connect(&user, "b").await), []);
+}
+
+/// Clients that come once and never again.
+async fn passers_by(stage: &Stage, user: &UserId, count: usize) {
+    for number in 0..count {
+        let id = format!("other-{number}");
+        stage.connect(user, &id).await;
+        stage.disconnect(user, &id, None).await;
+    }
+}
+
+async fn many_others_do_not_push_a_position_out(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let _always_there = stage.connect(&user, "phone").await;
+    stage.connect(&user, "tab").await;
+    stage.disconnect(&user, "tab", None).await;
+    let missed = stage.publish_plain(&user, "1").await;
+    passers_by(&stage, &user, 500).await;
+    let welcome = stage.connect(&user, "tab").await;
+    assert_eq!((ids(&welcome), welcome.whole), (vec![missed], true));
+}
+
+async fn whose_position_may_have_been_dropped_is_told_a_gap(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let _always_there = stage.connect(&user, "phone").await;
+    stage.connect(&user, "tab").await;
+    stage.disconnect(&user, "tab", None).await;
+    let missed = stage.publish_plain(&user, "1").await;
+    passers_by(&stage, &user, 1100).await;
+    let welcome = stage.connect(&user, "tab").await;
+    assert!(!welcome.whole && welcome.from == missed, "what it has missed is not known: {welcome:?}");
+    stage.disconnect(&user, "tab", None).await;
+    assert!(stage.connect(&user, "tab").await.whole, "it has been told");
+    assert!(stage.connect(&user, "other-1099").await.whole, "newer positions are kept");
+    assert!(stage.connect_since(&user, "tab-2", missed).await.whole, "who says where it stands is not asked");
 }

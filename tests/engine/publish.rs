@@ -5,7 +5,7 @@ use switchboard::engine::Event;
 use switchboard::id::{EventId, NodeId};
 
 use crate::recorder::{Hinted, Told};
-use crate::stage::{Kind, client, event, ids, user};
+use crate::stage::{Kind, Options, client, event, ids, user};
 
 crate::on_both_engines!(
     ids_strictly_increase,
@@ -17,6 +17,7 @@ crate::on_both_engines!(
     a_key_is_published_once,
     a_key_counts_for_its_user_alone,
     a_key_holds_also_where_its_event_was_collapsed,
+    a_key_is_free_again_when_its_event_has_left_the_log,
     two_of_one_key_at_once_are_one,
     publishing_at_once_loses_nothing,
     what_is_large_is_not_counted_to_its_end,
@@ -160,6 +161,22 @@ async fn a_key_holds_also_where_its_event_was_collapsed(kind: Kind) {
     // A worker that did not hear the first answer asks again: older progress must not take the newer one's place.
     assert_eq!(stage.publish(step("k1", "10")).await.id, first);
     assert_eq!(ids(&stage.connect_since(&user, "tab", EventId::ZERO).await), [second]);
+}
+
+async fn a_key_is_free_again_when_its_event_has_left_the_log(kind: Kind) {
+    let stage = kind.stage_with(Options { log_length: 4, ..Options::default() }).await;
+    let user = user("42");
+    let keyed = Event { key: Some("k".parse().unwrap()), ..event(&user, "1") };
+    let first = stage.publish(keyed.clone()).await.id;
+    for others in [3, 1] {
+        assert_eq!(stage.publish(keyed.clone()).await.id, first, "it is in the log");
+        for _ in 0..others {
+            stage.publish_plain(&user, "other").await;
+        }
+    }
+    let second = stage.publish(keyed.clone()).await.id;
+    assert!(second > first, "it has left the log");
+    assert_eq!(stage.publish(keyed).await.id, second);
 }
 
 async fn two_of_one_key_at_once_are_one(kind: Kind) {

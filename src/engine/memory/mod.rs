@@ -111,15 +111,21 @@ impl MemoryEngine {
             let position = newest.unwrap_or(clock);
             let confirmed = user.cursors.get(&connect.client).copied();
             let from = connect.since.or(confirmed).unwrap_or(position);
+            // Whose position was dropped within the log's time may have missed something; who is new is told so as well.
+            let forgotten = connect.since.is_none()
+                && confirmed.is_none()
+                && user.dropped.is_some_and(|dropped| dropped.elapsed() < self.config.log_ttl);
             if connect.mode == Mode::New && confirmed.is_none_or(|known| from > known) {
                 user.cursors.insert(connect.client.clone(), from);
+                user.drop_oldest_positions();
             } else if let (None, Some(confirmed)) = (confirmed, connect.confirmed) {
                 user.cursors.insert(connect.client.clone(), confirmed);
             }
             let mut registration = user.read(from, &connect.client, connect.mode);
             registration.position = position;
             registration.order = order;
-            registration.whole = from == position || user.is_whole(from, newest.unwrap_or(clock));
+            let whole = from == position || user.is_whole(from, newest.unwrap_or(clock));
+            registration.whole = whole && !forgotten;
             if !registration.more {
                 registration.upto = registration.upto.max(position);
             }
@@ -136,8 +142,8 @@ impl MemoryEngine {
             if !event.transient {
                 let user = state.users.entry(event.user.clone()).or_insert_with(|| self.fresh());
                 user.lapse(|| self.fresh());
-                if let Some(published) = event.key.as_ref().and_then(|key| user.keys.get(key)) {
-                    let published = Published { id: Some(*published), nodes };
+                if let Some(published) = event.key.as_ref().and_then(|key| user.published(key)) {
+                    let published = Published { id: Some(published), nodes };
                     self.trace_published(&event, &published, true);
                     return published;
                 }

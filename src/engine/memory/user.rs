@@ -12,6 +12,9 @@ use crate::protocol::publish::Data;
 /// What one session may hold in memory while it catches up: the same page as `lua/connect.lua` reads.
 const PAGE_EVENTS: usize = 64;
 const PAGE_BYTES: usize = 256 * 1024;
+/// Positions of clients that are gone: so many are kept when there are more than so many of all, as there.
+const KEPT_POSITIONS: usize = 512;
+const MOST_POSITIONS: usize = 1024;
 /// Beyond so much what is still to come is no longer counted.
 const COUNT_BYTES: usize = 1024 * 1024;
 
@@ -40,6 +43,8 @@ pub(super) struct User {
     /// The log as it is has lost its oldest events.
     pub(super) trimmed: bool,
     pub(super) cursors: HashMap<ClientId, EventId>,
+    /// When positions were dropped last: a client without one may have had one.
+    pub(super) dropped: Option<Instant>,
     /// What was published under each idempotency key, also where a newer event has taken its place in the log.
     pub(super) keys: HashMap<IdempotencyKey, EventId>,
     /// When all this lapses, where nobody is connected.
@@ -56,6 +61,7 @@ impl User {
             floor: EventId { ms: known_ms, seq: u64::MAX },
             trimmed: false,
             cursors: HashMap::new(),
+            dropped: None,
             keys: HashMap::new(),
             expires,
         }
@@ -69,6 +75,30 @@ impl User {
             self.last = last;
             self.floor = self.floor.max(last);
         }
+    }
+
+    /// Positions of clients that never come back must not pile up on a user who is always there.
+    pub(super) fn drop_oldest_positions(&mut self) {
+        if self.cursors.len() <= MOST_POSITIONS {
+            return;
+        }
+        let mut gone: Vec<(EventId, ClientId)> = (self.cursors.iter())
+            .filter(|(client, _)| !self.sessions.contains(*client))
+            .map(|(client, position)| (*position, client.clone()))
+            .collect();
+        gone.sort_unstable();
+        let surplus = gone.len().saturating_sub(KEPT_POSITIONS);
+        for (_, client) in &gone[..surplus] {
+            self.cursors.remove(client);
+        }
+        if surplus > 0 {
+            self.dropped = Some(Instant::now());
+        }
+    }
+
+    /// What was published under a key, unless the log has lost it other than to a newer one of its collapse key.
+    pub(super) fn published(&self, key: &IdempotencyKey) -> Option<EventId> {
+        self.keys.get(key).copied().filter(|id| *id > self.floor && !self.log.is_empty())
     }
 
     /// Keys of events that have left the log need not be remembered.
