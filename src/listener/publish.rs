@@ -31,9 +31,18 @@ async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Re
     let most = MAX_BODY.max(ports.max_event + ENVELOPE);
     // Its share of the bounds is held until all of it is answered: what is published is a part of it, not a copy.
     let body = ports.bodies.read(request, most).await?;
+    if lines {
+        let lines = body.bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        let item = |line: &[u8]| {
+            Utf8Bytes::try_from(body.bytes.slice_ref(line))
+                .map_err(|_| Refusal::new(Code::InvalidFrame, "the line is not UTF-8"))
+        };
+        let answers = all(lines.take(MAX_ITEMS + 1).map(item).collect(), ports).await?;
+        return Ok(http::answer(StatusCode::OK, "application/x-ndjson", answers.join("\n") + "\n"));
+    }
     let text = Utf8Bytes::try_from(body.bytes.clone())
         .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is not UTF-8"))?;
-    if !lines && !text.trim_start().starts_with('[') {
+    if !text.trim_start().starts_with('[') {
         let request = PublishRequest::parse(&text, ports.max_event);
         let outcome = match request.publish {
             Ok(publish) => ports.router.publish(publish).await,
@@ -43,26 +52,21 @@ async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Re
         let receipt = outcome?;
         return Ok(json_text(answer(request.reference.as_deref(), &Ok(receipt)).as_str().to_owned()));
     }
-    let items: Vec<&str> = if lines {
-        text.lines().filter(|line| !line.trim().is_empty()).take(MAX_ITEMS + 1).collect()
-    } else {
-        let items: List<&RawValue> = serde_json::from_str(&text).map_err(|_| {
-            Refusal::new(Code::InvalidFrame, "the request is neither a JSON object nor an array")
-        })?;
-        items.0.into_iter().map(RawValue::get).collect()
-    };
+    let items: List<&RawValue> = serde_json::from_str(&text)
+        .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is neither a JSON object nor an array"))?;
+    let items = items.0.into_iter().map(|item| Ok(slice(&text, item.get()))).collect();
+    Ok(json_text(format!("[{}]", all(items, ports).await?.join(","))))
+}
+
+/// Publishes each of many items, and answers each.
+async fn all(items: Vec<Result<Utf8Bytes, Refusal>>, ports: &Ports) -> Result<Vec<String>, Refusal> {
     if items.len() > MAX_ITEMS {
         return Err(Refusal::new(
             Code::TooManyItems,
             format!("a request may carry at most {MAX_ITEMS} items"),
         ));
     }
-    let answers = join_all(items.into_iter().map(|item| one(slice(&text, item), ports))).await;
-    Ok(if lines {
-        http::answer(StatusCode::OK, "application/x-ndjson", answers.join("\n") + "\n")
-    } else {
-        json_text(format!("[{}]", answers.join(",")))
-    })
+    Ok(join_all(items.into_iter().map(|item| one(item, ports))).await)
 }
 
 fn json_text(text: String) -> Answer {
@@ -76,8 +80,14 @@ fn slice(text: &Utf8Bytes, part: &str) -> Utf8Bytes {
 }
 
 /// Publishes one of many items: queued at once, answered later.
-fn one(item: Utf8Bytes, ports: &Ports) -> impl Future<Output = String> + '_ {
-    let PublishRequest { reference, publish } = PublishRequest::parse(&item, ports.max_event);
+fn one(item: Result<Utf8Bytes, Refusal>, ports: &Ports) -> impl Future<Output = String> + '_ {
+    let (reference, publish) = match item {
+        Ok(item) => {
+            let request = PublishRequest::parse(&item, ports.max_event);
+            (request.reference, request.publish)
+        }
+        Err(refusal) => (None, Err(refusal)),
+    };
     let published = publish.map(|publish| ports.router.publish(publish));
     async move {
         let outcome: Result<Receipt, Refusal> = match published {

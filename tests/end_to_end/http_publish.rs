@@ -125,17 +125,22 @@ async fn lines_get_lines() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_no_json_does_not_stop_the_others() {
+async fn a_line_that_is_no_json_or_no_text_does_not_stop_the_others() {
     let node = NodeBuilder::local("solo").start().await;
-    let body = format!("{}\nnot json\n{}\n", items()[0], items()[2]);
-    let answer = http::post_as(&node.worker_http("/publish"), "application/x-ndjson", &body).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
+    let lines = [items()[0].to_string().as_bytes(), b"not json", b"\xff", items()[2].to_string().as_bytes()]
+        .join(&b"\n"[..]);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = client.post(node.worker_http("/publish")).header("content-type", "application/x-ndjson");
+    let answer = request.body(lines).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200, "{answer:?}");
     let types: Vec<Value> = answer
-        .body
+        .text()
+        .await
+        .unwrap()
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["type"].clone())
         .collect();
-    assert_eq!(types, ["ack", "error", "ack"]);
+    assert_eq!(types, ["ack", "error", "error", "ack"]);
 }
 
 #[tokio::test]
