@@ -54,6 +54,12 @@ struct Known {
     stale: bool,
 }
 
+impl Known {
+    fn has(&self, kid: Option<&str>) -> bool {
+        self.keys.iter().any(|key| kid.is_none() || key.id.as_deref() == kid)
+    }
+}
+
 /// The set.
 pub struct Jwks {
     known: watch::Receiver<Known>,
@@ -79,26 +85,34 @@ impl Jwks {
         Ok(Self { known, wanted })
     }
 
-    /// The keys that may have signed a token with this `kid`: those of that name, and those without one. Reads the set
-    /// again where there is none of that name.
+    /// Whether there is a key of this name now.
+    pub fn has(&self, kid: Option<&str>) -> bool {
+        self.known.borrow().has(kid)
+    }
+
+    /// The keys that are here and may have signed a token with this `kid`: those of that name, and those without one.
+    pub fn fitting(&self, kid: Option<&str>) -> Vec<Key> {
+        let fits = |key: &&Key| kid.is_none() || key.id.is_none() || key.id.as_deref() == kid;
+        self.known.borrow().keys.iter().filter(fits).cloned().collect()
+    }
+
+    /// As [`Jwks::fitting`]. Reads the set again first, where there is no key of that name.
     ///
     /// # Errors
     /// `unavailable` where the set cannot be read and such a key might be in it; `unauthorized` where it is not.
     pub async fn find(&self, kid: Option<&str>) -> Result<Vec<Key>, Refusal> {
         let mut known = self.known.clone();
-        let has = |known: &Known| known.keys.iter().any(|key| kid.is_none() || key.id.as_deref() == kid);
         let (missing, begun) = {
             let known = known.borrow_and_update();
-            (!has(&known), known.begun)
+            (!known.has(kid), known.begun)
         };
         if missing {
             self.wanted.notify_one();
             // A reading that is under way may have missed the key: the next one counts.
-            let _ = timeout(PATIENCE, known.wait_for(|known| has(known) || known.done > begun)).await;
+            let _ = timeout(PATIENCE, known.wait_for(|known| known.has(kid) || known.done > begun)).await;
         }
-        let known = known.borrow();
-        let fits = |key: &&Key| kid.is_none() || key.id.is_none() || key.id.as_deref() == kid;
-        let keys: Vec<Key> = known.keys.iter().filter(fits).cloned().collect();
+        let keys = self.fitting(kid);
+        let known = self.known.borrow();
         if !keys.is_empty() {
             Ok(keys)
         } else if known.stale || known.done == 0 {

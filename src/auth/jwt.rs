@@ -3,6 +3,7 @@
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Header, Validation, decode, decode_header};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -51,8 +52,9 @@ pub struct Jwt {
 
 #[derive(Deserialize)]
 struct Claims {
-    sub: String,
-    exp: f64,
+    // What is missing, or of another kind, is for the validation to say.
+    sub: Option<Value>,
+    exp: Option<Value>,
 }
 
 impl Jwt {
@@ -106,12 +108,19 @@ impl Jwt {
         let claims = match &self.keys {
             Known::One(key) => self.check(token, &header, [key])?,
             Known::Set(set) => {
-                let keys = set.find(header.kid.as_deref()).await?;
-                self.check(token, &header, &keys)?
+                let kid = header.kid.as_deref();
+                match self.check(token, &header, &set.fitting(kid)) {
+                    // A key without a name may be the one that the token names: only where it is not, others are
+                    // looked for.
+                    Err(_) if !set.has(kid) => self.check(token, &header, &set.find(kid).await?)?,
+                    checked => checked?,
+                }
             }
         };
-        let expires = instant_at(claims.exp).ok_or_else(|| unauthorized("the token has expired"))?;
-        let user = claims.sub.parse().map_err(|_| unauthorized("the token's sub is no user id"))?;
+        let exp = claims.exp.as_ref().and_then(Value::as_f64);
+        let expires = exp.and_then(instant_at).ok_or_else(|| unauthorized("the token has expired"))?;
+        let user = claims.sub.as_ref().and_then(Value::as_str).and_then(|user| user.parse().ok());
+        let user = user.ok_or_else(|| unauthorized("the token's sub is no user id"))?;
         Ok((user, expires))
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request};
@@ -120,7 +121,12 @@ async fn greet(
         ports.router.metrics().not_introduced(close);
         close
     };
-    let close = match timeout(ports.limits.hello_timeout, hello(&mut socket)).await {
+    let heard = tokio::select! {
+        heard = timeout(ports.limits.hello_timeout, hello(&mut socket)) => heard,
+        // Nobody need wait for who has not said who it is.
+        () = ports.asked_to_finish() => Ok(Err(Some(Close::Drain(Duration::ZERO)))),
+    };
+    let close = match heard {
         Err(_) => not_introduced(Some(Close::HelloTimeout)),
         Ok(Err(close)) => not_introduced(close),
         Ok(Ok(text)) => match said(&text, &credentials, &ports).await {

@@ -83,7 +83,7 @@ pub struct Ports {
     pub most_places: u32,
     /// Set once the node is going away.
     pub draining: AtomicBool,
-    /// Tells workers' sockets to finish.
+    /// Tells workers' sockets, and those of clients who have not said hello, to finish.
     pub finish: watch::Sender<bool>,
 }
 
@@ -91,6 +91,12 @@ impl Ports {
     /// Whether the node is going away.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Waits for [`Ports::finish`].
+    pub async fn asked_to_finish(&self) {
+        // An error means that the node is gone altogether.
+        let _ = self.finish.subscribe().wait_for(|finish| *finish).await;
     }
 
     /// Whether the node should get clients; if not, why.

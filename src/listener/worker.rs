@@ -9,7 +9,6 @@ use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::{Method, Request, header};
 use subtle::{Choice, ConstantTimeEq};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
@@ -97,7 +96,6 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
     let place = ports.workers.clone().try_acquire_owned().map_err(|_| {
         Refusal::new(Code::Unavailable, "this node has as many workers' sockets as allowed (--max-workers)")
     })?;
-    let finish = ports.finish.subscribe();
     tokio::spawn(async move {
         let _place = place;
         if let Some((stream, read)) = http::upgraded(request).await {
@@ -105,7 +103,7 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
             let socket = Socket::new(stream, read, WORKER_READ_BUFFER, most).await;
             info!(worker = %id, "worker connected");
             ports.router.metrics().workers.inc();
-            let close = serve(socket, &ports, finish).await;
+            let close = serve(socket, &ports).await;
             ports.router.metrics().workers.dec();
             info!(worker = %id, code = close.map(Close::code), "worker disconnected");
         }
@@ -114,13 +112,13 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
 }
 
 /// Serves one worker until its end; says how the node closed, if it did.
-async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bool>) -> Option<Close> {
+async fn serve(mut socket: Socket, ports: &Ports) -> Option<Close> {
     let mut in_flight = InFlight::new(ports.frames.clone());
     let (interval, patience) = (ports.limits.ping_interval, ports.limits.pong_timeout);
     // What is waited for beside frames is set up once, not once a frame.
     let first = Instant::now() + interval.mul_f64(0.5 + fastrand::f64() / 2.0);
     let mut due = pin!(sleep_until(first));
-    let mut finished = pin!(asked_to_finish(&mut finish));
+    let mut finished = pin!(ports.asked_to_finish());
     let mut ping_out = false;
     let close = loop {
         let outcome = tokio::select! {
@@ -172,11 +170,6 @@ async fn serve(mut socket: Socket, ports: &Ports, mut finish: watch::Receiver<bo
         None => socket.finish().await,
     }
     close
-}
-
-async fn asked_to_finish(finish: &mut watch::Receiver<bool>) {
-    // An error means that the node is gone altogether.
-    let _ = finish.wait_for(|finish| *finish).await;
 }
 
 /// Writes the buffer out. A worker that takes no answers can be told nothing more: its connection counts as broken.

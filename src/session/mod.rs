@@ -65,6 +65,8 @@ pub struct Limits {
 /// Answers (pongs, errors) that may wait for a peer that asks but does not read: 128 KiB at most. A slow reader that
 /// pings once a second gets there after eight minutes without a finished flush.
 const MOST_ANSWERS: u32 = 512;
+/// With so many, they go out before more is read: who reads what it asks for has few waiting.
+const MANY_ANSWERS: u32 = MOST_ANSWERS / 2;
 
 /// Why a session is over.
 #[derive(Debug)]
@@ -269,6 +271,11 @@ impl Session {
 
     /// The one place where a session waits. A write that the peer does not take holds up other writes, never reads.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if self.answers > MANY_ANSWERS
+            && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
+        {
+            return Poll::Ready(Step::Flushed(flushed));
+        }
         // One message of the client's is acted on at a time; the next is read when that is done.
         if self.pending.is_none()
             && let Poll::Ready(message) = self.transport.poll_next(cx)

@@ -23,7 +23,7 @@ use crate::session::Limits;
 use access::Access;
 use bounds::Bounds;
 use origin::Origins;
-use read::{Mistake, Reader, Secrets, duration};
+use read::{DAY, Mistake, Reader, Secrets, duration};
 use redis::Redis;
 
 /// How log lines look.
@@ -294,8 +294,8 @@ fn limits(r: &mut Reader) -> Option<Limits> {
     let max_connection_age = match r.given("max-connection-age") {
         None | Some("off") => Some(None),
         Some(_) => r
-            .value("max-connection-age", "off, or a time like 30m, from 1s", |text| {
-                duration(text).filter(|age| *age >= Duration::from_secs(1))
+            .value("max-connection-age", "off, or a time like 30m, from 1s to 365days", |text| {
+                duration(text).filter(|age| (Duration::from_secs(1)..=365 * DAY).contains(age))
             })
             .map(Some),
     };

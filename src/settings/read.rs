@@ -239,7 +239,8 @@ fn masked(setting: &Setting, value: &str) -> String {
     }
 }
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// What most times may be at most.
+pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a time; a number without a unit is none.
 pub fn duration(text: &str) -> Option<Duration> {

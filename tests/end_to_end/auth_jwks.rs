@@ -64,6 +64,19 @@ async fn keys_are_rotated_while_the_node_runs() {
     assert_eq!(status(&node, &old.token_by("1", claims())).await, 401, "it was taken away");
 }
 
+#[tokio::test]
+async fn a_key_without_a_name_is_tried_before_the_set_is_read_again() {
+    let issuer = Issuer::es256();
+    let mut key = issuer.jwk("");
+    key.as_object_mut().unwrap().remove("kid");
+    let server = ApiServer::start(set(json!([key]))).await;
+    let node = by_url(&server).await;
+    for _ in 0..5 {
+        assert_eq!(status(&node, &issuer.token_by("named", claims())).await, 101);
+    }
+    assert_eq!(server.asked().len(), 1, "the set that is here has the key");
+}
+
 fn set(keys: Value) -> impl Fn(&Asked) -> Reply + Send + Sync + 'static {
     move |_| Reply::ok(json!({"keys": keys}))
 }

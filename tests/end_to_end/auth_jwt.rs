@@ -168,6 +168,21 @@ async fn what_a_token_claims_is_checked() {
 }
 
 #[tokio::test]
+async fn what_a_token_lacks_is_named() {
+    let node = hs256().start().await;
+    for (claims, lacks) in [
+        (json!({"sub": "42"}), "no exp"),
+        (json!({"sub": "42", "exp": "tomorrow"}), "no exp"),
+        (json!({"exp": unix(60)}), "no sub"),
+        (json!({"sub": 42, "exp": unix(60)}), "no sub"),
+    ] {
+        let url = node.client_ws(&format!("token={}", Issuer::hs256().token(claims.clone())));
+        let told = http::upgrade(&url, &[]).await.body;
+        assert!(told.contains(lacks), "{claims}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn audience_and_issuer_are_checked_where_they_are_set() {
     let node =
         hs256().env("JWT_AUDIENCE", "relay, other").set("--jwt-issuer", "https://id.example").start().await;

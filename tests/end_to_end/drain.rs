@@ -185,6 +185,15 @@ async fn a_worker_is_told_as_well() {
 }
 
 #[tokio::test]
+async fn who_has_not_said_hello_is_sent_away_at_once() {
+    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "500ms").start().await;
+    let mut client = Client::upgrade(&node, "").await;
+    node.signal(Signal::TERM);
+    check_farewell(&client.closed().await);
+    assert_eq!(node.exit(BOUND).await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_second_sigterm_ends_at_once() {
     let mut node = NodeBuilder::local("solo").set("--drain-timeout", "10m").start().await;
     let _clients = users(&node, 20).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::raw::{CONTINUATION, PING, PONG, TEXT};
+use crate::support::raw::{CONTINUATION, FIN, PING, PONG, TEXT, frame as raw_frame};
 use crate::support::{BOUND, Client, Node, NodeBuilder, RawClient, Worker, within};
 
 async fn node() -> Node {
@@ -164,6 +164,19 @@ async fn a_burst_beyond_the_rate_gets_an_error_frame() {
         break;
     }
     assert!(pongs >= 10, "only {pongs} pongs before the limit, although the burst is 10");
+}
+
+#[tokio::test]
+async fn whoever_reads_gets_all_answers_to_a_burst_within_its_rate() {
+    // All in one write, so that they are there before anything has been answered.
+    const BURST: usize = 1000;
+    let node = NodeBuilder::local("solo").set("--client-rate", "1000").start().await;
+    let (mut client, _) = RawClient::open(&node, "userId=42&clientId=tab-1").await;
+    let pings = raw_frame(TEXT | FIN, br#"{"type":"ping"}"#).repeat(BURST);
+    assert!(client.write(&pings).await);
+    for _ in 0..BURST {
+        assert_eq!(client.json("a pong").await["type"], "pong");
+    }
 }
 
 #[tokio::test]
