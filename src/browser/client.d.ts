@@ -55,7 +55,7 @@ export type State =
       position: EventId;
       /** Nothing is missing since the last connection. */
       recovered: boolean;
-      /** So many events come from the log. */
+      /** So many events come from the log; at least, where they have more than 1 MiB. */
       replayed: number;
       transport: "websocket" | "sse";
     }

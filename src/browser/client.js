@@ -118,8 +118,7 @@ class Connection {
   #own; // the client id is ours to change
   #seen; // newest id that was handed out: nothing up to it is handed out again
   #kept; // newest id that is done with: a reload goes on after it
-  #replay = 0; // events that are still to come from the log
-  #position; // where the log ended at the welcome
+  #end; // where the log ended at a welcome after which nothing of it comes
   #line;
   #bye;
   #tries = 0; // failures that the next wait is reckoned from
@@ -358,8 +357,8 @@ class Connection {
     this.#worked[this.transport] = true;
     this.#welcomedAt = Date.now();
     this.#interval = pingInterval;
-    this.#replay = replayed;
-    this.#position = position;
+    // What is replayed moves us by its own ids: `replayed` is no more than the least that comes.
+    this.#end = replayed > 0 ? undefined : position;
     if (recovered) this.#arrive(); // else a gap is told first
     this.#listen();
     this.#renewBefore(expiryOf(token));
@@ -369,12 +368,13 @@ class Connection {
     this.#sendWaiting();
   }
 
-  /** Once everything that was missed has come, the log is known up to where it ended at the welcome. */
+  /** Where nothing was missed, the log is known up to where it ended at the welcome. */
   #arrive() {
-    if (this.#replay > 0) return;
+    if (this.#end === undefined) return;
     const done = this.#kept === this.#seen;
-    this.#seen = this.#later(this.#seen, this.#position);
+    if (this.#seen === undefined || isLater(this.#end, this.#seen)) this.#seen = this.#end;
     if (done) this.#keep(this.#seen);
+    this.#end = undefined; // a later gap says nothing of this
   }
 
   #gap({ since, position }) {
@@ -384,17 +384,12 @@ class Connection {
     this.#arrive();
   }
 
-  #later(id, other) {
-    return id === undefined || isLater(other, id) ? other : id;
-  }
-
   #event({ id, event, data }) {
     if (id === undefined) return this.#hand(event, data, { event });
     if (this.#seen !== undefined && !isLater(id, this.#seen)) return;
     this.#hand(event, data, { event, id });
     this.#seen = id;
     if (this.#options.ack === "auto") this.#keep(id);
-    if (this.#replay > 0 && --this.#replay === 0) this.#arrive();
   }
 
   #hand(event, data, meta) {

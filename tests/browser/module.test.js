@@ -166,6 +166,28 @@ test("a gap is told, and what is kept comes after it", async (context) => {
   assert.equal(seen.states.find((state) => state.state === "open").recovered, false);
 });
 
+test("a replay of more than the node counts comes whole, and what is for another session is no gap", async (context) => {
+  const node = await startNode(context);
+  const p = "x".repeat(20_000);
+  for (let n = 1; n <= 120; n++) await publish(node, { userId: "42", event: "n", data: { n, p } });
+  await publish(node, { userId: "42", event: "n", data: { n: "not for them" }, clientId: "other" });
+  for (const transport of ["websocket", "sse"]) {
+    const options = { url: node.client.ws, userId: "42", clientId: transport, storage: memory(), transport };
+    const first = open(context, { ...options, since: "0" });
+    await until("the last one", () => first.events.at(-1)?.data.n === 120);
+    assert.deepEqual(first.events.map(({ data }) => data.n), numbers(1, 120));
+    const { replayed } = first.states.find(({ state }) => state === "open");
+    assert.ok(replayed > 0 && replayed < 120, `${replayed} were counted: the log is too small for this test`);
+    assert.equal(first.connection.position, first.events.at(-1).id);
+    first.connection.close();
+    const second = open(context, options);
+    await second.opened();
+    await publish(node, { userId: "42", event: "n", data: 121, clientId: transport });
+    await until("the next one", () => second.events.length === 1);
+    assert.deepEqual([second.data(), first.gaps, second.gaps], [[121], [], []]);
+  }
+});
+
 test("messages go up, and wait for a connection", async (context) => {
   const redis = await startRedis(context);
   const node = await startNode(context, { redis });
