@@ -27,7 +27,7 @@ export interface Options {
   storage?: Pick<Storage, "getItem" | "setItem"> | null;
   /** The least and the most that the waiting time after a failure may reach, in ms: doubled each time, at random below it. Default: `[1000, 30000]`. */
   backoffMs?: [number, number];
-  /** How long a connection may take until it is welcome, in ms. Default: 10000. */
+  /** How long the token provider may take, and after it the connection until it is welcome, in ms. Default: 10000. */
   timeoutMs?: number;
   /** `"include"`: server-sent events bring cookies to another origin, as WebSockets always do. Default: `"same-origin"`. */
   credentials?: RequestCredentials;

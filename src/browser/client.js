@@ -220,24 +220,29 @@ class Connection {
 
   async #dial() {
     const run = ++this.#run;
+    this.#bye = undefined; // it was said of the last connection, not of a token that does not come
+    const { timeoutMs } = this.#options;
+    const fail = (why) => {
+      if (run !== this.#run) return;
+      this.#noToken(why);
+      this.#ended({ reason: "no token" });
+    };
+    this.#after("line", timeoutMs, () => fail(`no answer within ${timeoutMs} ms`));
     this.#set("connecting");
-    let token = this.#options.token;
+    let { token } = this.#options;
     try {
       if (typeof token === "function") token = await token();
     } catch (error) {
-      if (run !== this.#run) return;
-      this.#tell("#error", new SwitchboardError("token", `the token provider failed: ${error?.message ?? error}`));
-      return this.#ended({ reason: "no token" });
+      return fail(error);
     }
     if (run !== this.#run) return;
-    this.#bye = undefined;
     this.#save();
     const hello = {};
     const { userId } = this.#options;
     for (const [name, value] of Object.entries({ userId, clientId: this.clientId, since: this.#seen, token })) {
       if (value !== undefined) hello[name] = value;
     }
-    this.#after("line", this.#options.timeoutMs, () => this.#ended({ reason: "no welcome in time" }));
+    this.#after("line", timeoutMs, () => this.#ended({ reason: "no welcome in time" }));
     const current = (act) => (value) => run === this.#run && act(value);
     const wanted = {
       WebSocket: this.#options.WebSocket ?? globalThis.WebSocket,
@@ -256,6 +261,10 @@ class Connection {
       this.#tell("#error", new SwitchboardError("connect", error.message));
       this.#ended({ reason: error.message });
     }
+  }
+
+  #noToken(why) {
+    this.#tell("#error", new SwitchboardError("token", `the token provider failed: ${why?.message ?? why}`));
   }
 
   /** WebSocket first. The other way is tried every other time, or every fourth once WebSocket has worked here. */
@@ -461,7 +470,7 @@ class Connection {
       try {
         token = await this.#options.token();
       } catch (error) {
-        this.#tell("#error", new SwitchboardError("token", `the token provider failed: ${error?.message ?? error}`));
+        this.#noToken(error);
       }
       if (run !== this.#run) return;
       if (token && !this.#line.send) {

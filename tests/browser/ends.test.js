@@ -1,0 +1,74 @@
+// How a connection ends and comes back, where no node can be made to: the WebSocket is driven by hand.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { connect } from "../../src/browser/client.js";
+import { sleep, until } from "./support.js";
+
+/** A connection by sockets that say and end as the test wants; `latest` is the newest of them. */
+function open(context, options) {
+  const seen = { states: [], errors: [], latest: undefined };
+  class Scripted {
+    readyState = 1;
+    constructor() {
+      seen.latest = this;
+      setTimeout(() => this.onopen?.());
+    }
+    send() {}
+    close() {}
+    say(frame) {
+      this.onmessage?.({ data: JSON.stringify(frame) });
+    }
+    end(code, reason) {
+      this.say({ type: "bye", code, reason, reconnect: code === 1012, afterMs: code === 1012 ? 150 : undefined });
+      this.onclose?.({ code, reason });
+    }
+  }
+  const scripted = { url: "ws://node", transport: "websocket", storage: null, WebSocket: Scripted, backoffMs: [1, 1] };
+  const connection = connect({ ...scripted, ...options });
+  connection.onState((state) => seen.states.push(state));
+  connection.onError((error) => seen.errors.push(error));
+  context.after(() => connection.close());
+  const welcomed = async () => {
+    await until("a socket", () => seen.latest?.onmessage);
+    const { clientId } = connection;
+    seen.latest.say({ type: "welcome", userId: "42", clientId, position: "1-0", recovered: true, replayed: 0, pingInterval: 25_000 });
+  };
+  return Object.assign(seen, { connection, welcomed });
+}
+
+test("a bye counts once, also where the next token does not come", async (context) => {
+  for (const [code, reason] of [[1012, "drain"], [4009, "replaced"]]) {
+    let fails = false;
+    const token = () => {
+      if (fails) throw new Error("no network");
+      return "t";
+    };
+    const seen = open(context, { token });
+    await seen.welcomed();
+    fails = true;
+    seen.latest.end(code, reason);
+    const renamed = seen.connection.clientId;
+    await until("failures", () => seen.errors.length >= 3);
+    const waits = seen.states.filter(({ state }) => state === "waiting");
+    assert.deepEqual(waits.map((wait) => wait.reason).slice(0, 3), [reason, "no token", "no token"]);
+    assert.ok(waits.slice(1).every((wait) => wait.code === 1006 && wait.afterMs <= 1), JSON.stringify(waits));
+    assert.equal(seen.connection.clientId, renamed);
+    seen.connection.close();
+  }
+});
+
+test("a token provider that never answers is asked again", async (context) => {
+  let asked = 0;
+  const answers = [];
+  const token = () => (++asked < 3 ? new Promise((done) => answers.push(done)) : "t");
+  const seen = open(context, { token, timeoutMs: 50 });
+  await until("a socket", () => seen.latest);
+  assert.deepEqual(seen.errors.map((error) => error.code), ["token", "token"]);
+  await seen.welcomed();
+  const { latest } = seen;
+  for (const answer of answers) answer("late");
+  await sleep(100); // past the timeout as well
+  assert.deepEqual([seen.connection.state, seen.latest, asked], ["open", latest, 3]);
+});
+
