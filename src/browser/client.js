@@ -307,7 +307,8 @@ class Connection {
       reason = refusal.code;
       again = ![400, 401, 403].includes(status);
     }
-    if (code === 4002 && typeof this.#options.token === "function") [again, afterMs] = [true, 0];
+    // A provider has a new token, the browser perhaps a new cookie; a text stays as old as it is.
+    if (code === 4002 && typeof this.#options.token !== "string") [again, afterMs] = [true, 0];
     if (code === 4009 && this.#own) {
       // Another tab has our id, copied where no lock could tell: it may keep it.
       this.#release();

@@ -72,3 +72,16 @@ test("a token provider that never answers is asked again", async (context) => {
   assert.deepEqual([seen.connection.state, seen.latest, asked], ["open", latest, 3]);
 });
 
+test("after its time is up it comes back, unless all it has is the same token", async (context) => {
+  for (const [token, comesBack] of [[undefined, true], [() => "t", true], ["t", false]]) {
+    const seen = open(context, { token });
+    await seen.welcomed();
+    const { latest } = seen;
+    latest.end(4002, "token expired");
+    assert.equal(seen.connection.state, comesBack ? "waiting" : "closed");
+    if (!comesBack) continue;
+    await until("another socket", () => seen.latest !== latest);
+    seen.latest.end(4001, "unauthorized");
+    assert.equal(seen.connection.state, "closed");
+  }
+});
