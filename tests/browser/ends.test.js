@@ -1,4 +1,4 @@
-// How a connection ends and comes back, where no node can be made to: the WebSocket is driven by hand.
+// How a connection ends, comes back and begins anew, where no node can be made to: the WebSocket is driven by hand.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
@@ -84,4 +84,16 @@ test("after its time is up it comes back, unless all it has is the same token", 
     seen.latest.end(4001, "unauthorized");
     assert.equal(seen.connection.state, "closed");
   }
+});
+
+test("events of a log that began anew count, though they are older than the welcome", async (context) => {
+  const seen = open(context);
+  const ids = [];
+  seen.connection.on("n", (data, { id }) => ids.push(id));
+  await seen.welcomed();
+  const say = (id) => seen.latest.say({ type: "event", id, event: "n", data: 0 });
+  say("2-0");
+  seen.latest.say({ type: "gap", since: "2-0", position: "0-5" }); // Redis came back without its newest
+  say("0-6");
+  assert.deepEqual([ids, seen.connection.position], [["2-0", "0-6"], "0-6"]);
 });
