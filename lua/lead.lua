@@ -14,12 +14,20 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 redis.pcall('XGROUP', 'CREATE', events, 'switchboard', '0', 'MKSTREAM') -- BUSYGROUP: it is there
+local idle = {}
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', events, 'switchboard')) do
   local holder, until_ms = string.match(consumer[2], '^lease %S+ (%S+) (%d+)$')
   if holder then
     if holder ~= boot and tonumber(until_ms) > now then return 0 end
     redis.call('XGROUP', 'DELCONSUMER', events, 'switchboard', consumer[2])
+  elseif consumer[4] == 0 and not string.find(consumer[2], '^since%-') then -- that one tells how old the data are
+    idle[#idle + 1] = consumer[2]
   end
+end
+-- Nobody else reads now. Who has read before, and left nothing behind, is made anew when it reads again: `take` looks
+-- at all that are listed each time, and with the names of containers they would become more for ever.
+for _, name in ipairs(idle) do
+  if name ~= node or ttl == 0 then redis.call('XGROUP', 'DELCONSUMER', events, 'switchboard', name) end
 end
 if ttl == 0 then return 0 end
 local name = string.format('lease %s %s %d', node, boot, now + ttl)

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rustix::process::Signal;
+
 use crate::support::client::{data, numbers};
 use crate::support::pair::Single;
 use crate::support::wait::same;
@@ -132,7 +134,10 @@ async fn bad_entries_go_to_the_dead_ones_with_a_reason_and_stop_nobody() {
         vec![("user", "42"), ("users", "43,44"), ("event", "e")],
         vec![("user", "42"), ("client", "a/b"), ("event", "e")],
         vec![("something", "else")],
+        vec![("user", "app"), ("event", "e")],
     ];
+    // An application that shares the Redis may have keys of these names.
+    let () = stage.db.run(redis::cmd("SET").arg("log:{user:app}").arg("x")).await;
     for (number, entry) in bad.iter().enumerate() {
         stage.db.xadd("events", entry).await;
         add(&mut stage.db, "42", number, number).await;
@@ -167,4 +172,26 @@ async fn an_entry_that_is_too_large_is_dead_and_not_lost() {
     })
     .await;
     assert_eq!(dead.get("data"), large);
+}
+
+#[tokio::test]
+async fn a_node_that_goes_leaves_no_reader_behind() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    add(&mut stage.db, "42", 1, 3).await;
+    assert_eq!(data(&client.events(3).await), numbers(1, 3));
+    let readers = async |db: &mut Db| {
+        let listed: String = db
+            .run(redis::cmd("EVAL").arg(
+                "local names = {} for _, reader in ipairs(redis.call('XINFO', 'CONSUMERS', 'events', 'switchboard')) do \
+                 names[#names + 1] = reader[2] end return table.concat(names, ',')",
+            ).arg(0))
+            .await;
+        listed
+    };
+    assert!(readers(&mut stage.db).await.split(',').any(|name| name == "node-a"));
+    stage.a.signal(Signal::TERM);
+    stage.a.exit(BOUND).await;
+    let left = readers(&mut stage.db).await;
+    assert!(!left.contains("node-a"), "{left}");
 }

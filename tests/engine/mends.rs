@@ -65,3 +65,15 @@ async fn a_death_is_told_once_to_each_node_that_looks() {
     // Only one of them has cleared up.
     assert_eq!(told, [1, 1]);
 }
+
+#[tokio::test]
+async fn a_broadcast_that_one_node_cannot_get_is_not_sent_to_the_others_again() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    let () = a.ask(&["SET", "inbox:{node:node-2}", "x"]);
+    let send = || a.engine.broadcast("notice".parse().unwrap(), event(&user, "1").data);
+    assert_eq!(send().await.unwrap(), ["node-1".parse().unwrap()]);
+    let () = a.ask(&["SET", "inbox:{node:node-1}", "x"]);
+    send().await.unwrap_err();
+    drop(b);
+}

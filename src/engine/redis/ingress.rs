@@ -80,6 +80,9 @@ struct Reader<'a> {
     turn: &'a mut Turn,
 }
 
+/// An entry that cannot be routed, by its id, and why.
+type Bad<'a> = (&'a str, String);
+
 #[derive(Debug, thiserror::Error)]
 enum Stopped {
     #[error(transparent)]
@@ -236,8 +239,7 @@ impl<'a> Reader<'a> {
         let Some((last, _)) = entries.last() else { return Ok(()) };
         // On a Cluster what goes to several masters at once may be as much more.
         let most = publish::MAX_EVENTS * self.context.link.masters();
-        let mut dead = redis::pipe();
-        let mut batch: Vec<(Event, &str)> = Vec::new();
+        let (mut bad, mut batch): (Vec<Bad<'_>>, Vec<(Event, &str)>) = (Vec::new(), Vec::new());
         for (id, fields) in &entries {
             match parse(fields, self.context.config.max_event) {
                 Ok(publish) => match per_user(publish) {
@@ -245,28 +247,31 @@ impl<'a> Reader<'a> {
                         for event in events {
                             batch.push((event, id));
                             if batch.len() == most {
-                                self.publish(std::mem::take(&mut batch)).await?;
+                                bad.extend(self.publish(std::mem::take(&mut batch)).await?);
                             }
                         }
                     }
                     Err((event, data)) => {
-                        self.publish(std::mem::take(&mut batch)).await?;
+                        bad.extend(self.publish(std::mem::take(&mut batch)).await?);
                         publish::broadcast(self.context, &event, &data).await?;
                         self.context.metrics.accepted(Via::Ingress, 1);
                     }
                 },
-                Err(refusal) => {
-                    warn!(entry = %id, reason = %refusal, "an ingress entry could not be routed");
-                    let mut add = sessions::bounded_add(self.context, self.context.keys.dead());
-                    for (field, value) in fields {
-                        add.arg(&field[..]).arg(&value[..]);
-                    }
-                    add.arg("reason").arg(refusal.to_string());
-                    dead.add_command(add);
-                }
+                Err(refusal) => bad.push((id, refusal.to_string())),
             }
         }
-        self.publish(batch).await?;
+        bad.extend(self.publish(batch).await?);
+        let mut dead = redis::pipe();
+        for (id, fields) in &entries {
+            let Some((_, reason)) = bad.iter().find(|(bad, _)| bad == id) else { continue };
+            warn!(entry = %id, reason, "an ingress entry could not be routed");
+            let mut add = sessions::bounded_add(self.context, self.context.keys.dead());
+            for (field, value) in fields {
+                add.arg(&field[..]).arg(&value[..]);
+            }
+            add.arg("reason").arg(reason);
+            dead.add_command(add);
+        }
         self.context.link.run(&dead).await?;
         let mut done = redis::pipe();
         done.cmd("XACK").arg(&self.stream).arg("switchboard");
@@ -280,20 +285,27 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    async fn publish(&mut self, batch: Vec<(Event, &str)>) -> Result<(), Stopped> {
+    /// Publishes; hands out what can never be, because a key of the user's holds something else.
+    async fn publish<'b>(&mut self, batch: Vec<(Event, &'b str)>) -> Result<Vec<Bad<'b>>, Stopped> {
         let entry = |id| Some(Entry { stream: self.name, id });
+        let ids: Vec<&str> = batch.iter().map(|(_, id)| *id).collect();
         let batch: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
+        let (mut ids, mut bad) = (ids.into_iter(), Vec::new());
         for batch in publish::calls(&batch, |(event, _)| event, self.context.link.masters()) {
             if Instant::now() >= self.lease_end {
                 return Err(Stopped::LeaseLost); // frozen meanwhile: another process goes on from what is pending
             }
             let outcomes = publish::route(self.context, batch).await;
             self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
-            // Out of memory, say: it stays pending, and is tried again.
-            if let Some(error) = outcomes.into_iter().find_map(Result::err) {
-                return Err(error.into());
+            for (outcome, id) in outcomes.into_iter().zip(&mut ids) {
+                match outcome {
+                    Ok(_) => {}
+                    Err(error) if reply::is_of_another_type(&error) => bad.push((id, error.to_string())),
+                    // Out of memory, say: it stays pending, and is tried again.
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
-        Ok(())
+        Ok(bad)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis::{Pipeline, Value, cmd};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::inbox::Hints;
 use super::keys::{EVENTS, Keys};
@@ -307,9 +307,21 @@ pub async fn broadcast(
     for node in &nodes {
         pipeline.add_command(inbox::add(context, node.as_str(), &hints));
     }
-    let added = context.link.run(&pipeline).await?;
-    // An inbox that is not there is that of a node that has gone.
-    Ok(nodes.into_iter().zip(added).filter(|(_, added)| *added != Value::Nil).map(|(node, _)| node).collect())
+    let added = context.link.run_each(&pipeline).await;
+    if let (false, Some(Err(error))) = (added.iter().any(Result::is_ok), added.first()) {
+        return Err(error.clone());
+    }
+    let mut told = Vec::with_capacity(nodes.len());
+    for (node, added) in nodes.into_iter().zip(added) {
+        match added {
+            // An inbox that is not there is that of a node that has gone.
+            Ok(Value::Nil) => {}
+            Ok(_) => told.push(node),
+            // Were it sent again, all others would tell it their clients twice.
+            Err(error) => warn!(%node, %error, "a broadcast did not reach a node"),
+        }
+    }
+    Ok(told)
 }
 
 #[cfg(test)]
