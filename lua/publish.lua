@@ -88,16 +88,26 @@ local function begin(cursor)
   end
 end
 
--- Keys of events that have left the log need not be remembered.
+-- Keys of events that have left the log need not be remembered, nor more of those whose events were replaced there than
+-- the log is long: the oldest go. Returns how many are left.
 local function forget_old_keys(log, cursor)
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  local fields = redis.call('HGETALL', cursor)
+  local fields, keys, left = redis.call('HGETALL', cursor), {}, 0
   for f = 1, #fields, 2 do
     local kind = string.match(fields[f], '^@(%l+):')
-    if (kind == 'key' or kind == 'collapse') and (not oldest or newer(oldest[1], fields[f + 1])) then
-      redis.call('HDEL', cursor, fields[f])
+    if kind == 'key' or kind == 'collapse' then
+      if not oldest or newer(oldest[1], fields[f + 1]) then redis.call('HDEL', cursor, fields[f])
+      elseif kind == 'collapse' then left = left + 1
+      else
+        local ms, seq = parts(fields[f + 1])
+        keys[#keys + 1] = { field = fields[f], ms = ms, seq = seq }
+      end
     end
   end
+  table.sort(keys, function(a, b) return a.ms < b.ms or (a.ms == b.ms and a.seq < b.seq) end)
+  local surplus = math.max(#keys - tonumber(length), 0)
+  for k = 1, surplus do redis.call('HDEL', cursor, keys[k].field) end
+  return left + #keys - surplus
 end
 
 local hints = {} -- node -> lines for its inbox: what a hint says, its data, and so on
@@ -170,11 +180,13 @@ local function publish(nodes, log, cursor, event, data, option)
     local carried = older and take_out(log, cursor, older)
     id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', unpack(entry))
     if carried then redis.call('HSET', cursor, '@front', id .. ' ' .. carried) end
-    if option.collapse then redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
-    if option.key then redis.call('HSET', cursor, '@key:' .. option.key, id) end
+    local added = 0
+    if option.collapse then added = redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
+    if option.key then added = added + redis.call('HSET', cursor, '@key:' .. option.key, id) end
     if option.ingress then redis.call('HSET', cursor, ingress, option.ingress) end
-    if (option.key or option.collapse) and redis.call('HLEN', cursor) > 2 * tonumber(length) + 256 then
-      forget_old_keys(log, cursor)
+    -- Not all fields are keys, so those are counted: '@keys', about.
+    if added > 0 and redis.call('HINCRBY', cursor, '@keys', added) > 2 * tonumber(length) + 256 then
+      redis.call('HSET', cursor, '@keys', forget_old_keys(log, cursor))
     end
     keep(cursor, log_ttl)
   else
@@ -185,9 +197,7 @@ local function publish(nodes, log, cursor, event, data, option)
   if last == '0-0' then begin(cursor) end
   if string.sub(last, 1, digits) ~= moment then
     keep(log, log_ttl)
-    if live == '' or last == '0-0' then -- else the heartbeat keeps it
-      keep(cursor, log_ttl) -- a position must last as long as what its client has not got
-    end
+    keep(cursor, log_ttl) -- a position must last as long as what its client has not got
   end
   if holders > 0 then tell(' event ', nodes, ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data) end
   return id .. ' ' .. last .. live

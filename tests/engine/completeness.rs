@@ -12,6 +12,7 @@ crate::on_both_engines!(
     a_log_that_lapsed_is_a_gap,
     a_lapsed_log_is_a_gap_also_once_it_has_begun_anew,
     a_position_lasts_as_long_as_the_log,
+    a_position_lasts_as_long_as_what_came_before_its_node_died,
     an_idle_client_of_an_empty_log_misses_nothing_however_long,
     a_heartbeat_keeps_the_log_of_who_is_connected,
     an_event_is_kept_its_full_time_also_where_someone_was_connected,
@@ -92,6 +93,18 @@ async fn a_position_lasts_as_long_as_the_log(kind: Kind) {
     // The event is kept still; so its reader's place must be.
     let back = stage.connect(&user, "tab").await;
     assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![missed], true));
+}
+
+async fn a_position_lasts_as_long_as_what_came_before_its_node_died(kind: Kind) {
+    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    stage.time_passes(LAPSES * 3 / 4).await;
+    let second = stage.publish_plain(&user, "2").await;
+    // No heartbeat, and no end of the session.
+    stage.time_passes(LAPSES / 2).await;
+    let back = stage.connect(&user, "tab").await;
+    assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![first, second], true));
 }
 
 async fn an_idle_client_of_an_empty_log_misses_nothing_however_long(kind: Kind) {

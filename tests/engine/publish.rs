@@ -18,6 +18,7 @@ crate::on_both_engines!(
     a_key_counts_for_its_user_alone,
     a_key_holds_also_where_its_event_was_collapsed,
     a_key_is_free_again_when_its_event_has_left_the_log,
+    keys_of_what_was_replaced_are_bounded_and_the_newest_are_kept,
     two_of_one_key_at_once_are_one,
     publishing_at_once_loses_nothing,
     what_is_large_is_not_counted_to_its_end,
@@ -177,6 +178,29 @@ async fn a_key_is_free_again_when_its_event_has_left_the_log(kind: Kind) {
     let second = stage.publish(keyed.clone()).await.id;
     assert!(second > first, "it has left the log");
     assert_eq!(stage.publish(keyed).await.id, second);
+}
+
+async fn keys_of_what_was_replaced_are_bounded_and_the_newest_are_kept(kind: Kind) {
+    let stage = kind.stage_with(Options { log_length: 4, ..Options::default() }).await;
+    let user = user("42");
+    let step = |number: usize| Event {
+        key: Some(format!("k{number}").parse().unwrap()),
+        collapse: Some("job".parse().unwrap()),
+        ..event(&user, "1")
+    };
+    // It stays the log's oldest, so that no key is older than all of the log.
+    stage.publish_plain(&user, "0").await;
+    let mut published = Vec::new();
+    for number in 0..600 {
+        published.push(stage.publish(step(number)).await.id);
+    }
+    if kind == Kind::Redis {
+        let fields: usize = stage.ask(&["HLEN", "cursor:{user:42}"]);
+        assert!(fields < 300, "{fields} fields for a log of 4");
+    }
+    assert_eq!(stage.publish(step(599)).await.id, published[599], "the newest are remembered");
+    assert_eq!(stage.publish(step(597)).await.id, published[597]);
+    assert!(stage.publish(step(0)).await.id > published[599], "the oldest are not");
 }
 
 async fn two_of_one_key_at_once_are_one(kind: Kind) {

@@ -101,13 +101,17 @@ impl User {
         self.keys.get(key).copied().filter(|id| *id > self.floor && !self.log.is_empty())
     }
 
-    /// Keys of events that have left the log need not be remembered.
+    /// Keys of events that have left the log need not be remembered, nor more of those whose events were replaced there
+    /// than the log is long: the oldest go.
     pub(super) fn forget_old_keys(&mut self, log_length: usize) {
-        if self.keys.len() > 2 * log_length
-            && let Some(oldest) = self.log.front().map(|entry| entry.id)
-        {
-            self.keys.retain(|_, id| *id >= oldest);
+        if self.keys.len() <= 2 * log_length + 256 {
+            return;
         }
+        let oldest = self.log.front().map_or(EventId::ZERO, |entry| entry.id);
+        let mut ids: Vec<EventId> = self.keys.values().copied().filter(|id| *id >= oldest).collect();
+        ids.sort_unstable();
+        let from = ids.len().checked_sub(log_length).map_or(oldest, |first| ids[first.min(ids.len() - 1)]);
+        self.keys.retain(|_, id| *id >= from);
     }
 
     /// Whether nothing after `since` has left the log, but for what a newer one of its collapse key replaced.
