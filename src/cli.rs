@@ -61,6 +61,10 @@ const WORKER_PORT: Matter = &[
     ("worker-token", "The token that opens it; of several the first is brought"),
 ];
 
+/// Where `health` finds its node: what workers are told is not the first to ask.
+const HERE: Matter =
+    &[("worker-url", "As a flag: its worker port, ws:// or http://"), WORKER_PORT[1], WORKER_PORT[2]];
+
 fn command() -> Command {
     Command::new("switchboard")
         .version(env!("CARGO_PKG_VERSION"))
@@ -69,7 +73,7 @@ fn command() -> Command {
         .args(settings())
         .subcommand(subcommand("serve", None).about("Run a node (also without a subcommand)"))
         .subcommand(
-            subcommand("health", Some(&WORKER_PORT[..3]))
+            subcommand("health", Some(HERE))
                 .about("Ask the node at --worker-url, or at --worker-port here, whether it is alive"),
         )
         .subcommand(publish())

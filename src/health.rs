@@ -25,23 +25,31 @@ impl Target {
     /// Finds the node: `--worker-url`, or `--bind` and `--worker-port` here.
     ///
     /// # Errors
-    /// What is off, in words.
+    /// What is off, in words, one line for each mistake.
     pub fn of(reader: &mut Reader) -> Result<Self, String> {
-        let given = reader.given("worker-url").map(str::to_owned);
-        let url = match &given {
-            Some(url) => Some(host_and_port(url).ok_or(format!("--worker-url {url:?} is no address"))?),
-            None => None,
-        };
-        if reader.source("worker-url") == Source::Flag
-            && let Some(first) = url
-        {
-            return Ok(Self { first, second: None });
+        let given = reader.given("worker-url");
+        // That of the environment is what workers are told: where TLS ends before the node, it is of no use here.
+        let url = given.and_then(host_and_port);
+        if reader.source("worker-url") == Source::Flag {
+            let no_address = || {
+                let given = given.unwrap_or_default();
+                format!("--worker-url {given:?} cannot be asked: it must be like ws://host:4001 or http://")
+            };
+            return Ok(Self { first: url.ok_or_else(no_address)?, second: None });
         }
+        // What was off before these two is another setting's matter.
+        let earlier = reader.mistakes.len();
         let bind = reader.ip("bind").filter(|bind| !bind.is_unspecified());
         let port = reader.number("worker-port", 1, u64::from(u16::MAX));
-        let port = port.and_then(|port| u16::try_from(port).ok()).ok_or("--worker-port is no port")?;
-        let host = bind.map_or_else(|| "127.0.0.1".to_owned(), |bind| bind.to_string());
-        Ok(Self { first: (host, port), second: url })
+        let mistakes: Vec<&str> =
+            reader.mistakes[earlier..].iter().map(|mistake| mistake.0.as_str()).collect();
+        match port.and_then(|port| u16::try_from(port).ok()).filter(|_| mistakes.is_empty()) {
+            Some(port) => {
+                let host = bind.map_or_else(|| "127.0.0.1".to_owned(), |bind| bind.to_string());
+                Ok(Self { first: (host, port), second: url })
+            }
+            None => Err(mistakes.join("\n")),
+        }
     }
 }
 
@@ -97,7 +105,31 @@ async fn ask(host: &str, port: u16) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
+
+    fn found(flags: &[(&str, &str)], env: &[(&str, &str)]) -> Result<Target, String> {
+        let look = |pairs: &[(&str, &str)], name: &str| {
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        Target::of(&mut Reader::new(|flag| look(flags, flag), |name| look(env, name), &HashMap::new()))
+    }
+
+    #[test]
+    fn only_a_url_that_was_asked_for_must_be_one_that_can_be_asked() {
+        let here = || ("127.0.0.1".to_owned(), 4001);
+        for url in ["wss://relay/workers", "https://relay", "relay"] {
+            let target = found(&[], &[("WORKER_SOCKET_URL", url)]).unwrap();
+            assert_eq!(target, Target { first: here(), second: None }, "{url}");
+            assert!(found(&[("worker-url", url)], &[]).unwrap_err().contains(url));
+        }
+        let target = found(&[], &[("WORKER_SOCKET_URL", "ws://relay:7")]).unwrap();
+        assert_eq!(target, Target { first: here(), second: Some(("relay".to_owned(), 7)) });
+        let mistakes = found(&[("bind", "nonsense"), ("worker-port", "0")], &[]).unwrap_err();
+        assert!(mistakes.lines().count() == 2 && mistakes.contains("--bind"), "{mistakes}");
+        assert!(found(&[("bind", "nonsense"), ("worker-url", "ws://relay:7")], &[]).is_ok(), "not asked for");
+    }
 
     #[test]
     fn addresses_are_read_as_people_write_them() {

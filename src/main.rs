@@ -95,10 +95,7 @@ fn serve(given: Reader) -> ExitCode {
 async fn ask_health(mut given: Reader) -> ExitCode {
     let target = match Target::of(&mut given) {
         Ok(target) => target,
-        Err(mistake) => {
-            eprintln!("switchboard: {mistake}");
-            return ExitCode::from(UNUSABLE);
-        }
+        Err(mistakes) => return ended(Err(Failure::Usage(mistakes))),
     };
     match health::check(&target).await {
         Ok(()) => ExitCode::SUCCESS,
