@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -191,8 +193,24 @@ impl Pipeline {
     }
 }
 
-/// Puts a `ref` in front of a JSON object's first field.
+/// Puts a `ref` in the place of one that is null, which counts as none, or else in front of a JSON object's first
+/// field.
 fn with_ref(object: &str, reference: &str) -> Utf8Bytes {
+    #[derive(Deserialize)]
+    struct Frame<'a> {
+        #[serde(borrow, default, deserialize_with = "even_null")]
+        r#ref: Option<&'a RawValue>,
+    }
+    // An `Option` by itself does not tell a null from a field that is not there.
+    fn even_null<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+        Deserialize::deserialize(value).map(Some)
+    }
+    let null = serde_json::from_str::<Frame<'_>>(object).ok().and_then(|frame| frame.r#ref);
+    if let Some(null) = null.map(RawValue::get) {
+        let (before, _) = object.split_at(null.as_ptr() as usize - object.as_ptr() as usize);
+        let after = &object[before.len() + null.len()..];
+        return format!(r#"{before}"{reference}"{after}"#).into();
+    }
     let inner = object.trim_start().strip_prefix('{').unwrap_or(object);
     let comma = if inner.trim_start().starts_with('}') { "" } else { "," };
     format!(r#"{{"ref":"{reference}"{comma}{inner}"#).into()
@@ -231,5 +249,8 @@ mod tests {
     fn a_ref_goes_in_front_and_leaves_the_rest_as_it_is() {
         assert_eq!(with_ref(r#" { "userId":"1" }"#, "line-3").as_str(), r#"{"ref":"line-3", "userId":"1" }"#);
         assert_eq!(with_ref("{}", "line-3").as_str(), r#"{"ref":"line-3"}"#);
+        let null = r#" {"data":{"ref":null}, "r\u0065f" : null ,"userId":"1"}"#;
+        let put = r#" {"data":{"ref":null}, "r\u0065f" : "line-3" ,"userId":"1"}"#;
+        assert_eq!(with_ref(null, "line-3").as_str(), put, "not twice");
     }
 }
