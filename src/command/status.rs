@@ -31,25 +31,32 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Asks one node for all, and each node whether it is ready.
 ///
 /// # Errors
-/// Where the node is not reached, or refuses.
+/// Where the node is not reached, or refuses; with `watch` it is asked again.
 pub async fn run(mut reader: Reader, asked: Asked) -> Outcome {
     let to = Endpoint::worker(&mut reader)?;
-    loop {
-        let report = look(&to).await?;
-        let text = match (asked.json, asked.watch) {
-            (true, true) => format!("{report}\n"),
-            (true, false) => format!("{report:#}\n"),
-            (false, _) => table(&report),
-        };
-        let clear = asked.watch && !asked.json && std::io::stdout().is_terminal();
-        print(&if clear { format!("\x1b[H\x1b[2J{text}") } else { text });
-        if !asked.watch {
-            return Ok(());
-        }
+    if asked.watch {
         tokio::select! {
-            _ = ctrl_c() => return Ok(()),
-            () = sleep(EVERY) => {}
+            _ = ctrl_c() => {}
+            () = watch(&to, asked.json) => {}
         }
+    } else {
+        let report = look(&to).await?;
+        print(&if asked.json { format!("{report:#}\n") } else { table(&report) });
+    }
+    Ok(())
+}
+
+/// Looks again and again. A node that cannot be asked may be on its way back: who watches wants to see that.
+async fn watch(to: &Endpoint, json: bool) {
+    let clear = if !json && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+    loop {
+        match look(to).await {
+            Ok(report) if json => print(&format!("{report}\n")),
+            Ok(report) => print(&format!("{clear}{}", table(&report))),
+            Err(Failure::Usage(reason) | Failure::Failed(reason)) => eprintln!("switchboard: {reason}"),
+            Err(Failure::Told) => {}
+        }
+        sleep(EVERY).await;
     }
 }
 

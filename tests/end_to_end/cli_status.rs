@@ -3,7 +3,8 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::terminal::{at, line_at};
+use crate::support::node::two_ports;
+use crate::support::terminal::{at, line, line_at};
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, NodeBuilder, Pair, eventually, http};
 
@@ -124,6 +125,19 @@ async fn watching_prints_again_and_again_and_ends_at_an_interrupt() {
     for line in watch.lines() {
         serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
+    watch.signal(Signal::INT);
+    assert_eq!(watch.exit(BOUND).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn watching_goes_on_while_the_node_is_away_and_says_so() {
+    let (client, worker) = two_ports();
+    let ports = [("--client-port", &*client.to_string()), ("--worker-port", &*worker.to_string())];
+    let url = format!("ws://127.0.0.1:{worker}");
+    let mut watch = line(&["status", "--watch", "--json", "--worker-url", &url]).spawn("status");
+    watch.log_line(BOUND, "that nobody is there", |line| line.contains("cannot reach")).await;
+    let _node = NodeBuilder::local("solo").with(&ports).start().await;
+    watch.log_line(BOUND, "the node", |line| line.starts_with('{') && line.contains("solo")).await;
     watch.signal(Signal::INT);
     assert_eq!(watch.exit(BOUND).await.code(), Some(0));
 }
