@@ -276,10 +276,8 @@ fn bench_of(flags: &ArgMatches) -> Bench {
         Some(_) => Some((flag.name, flags.get_one::<String>(flag.name)?.clone())),
         None => flags.get_flag(flag.name).then(|| (flag.name, String::new())),
     });
-    let given_besides = [bench::SHARE, "token"]
-        .into_iter()
-        .filter_map(|name| Some((name, flags.get_one::<String>(name)?.clone())));
-    Bench { flags: given.chain(given_besides).collect() }
+    let share = flag_of(flags, bench::SHARE).map(|share| (bench::SHARE, share));
+    Bench { flags: given.chain(share).collect() }
 }
 
 fn completions() -> Command {
@@ -341,7 +339,7 @@ pub fn parse() -> Cli {
 
 /// `--token` of the commands that ask the worker port; `tail`'s is a client's.
 fn worker_token(subcommand: &str, flags: &ArgMatches) -> Option<String> {
-    matches!(subcommand, "publish" | "status" | "trace").then(|| flag_of(flags, "token")).flatten()
+    matches!(subcommand, "publish" | "status" | "trace" | "bench").then(|| flag_of(flags, "token")).flatten()
 }
 
 fn flag_of(flags: &ArgMatches, flag: &str) -> Option<String> {
@@ -367,6 +365,18 @@ mod tests {
         for setting in SETTINGS.iter().filter(|setting| setting.heading != HIDDEN) {
             assert!(help.contains(&format!("--{}", setting.flag)), "{}", setting.flag);
             assert!(help.contains(setting.env), "{}", setting.env);
+        }
+    }
+
+    #[test]
+    fn a_token_opens_the_worker_port_wherever_help_says_so() {
+        let takes = |command: &Command, flag: &str| command.get_arguments().any(|arg| arg.get_id() == flag);
+        for asking in command().get_subcommands().filter(|it| takes(it, "token") && it.get_name() != "tail") {
+            let user = takes(asking, "user").then_some("--user=42");
+            let line = ["switchboard", asking.get_name(), "--token=t"].into_iter().chain(user);
+            let matches = command().try_get_matches_from(line).unwrap();
+            let (name, flags) = matches.subcommand().unwrap();
+            assert_eq!(worker_token(name, flags).as_deref(), Some("t"), "{name}");
         }
     }
 

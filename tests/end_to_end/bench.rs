@@ -5,7 +5,7 @@ use redis::streams::StreamInfoStreamReply;
 use serde_json::Value;
 
 use crate::support::ports::free_port;
-use crate::support::terminal::{line, run};
+use crate::support::terminal::{at, line, run};
 use crate::support::{BOUND, NodeBuilder, Pair, eventually};
 
 /// A short run against two nodes; what it reports.
@@ -85,6 +85,16 @@ async fn sockets_of_a_node_that_dies_come_back_to_the_other_and_miss_nothing() {
         assert_eq!(report[fault], 0, "{fault}: {report}");
     }
     assert_eq!(report["delivered"], 400, "{report}");
+}
+
+#[tokio::test]
+async fn a_token_opens_the_worker_port_by_either_flag() {
+    let node = NodeBuilder::local("node-a").set("--worker-token", "long-token").start().await;
+    let load = ["bench", "--users=1", "--rate=10", "--duration=100ms", "--warm-up=0s", "--settle=0s"];
+    for (token, code) in [("--token=long-token", 0), ("--worker-token=long-token", 0), ("--json", 1)] {
+        let ran = at(&node, &[&load[..], &[token]].concat()).await;
+        assert_eq!(ran.code, Some(code), "{token:?}: {ran:?}");
+    }
 }
 
 #[tokio::test]
