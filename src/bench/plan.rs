@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::wire::Address;
 
 /// A flag of `switchboard bench`.
@@ -293,8 +295,12 @@ impl Plan {
                 plan.workers.len()
             ));
         }
-        if let Err(invalid) = plan.user(0).parse::<crate::id::UserId>() {
-            flags.mistakes.push(format!("--user-prefix: {invalid}"));
+        // The last is the longest.
+        if let Err(invalid) = plan.user(users - 1).parse::<crate::id::UserId>() {
+            let prefix = &plan.user_prefix;
+            flags
+                .mistakes
+                .push(format!("--user-prefix {prefix:?}: with a user's number after it, {invalid}"));
         }
         if flags.mistakes.is_empty() { Ok(plan) } else { Err(flags.mistakes) }
     }
@@ -302,6 +308,11 @@ impl Plan {
     /// A user's name.
     pub fn user(&self, number: usize) -> String {
         format!("{}{number}", self.user_prefix)
+    }
+
+    /// The same as JSON: a quote or a backslash is allowed in it.
+    pub fn user_json(&self, number: usize) -> String {
+        Value::from(self.user(number)).to_string()
     }
 
     /// The users of one of [`Plan::processes`] shares.
@@ -374,6 +385,10 @@ mod tests {
         ])
         .unwrap_err();
         assert_eq!(mistakes.len(), 9, "{mistakes:?}");
+        assert!(mistakes[8].contains("printable ASCII"), "{mistakes:?}");
+        let long = "u".repeat(127);
+        assert!(read(&[("user-prefix", &long), ("users", "10")]).is_ok());
+        assert!(read(&[("user-prefix", &long), ("users", "11")]).is_err(), "the last has two digits");
         let uneven = read(&[("client-url", "ws://127.0.0.1:1,ws://127.0.0.1:2")]).unwrap_err();
         assert!(uneven[0].contains("every node"), "{uneven:?}");
     }

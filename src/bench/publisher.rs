@@ -271,9 +271,9 @@ fn frame(out: &mut Vec<u8>, load: &Load, event: &Ready<'_>, answered: bool) {
     if answered {
         out.extend_from_slice(format!(r#""ref":"{}","#, event.then_ns).as_bytes());
     }
-    out.extend_from_slice(br#""userId":""#);
-    out.extend_from_slice(load.plan.user(event.user).as_bytes());
-    out.extend_from_slice(br#"","#);
+    out.extend_from_slice(br#""userId":"#);
+    out.extend_from_slice(load.plan.user_json(event.user).as_bytes());
+    out.push(b',');
     out.extend_from_slice(event.fields);
     out.push(b'}');
 }

@@ -207,7 +207,7 @@ impl Session {
             }
             Protocol::SocketIo => match text {
                 [b'0', ..] => {
-                    let hello = format!(r#"40{{"userId":"{}"}}"#, self.load.plan.user(self.user));
+                    let hello = format!(r#"40{{"userId":{}}}"#, self.load.plan.user_json(self.user));
                     wire::append(&mut self.replies, TEXT, hello.as_bytes());
                 }
                 b"2" => wire::append(&mut self.replies, TEXT, b"3"),
