@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::sync::mpsc;
 
 use super::load::Load;
-use super::publisher::{answered, refused};
+use super::publisher::answered;
 use crate::engine::redis::appender::{Appender, Entry};
 use crate::engine::redis::connection::Address;
 
@@ -49,9 +49,11 @@ impl Feed {
         tokio::task::spawn_local(async move {
             let mut batch = Vec::with_capacity(BATCH);
             while queued.recv_many(&mut batch, BATCH).await > 0 {
-                match appender.add(batch.iter().map(|(_, entry)| entry)).await {
+                let added = appender.add(batch.iter().map(|(_, entry)| entry)).await;
+                load.handed_over();
+                match added {
                     Ok(()) => batch.iter().for_each(|(then_ns, _)| answered(&load, *then_ns)),
-                    Err(error) => batch.iter().for_each(|_| refused(&load, error.to_string().as_bytes())),
+                    Err(error) => batch.iter().for_each(|_| load.refuse(error.to_string().as_bytes())),
                 }
                 batch.clear();
             }

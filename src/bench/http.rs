@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::load::Load;
-use super::publisher::{answered, refused};
+use super::publisher::answered;
 use super::wire;
 
 /// Connections to each node for each one of `--publishers`: a request waits for its answer, so one alone would
@@ -76,6 +76,7 @@ async fn ask(
         request.extend_from_slice(format!("{}\r\n\r\n", body.len()).as_bytes());
         request.extend_from_slice(&body);
         stream.write_all(&request).await?;
+        load.handed_over();
         let (head, mut answer) = wire::head(&mut stream).await?;
         let length = content_length(&head).ok_or_else(|| io::Error::other("an answer without length"))?;
         while answer.len() < length {
@@ -86,7 +87,7 @@ async fn ask(
         if head.starts_with("HTTP/1.1 200") {
             answered(load, then_ns);
         } else {
-            refused(load, &answer);
+            load.refuse(&answer);
         }
     }
     Ok(())

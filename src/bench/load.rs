@@ -33,8 +33,18 @@ pub struct Load {
     pub published: RefCell<Vec<u64>>,
     /// The sum of these.
     pub sent: Cell<u64>,
-    /// What each session saw, user by user.
-    pub ledgers: RefCell<Vec<Ledger>>,
+    /// Those of them that count.
+    pub sent_measured: Cell<u64>,
+    /// When the last was handed over, ns.
+    pub sent_ns: Cell<u64>,
+    /// What each session saw, user by user; nothing where it never got in.
+    pub ledgers: RefCell<Vec<Option<Ledger>>>,
+    /// Sessions of each user that got in.
+    listeners: RefCell<Vec<u64>>,
+    /// The sum of these.
+    pub entered: Cell<u64>,
+    /// Deliveries that what was published should lead to, were nothing refused.
+    owed: Cell<u64>,
     /// From publish, or from when that was due, to the socket.
     pub latencies: RefCell<Histogram<u64>>,
     /// From the same to the publisher's answer.
@@ -81,8 +91,13 @@ impl Load {
         let sessions = users.len() * plan.sessions;
         Ok(Self {
             published: RefCell::new(vec![0; users.len()]),
-            ledgers: RefCell::new((0..sessions).map(|_| Ledger::default()).collect()),
+            ledgers: RefCell::new((0..sessions).map(|_| None).collect()),
+            listeners: RefCell::new(vec![0; users.len()]),
+            entered: Cell::new(0),
+            owed: Cell::new(0),
             sent: Cell::new(0),
+            sent_measured: Cell::new(0),
+            sent_ns: Cell::new(0),
             plan,
             users,
             run,
@@ -112,15 +127,38 @@ impl Load {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Deliveries that are still to come.
-    pub fn on_their_way(&self) -> u64 {
-        let sent = self.sent.get() * self.plan.sessions as u64;
-        sent.saturating_sub(self.delivered.get() + self.forgiven.get())
+    /// A session got in: from here on it should see what its user is sent.
+    pub fn enter(&self, session: usize) {
+        if let Some(ledger @ None) = self.ledgers.borrow_mut().get_mut(session) {
+            *ledger = Some(Ledger::default());
+            self.listeners.borrow_mut()[session / self.plan.sessions] += 1;
+            self.entered.set(self.entered.get() + 1);
+        }
     }
 
-    /// Numbers the next event of one of this share's users.
-    pub fn number(&self, user: usize) -> u64 {
+    /// Deliveries that are still to come.
+    pub fn on_their_way(&self) -> u64 {
+        self.owed.get().saturating_sub(self.delivered.get() + self.forgiven.get() + self.excused())
+    }
+
+    /// Deliveries that refusals took away. An answer need not say whose event it refused; users take turns, so each
+    /// stands for as many sessions as a user has on average.
+    pub fn excused(&self) -> u64 {
+        (self.refused.get() * self.entered.get()).div_ceil(self.users.len() as u64)
+    }
+
+    /// What was numbered is on its way now, or some of it.
+    pub fn handed_over(&self) {
+        self.sent_ns.set(self.now_ns());
+    }
+
+    /// Numbers the next event of one of this share's users, published (or due) at `then_ns`.
+    pub fn number(&self, user: usize, then_ns: u64) -> u64 {
         self.sent.set(self.sent.get() + 1);
+        if then_ns >= self.from_ns.get() {
+            self.sent_measured.set(self.sent_measured.get() + 1);
+        }
+        self.owed.set(self.owed.get() + self.listeners.borrow()[user]);
         let mut published = self.published.borrow_mut();
         let next = &mut published[user];
         *next += 1;
@@ -134,7 +172,10 @@ impl Load {
 
     /// A session saw the event with this number, published (or due) at `then_ns`; `now_ns` is now.
     pub fn deliver(&self, session: usize, number: u64, then_ns: u64, now_ns: u64) {
-        let fresh = self.ledgers.borrow_mut().get_mut(session).is_some_and(|ledger| ledger.note(number));
+        let fresh = match self.ledgers.borrow_mut().get_mut(session) {
+            Some(Some(ledger)) => ledger.note(number),
+            _ => false,
+        };
         if !fresh {
             return;
         }
@@ -144,6 +185,18 @@ impl Load {
             self.last_ns.set(now_ns);
             self.latencies.borrow_mut().saturating_record(now_ns.saturating_sub(then_ns) / 1000);
         }
+        self.fewer();
+    }
+
+    /// An event was refused, as `answer` says.
+    pub fn refuse(&self, answer: &[u8]) {
+        self.refused.set(self.refused.get() + 1);
+        self.trouble(|| format!("an event was refused: {}", String::from_utf8_lossy(answer)));
+        self.fewer();
+    }
+
+    /// Fewer are on their way: tells whoever waits for that.
+    fn fewer(&self) {
         if self.on_their_way() <= self.low.get() {
             self.moved.notify_one();
         }

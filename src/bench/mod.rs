@@ -242,9 +242,11 @@ fn sum(
     watch: &Watch,
 ) -> Result<Report, hdrhistogram::CreationError> {
     let total = |of: fn(&Count) -> u64| counts.iter().map(|count| of(count)).sum::<u64>();
+    let rate = |events: u64, seconds: fn(&Count) -> f64| {
+        let seconds = counts.iter().map(|count| seconds(count)).fold(0.0, f64::max);
+        if seconds > 0.0 { events as f64 / seconds } else { 0.0 }
+    };
     let measured = total(|count| count.measured);
-    let seconds = counts.iter().map(|count| count.seconds).fold(0.0, f64::max);
-    let delivered_per_second = if seconds > 0.0 { measured as f64 / seconds } else { 0.0 };
     let watched = watch.costs(measured);
     let cpu: f64 = watched.iter().map(|cost| cost.cpu_seconds).sum();
     let grown: i64 = watched
@@ -254,10 +256,10 @@ fn sum(
     Ok(Report {
         what: plan.words(),
         published: total(|count| count.published),
-        published_per_second: delivered_per_second / plan.sessions as f64,
+        published_per_second: rate(total(|count| count.published_measured), |count| count.publishing_seconds),
         refused: total(|count| count.refused),
         delivered: total(|count| count.delivered),
-        delivered_per_second,
+        delivered_per_second: rate(measured, |count| count.seconds),
         latency_ms: Latency::of(&merged(counts.iter().map(|count| &count.latencies))?),
         answer_ms: Latency::of(&merged(counts.iter().map(|count| &count.answers))?),
         lost: total(|count| count.lost),

@@ -200,6 +200,13 @@ impl Publisher {
     }
 
     async fn saturate(&mut self, end_ns: u64, window: u64) -> io::Result<()> {
+        // Events that as many deliveries stand for, on average: not every user has all of their sessions.
+        let (users, entered) = (self.load.users.len() as u64, self.load.entered.get());
+        if entered == 0 {
+            // Nothing will tell how fast is too fast.
+            tokio::time::sleep(self.load.plan.warm_up + self.load.plan.duration).await;
+            return Ok(());
+        }
         // Woken when an eighth of it is free: a write for every delivery would measure this side.
         self.load.low.set(window - window.div_ceil(8));
         loop {
@@ -207,7 +214,7 @@ impl Publisher {
             if now >= end_ns {
                 return Ok(());
             }
-            let on_their_way = self.load.on_their_way() / self.load.plan.sessions as u64;
+            let on_their_way = self.load.on_their_way() * users / entered;
             let room = window.saturating_sub(on_their_way).min(BURST);
             if room > 0 {
                 for _ in 0..room {
@@ -226,7 +233,7 @@ impl Publisher {
         let load = &self.load;
         let user = self.next_user;
         self.next_user = (user + 1) % load.users.len();
-        let number = load.number(user);
+        let number = load.number(user, then_ns);
         let user = load.users.start + user;
 
         self.fields.clear();
@@ -260,6 +267,7 @@ impl Publisher {
             for worker in workers {
                 worker.flush().await?;
             }
+            self.load.handed_over();
         }
         Ok(())
     }
@@ -285,18 +293,12 @@ pub fn answered(load: &Load, then_ns: u64) {
     }
 }
 
-/// Notes a refusal.
-pub fn refused(load: &Load, answer: &[u8]) {
-    load.refused.set(load.refused.get() + 1);
-    load.trouble(|| format!("an event was refused: {}", String::from_utf8_lossy(answer)));
-}
-
 fn take_answer(load: &Load, text: &[u8]) {
     const ACK: &[u8] = br#"{"type":"ack","ref":""#;
     if let Some(reference) = text.strip_prefix(ACK) {
         let digits = reference.iter().take_while(|byte| byte.is_ascii_digit());
         answered(load, digits.fold(0, |n: u64, digit| n.wrapping_mul(10) + u64::from(digit - b'0')));
     } else if text.starts_with(br#"{"type":"error""#) {
-        refused(load, text);
+        load.refuse(text);
     }
 }

@@ -14,7 +14,7 @@ pub struct Report {
     pub what: String,
     /// Getting in.
     pub connect: Connect,
-    /// Events published, the warm-up included.
+    /// Events published, the warm-up included, and those that were refused.
     pub published: u64,
     /// The same a second, of the measured part.
     pub published_per_second: f64,
@@ -28,7 +28,7 @@ pub struct Report {
     pub latency_ms: Option<Latency>,
     /// To the publisher's answer.
     pub answer_ms: Option<Latency>,
-    /// Published, and never seen by a session.
+    /// Published, not refused, and never seen by a session that got in.
     pub lost: u64,
     /// Seen twice by one.
     pub duplicated: u64,

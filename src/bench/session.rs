@@ -181,6 +181,11 @@ impl Session {
         Ok(used)
     }
 
+    fn enter(&mut self) {
+        self.registered = true;
+        self.load.enter(self.number);
+    }
+
     fn text(&mut self, text: &[u8], now_ns: u64) {
         if let Some((number, then_ns, at)) = event(text) {
             if self.load.plan.reconnect
@@ -194,7 +199,7 @@ impl Session {
         match self.load.plan.protocol {
             Protocol::Switchboard => {
                 if text.starts_with(br#"{"type":"welcome""#) {
-                    self.registered = true;
+                    self.enter();
                     if self.load.plan.reconnect
                         && self.last_id.is_empty()
                         && let Some(position) = value(text, b"\"position\":\"")
@@ -211,7 +216,7 @@ impl Session {
                     wire::append(&mut self.replies, TEXT, hello.as_bytes());
                 }
                 b"2" => wire::append(&mut self.replies, TEXT, b"3"),
-                _ if text.starts_with(br#"42["welcome""#) => self.registered = true,
+                _ if text.starts_with(br#"42["welcome""#) => self.enter(),
                 _ => {}
             },
         }

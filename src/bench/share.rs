@@ -61,15 +61,20 @@ pub type Spread = Vec<(u64, u64)>;
 pub struct Count {
     /// Events published in the measured part, and before it.
     pub published: u64,
+    /// Those of the measured part.
+    pub published_measured: u64,
+    /// From its start until they were handed over, and at least as long as it was meant to last.
+    pub publishing_seconds: f64,
     /// Events refused.
     pub refused: u64,
     /// Events that sessions saw, all told.
     pub delivered: u64,
     /// Those that were published in the measured part.
     pub measured: u64,
-    /// From its start to the last of these.
+    /// From its start to the last of these, and at least as long as it was meant to last: a node that stops early was
+    /// not as fast as it was until then.
     pub seconds: f64,
-    /// Never seen.
+    /// Never seen by a session that got in, and not refused.
     pub lost: u64,
     /// Seen again.
     pub duplicated: u64,
@@ -157,7 +162,8 @@ async fn connect(load: &Rc<Load>) {
         tokio::task::spawn_local(Session::new(load.clone(), number, scratch.clone()).run(turn.clone()));
     }
     let mut told = Instant::now();
-    while load.registered.get() + load.failed.get() < sessions {
+    // One that broke again has got in all the same.
+    while load.entered.get() as usize + load.failed.get() < sessions {
         sleep(Duration::from_millis(2)).await;
         if told.elapsed() > Duration::from_secs(1) {
             told = Instant::now();
@@ -196,12 +202,16 @@ async fn drain(load: &Load) {
 }
 
 fn count(load: &Load) -> Count {
+    let since_start = |ns: u64| Duration::from_nanos(ns.saturating_sub(load.from_ns.get()));
+    let seconds = |ns: u64| since_start(ns).max(load.plan.duration).as_secs_f64();
     let mut count = Count {
         published: load.sent.get(),
+        published_measured: load.sent_measured.get(),
+        publishing_seconds: seconds(load.sent_ns.get()),
         refused: load.refused.get(),
         delivered: load.delivered.get(),
         measured: load.measured.get(),
-        seconds: load.last_ns.get().saturating_sub(load.from_ns.get()) as f64 / 1e9,
+        seconds: seconds(load.last_ns.get()),
         gaps: load.gaps.get(),
         broken: load.broken.get(),
         sockets: load.registered.get(),
@@ -213,10 +223,12 @@ fn count(load: &Load) -> Count {
     };
     let published = load.published.borrow();
     for (session, ledger) in load.ledgers.borrow().iter().enumerate() {
+        let Some(ledger) = ledger else { continue };
         count.lost += ledger.lost(published[session / load.plan.sessions]);
         count.duplicated += ledger.duplicated;
         count.out_of_order += ledger.out_of_order;
     }
+    count.lost = count.lost.saturating_sub(load.excused());
     count
 }
 
@@ -241,6 +253,43 @@ pub fn merged<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two users with two sessions each, of which the last does not get in; what is published counts from 1 s on.
+    fn load() -> Load {
+        let flags = [("users", "2"), ("sessions", "2"), ("duration", "10s")];
+        let value = |name: &str| Some(flags.iter().find(|(flag, _)| *flag == name)?.1.to_owned());
+        let load = Load::new(Plan::read(&value, 1000).unwrap(), 0, "run".to_owned()).unwrap();
+        (0..3).for_each(|session| load.enter(session));
+        load.from_ns.set(1_000_000_000);
+        load
+    }
+
+    #[test]
+    fn rates_are_those_of_the_whole_measured_part() {
+        let load = load();
+        for (user, then_ns) in [(0, 999_999_999), (1, 1_000_000_000), (0, 2_000_000_000)] {
+            load.number(user, then_ns);
+        }
+        load.deliver(0, 1, 2_000_000_000, 3_000_000_000);
+        let counted = count(&load);
+        assert_eq!((counted.published, counted.published_measured), (3, 2), "however few sockets there are");
+        assert_eq!((counted.measured, counted.seconds), (1, 10.0), "it fell silent after 2 s of 10");
+        load.deliver(1, 1, 2_000_000_000, 21_000_000_000);
+        assert_eq!((count(&load).seconds, count(&load).publishing_seconds), (20.0, 10.0), "it took longer");
+    }
+
+    #[test]
+    fn nothing_is_lost_that_was_refused_or_had_nowhere_to_go() {
+        let load = load();
+        let numbers: Vec<u64> = [0, 1, 0, 1].map(|user| load.number(user, 0)).to_vec();
+        assert_eq!((numbers, load.on_their_way()), (vec![0, 0, 1, 1], 6), "three sessions, two events each");
+        (0..3).for_each(|session| load.deliver(session, 0, 0, 0));
+        assert_eq!((count(&load).lost, load.on_their_way()), (3, 3));
+        load.deliver(3, 0, 0, 0);
+        assert_eq!(count(&load).delivered, 3, "to one that is not there");
+        (0..2).for_each(|_| load.refuse(b"no"));
+        assert_eq!((count(&load).lost, count(&load).refused, load.on_their_way()), (0, 2, 0));
+    }
 
     #[test]
     fn shares_add_up_to_what_one_would_have_measured() {

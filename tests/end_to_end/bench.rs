@@ -98,6 +98,38 @@ async fn a_token_opens_the_worker_port_by_either_flag() {
 }
 
 #[tokio::test]
+async fn what_was_refused_or_had_no_socket_to_go_to_is_not_lost() {
+    let bounds = [("--max-sessions-per-user", "1"), ("--max-event", "1KiB")];
+    let node = NodeBuilder::local("node-a").with(&bounds).start().await;
+    let load = "bench --json --users=10 --sessions=2 --duration=500ms --warm-up=0s --settle=0s";
+    for args in [
+        // Whatever a user id may hold.
+        r#"--rate=100 --user-prefix=a"b\"#,
+        "--rate=100 --payload=2000",
+        "--rate=100 --payload=2000 --via=http",
+        // Neither keeps the window shut.
+        "--rate=max --window=8",
+        "--rate=max --window=8 --payload=2000",
+    ] {
+        let ran = at(&node, &load.split(' ').chain(args.split(' ')).collect::<Vec<_>>()).await;
+        assert_eq!(ran.code, Some(0), "{args}: {ran:?}");
+        let report: Value = serde_json::from_str(&ran.out).unwrap();
+        let number = |field: &str| report[field].as_u64().unwrap();
+        assert_eq!((&report["connect"]["sockets"], &report["connect"]["failed"]), (&10.into(), &10.into()));
+        let all_refused = args.contains("payload");
+        let published = number("published");
+        let came = if all_refused { [published, 0] } else { [0, published] };
+        assert_eq!([number("refused"), number("delivered")], came, "{args}: {report}");
+        assert_eq!(number("lost"), 0, "{args}: {report}");
+        if args.contains("max") {
+            assert!(published > 8, "{args}: {report}");
+        } else {
+            assert_eq!(published, 50, "{args}: {report}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_off_is_said_before_anything_is_loaded() {
     let node = NodeBuilder::local("node-a").start().await;
     let nobody = format!("ws://127.0.0.1:{}", free_port());
