@@ -129,16 +129,27 @@ async fn steps(load: Rc<Load>, ingress: Option<Ingress>) -> Result<(), String> {
     };
     wait_for(&mut asked, "go").await?;
     let progress = tokio::task::spawn_local(tell_progress(load.clone()));
-    match &mut publisher {
-        Some(publisher) => {
-            publisher.run().await.map_err(|error| format!("a connection that publishes broke: {error}"))?;
+    // Measuring begins even where all is published and seen before: the starter waits for both.
+    let begin = async {
+        sleep(if load.plan.pace == Pace::Idle { Duration::ZERO } else { load.plan.warm_up }).await;
+        tell(&Told::Measuring);
+        Ok(())
+    };
+    let work = async {
+        match &mut publisher {
+            Some(publisher) => {
+                let broke = |error| format!("a connection that publishes broke: {error}");
+                publisher.run().await.map_err(broke)?;
+            }
+            None => {
+                load.from_ns.set(load.now_ns());
+                sleep(load.plan.duration).await;
+            }
         }
-        None => {
-            load.from_ns.set(load.now_ns());
-            sleep(load.plan.duration).await;
-        }
-    }
-    drain(&load).await;
+        drain(&load).await;
+        Ok::<_, String>(())
+    };
+    tokio::try_join!(begin, work)?;
     progress.abort();
     load.over.set(true);
     tell(&Told::Done(Box::new(count(&load))));
@@ -179,8 +190,6 @@ async fn connect(load: &Rc<Load>) {
 }
 
 async fn tell_progress(load: Rc<Load>) {
-    sleep(if load.plan.pace == Pace::Idle { Duration::ZERO } else { load.plan.warm_up }).await;
-    tell(&Told::Measuring);
     loop {
         sleep(Duration::from_secs(1)).await;
         tell(&Told::Progress(load.delivered.get(), load.registered.get()));

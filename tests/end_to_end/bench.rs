@@ -57,6 +57,9 @@ async fn a_window_keeps_the_load_going_and_sockets_alone_are_held() {
         measured(&pair, &["--users=20", "--rate=max", "--window=8", "--duration=1s", "--warm-up=0s"]).await;
     assert!(report["published"].as_u64() > Some(8), "it goes on when events arrive: {report}");
     assert_eq!((&report["lost"], &report["delivered"]), (&Value::from(0), &report["published"]), "{report}");
+    let rare = ["--users=20", "--rate=0.1", "--duration=100ms", "--warm-up=300ms"];
+    let report = measured(&pair, &rare).await;
+    assert_eq!(report["delivered"], 1, "it ends though all is seen before measuring begins: {report}");
     let report = measured(&pair, &["--users=20", "--rate=0", "--duration=100ms"]).await;
     assert_eq!((&report["connect"]["sockets"], &report["published"]), (&20.into(), &0.into()), "{report}");
 }
