@@ -11,6 +11,7 @@
 --
 -- returns an array with one of these for each session:
 --   '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
+--   '! error'  where one of the user's keys is broken; its set was left first, if it is one
 
 local node, log_ttl = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -46,11 +47,15 @@ local function owed_edges(cursor, nobody, removed)
   return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
 end
 
-local results = {}
-for i = 0, #KEYS / 4 - 1 do
-  local user, nodes, log, cursor = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4]
-  local client, confirmed = ARGV[2 * i + 3], ARGV[2 * i + 4]
+-- One user's broken key (of another type, or with something else in it) must not take the rest of the batch along. What
+-- is wrong with Redis itself is everyone's, and an error of the whole call.
+local function refusal(result)
+  local text = string.gsub(type(result) == 'table' and result.err or tostring(result), '%c', ' ')
+  local broken = string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'attempt to', 1, true)
+  return broken and '! ' .. text or redis.error_reply(text)
+end
 
+local function disconnect(user, nodes, log, cursor, client, confirmed)
   local removed = redis.call('SREM', user, client .. '@' .. node)
   local members, ours = redis.call('SMEMBERS', user), false
   for _, member in ipairs(members) do
@@ -71,6 +76,15 @@ for i = 0, #KEYS / 4 - 1 do
   local edges = owed_edges(cursor, #members == 0, removed)
   keep(cursor, log_ttl)
   keep(log, log_ttl)
-  results[i + 1] = edges
+  return edges
+end
+
+local results = {}
+for i = 0, #KEYS / 4 - 1 do
+  local done, result = pcall(disconnect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
+    ARGV[2 * i + 3], ARGV[2 * i + 4])
+  if not done then result = refusal(result) end
+  if type(result) == 'table' then return result end
+  results[i + 1] = result
 end
 return results

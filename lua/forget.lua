@@ -9,6 +9,7 @@
 --
 -- returns an array with one of these for each user:
 --   '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
+--   '! error'  where one of the user's keys is broken; its set was left first, if it is one
 
 local node, log_ttl = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -33,9 +34,15 @@ local function owed_edges(cursor, nobody, removed)
   return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
 end
 
-local results = {}
-for i = 0, #KEYS / 4 - 1 do
-  local user, nodes, cursor = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 4]
+-- One user's broken key (of another type, or with something else in it) must not take the rest of the batch along. What
+-- is wrong with Redis itself is everyone's, and an error of the whole call.
+local function refusal(result)
+  local text = string.gsub(type(result) == 'table' and result.err or tostring(result), '%c', ' ')
+  local broken = string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'attempt to', 1, true)
+  return broken and '! ' .. text or redis.error_reply(text)
+end
+
+local function forget(user, nodes, log, cursor)
   local removed, left = 0, 0
   for _, member in ipairs(redis.call('SMEMBERS', user)) do
     if string.match(member, '@(.*)$') == node then
@@ -51,8 +58,17 @@ for i = 0, #KEYS / 4 - 1 do
   else
     redis.call('HDEL', nodes, node)
   end
-  results[i + 1] = owed_edges(cursor, left == 0, removed)
-  keep(KEYS[4 * i + 3], log_ttl)
+  local edges = owed_edges(cursor, left == 0, removed)
+  keep(log, log_ttl)
   keep(cursor, log_ttl)
+  return edges
+end
+
+local results = {}
+for i = 0, #KEYS / 4 - 1 do
+  local done, result = pcall(forget, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4])
+  if not done then result = refusal(result) end
+  if type(result) == 'table' then return result end
+  results[i + 1] = result
 end
 return results

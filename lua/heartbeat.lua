@@ -14,6 +14,7 @@
 --         (evicted): register the sessions anew
 --   <id>  the lease is renewed; the newest event's id, so that the node sees whether a hint went astray; behind it,
 --         after a space, what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
+--   '! error'  where one of the user's keys is broken
 
 local node, session_ttl, log_ttl = ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
@@ -24,35 +25,45 @@ local function keep(key, ttl) -- a shared key's TTL never shrinks
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
 
-local results, at = {}, 4
-for i = 0, #KEYS / 4 - 1 do
-  local user, nodes, log, cursor = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4]
-  local pairs_given = tonumber(ARGV[at])
+-- One user's broken key (of another type, or with something else in it) must not take the rest of the batch along. What
+-- is wrong with Redis itself is everyone's, and an error of the whole call.
+local function refusal(result)
+  local text = string.gsub(type(result) == 'table' and result.err or tostring(result), '%c', ' ')
+  local broken = string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'attempt to', 1, true)
+  return broken and '! ' .. text or redis.error_reply(text)
+end
+
+local function heartbeat(user, nodes, log, cursor, at, pairs_given)
   local held = redis.call('HMGET', nodes, node, '@last')
   -- Whose coming is on no note has lost the notes, and with them the positions of their sessions.
   local noted = redis.call('HMGET', cursor, '@told', '@owed', '@newest')
   local left = redis.call('PTTL', user)
-  if held[1] and left ~= -2 and (noted[1] or noted[2]) then
-    redis.call('HSET', nodes, node, lease)
-    if left < tonumber(session_ttl) then -- both have the same: they are always given it together
-      redis.call('PEXPIRE', user, session_ttl)
-      redis.call('PEXPIRE', nodes, session_ttl)
-    end
-    for p = 0, pairs_given - 1 do
-      redis.call('HSET', cursor, ARGV[at + 1 + 2 * p], ARGV[at + 2 + 2 * p])
-    end
-    if held[2] and held[2] ~= noted[3] then
-      redis.call('HSET', cursor, '@newest', held[2]) -- outlives the leases, and the log
-    end
-    keep(log, log_ttl)
-    keep(cursor, log_ttl)
-    results[i + 1] = held[2] or '0-0'
-    if noted[2] then
-      results[i + 1] = results[i + 1] .. ' ' .. string.match(noted[1] or '0', '%S+$') .. ' ' .. noted[2]
-    end
-  else
-    results[i + 1] = ''
+  if not held[1] or left == -2 or not (noted[1] or noted[2]) then return '' end
+  redis.call('HSET', nodes, node, lease)
+  if left < tonumber(session_ttl) then -- both have the same: they are always given it together
+    redis.call('PEXPIRE', user, session_ttl)
+    redis.call('PEXPIRE', nodes, session_ttl)
   end
+  for p = 0, pairs_given - 1 do
+    redis.call('HSET', cursor, ARGV[at + 1 + 2 * p], ARGV[at + 2 + 2 * p])
+  end
+  if held[2] and held[2] ~= noted[3] then
+    redis.call('HSET', cursor, '@newest', held[2]) -- outlives the leases, and the log
+  end
+  keep(log, log_ttl)
+  keep(cursor, log_ttl)
+  local newest = held[2] or '0-0'
+  return noted[2] and newest .. ' ' .. string.match(noted[1] or '0', '%S+$') .. ' ' .. noted[2] or newest
+end
+
+local results, at = {}, 4
+for i = 0, #KEYS / 4 - 1 do
+  local pairs_given = tonumber(ARGV[at])
+  local done, result = pcall(heartbeat, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
+    at, pairs_given)
+  if not done then result = refusal(result) end
+  if type(result) == 'table' then return result end
+  results[i + 1] = result
   at = at + 1 + 2 * pairs_given
 end
 return results

@@ -190,7 +190,7 @@ pub enum Beaten {
     Renewed(EventId),
     /// The lease was lost: register the user's sessions anew.
     Lost,
-    /// The part of Redis that has this user does not answer: nothing is known.
+    /// The part of Redis that has this user does not answer, or a key of theirs is broken: nothing is known.
     Unknown,
 }
 

@@ -6,6 +6,7 @@ mod recorder;
 mod redis_server;
 mod stage;
 
+mod broken_users;
 mod completeness;
 mod drain;
 mod formats;

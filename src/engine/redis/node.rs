@@ -211,7 +211,9 @@ async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Una
         let answers = context.link.probe_each(&calls).await;
         let mut owed = Owed::default();
         let outcomes = groups.outcomes(answers, |place, edges| {
-            owed.add(&batch[place], reply::text(&edges)?);
+            if let Some(edges) = reply::item_of(&batch[place], reply::text(&edges)?) {
+                owed.add(&batch[place], edges);
+            }
             Ok(())
         });
         owed.pay(context).await?;

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use redis::Value;
+use tracing::warn;
 
 use crate::engine::Unavailable;
-use crate::id::EventId;
+use crate::id::{EventId, UserId};
 
 fn unexpected(what: &str) -> Unavailable {
     Unavailable::new(format!("Redis answered with something else than {what}"))
@@ -74,7 +75,16 @@ pub fn item(text: &str) -> Result<&str, Unavailable> {
 
 /// Whether an item was refused because one of its keys holds something else: trying again does not help.
 pub fn is_of_another_type(error: &Unavailable) -> bool {
-    error.0.strip_prefix(REFUSED).is_some_and(|error| error.starts_with("WRONGTYPE"))
+    error.0.strip_prefix(REFUSED).is_some_and(|error| error.contains("WRONGTYPE"))
+}
+
+/// One user's item of a batch; none where a key of theirs is broken. To try that again would not mend it, so it is said
+/// and passed over.
+pub fn item_of<'a>(user: &UserId, text: &'a str) -> Option<&'a str> {
+    let passed_over = |error: &Unavailable| {
+        warn!(%user, %error, "a key of this user is not the relay's, or broken: the user is passed over");
+    };
+    item(text).inspect_err(passed_over).ok()
 }
 
 /// A stream entry's id and fields.

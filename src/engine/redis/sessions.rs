@@ -208,11 +208,13 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<()
     let mut any = false;
     let outcomes = groups.outcomes(answers, |place, edges| {
         let end = &ends[place];
+        // Where it is passed over it stays listed, for whoever clears up: perhaps its keys are whole by then.
+        let Some(edges) = reply::item_of(&end.user, reply::text(&edges)?) else { return Ok(()) };
         if end.last_here {
             unserved.arg(end.user.as_str());
             any = true;
         }
-        owed.add(&end.user, reply::text(&edges)?);
+        owed.add(&end.user, edges);
         Ok(())
     });
     // First told, then let go of: a survivor finds what is owed by the users that this node served.
@@ -251,9 +253,10 @@ pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Vec<Result<Beaten, 
     let answers = context.link.run_each(&calls).await;
     let mut owed = Owed::default();
     let beaten = groups.outcomes(answers, |place, answer| {
-        let answer = reply::text(&answer)?;
+        let user = &beats[place].user;
+        let Some(answer) = reply::item_of(user, reply::text(&answer)?) else { return Ok(Beaten::Unknown) };
         let (newest, edges) = answer.split_once(' ').unwrap_or((answer, ""));
-        owed.add(&beats[place].user, edges);
+        owed.add(user, edges);
         if newest.is_empty() {
             return Ok(Beaten::Lost);
         }
