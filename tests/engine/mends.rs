@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use switchboard::engine::Claim;
+
 use crate::recorder::{Recorder, Told};
 use crate::stage::{Kind, Options, event, user};
 
@@ -76,4 +78,25 @@ async fn a_broadcast_that_one_node_cannot_get_is_not_sent_to_the_others_again() 
     let () = a.ask(&["SET", "inbox:{node:node-1}", "x"]);
     send().await.unwrap_err();
     drop(b);
+}
+
+#[tokio::test]
+async fn who_takes_an_id_over_clears_up_until_that_is_done() {
+    let (before, user) = (Kind::Redis.stage().await, user("42"));
+    before.connect(&user, "tab").await;
+    let () = before.ask(&["DEL", "node:node-1"]);
+    // Clearing up fails: nothing can be told on what is no stream.
+    let () = before.ask(&["SET", "presence", "x"]);
+    let next = before.another_process("node-1");
+    next.engine.claim().await.unwrap_err();
+    let () = before.ask(&["DEL", "presence"]);
+    assert_eq!(next.engine.claim().await.unwrap(), Claim::Held);
+    assert_eq!(next.sessions(&user).await, Vec::<String>::new());
+    let told: Vec<(String, Vec<String>)> = before.ask(&["XRANGE", "presence", "-", "+"]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1, ["user", "42", "state", "offline", "node", "node-1"]);
+    // Once it is done, the sessions are its own.
+    next.connect(&user, "tab").await;
+    assert_eq!(next.engine.claim().await.unwrap(), Claim::Held);
+    assert_eq!(next.sessions(&user).await, ["tab@node-1"]);
 }

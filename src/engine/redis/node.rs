@@ -75,10 +75,12 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
             context.link.set_whole_since(data_set_birth(context, now).await?);
         }
         // Where this process had the id before, the sessions are its own, and register anew.
-        if !context.held_before.swap(true, Ordering::AcqRel) && left > 0 {
+        if !context.held_before.load(Ordering::Acquire) && left > 0 {
             info!(users = left, "clearing up after an earlier process with this node id");
             forget(context, node, true).await?;
         }
+        // Only now: what has failed is left to the next claim, and nobody registers before that.
+        context.held_before.store(true, Ordering::Release);
         announce(context, now).await?;
         eviction::look(context).await;
         context.link.trust();
