@@ -100,3 +100,12 @@ async fn who_takes_an_id_over_clears_up_until_that_is_done() {
     assert_eq!(next.engine.claim().await.unwrap(), Claim::Held);
     assert_eq!(next.sessions(&user).await, ["tab@node-1"]);
 }
+
+#[tokio::test]
+async fn whom_a_node_serves_lapses_without_a_single_beat() {
+    let stage = Kind::Redis.stage().await;
+    stage.connect(&user("42"), "tab").await;
+    let left: i64 = stage.ask(&["PTTL", "users:{node:node-1}"]);
+    let most = i64::try_from((Options::default().log_ttl + Options::default().node_ttl).as_millis()).unwrap();
+    assert!(left > most / 2 && left <= most, "{left} ms");
+}

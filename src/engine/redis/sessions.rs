@@ -53,7 +53,9 @@ async fn connect_some(
     }
     let slots = connects.iter().map(|connect| user_slot(context, &connect.user));
     let groups = Groups::new(slots, MAX_CONNECTS);
-    let calls = groups.iter().map(|group| script(context, connects, group)).collect();
+    let mut calls: Vec<_> = groups.iter().map(|group| script(context, connects, group)).collect();
+    // The first user makes the key anew, and this node may die before its next beat. Its answer, the last, is no group's.
+    calls.push(keep_served(context));
     let answers = context.link.run_after(served, calls).await;
 
     let (mut told, mut whose, mut owed) = (redis::pipe(), Vec::new(), Owed::default());
@@ -86,6 +88,15 @@ async fn connect_some(
         Err(error) => debug!(%error, "presence was not told; the next heartbeat tries again"),
     }
     outcomes
+}
+
+/// Lets the list of users that this node serves lapse, as `claim.lua` and `beat.lua` do.
+fn keep_served(context: &Context) -> redis::Cmd {
+    let config = &context.config;
+    let mut keep = cmd("PEXPIRE");
+    keep.arg(context.keys.users(&config.node))
+        .arg(ms(config.log_ttl.max(config.session_ttl) + config.node_ttl));
+    keep
 }
 
 /// The script call for those of a batch that share a slot.
