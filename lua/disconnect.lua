@@ -10,7 +10,8 @@
 -- ARGV[2i+4] -> id the client has confirmed, or ''
 --
 -- returns an array with one of these for each session:
---   '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
+--   '1' where the node has other sessions of the user, else '0'; behind it, after a space, nothing, or what `presence`
+--     has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 --   '! error'  where one of the user's keys is broken; its set was left first, if it is one
 
 local node, log_ttl = ARGV[1], tonumber(ARGV[2])
@@ -76,7 +77,7 @@ local function disconnect(user, nodes, log, cursor, client, confirmed)
   local edges = owed_edges(cursor, #members == 0, removed)
   keep(cursor, log_ttl)
   keep(log, log_ttl)
-  return edges
+  return (ours and '1 ' or '0 ') .. edges
 end
 
 local results = {}

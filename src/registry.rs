@@ -86,18 +86,17 @@ impl Registry {
         }
     }
 
-    /// Takes out this very session. Says whether it was there and, if so, whether it was the user's last here.
-    pub fn remove(&self, handle: &Arc<Handle>) -> Option<bool> {
+    /// Takes out this very session. Says whether it was there.
+    pub fn remove(&self, handle: &Arc<Handle>) -> bool {
         let mut shard = self.shard(handle.user.as_str());
-        let sessions = shard.get_mut(handle.user.as_str())?;
-        let at = sessions.iter().position(|known| Arc::ptr_eq(known, handle))?;
+        let Some(sessions) = shard.get_mut(handle.user.as_str()) else { return false };
+        let Some(at) = sessions.iter().position(|known| Arc::ptr_eq(known, handle)) else { return false };
         sessions.swap_remove(at);
         self.sessions.fetch_sub(1, Ordering::Relaxed);
-        let last = sessions.is_empty();
-        if last {
+        if sessions.is_empty() {
             shard.remove(handle.user.as_str());
         }
-        Some(last)
+        true
     }
 
     /// Pushes to each of a user's sessions what `outgoing` makes for it.
@@ -154,11 +153,11 @@ mod tests {
         let (old, new, other) = (handle("a"), handle("a"), handle("b"));
         assert!(registry.insert(old.clone()).is_none());
         assert!(Arc::ptr_eq(&registry.insert(new.clone()).unwrap(), &old));
-        assert_eq!(registry.remove(&old), None, "its place is another's");
+        assert!(!registry.remove(&old), "its place is another's");
         registry.insert(other.clone());
         assert_eq!(registry.len(), 2);
-        assert_eq!(registry.remove(&new), Some(false));
-        assert_eq!(registry.remove(&other), Some(true));
+        assert!(registry.remove(&new));
+        assert!(registry.remove(&other));
         assert!(registry.is_empty());
     }
 
@@ -171,6 +170,6 @@ mod tests {
         assert!(registry.restore(&new, old.clone()));
         registry.insert(newest.clone());
         assert!(!registry.restore(&new, old));
-        assert_eq!(registry.remove(&newest), Some(true));
+        assert!(registry.remove(&newest));
     }
 }

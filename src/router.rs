@@ -206,15 +206,13 @@ impl Router {
 
     /// Takes a session off its user, once, if its place is still its own.
     fn end(&self, handle: &Arc<Handle>) -> Option<Answer<()>> {
-        if !handle.end() {
+        if !handle.end() || !self.registry.remove(handle) {
             return None;
         }
-        let last_here = self.registry.remove(handle)?;
         Some(self.engine.disconnect(Disconnect {
             user: handle.user.clone(),
             client: handle.client.clone(),
             confirmed: handle.confirmed(),
-            last_here,
         }))
     }
 

@@ -112,8 +112,6 @@ pub struct Disconnect {
     pub client: ClientId,
     /// The id up to which the client has confirmed.
     pub confirmed: Option<EventId>,
-    /// This node holds no other session of the user.
-    pub last_here: bool,
 }
 
 /// An event for one user.

@@ -18,8 +18,7 @@ const BREAK: [&[&str]; 5] = [
 
 fn ends(users: &[UserId]) -> Vec<Disconnect> {
     let confirmed = Some(EventId { ms: 1, seq: 0 });
-    let end =
-        |user: &UserId| Disconnect { user: user.clone(), client: client("tab"), confirmed, last_here: true };
+    let end = |user: &UserId| Disconnect { user: user.clone(), client: client("tab"), confirmed };
     users.iter().map(end).collect()
 }
 

@@ -109,3 +109,16 @@ async fn whom_a_node_serves_lapses_without_a_single_beat() {
     let most = i64::try_from((Options::default().log_ttl + Options::default().node_ttl).as_millis()).unwrap();
     assert!(left > most / 2 && left <= most, "{left} ms");
 }
+
+#[tokio::test]
+async fn an_end_that_comes_late_lets_go_of_no_user_who_is_back() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let served = || stage.ask::<Vec<String>>(&["SMEMBERS", "users:{node:node-1}"]);
+    stage.connect(&user, "tab").await;
+    stage.connect(&user, "other").await;
+    // It was the last one when it ended; the other has come since.
+    stage.disconnect(&user, "tab", None).await;
+    assert_eq!(served(), ["42"]);
+    stage.disconnect(&user, "other", None).await;
+    assert_eq!(served(), Vec::<String>::new());
+}

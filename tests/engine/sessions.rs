@@ -61,7 +61,7 @@ async fn no_end_is_refused_however_many_come_at_once(kind: Kind) {
     let ends: Vec<_> = (0..20_000)
         .map(|number| user(&number.to_string()))
         .chain([last.clone()])
-        .map(|user| Disconnect { user, client: client("tab"), confirmed: None, last_here: true })
+        .map(|user| Disconnect { user, client: client("tab"), confirmed: None })
         .map(|end| stage.engine.disconnect(end))
         .collect();
     for end in ends {

@@ -223,7 +223,7 @@ impl Stage {
 
     pub async fn disconnect(&self, user: &UserId, client: &str, confirmed: Option<EventId>) {
         let client = client.parse().unwrap();
-        let end = Disconnect { user: user.clone(), client, confirmed, last_here: true };
+        let end = Disconnect { user: user.clone(), client, confirmed };
         self.engine.disconnect(end).await.unwrap();
     }
 

@@ -217,11 +217,13 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<()
     let mut unserved = cmd("SREM");
     unserved.arg(context.keys.users(&context.config.node));
     let mut any = false;
-    let outcomes = groups.outcomes(answers, |place, edges| {
+    let outcomes = groups.outcomes(answers, |place, answer| {
         let end = &ends[place];
         // Where it is passed over it stays listed, for whoever clears up: perhaps its keys are whole by then.
-        let Some(edges) = reply::item_of(&end.user, reply::text(&edges)?) else { return Ok(()) };
-        if end.last_here {
+        let Some(edges) = reply::item_of(&end.user, reply::text(&answer)?) else { return Ok(()) };
+        let another_shape = || Unavailable::new("disconnect.lua answered with another shape");
+        let (others_here, edges) = edges.split_once(' ').ok_or_else(another_shape)?;
+        if others_here == "0" {
             unserved.arg(end.user.as_str());
             any = true;
         }
