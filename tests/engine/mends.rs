@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use switchboard::engine::Claim;
+use switchboard::engine::{Claim, Connect, Mode};
 
 use crate::recorder::{Recorder, Told};
-use crate::stage::{Kind, Options, event, user};
+use crate::stage::{Kind, Options, client, event, user};
 
 #[tokio::test]
 async fn a_hint_that_failed_is_a_look_with_the_next_beat() {
@@ -121,4 +121,21 @@ async fn an_end_that_comes_late_lets_go_of_no_user_who_is_back() {
     assert_eq!(served(), ["42"]);
     stage.disconnect(&user, "other", None).await;
     assert_eq!(served(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn whose_place_was_taken_by_one_that_could_not_begin_is_told_to_look() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    a.connect(&user, "tab").await;
+    let inbox = "inbox:{node:node-1}";
+    let () = a.ask(&["SET", inbox, "x"]);
+    let newer =
+        Connect { user: user.clone(), client: client("tab"), mode: Mode::New, since: None, confirmed: None };
+    b.engine.connect(newer).await.unwrap_err();
+    b.disconnect(&user, "tab", None).await;
+    let () = a.ask(&["DEL", inbox]);
+    let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
+    assert!(b.engine.beat(0).await.unwrap());
+    a.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned(), None)).then_some(())).await;
 }

@@ -135,7 +135,8 @@ pub type Unsent = BTreeSet<(NodeId, UserId)>;
 /// Users that [`Unsent`] may hold; beyond that the heartbeat, which compares each user's newest event, mends it later.
 const UNSENT_BOUND: usize = 10_000;
 
-fn note_unsent(context: &Context, node: &NodeId, user: &UserId) {
+/// A node could not be told of this user: it is told to look, by [`mend`].
+pub(super) fn note_unsent(context: &Context, node: &NodeId, user: &UserId) {
     if let Ok(mut unsent) = context.unsent.lock()
         && unsent.len() < UNSENT_BOUND
     {

@@ -8,7 +8,7 @@ use tracing::debug;
 use super::inbox::Hints;
 use super::presence::Owed;
 use super::slot::{Groups, Slot};
-use super::{Context, inbox, ms, reply, scripts};
+use super::{Context, inbox, ms, publish, reply, scripts};
 use crate::engine::{
     Beat, Beaten, Connect, Connected, Disconnect, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
     Uplink,
@@ -67,15 +67,19 @@ async fn connect_some(
         {
             let hints = Hints::replaced(user, client, registration.order);
             told.add_command(inbox::add(context, &opened.replaced, &hints));
-            whose.push(place);
+            whose.push((place, opened.replaced.parse::<NodeId>()));
         }
         owed.add(user, &opened.edges);
         Ok(opened.connected)
     });
-    // Where the older connection cannot be told to go, the newer one may not begin.
-    for (place, answer) in whose.into_iter().zip(context.link.run_each(&told).await) {
+    // Where the older connection cannot be told to go, the newer one may not begin. The older one has lost its place
+    // already: once it looks, it has that again, or is told.
+    for ((place, older), answer) in whose.into_iter().zip(context.link.run_each(&told).await) {
         if let Err(error) = answer {
             outcomes[place] = Err(error);
+            if let Ok(node) = older {
+                publish::note_unsent(context, &node, &connects[place].user);
+            }
         }
     }
     match owed.tell(context).await {
