@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
@@ -33,8 +34,18 @@ pub async fn keep(
 ) -> End {
     let engine = router.engine().clone();
     let claimed = Instant::now();
-    let mut keeper =
-        Keeper { router, engine, ttl, hurry, claimed, held_before: false, away: false, waiting: false };
+    let clearing = JoinSet::new();
+    let mut keeper = Keeper {
+        router,
+        engine,
+        ttl,
+        hurry,
+        clearing,
+        claimed,
+        held_before: false,
+        away: false,
+        waiting: false,
+    };
     let mut pause = Duration::ZERO;
     let mut failures = 0;
     loop {
@@ -82,6 +93,8 @@ struct Keeper {
     engine: Arc<dyn Engine>,
     ttl: Duration,
     hurry: Arc<Notify>,
+    /// Clears up after other nodes: one task at most, which ends with this.
+    clearing: JoinSet<()>,
     /// When the id was claimed last.
     claimed: Instant,
     held_before: bool,
@@ -100,8 +113,8 @@ impl Keeper {
             if !whole {
                 self.router.look_all();
             }
-            if self.claimed.elapsed() >= OTHERS_RETURN && self.engine.clear_up().await? {
-                self.hurry.notify_one();
+            if self.claimed.elapsed() >= OTHERS_RETURN {
+                self.clear_up();
             }
             return Ok(Round::Held);
         }
@@ -150,6 +163,25 @@ impl Keeper {
                 Ok(Round::NotYet)
             }
         }
+    }
+
+    /// Clears up after nodes that have died, beside the lease: after one with many users that takes longer than a lease
+    /// lasts, and who loses its own meanwhile is cleared up after in turn.
+    fn clear_up(&mut self) {
+        while self.clearing.try_join_next().is_some() {}
+        if !self.clearing.is_empty() {
+            return;
+        }
+        let (engine, hurry) = (self.engine.clone(), self.hurry.clone());
+        self.clearing.spawn(async move {
+            match engine.clear_up().await {
+                Ok(true) => hurry.notify_one(),
+                Ok(false) => {}
+                Err(error) => {
+                    debug!(%error, "whether a node has died is not known; the next round asks again")
+                }
+            }
+        });
     }
 
     fn tell_away(&mut self, error: &Unavailable) {

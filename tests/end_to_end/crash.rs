@@ -6,6 +6,7 @@ use rustix::process::Signal;
 
 use crate::support::client::{data, numbers};
 use crate::support::db::set;
+use crate::support::pair::Single;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Pair, Worker, eventually};
 
@@ -149,4 +150,23 @@ async fn a_frozen_node_that_wakes_up_repeats_nothing_and_loses_nothing() {
         same(pair.db.members("user:42").await, set([&member]))
     })
     .await;
+}
+
+#[tokio::test]
+async fn clearing_up_after_a_large_node_costs_nobody_its_own_lease() {
+    let mut single = Single::with(&[("--node-ttl", "2500ms")]).await;
+    let (list, users) = ("users:{node:dead}", 80_000);
+    let mut dead = redis::pipe();
+    dead.cmd("SADD").arg(list).arg((0..users).collect::<Vec<_>>()).ignore();
+    dead.cmd("ZADD").arg("nodes").arg(1).arg("dead").ignore();
+    single.db.run_pipeline::<()>(&dead).await;
+    let claimed = single.db.hash("node:node-a").await;
+    eventually(4 * BOUND, "the dead node cleared up", async || {
+        same((single.db.exists(list).await, single.db.exists("node:dead").await), (false, false))
+    })
+    .await;
+    // Whoever claims its id anew has lost it before.
+    let held = single.db.hash("node:node-a").await;
+    assert_eq!(held.get("started"), claimed.get("started"), "the survivor's lease was lost");
+    assert!(held.contains_key("boot"), "{held:?}");
 }

@@ -7,6 +7,7 @@ mod redis_server;
 mod stage;
 
 mod broken_users;
+mod clearing_up;
 mod completeness;
 mod drain;
 mod formats;

@@ -114,7 +114,8 @@ async fn broadcasts_and_sign_outs_reach_other_nodes() {
 
 #[tokio::test]
 async fn an_id_is_held_by_one_process() {
-    let first = Kind::Redis.stage().await;
+    let (first, user) = (Kind::Redis.stage().await, user("42"));
+    first.connect(&user, "tab").await;
     let second = first.another_process("node-1");
     match second.engine.claim().await.unwrap() {
         Claim::Taken(left) => assert!(left > Duration::from_secs(500), "{left:?}"),
@@ -123,6 +124,7 @@ async fn an_id_is_held_by_one_process() {
     assert!(!second.engine.beat(0).await.unwrap());
     second.engine.release().await.unwrap();
     assert!(first.engine.beat(0).await.unwrap(), "what another does not hold it cannot give back");
+    assert_eq!(first.sessions(&user).await, ["tab@node-1"], "nor take from it");
     first.engine.release().await.unwrap();
     assert_eq!(second.engine.claim().await.unwrap(), Claim::Held);
     assert!(!first.engine.beat(0).await.unwrap());

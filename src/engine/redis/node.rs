@@ -77,7 +77,9 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
         // Where this process had the id before, the sessions are its own, and register anew.
         if !context.held_before.load(Ordering::Acquire) && left > 0 {
             info!(users = left, "clearing up after an earlier process with this node id");
-            forget(context, node, true).await?;
+            if !forget(context, node).await? {
+                return Ok(Claim::ClearingUp);
+            }
         }
         // Only now: what has failed is left to the next claim, and nobody registers before that.
         context.held_before.store(true, Ordering::Release);
@@ -93,15 +95,8 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
 /// # Errors
 /// Where Redis is away.
 pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailable> {
-    let mut call = scripts::call(&scripts::BEAT, 3, 5);
-    node_keys(context, &mut call, &context.config.node);
-    call.arg(&context.config.boot)
-        .arg(ms(context.config.node_ttl))
-        .arg(ms(context.config.session_ttl))
-        .arg(sessions)
-        .arg(ms(context.config.log_ttl));
     let asked = Instant::now();
-    let now = reply::integer(&context.link.probe_one(call).await?)?;
+    let now = renew(context, &context.config.node, sessions).await?;
     if now == 0 {
         // Nothing may be done in this id's name until it is ours again.
         context.link.distrust();
@@ -112,6 +107,19 @@ pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailabl
     context.link.trust();
     publish::mend(context).await?;
     Ok(true)
+}
+
+/// Renews the claim on an id: this node's own, or that of one it clears up after. Redis' clock in Unix ms; 0 where the
+/// claim was lost.
+async fn renew(context: &Context, node: &NodeId, sessions: usize) -> Result<i64, Unavailable> {
+    let mut call = scripts::call(&scripts::BEAT, 3, 5);
+    node_keys(context, &mut call, node);
+    call.arg(&context.config.boot)
+        .arg(ms(context.config.node_ttl))
+        .arg(ms(context.config.session_ttl))
+        .arg(sessions)
+        .arg(ms(context.config.log_ttl));
+    reply::integer(&context.link.probe_one(call).await?)
 }
 
 /// Puts the node on the list of live ones, and a sign of life into its inbox.
@@ -144,7 +152,7 @@ async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
 /// Where Redis is away: then the keys lapse by themselves.
 pub async fn release(context: &Context) -> Result<(), Unavailable> {
     // Whom Redis did not hear leave.
-    forget(context, &context.config.node, true).await?;
+    forget(context, &context.config.node).await?;
     let_go(context, &context.config.node).await
 }
 
@@ -164,7 +172,7 @@ async fn let_go(context: &Context, node: &NodeId) -> Result<(), Unavailable> {
 /// clears up after it.
 ///
 /// # Errors
-/// Where Redis is away: the next survivor, or the next round, goes on.
+/// Where Redis is away, or does not know who is live.
 pub async fn clear_up(context: &Context) -> Result<bool, Unavailable> {
     let list = context.keys.nodes();
     let asked = Instant::now();
@@ -181,25 +189,45 @@ pub async fn clear_up(context: &Context) -> Result<bool, Unavailable> {
         if dead == context.config.node {
             continue;
         }
-        let (claim, _, _) = take(context, &dead, "").await?;
-        if claim == Claim::Held {
-            warn!(dead = %dead, "a node's lease has lapsed: clearing up after it");
-            forget(context, &dead, false).await?;
-            let_go(context, &dead).await?;
+        // One that cannot be cleared up after, because of the master that its keys are on, holds up no other.
+        if let Err(error) = clear_up_after(context, &dead).await {
+            warn!(%dead, %error, "a dead node was not cleared up after: a later round, or another node, goes on");
         }
     }
     Ok(context.deaths.look(leases, now, ms(context.config.node_ttl)))
 }
 
-/// Takes a node off all its users, and notes who is offline by that.
-async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Unavailable> {
+async fn clear_up_after(context: &Context, dead: &NodeId) -> Result<(), Unavailable> {
+    let (claim, _, _) = take(context, dead, "").await?;
+    if claim != Claim::Held {
+        return Ok(());
+    }
+    warn!(%dead, "a node's lease has lapsed: clearing up after it");
+    if forget(context, dead).await? {
+        let_go(context, dead).await?;
+    }
+    Ok(())
+}
+
+/// Takes a node off all its users, and notes who is offline by that. Whoever is done is struck off the node's list, so
+/// that whoever follows goes on from there. The claim on the id is renewed meanwhile; false where it is another's: then
+/// so are the users that are left.
+async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
     let mut served = cmd("SMEMBERS");
     served.arg(context.keys.users(node));
     let mut users = Vec::new();
     for user in reply::array(context.link.probe_one(served).await?)? {
         users.extend(reply::text(&user)?.parse::<UserId>());
     }
+    let mut renewed = None;
     for batch in users.chunks(FORGET * context.link.masters()) {
+        // Many users take longer than a lease lasts, and so does a process that freezes between two batches.
+        if renewed.is_none_or(|renewed: Instant| renewed.elapsed() >= context.config.node_ttl / 3) {
+            renewed = Some(Instant::now());
+            if renew(context, node, 0).await? == 0 {
+                return Ok(false);
+            }
+        }
         let groups = Groups::new(batch.iter().map(|user| sessions::user_slot(context, user)), FORGET);
         let mut calls = redis::pipe();
         for group in groups.iter() {
@@ -220,16 +248,14 @@ async fn forget(context: &Context, node: &NodeId, again: bool) -> Result<(), Una
         });
         owed.pay(context).await?;
         outcomes.into_iter().collect::<Result<(), _>>()?;
-        if again {
-            let mut unserved = cmd("SREM");
-            unserved.arg(context.keys.users(node));
-            for user in batch {
-                unserved.arg(user.as_str());
-            }
-            context.link.probe_one(unserved).await?;
+        let mut unserved = cmd("SREM");
+        unserved.arg(context.keys.users(node));
+        for user in batch {
+            unserved.arg(user.as_str());
         }
+        context.link.probe_one(unserved).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Since when this data set is known to be whole: as long as the ingress group is there, or from now on.
