@@ -154,7 +154,7 @@ async fn a_frozen_node_that_wakes_up_repeats_nothing_and_loses_nothing() {
 
 #[tokio::test]
 async fn clearing_up_after_a_large_node_costs_nobody_its_own_lease() {
-    let mut single = Single::with(&[("--node-ttl", "2500ms")]).await;
+    let mut single = Single::with(&[("--node-ttl", "4s")]).await;
     let (list, users) = ("users:{node:dead}", 80_000);
     let mut dead = redis::pipe();
     dead.cmd("SADD").arg(list).arg((0..users).collect::<Vec<_>>()).ignore();

@@ -2,6 +2,7 @@
 
 use rustix::process::Signal;
 
+use crate::support::db::set;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Db, NodeBuilder, RedisServer, Worker, eventually, http};
 
@@ -110,4 +111,35 @@ async fn a_waiting_process_ends_when_it_is_told_to() {
     // And it has not taken the other one's keys with it.
     same(boot(&mut db).await, first_boot).expect("the first one's boot");
     Client::as_user(&first, "42", "tab-1").await;
+}
+
+#[tokio::test]
+async fn who_thaws_after_another_has_taken_its_id_takes_no_session_away() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    let builder = NodeBuilder::redis("node-a", &redis).set("--node-ttl", "1500ms");
+    let mut first = builder.start().await;
+    let users = ["42", "43"];
+    let open = Client::as_user(&first, users[0], "tab-1").await;
+    let closed = Client::as_user(&first, users[1], "tab-1").await;
+    first.signal(Signal::STOP);
+    let second = builder.start().await;
+    let mut again = Vec::new();
+    for user in users {
+        again.push(Client::as_user(&second, user, "tab-1").await);
+    }
+    // One socket has ended when it thaws, the other one it closes itself.
+    drop(closed);
+    first.signal(Signal::CONT);
+    first.exit(BOUND).await;
+    drop(open);
+    for user in users {
+        assert_eq!(db.members(&format!("user:{user}")).await, set(["tab-1@node-a"]));
+        assert_eq!(db.presence(user).await, ["online", "offline", "online"], "{user}");
+    }
+    let mut worker = Worker::open(&second).await;
+    for (user, client) in users.iter().zip(&mut again) {
+        let id = worker.event(user, "1").await;
+        assert_eq!(client.event().await.id, Some(id));
+    }
 }

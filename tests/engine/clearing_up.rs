@@ -41,7 +41,7 @@ async fn a_node_that_cannot_be_cleared_up_after_holds_up_no_other() {
 #[tokio::test]
 async fn the_claim_on_a_large_dead_node_is_kept_and_where_it_is_lost_another_goes_on() {
     const USERS: usize = 60_000;
-    let options = Options { node_ttl: Duration::from_secs(2), ..Options::default() };
+    let options = Options { node_ttl: Duration::from_secs(3), ..Options::default() };
     let survivor = Kind::Redis.stage_with(options).await;
     let list = dead_node(&survivor, "dead", USERS);
     let claim = async || assert_eq!(survivor.engine.claim().await.unwrap(), Claim::Held);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use switchboard::engine::{Beaten, Claim, Event};
+use switchboard::engine::{Beat, Beaten, Claim, Disconnect, Event};
 
 use crate::recorder::{Recorder, Told};
 use crate::stage::{Kind, Options, Stage, client, event, ids, user};
@@ -132,6 +132,27 @@ async fn an_id_is_held_by_one_process() {
 }
 
 #[tokio::test]
+async fn who_was_frozen_takes_nothing_from_whoever_has_its_id_now() {
+    let options = Options { node_ttl: Duration::from_secs(2), ..Options::default() };
+    let (old, user) = (Kind::Redis.stage_with(options).await, user("42"));
+    old.connect(&user, "tab").await;
+    // Its lease lapses: it renews nothing.
+    let new = old.another_process("node-1");
+    let held = async || new.engine.claim().await.unwrap() == Claim::Held;
+    Recorder::eventually("the id being free", held).await;
+    new.connect(&user, "tab").await;
+    let end = Disconnect { user: user.clone(), client: client("tab"), confirmed: None };
+    let beat = vec![Beat { user: user.clone(), confirmed: Vec::new() }];
+    // Before it has asked whether it still has its id, and after.
+    old.engine.disconnect(end.clone()).await.unwrap_err();
+    old.engine.heartbeat(beat.clone()).await.unwrap_err();
+    assert!(matches!(old.engine.claim().await.unwrap(), Claim::Taken(_)));
+    old.engine.disconnect(end).await.unwrap_err();
+    old.engine.heartbeat(beat).await.unwrap_err();
+    assert_eq!(new.ask::<Vec<String>>(&["SMEMBERS", "user:42"]), ["tab@node-1"]);
+}
+
+#[tokio::test]
 async fn a_process_clears_up_after_the_one_before_it() {
     let (first, user) = (Kind::Redis.stage().await, user("42"));
     first.connect(&user, "tab").await;
@@ -145,7 +166,7 @@ async fn a_process_clears_up_after_the_one_before_it() {
 
 #[tokio::test]
 async fn a_survivor_clears_up_after_a_dead_node() {
-    let node_ttl = Duration::from_millis(400);
+    let node_ttl = Duration::from_millis(1500);
     let options = Options { node_ttl, ..Options::default() };
     let dead = Kind::Redis.stage_with(options).await;
     let survivor = dead.another("node-2").await;
@@ -163,6 +184,7 @@ async fn a_survivor_clears_up_after_a_dead_node() {
         alone
     })
     .await;
+    assert!(survivor.engine.beat(1).await.unwrap());
     assert_eq!(
         survivor.engine.online(vec![gone.clone(), elsewhere.clone()]).await.unwrap(),
         std::slice::from_ref(&elsewhere)
@@ -174,6 +196,8 @@ async fn a_survivor_clears_up_after_a_dead_node() {
     assert_eq!(left, Vec::<String>::new());
     // Its sessions come back elsewhere, and are caught up from the log.
     assert_eq!(ids(&survivor.connect(&gone, "tab").await), [missed]);
+    // Where it was only frozen, it has to register them anew.
+    assert_eq!(dead.engine.claim().await.unwrap(), Claim::Held);
     assert_eq!(dead.heartbeat(&gone, &[]).await, Beaten::Lost);
 }
 

@@ -5,14 +5,19 @@
 //! shown that Redis is there and still knows this node. So nothing is accepted by a Redis that came back without its
 //! data, and callers hear of an outage within a moment instead of one timeout each. On a Cluster that holds for each
 //! master apart, and for the link as a whole where the node's own keys are on the master that failed.
+//!
+//! What is trusted ends with the node's lease, by its own clock. A process that was frozen finds that over before it has
+//! asked anything: its id may be another process's by now, whose sessions have the same names as its own, and no script
+//! could tell them apart, because whose the id is stands in another slot than a user's keys.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::connection::Topology;
@@ -33,6 +38,9 @@ enum Servers {
 pub struct Link {
     servers: Servers,
     up: AtomicBool,
+    base: Instant,
+    /// When the node's lease ends, ms after `base`.
+    lease_end: AtomicU64,
     suspected: Notify,
     doubts: Arc<Notify>,
 }
@@ -70,7 +78,8 @@ impl Link {
                 Servers::Cluster(Box::new(Cluster::new(seeds, options, keys.clone(), home)))
             }
         };
-        Self { servers, up: AtomicBool::new(false), suspected: Notify::new(), doubts }
+        let (base, lease_end) = (Instant::now(), AtomicU64::new(0));
+        Self { servers, up: AtomicBool::new(false), base, lease_end, suspected: Notify::new(), doubts }
     }
 
     /// What has to go on beside the link for as long as it is used.
@@ -85,9 +94,14 @@ impl Link {
         self.up.load(Ordering::Acquire)
     }
 
-    /// The lease loop has shown that Redis is there and knows this node.
-    pub fn trust(&self) {
+    /// The lease loop has shown that Redis is there and knows this node, until then.
+    pub fn trust(&self, lease_end: Instant) {
+        self.lease_end.store(self.ms_after_base(lease_end), Ordering::Release);
         self.up.store(true, Ordering::Release);
+    }
+
+    fn ms_after_base(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Something went wrong: refuse everything until [`Link::trust`].
@@ -263,6 +277,9 @@ impl Link {
         }
         if !self.is_up() {
             return vec![Err(Unavailable::new("Redis is away")); pipeline.len()];
+        }
+        if self.ms_after_base(Instant::now()) >= self.lease_end.load(Ordering::Acquire) {
+            return vec![Err(Unavailable::new("this node's lease has run out")); pipeline.len()];
         }
         self.each(pipeline, durable).await
     }

@@ -69,24 +69,28 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
     {
         return Ok(Claim::OtherFormat(stranger));
     }
+    let asked = Instant::now();
     let (claim, now, left) = take(context, node, env!("CARGO_PKG_VERSION")).await?;
-    if claim == Claim::Held {
-        if !context.link.is_cluster() {
-            context.link.set_whole_since(data_set_birth(context, now).await?);
-        }
-        // Where this process had the id before, the sessions are its own, and register anew.
-        if !context.held_before.load(Ordering::Acquire) && left > 0 {
-            info!(users = left, "clearing up after an earlier process with this node id");
-            if !forget(context, node).await? {
-                return Ok(Claim::ClearingUp);
-            }
-        }
-        // Only now: what has failed is left to the next claim, and nobody registers before that.
-        context.held_before.store(true, Ordering::Release);
-        announce(context, now).await?;
-        eviction::look(context).await;
-        context.link.trust();
+    if claim != Claim::Held {
+        // Nothing may be done in this id's name until it is ours again.
+        context.link.distrust();
+        return Ok(claim);
     }
+    if !context.link.is_cluster() {
+        context.link.set_whole_since(data_set_birth(context, now).await?);
+    }
+    // Where this process had the id before, the sessions are its own, and register anew.
+    if !context.held_before.load(Ordering::Acquire) && left > 0 {
+        info!(users = left, "clearing up after an earlier process with this node id");
+        if !forget(context, node).await? {
+            return Ok(Claim::ClearingUp);
+        }
+    }
+    // Only now: what has failed is left to the next claim, and nobody registers before that.
+    context.held_before.store(true, Ordering::Release);
+    announce(context, now).await?;
+    eviction::look(context).await;
+    context.link.trust(asked + context.config.node_ttl);
     Ok(claim)
 }
 
@@ -98,13 +102,12 @@ pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailabl
     let asked = Instant::now();
     let now = renew(context, &context.config.node, sessions).await?;
     if now == 0 {
-        // Nothing may be done in this id's name until it is ours again.
-        context.link.distrust();
+        context.link.distrust(); // as where a claim finds it taken
         return Ok(false);
     }
     context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
     announce(context, now).await?;
-    context.link.trust();
+    context.link.trust(asked + context.config.node_ttl);
     publish::mend(context).await?;
     Ok(true)
 }
