@@ -258,3 +258,18 @@ async fn a_clean_end_leaves_nothing_but_the_log() {
     let kept = ["log:{user:42}", "cursor:{user:42}", "presence", "events"].map(str::to_owned);
     assert_eq!(left, BTreeSet::from(kept));
 }
+
+#[tokio::test]
+async fn who_waits_for_an_id_takes_no_hint_from_whoever_has_it() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    b.connect(&user, "tab").await;
+    let waiting = a.another_process("node-2");
+    assert!(matches!(waiting.engine.claim().await.unwrap(), Claim::Taken(_)));
+    waiting.engine.start(waiting.node.clone());
+    for number in 0..20 {
+        let id = a.publish_plain(&user, &number.to_string()).await;
+        b.node.hint_of(id).await;
+    }
+    assert_eq!(waiting.node.told(), []);
+}

@@ -48,6 +48,8 @@ const OVERDUE: Duration = Duration::from_secs(2);
 const DONE: usize = 64;
 /// See [`DONE`].
 const DONE_MS: usize = 100;
+/// How often a reader without a lease looks whether it has one.
+const WITHOUT_LEASE: Duration = Duration::from_millis(50);
 /// The field that carries an entry's hints.
 const FIELD: &str = "hints";
 
@@ -153,6 +155,11 @@ pub async fn read(context: Arc<Context>) {
     let mut wait = Duration::from_millis(50);
     let key = context.keys.inbox(context.config.node.as_str());
     loop {
+        if context.link.lease_is_over() {
+            // Another process may read it now, whose hints these are.
+            sleep(WITHOUT_LEASE).await;
+            continue;
+        }
         match context.link.dedicated(&key).await {
             Ok(connection) => match drain(&context, connection).await {
                 Ended::Lost => {
@@ -187,7 +194,7 @@ async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ende
     let mut read_any = false;
     // What was on its way when the last connection broke comes first.
     let (mut from, mut read) = ("0", Read::default());
-    loop {
+    while !context.link.lease_is_over() {
         let mut pipeline = redis::pipe();
         let mut block = if done.is_empty() { BLOCK_MS } else { DONE_MS };
         let long = || done_since.elapsed() >= Duration::from_millis(DONE_MS as u64);
@@ -248,6 +255,7 @@ async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ende
             Err(error) => return Ended::Broken(error),
         }
     }
+    Ended::Read
 }
 
 /// Whether the stream or its group is gone; one that goes away under a waiting reader says `UNBLOCKED`.

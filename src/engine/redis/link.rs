@@ -100,6 +100,12 @@ impl Link {
         self.up.store(true, Ordering::Release);
     }
 
+    /// Whether the node's lease is over, by its own clock or because it was lost: its id, and its inbox, may be another
+    /// process's by now.
+    pub fn lease_is_over(&self) -> bool {
+        self.ms_after_base(Instant::now()) >= self.lease_end.load(Ordering::Acquire)
+    }
+
     fn ms_after_base(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
     }
@@ -132,6 +138,7 @@ impl Link {
     /// Redis does not know this node any more: refuse everything until [`Link::trust`].
     pub fn distrust(&self) {
         self.up.store(false, Ordering::Release);
+        self.lease_end.store(0, Ordering::Release);
     }
 
     /// Waits until the link is suspected.
@@ -278,7 +285,7 @@ impl Link {
         if !self.is_up() {
             return vec![Err(Unavailable::new("Redis is away")); pipeline.len()];
         }
-        if self.ms_after_base(Instant::now()) >= self.lease_end.load(Ordering::Acquire) {
+        if self.lease_is_over() {
             return vec![Err(Unavailable::new("this node's lease has run out")); pipeline.len()];
         }
         self.each(pipeline, durable).await
