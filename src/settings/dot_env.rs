@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 
 use super::read::Mistake;
+use super::table::SETTINGS;
 
 /// What `.env` says, and what of it cannot be read.
 #[derive(Debug, Default)]
@@ -12,12 +13,28 @@ pub struct DotEnv {
     pub variables: HashMap<String, String>,
     /// By their lines' numbers alone: whatever stands there may be a secret.
     pub mistakes: Vec<Mistake>,
+    /// Numbers of lines that cannot be read and are no settings: the file may be another program's, too.
+    pub passed_over: Vec<usize>,
+}
+
+fn is_setting(line: &str) -> bool {
+    let name = line.split('=').next().unwrap_or_default().trim();
+    let name = name.strip_prefix("export ").unwrap_or(name).trim();
+    SETTINGS
+        .iter()
+        .any(|setting| name.strip_suffix("_FILE").unwrap_or(name) == setting.env || name == setting.env)
 }
 
 /// Reads `.env` in the working directory; nothing where there is no such file.
 pub fn read() -> DotEnv {
     match std::fs::read_to_string(".env") {
-        Ok(text) => parse(&text),
+        Ok(text) => {
+            let read = parse(&text);
+            for line in &read.passed_over {
+                eprintln!("switchboard: .env, line {line} cannot be read, and is left out: it is no setting");
+            }
+            read
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => DotEnv::default(),
         Err(error) => {
             DotEnv { mistakes: vec![Mistake(format!(".env cannot be read: {error}"))], ..DotEnv::default() }
@@ -32,14 +49,19 @@ fn parse(text: &str) -> DotEnv {
         match pair {
             Ok((name, value)) => drop(read.variables.insert(name, value)),
             Err(error) => {
-                let line = match &error {
-                    dotenvy::Error::LineParse(line, _) => line.lines().next().unwrap_or_default(),
-                    _ => "",
-                };
-                let number = text.lines().position(|known| known.contains(line)).unwrap_or_default() + 1;
-                read.mistakes.push(Mistake(format!(
-                    ".env, line {number}: must be NAME=value; a value with spaces, # or quotes in it stands in quotes"
-                )));
+                // From where reading failed to where it goes on: more than one line where quotes stay open.
+                let bad = if let dotenvy::Error::LineParse(bad, _) = &error { bad.as_str() } else { "" };
+                let (first, count) = (bad.lines().next().unwrap_or_default(), bad.lines().count().max(1));
+                let mut places = text.lines().enumerate().filter(|(_, line)| line.contains(first)).peekable();
+                let number = places.peek().map_or(0, |(place, _)| place + 1);
+                let lines = |place| text.lines().skip(place).take(count);
+                if places.any(|(place, _)| lines(place).any(is_setting)) {
+                    read.mistakes.push(Mistake(format!(
+                        ".env, line {number}: must be NAME=value; a value with spaces, # or quotes in it stands in quotes"
+                    )));
+                } else {
+                    read.passed_over.push(number);
+                }
             }
         }
     }
@@ -85,12 +107,20 @@ mod tests {
         for (text, number) in [
             ("A=1\nWORKER_TOKEN=super secret\nB=2\n", 2),
             ("JWT_SECRET=\"hunter2\n", 1),
-            ("A=1\n\nnonsense\n", 3),
+            ("A=1\n\nexport JWT_SECRET_FILE=a secret place\n", 3),
+            ("APP=\"secret\nWORKER_TOKEN=abc\n", 1),
         ] {
             let read = parse(text);
             let [Mistake(told)] = &read.mistakes[..] else { panic!("{text}: {read:?}") };
             assert!(told.starts_with(&format!(".env, line {number}: ")), "{told}");
             assert!(!told.contains("secret") && !told.contains("hunter2"), "{told}");
         }
+    }
+
+    #[test]
+    fn what_another_program_may_read_stops_nobody() {
+        let read = parse("GREETING=hello world\nnonsense\nWORKER_TOKEN=abc\n");
+        assert_eq!((&read.passed_over[..], &read.mistakes[..]), (&[1, 2][..], &[][..]));
+        assert_eq!(read.variables["WORKER_TOKEN"], "abc");
     }
 }
