@@ -211,7 +211,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
   local position = newest or clock
-  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped')
+  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions')
   local confirmed = noted[1]
   local from = since ~= '' and since or confirmed or position
   if from ~= position and spent > CALL_BYTES then return 'later' end
@@ -235,9 +235,10 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if mode == 'new' and (not confirmed or newer(from, confirmed)) then
     notes[1], notes[2] = client, from
     -- Not all fields are positions, so those are counted: '@positions', but for the first, and about.
-    if noted[2] and not confirmed and redis.call('HINCRBY', cursor, '@positions', 1) > MOST_POSITIONS then
-      local kept = drop_oldest_positions(cursor, members, client)
-      redis.call('HSET', cursor, '@positions', kept)
+    if noted[2] and not confirmed then
+      local positions = (noted[6] or 0) + 1
+      if positions > MOST_POSITIONS then positions = drop_oldest_positions(cursor, members, client) end
+      notes[3], notes[4] = '@positions', positions
     end
   elseif mode == 'resume' and not confirmed and has_confirmed ~= '' then
     notes[1], notes[2] = client, has_confirmed

@@ -167,7 +167,7 @@ local function publish(nodes, log, cursor, event, data, option)
     local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     last = newest and newest[1] or redis.call('HGET', cursor, '@newest') or '0-0'
   end
-  local id
+  local id, carried
   if option then
     local entry = { 'event', event, 'data', data, 'prev', last }
     for _, name in ipairs({ 'client', 'except', 'collapse', 'key' }) do
@@ -177,23 +177,28 @@ local function publish(nodes, log, cursor, event, data, option)
       end
     end
     local older = option.collapse and redis.call('HGET', cursor, '@collapse:' .. option.collapse)
-    local carried = older and take_out(log, cursor, older)
+    carried = older and take_out(log, cursor, older)
     id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', unpack(entry))
+  else
+    id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', 'event', event, 'data', data, 'prev', last)
+  end
+  -- First of all: should Redis refuse anything below, the next event must still know that it is not the first.
+  if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
+  if live == '' then redis.call('HSET', cursor, '@newest', id) end -- else the heartbeat notes it
+  if option then
     if carried then redis.call('HSET', cursor, '@front', id .. ' ' .. carried) end
     local added = 0
     if option.collapse then added = redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
     if option.key then added = added + redis.call('HSET', cursor, '@key:' .. option.key, id) end
     if option.ingress then redis.call('HSET', cursor, ingress, option.ingress) end
     -- Not all fields are keys, so those are counted: '@keys', about.
-    if added > 0 and redis.call('HINCRBY', cursor, '@keys', added) > 2 * tonumber(length) + 256 then
-      redis.call('HSET', cursor, '@keys', forget_old_keys(log, cursor))
+    if added > 0 then
+      local keys = (redis.call('HGET', cursor, '@keys') or 0) + added
+      if keys > 2 * tonumber(length) + 256 then keys = forget_old_keys(log, cursor) end
+      redis.call('HSET', cursor, '@keys', keys)
     end
     keep(cursor, log_ttl)
-  else
-    id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', 'event', event, 'data', data, 'prev', last)
   end
-  if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
-  if live == '' then redis.call('HSET', cursor, '@newest', id) end -- else the heartbeat notes it
   if last == '0-0' then begin(cursor) end
   if string.sub(last, 1, digits) ~= moment then
     keep(log, log_ttl)
