@@ -64,6 +64,17 @@ local function named(fields)
   return values
 end
 
+-- The id before the log's oldest entry: what is not newer has been cut off. '@front' has it, '<oldest id> <prev>', where
+-- a collapse took the first entry.
+local function before_oldest(cursor, oldest)
+  local prev = '0-0'
+  for f = 1, #oldest[2], 2 do
+    if oldest[2][f] == 'prev' then prev = oldest[2][f + 1] end
+  end
+  local front_id, carried = string.match(redis.call('HGET', cursor, '@front') or '', '^(%S+) (%S+)$')
+  return front_id == oldest[1] and carried or prev
+end
+
 -- The newest event there was, as far as is known beside the log: '@last' while someone is there, else '@newest'.
 local function newest_known(nodes, cursor)
   local last, noted = redis.call('HGET', nodes, '@last'), redis.call('HGET', cursor, '@newest')
@@ -84,12 +95,7 @@ local function is_whole(nodes, log, cursor, since, newest)
     return since == '0-0' or (since_ms <= now and (remembered or (empty and not newer(empty, since))))
   end
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  local prev = named(oldest[2])['prev'] or '0-0'
-  local front = redis.call('HGET', cursor, '@front') -- '<oldest id> <prev>' where a collapse took the first entry
-  if front then
-    local id, carried = string.match(front, '^(%S+) (%S+)$')
-    if id == oldest[1] then prev = carried end
-  end
+  local prev = before_oldest(cursor, oldest)
   if since == '0-0' then return prev == '0-0' end
   if newer(since, newest) then return false end
   if not newer(oldest[1], since) then return true end

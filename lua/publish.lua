@@ -48,7 +48,8 @@ local function keep(key, ttl) -- a shared key's TTL never shrinks
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
 
--- The id before the log's oldest entry: what is not newer has been cut off.
+-- The id before the log's oldest entry: what is not newer has been cut off. '@front' has it, '<oldest id> <prev>', where
+-- a collapse took the first entry.
 local function before_oldest(cursor, oldest)
   local prev = '0-0'
   for f = 1, #oldest[2], 2 do
@@ -197,13 +198,11 @@ local function publish(nodes, log, cursor, event, data, option)
       if keys > 2 * tonumber(length) + 256 then keys = forget_old_keys(log, cursor) end
       redis.call('HSET', cursor, '@keys', keys)
     end
-    keep(cursor, log_ttl)
   end
   if last == '0-0' then begin(cursor) end
-  if string.sub(last, 1, digits) ~= moment then
-    keep(log, log_ttl)
-    keep(cursor, log_ttl) -- a position must last as long as what its client has not got
-  end
+  local due = string.sub(last, 1, digits) ~= moment
+  if due then keep(log, log_ttl) end
+  if due or option then keep(cursor, log_ttl) end -- a position must last as long as what its client has not got
   if holders > 0 then tell(' event ', nodes, ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data) end
   return id .. ' ' .. last .. live
 end

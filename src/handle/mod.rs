@@ -86,11 +86,6 @@ impl State {
         }
     }
 
-    /// Whether the session has heard of `newest`, or reads the log, which has it.
-    fn has_heard(&self, newest: EventId) -> bool {
-        self.behind || newest <= self.heard
-    }
-
     /// Why to close, once.
     fn tell_close(&mut self) -> Option<Close> {
         self.close.filter(|_| !std::mem::replace(&mut self.told, true))
@@ -214,7 +209,8 @@ impl Handle {
 
     /// Whether the session has heard of `newest`, or reads the log, which has it.
     pub fn has_heard(&self, newest: EventId) -> bool {
-        self.state().has_heard(newest)
+        let state = self.state();
+        state.behind || newest <= state.heard
     }
 
     /// As [`Handle::look`], where the session has not heard of `newest`.

@@ -20,9 +20,8 @@ pub struct DotEnv {
 fn is_setting(line: &str) -> bool {
     let name = line.split('=').next().unwrap_or_default().trim();
     let name = name.strip_prefix("export ").unwrap_or(name).trim();
-    SETTINGS
-        .iter()
-        .any(|setting| name.strip_suffix("_FILE").unwrap_or(name) == setting.env || name == setting.env)
+    let name = name.strip_suffix("_FILE").unwrap_or(name);
+    SETTINGS.iter().any(|setting| name == setting.env)
 }
 
 /// Reads `.env` in the working directory; nothing where there is no such file.

@@ -110,7 +110,7 @@ impl User {
         let oldest = self.log.front().map_or(EventId::ZERO, |entry| entry.id);
         let mut ids: Vec<EventId> = self.keys.values().copied().filter(|id| *id >= oldest).collect();
         ids.sort_unstable();
-        let from = ids.len().checked_sub(log_length).map_or(oldest, |first| ids[first.min(ids.len() - 1)]);
+        let from = ids.get(ids.len().saturating_sub(log_length)).copied().unwrap_or(oldest);
         self.keys.retain(|_, id| *id >= from);
     }
 
