@@ -11,10 +11,11 @@
 -- ARGV[3] -> log TTL, ms
 -- ARGV[4] -> sessions a user may have over all nodes
 -- ARGV[5] -> Unix ms after which this data set is known to be whole
--- ARGV[4i+6] -> client id
--- ARGV[4i+7] -> 'new' replaces an older connection of the client, 'resume' yields to a newer one
--- ARGV[4i+8] -> id after which to read, or '' for the client's confirmed position
--- ARGV[4i+9] -> resume only: id that the client has confirmed, or ''; kept where no position is known
+-- ARGV[6] -> log length, entries
+-- ARGV[4i+7] -> client id
+-- ARGV[4i+8] -> 'new' replaces an older connection of the client, 'resume' yields to a newer one
+-- ARGV[4i+9] -> id after which to read, or '' for the client's confirmed position
+-- ARGV[4i+10] -> resume only: id that the client has confirmed, or ''; kept where no position is known
 --
 -- returns an array with one of these for each session (values in an array of their own would be read one by one):
 --   'later'     this call has read enough; not registered, but what had lapsed is gone
@@ -29,7 +30,7 @@
 --     entries: {id, event, data, ...}
 
 local node, session_ttl, log_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local max_sessions, whole_since = tonumber(ARGV[4]), tonumber(ARGV[5])
+local max_sessions, whole_since, log_length = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local order = time[1] .. string.format('%06d', time[2])
@@ -221,6 +222,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local confirmed = noted[1]
   local from = since ~= '' and since or confirmed or position
   if from ~= position and spent > CALL_BYTES then return 'later' end
+  if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(nodes, log, cursor, from, newest)
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
   if since == '' and not confirmed and noted[5] and tonumber(noted[5]) > now - log_ttl then whole = false end
@@ -250,7 +252,11 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     notes[1], notes[2] = client, has_confirmed
   end
   local edges = online_edges(noted[2], noted[3], mode, #members == 0, notes)
-  if not newest and not noted[4] then notes[#notes + 1], notes[#notes + 2] = '@empty', empty_since end
+  if not newest then
+    if not noted[4] then notes[#notes + 1], notes[#notes + 2] = '@empty', empty_since end
+    -- The position that was handed out last, where '@empty' does not say it: ids may not fall behind it.
+    if noted[4] or empty_since ~= clock then notes[#notes + 1], notes[#notes + 2] = '@clock', clock end
+  end
   if notes[1] then redis.call('HSET', cursor, unpack(notes)) end
   if newest then keep(log, log_ttl) end -- until the first heartbeat
   keep(cursor, log_ttl)
@@ -269,7 +275,7 @@ local results = {}
 for i = 0, #KEYS / 4 - 1 do
   -- One user's broken key must not take the rest of the batch along.
   local done, result = pcall(connect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
-    ARGV[4 * i + 6], ARGV[4 * i + 7], ARGV[4 * i + 8], ARGV[4 * i + 9])
+    ARGV[4 * i + 7], ARGV[4 * i + 8], ARGV[4 * i + 9], ARGV[4 * i + 10])
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)
     result = '! ' .. string.gsub(error, '%c', ' ')

@@ -22,9 +22,13 @@
 --     known); nodes: live leases
 --   '! error'  where Redis refused this one
 
-local length, log_ttl = ARGV[1], tonumber(ARGV[2])
+local length, log_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+-- Redis walks over what it has cut already, so cutting one entry with each event would take a fifth of this script's
+-- time. Whoever reads a log cuts it first.
+local cut_beyond = length < 128 and length or length + 16
 local us, inbox_bound, inbox_of, before_user = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local tells = inbox_bound ~= '0'
+local A_DAY = 86400000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- A log's time to live is renewed with its first event of a second, or, where it is short, of a tenth of one: so many
@@ -79,14 +83,18 @@ local function take_out(log, cursor, id)
 end
 
 -- The log begins: what is known of the time before it? A connect that found it empty has noted when.
-local function begin(cursor)
-  local empty = redis.call('HGET', cursor, '@empty')
+local function begin(cursor, empty)
   if empty then
     redis.call('HSET', cursor, '@start', empty)
-    redis.call('HDEL', cursor, '@empty')
+    redis.call('HDEL', cursor, '@empty', '@clock')
   else
     redis.call('HDEL', cursor, '@start')
   end
+end
+
+local function append(log, id, event, data, last, entry)
+  if entry then return redis.call('XADD', log, id, unpack(entry)) end
+  return redis.call('XADD', log, id, 'event', event, 'data', data, 'prev', last)
 end
 
 -- Keys of events that have left the log need not be remembered, nor more of those whose events were replaced there than
@@ -106,7 +114,7 @@ local function forget_old_keys(log, cursor)
     end
   end
   table.sort(keys, function(a, b) return a.ms < b.ms or (a.ms == b.ms and a.seq < b.seq) end)
-  local surplus = math.max(#keys - tonumber(length), 0)
+  local surplus = math.max(#keys - length, 0)
   for k = 1, surplus do redis.call('HDEL', cursor, keys[k].field) end
   return left + #keys - surplus
 end
@@ -168,9 +176,9 @@ local function publish(nodes, log, cursor, event, data, option)
     local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     last = newest and newest[1] or redis.call('HGET', cursor, '@newest') or '0-0'
   end
-  local id, carried
+  local entry, carried
   if option then
-    local entry = { 'event', event, 'data', data, 'prev', last }
+    entry = { 'event', event, 'data', data, 'prev', last }
     for _, name in ipairs({ 'client', 'except', 'collapse', 'key' }) do
       if option[name] then
         entry[#entry + 1] = name
@@ -179,13 +187,25 @@ local function publish(nodes, log, cursor, event, data, option)
     end
     local older = option.collapse and redis.call('HGET', cursor, '@collapse:' .. option.collapse)
     carried = older and take_out(log, cursor, older)
-    id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', unpack(entry))
-  else
-    id = redis.call('XADD', log, 'MAXLEN', '=', length, '*', 'event', event, 'data', data, 'prev', last)
+  end
+  local id = append(log, '*', event, data, last, entry)
+  local entries, empty = redis.call('XLEN', log), nil
+  if entries == 1 then
+    -- Nothing in the log held its id up: where the clock has gone back, it must still come after what was handed out.
+    local noted = redis.call('HMGET', cursor, '@empty', '@clock')
+    empty = noted[1]
+    local handed_out = noted[2] or empty or last
+    if newer(last, handed_out) then handed_out = last end
+    local ms, seq = parts(handed_out)
+    if not newer(id, handed_out) and ms < now + A_DAY then -- '@empty' may be a time that never comes
+      redis.call('XDEL', log, id)
+      id = append(log, string.format('%d-%d', ms, seq + 1), event, data, last, entry)
+    end
   end
   -- First of all: should Redis refuse anything below, the next event must still know that it is not the first.
   if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
   if live == '' then redis.call('HSET', cursor, '@newest', id) end -- else the heartbeat notes it
+  if entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', length) end
   if option then
     if carried then redis.call('HSET', cursor, '@front', id .. ' ' .. carried) end
     local added = 0
@@ -195,11 +215,11 @@ local function publish(nodes, log, cursor, event, data, option)
     -- Not all fields are keys, so those are counted: '@keys', about.
     if added > 0 then
       local keys = (redis.call('HGET', cursor, '@keys') or 0) + added
-      if keys > 2 * tonumber(length) + 256 then keys = forget_old_keys(log, cursor) end
+      if keys > 2 * length + 256 then keys = forget_old_keys(log, cursor) end
       redis.call('HSET', cursor, '@keys', keys)
     end
   end
-  if last == '0-0' then begin(cursor) end
+  if last == '0-0' then begin(cursor, empty) end
   local due = string.sub(last, 1, digits) ~= moment
   if due then keep(log, log_ttl) end
   if due or option then keep(cursor, log_ttl) end -- a position must last as long as what its client has not got

@@ -9,6 +9,7 @@ use crate::stage::{Kind, Options, Stage, event, ids, user};
 
 crate::on_both_engines!(
     a_trimmed_log_is_whole_only_for_who_is_not_behind_it,
+    of_a_long_log_no_more_is_read_than_is_kept,
     a_log_that_lapsed_is_a_gap,
     a_lapsed_log_is_a_gap_also_once_it_has_begun_anew,
     a_position_lasts_as_long_as_the_log,
@@ -58,6 +59,23 @@ async fn a_trimmed_log_is_whole_only_for_who_is_not_behind_it(kind: Kind) {
     }
     let all = stage.connect_since(&user, "tab", EventId::ZERO).await;
     assert_eq!((ids(&all), all.whole), (kept.to_vec(), false), "all that is kept is not all there was");
+}
+
+async fn of_a_long_log_no_more_is_read_than_is_kept(kind: Kind) {
+    let stage = kind.stage_with(Options { log_length: 130, ..Options::default() }).await;
+    let user = user("42");
+    let mut published = Vec::new();
+    for n in 0..299 {
+        published.push(stage.publish_plain(&user, &n.to_string()).await);
+        if kind == Kind::Redis {
+            let length: usize = stage.ask(&["XLEN", "log:{user:42}"]);
+            assert!(length <= 130 + 16, "{length} entries");
+        }
+    }
+    for (behind, whole) in [(131, false), (130, true)] {
+        let welcome = stage.connect_since(&user, "tab", published[299 - 1 - behind]).await;
+        assert_eq!((welcome.whole, welcome.replayed), (whole, 130), "{behind} behind");
+    }
 }
 
 async fn a_log_that_lapsed_is_a_gap(kind: Kind) {

@@ -211,3 +211,34 @@ async fn whose_position_may_have_been_dropped_is_told_a_gap(kind: Kind) {
     assert!(stage.connect(&user, "other-1099").await.whole, "newer positions are kept");
     assert!(stage.connect_since(&user, "tab-2", missed).await.whole, "who says where it stands is not asked");
 }
+
+/// As if Redis' clock had been so far ahead while clients came, and had gone back since.
+#[tokio::test]
+async fn ids_come_after_the_positions_handed_out_though_the_clock_goes_back() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let first = stage.connect(&user, "tab").await.position;
+    let noted = |field: &str| -> Option<String> { stage.ask(&["HGET", "cursor:{user:42}", field]) };
+    let plant = |field: &str, id: EventId| -> usize {
+        stage.ask(&["HSET", "cursor:{user:42}", field, &id.to_string()])
+    };
+    assert_eq!((noted("@empty"), noted("@clock")), (Some(first.to_string()), None));
+    let second = stage.connect(&user, "another").await.position;
+    assert_eq!((noted("@empty"), noted("@clock")), (Some(first.to_string()), Some(second.to_string())));
+
+    let ahead = EventId { ms: second.ms + 60_000, seq: 0 };
+    plant("@clock", ahead);
+    let id = stage.publish_plain(&user, "1").await;
+    assert_eq!(id, EventId { seq: 1, ..ahead });
+    assert_eq!((noted("@start"), noted("@empty"), noted("@clock")), (Some(first.to_string()), None, None));
+    let next = stage.publish_plain(&user, "2").await;
+    let page = stage.resume(&user, "tab", ahead).await;
+    assert_eq!((ids(&page), page.whole), (vec![id, next], true));
+
+    // The log lapses, and what is known is its newest event; or nobody knows since when a log has been empty.
+    stage.ask::<usize>(&["DEL", "log:{user:42}"]);
+    assert!(stage.publish_plain(&user, "3").await > next);
+    let never = EventId { ms: 1 << 52, seq: 0 };
+    stage.ask::<usize>(&["DEL", "log:{user:42}", "nodes:{user:42}", "cursor:{user:42}"]);
+    plant("@empty", never);
+    assert!(stage.publish_plain(&user, "4").await < ahead);
+}

@@ -105,7 +105,7 @@ fn keep_served(context: &Context) -> redis::Cmd {
 
 /// The script call for those of a batch that share a slot.
 fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::Cmd {
-    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 5 + 4 * group.len());
+    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 6 + 4 * group.len());
     for place in group {
         user_keys(context, &mut call, &connects[*place].user);
     }
@@ -117,7 +117,8 @@ fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::C
         .arg(ms(context.config.session_ttl))
         .arg(ms(context.config.log_ttl))
         .arg(context.config.max_sessions_per_user)
-        .arg(whole_since.unwrap_or(NEVER_MS));
+        .arg(whole_since.unwrap_or(NEVER_MS))
+        .arg(context.config.log_length);
     for place in group {
         let connect = connects[*place];
         call.arg(connect.client.as_str())
