@@ -13,7 +13,8 @@
 -- ARGV[5] -> Unix ms after which this data set is known to be whole
 -- ARGV[6] -> log length, entries
 -- ARGV[4i+7] -> client id
--- ARGV[4i+8] -> 'new' replaces an older connection of the client, 'resume' yields to a newer one
+-- ARGV[4i+8] -> 'new': replaces an older connection of the client; else the order of a connection that was registered
+--   before and resumes: it yields to a newer one, and to a sign-out since
 -- ARGV[4i+9] -> id after which to read, or '' for the client's confirmed position
 -- ARGV[4i+10] -> resume only: id that the client has confirmed, or ''; kept where no position is known
 --
@@ -22,9 +23,10 @@
 --   'full'      the user has as many sessions as allowed; nothing was written
 --   '! error'   Redis refused this one
 --   'replaced'  resume only: the client has since connected elsewhere; nothing was written
+--   'out'       resume only: the client was signed out since; nothing was written
 --   'ok position from whole (1|0) replayed upto more (1|0) order replaced edges', or {that, entries} where there are any
 --     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing;
---     replayed: events for this client after `from`, where they are large at least so many ('resume': in this page);
+--     replayed: events for this client after `from`, where they are large at least so many (who resumes: in this page);
 --     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us; replaced: its node, '-' for none;
 --     edges: none, or what `presence` has not been told yet: <entry told last, or 0> <us> <state> <node> ...
 --     entries: {id, event, data, ...}
@@ -194,6 +196,14 @@ local function drop_oldest_positions(cursor, members, client)
   return #known - math.max(surplus, 0)
 end
 
+-- Whether the client was signed out since `order`: signout.lua.
+local function signed_out(noted, client, order)
+  for at, who in string.gmatch(noted or '', '(%d+) (%S+)') do
+    if (who == '*' or who == client) and tonumber(at) > tonumber(order) then return true end
+  end
+  return false
+end
+
 local function connect(user, nodes, log, cursor, client, mode, since, has_confirmed)
   local members, leased, last = prune(user, nodes)
   -- Leases without a set: Redis lost it. Whoever has one finds it gone with the next heartbeat, and registers anew.
@@ -209,8 +219,10 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     elseif its_node == node then known = true
     else replaced = its_node end
   end
-  if mode == 'resume' then
+  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions', '@out')
+  if mode ~= 'new' then
     if replaced ~= '' then return 'replaced' end
+    if signed_out(noted[7], client, mode) then return 'out' end
   elseif not known and replaced == '' and others >= max_sessions then
     return 'full'
   end
@@ -218,7 +230,6 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
   local position = newest or clock
-  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions')
   local confirmed = noted[1]
   local from = since ~= '' and since or confirmed or position
   if from ~= position and spent > CALL_BYTES then return 'later' end
@@ -248,7 +259,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
       if positions > MOST_POSITIONS then positions = drop_oldest_positions(cursor, members, client) end
       notes[3], notes[4] = '@positions', positions
     end
-  elseif mode == 'resume' and not confirmed and has_confirmed ~= '' then
+  elseif mode ~= 'new' and not confirmed and has_confirmed ~= '' then
     notes[1], notes[2] = client, has_confirmed
   end
   local edges = online_edges(noted[2], noted[3], mode, #members == 0, notes)

@@ -128,7 +128,7 @@ impl Registry {
         let unsaved = |session: &Arc<Handle>| Some((session.clone(), session.unsaved()?));
         lock(&self.shards[shard])
             .iter()
-            .filter(|(_, sessions)| sessions.iter().any(|session| session.is_registered()))
+            .filter(|(_, sessions)| sessions.iter().any(|session| session.order() != 0))
             .map(|(user, sessions)| (user.clone(), sessions.iter().filter_map(unsaved).collect()))
             .collect()
     }

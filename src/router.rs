@@ -198,7 +198,7 @@ impl Router {
         self.engine.connect(Connect {
             user: handle.user.clone(),
             client: handle.client.clone(),
-            mode: Mode::Resume,
+            mode: Mode::Resume { order: handle.order() },
             since: Some(last),
             confirmed: handle.confirmed(),
         })

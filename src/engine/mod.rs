@@ -41,8 +41,12 @@ impl Unavailable {
 pub enum Mode {
     /// A new connection: it takes the place of an older one of the same client, on any node.
     New,
-    /// A connection that is there already: registers anew, or catches up; yields to a newer one elsewhere.
-    Resume,
+    /// A connection that is there already: registers anew, or catches up; yields to a newer one elsewhere, and to a
+    /// sign-out since.
+    Resume {
+        /// [`Registration::order`] of the last time.
+        order: u64,
+    },
 }
 
 /// A session that registers, and reads what it has missed.
@@ -69,6 +73,8 @@ pub enum Connected {
     Full,
     /// [`Mode::Resume`] only: the client has since connected elsewhere; nothing was registered.
     Replaced,
+    /// [`Mode::Resume`] only: the client was signed out since; nothing was registered.
+    SignedOut,
 }
 
 /// A registered session, and one page of what it has missed.

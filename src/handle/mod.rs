@@ -304,9 +304,9 @@ impl Handle {
         !state.behind
     }
 
-    /// Whether the engine has registered the session.
-    pub fn is_registered(&self) -> bool {
-        self.state().order != 0
+    /// When the connection was registered, as the engine counts; 0 before that.
+    pub fn order(&self) -> u64 {
+        self.state().order
     }
 
     /// Registered from this position on, which the engine has noted.

@@ -59,6 +59,7 @@ impl Session {
                 Ok(None)
             }
             Ok(Connected::Replaced) => Ok(Some(Close::Replaced)),
+            Ok(Connected::SignedOut) => Ok(Some(Close::SignedOut)),
             Ok(Connected::Full) => Ok(Some(Close::Overloaded)),
             Err(error) => {
                 debug!(user = %self.registered.user(), client = %self.registered.client(), %error, "cannot catch up yet");

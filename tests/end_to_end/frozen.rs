@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::support::db::set;
 use crate::support::raw::{CLOSE, TEXT};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Pair, RawClient, Scrape, Worker, eventually};
+use crate::support::{BOUND, Client, Pair, RawClient, Scrape, Worker, eventually, http};
 
 /// Large enough that the kernel's buffers are soon full.
 const EVENT: usize = 32 * 1024;
@@ -29,6 +29,25 @@ async fn read(client: &mut RawClient, patience: Duration) -> (Vec<u64>, Option<u
         }
     }
     (numbers, bye)
+}
+
+#[tokio::test]
+async fn who_was_signed_out_while_the_node_was_frozen_is_closed_when_it_thaws() {
+    let mut pair = Pair::with(&[("--node-ttl", "1500ms"), ("--pong-timeout", "10m")]).await;
+    let (mut one, mut other) =
+        (Client::open(&pair.a, "userId=42&clientId=one").await, Client::open(&pair.a, "userId=43").await);
+    pair.a.signal(Signal::STOP);
+    eventually(BOUND, "the frozen node cleared away", async || same(pair.db.exists("user:42").await, false))
+        .await;
+    let answer = http::delete(&pair.b.worker_http("/users/42/sessions")).await;
+    assert_eq!(answer.status, 204);
+    pair.a.signal(Signal::CONT);
+    assert_eq!(one.closed().await.code, 4010);
+    eventually(BOUND, "the other registered anew", async || same(pair.db.exists("user:43").await, true))
+        .await;
+    assert!(!pair.db.exists("user:42").await);
+    Worker::open(&pair.b).await.event("43", "1").await;
+    assert_eq!(other.event().await.data, "1");
 }
 
 #[tokio::test]

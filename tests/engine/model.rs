@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use switchboard::engine::{Beaten, Connected, Event, Mode};
 use switchboard::id::{EventId, UserId};
 
-use crate::stage::{Kind, Options, Stage, client, event};
+use crate::stage::{Kind, Options, RESUME, Stage, client, event};
 
 /// How much longer than a lease is waited until it has lapsed for certain.
 const BEYOND: f64 = 1.1;
@@ -186,7 +186,7 @@ impl<'a> History<'a> {
             Step::Look { client, back } => {
                 let Some(its) = self.clients.get(client).filter(|its| its.open) else { return };
                 let after = its.got.iter().rev().nth(*back).copied().unwrap_or(its.last);
-                self.read(*client, Mode::Resume, Some(after)).await;
+                self.read(*client, RESUME, Some(after)).await;
             }
             Step::Disconnect { client, unconfirmed } => {
                 let Some(its) = self.clients.get_mut(client).filter(|its| its.open) else { return };
@@ -287,7 +287,7 @@ impl<'a> History<'a> {
                 assert_eq!(page.upto, page.position);
                 return;
             }
-            (mode, since) = (Mode::Resume, Some(page.upto));
+            (mode, since) = (RESUME, Some(page.upto));
         }
     }
 

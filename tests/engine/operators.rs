@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use switchboard::engine::{Connected, Mode};
 use switchboard::id::EventId;
 use switchboard::trace::MAX_USERS;
 use tokio::time::{sleep, timeout};
@@ -78,4 +79,35 @@ async fn no_more_than_so_many_are_followed(kind: Kind) {
     assert!(follow("7".to_owned()).await.unwrap().is_some(), "it is one of them");
     stage.engine.trace(user("7"), None).await.unwrap();
     assert!(follow("one-more".to_owned()).await.unwrap().is_some());
+}
+
+/// The node that holds them may be frozen, and be cleared up after before it hears of it.
+#[tokio::test]
+async fn who_was_signed_out_does_not_resume_and_may_come_back() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let resume = async |client: &str, order: u64| {
+        stage.try_connect(&user, client, Mode::Resume { order }, Some(EventId::ZERO)).await
+    };
+    let (one, other) = (stage.connect(&user, "one").await.order, stage.connect(&user, "other").await.order);
+    stage.engine.sign_out(user.clone(), Some("one".parse().unwrap())).await.unwrap();
+    assert!(matches!(resume("one", one).await, Connected::SignedOut));
+    assert!(matches!(resume("other", other).await, Connected::Registered(_)));
+    // It was signed out then, not for ever.
+    stage.disconnect(&user, "one", None).await;
+    let again = stage.connect(&user, "one").await.order;
+    assert!(matches!(resume("one", again).await, Connected::Registered(_)));
+
+    stage.engine.sign_out(user.clone(), None).await.unwrap();
+    for client in ["one", "other"] {
+        assert!(matches!(resume(client, again).await, Connected::SignedOut), "{client}");
+    }
+    // However often, what is remembered of it is bounded, and the newest counts.
+    let noted = || stage.ask::<String>(&["HGET", "cursor:{user:42}", "@out"]);
+    assert_eq!(noted().split(' ').count(), 2, "all of them, once: {}", noted());
+    for number in 0..40 {
+        let client = format!("c-{number}").parse().unwrap();
+        stage.engine.sign_out(user.clone(), Some(client)).await.unwrap();
+    }
+    assert_eq!(noted().split(' ').count(), 2 * 32, "{}", noted());
+    assert!(matches!(resume("c-39", again).await, Connected::SignedOut));
 }

@@ -4,7 +4,7 @@ use switchboard::engine::{Connect, Connected, Mode};
 use switchboard::id::EventId;
 
 use crate::recorder::Told;
-use crate::stage::{Kind, Options, ids, user};
+use crate::stage::{Kind, Options, RESUME, ids, user};
 
 crate::on_both_engines!(
     a_later_connection_has_a_greater_order,
@@ -89,7 +89,7 @@ async fn a_newer_connection_elsewhere_replaces_and_is_not_taken_back() {
         .await;
     assert_eq!(told, ("42".to_owned(), "tab".to_owned(), new.order));
 
-    let yielded = a.try_connect(&user, "tab", Mode::Resume, Some(old.position)).await;
+    let yielded = a.try_connect(&user, "tab", RESUME, Some(old.position)).await;
     assert!(matches!(yielded, Connected::Replaced), "{yielded:?}");
     assert_eq!(a.sessions(&user).await, ["tab@node-2"]);
     // The end of the old socket takes nothing of the new one away.
@@ -129,7 +129,7 @@ async fn a_session_whose_client_left_while_it_waited_is_over(kind: Kind) {
     assert_eq!(stage.sessions(&user).await, Vec::<String>::new());
     // The same where it was there, and had begun to catch up.
     let position = stage.connect(&user, "tab").await.position;
-    let catching_up = stage.engine.connect(begin(Mode::Resume, Some(position)));
+    let catching_up = stage.engine.connect(begin(RESUME, Some(position)));
     stage.disconnect(&user, "tab", None).await;
     assert_eq!(stage.sessions(&user).await, Vec::<String>::new());
     drop(catching_up);

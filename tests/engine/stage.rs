@@ -62,6 +62,9 @@ impl Default for Options {
     }
 }
 
+/// A connection that is there resumes; nobody was signed out since.
+pub const RESUME: Mode = Mode::Resume { order: u64::MAX };
+
 /// An engine that has claimed its id and tells a recorder.
 pub struct Stage {
     pub kind: Kind,
@@ -218,7 +221,7 @@ impl Stage {
 
     /// A connection that is there reads on.
     pub async fn resume(&self, user: &UserId, client: &str, since: EventId) -> Registration {
-        self.registered(user, client, Mode::Resume, Some(since)).await
+        self.registered(user, client, RESUME, Some(since)).await
     }
 
     pub async fn disconnect(&self, user: &UserId, client: &str, confirmed: Option<EventId>) {

@@ -126,7 +126,7 @@ impl Lane {
 /// more), or it was only to catch up. Ends come first, so it would outlive its end.
 fn is_over(connect: &Connect, reply: &Reply<Connected>, end: &Disconnect) -> bool {
     let same = connect.user == end.user && connect.client == end.client;
-    same && (reply.is_closed() || connect.mode == Mode::Resume)
+    same && (reply.is_closed() || matches!(connect.mode, Mode::Resume { .. }))
 }
 
 /// Hands each operation of a batch its own outcome.

@@ -34,6 +34,7 @@ macro_rules! scripts {
 scripts! {
     CONNECT => "connect",
     DISCONNECT => "disconnect",
+    SIGNOUT => "signout",
     HEARTBEAT => "heartbeat",
     PUBLISH => "publish",
     FORGET => "forget",

@@ -122,7 +122,10 @@ fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::C
     for place in group {
         let connect = connects[*place];
         call.arg(connect.client.as_str())
-            .arg(if connect.mode == Mode::New { "new" } else { "resume" })
+            .arg(match connect.mode {
+                Mode::New => "new".to_owned(),
+                Mode::Resume { order } => order.to_string(),
+            })
             .arg(connect.since.map_or_else(String::new, |since| since.to_string()))
             .arg(connect.confirmed.map_or_else(String::new, |confirmed| confirmed.to_string()));
     }
@@ -161,6 +164,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         "ok" => {}
         "full" => return only(Some(Connected::Full)),
         "replaced" => return only(Some(Connected::Replaced)),
+        "out" => return only(Some(Connected::SignedOut)),
         "later" => return only(None),
         _ => return Err(another_shape()),
     }
@@ -325,8 +329,12 @@ pub async fn uplink(context: &Context, message: &Uplink) -> Result<(), Unavailab
 pub async fn of(context: &Context, user: &UserId) -> Result<Vec<(ClientId, NodeId)>, Unavailable> {
     let mut members = cmd("SMEMBERS");
     members.arg(context.keys.user(user));
+    members_of(context.link.run_one(members).await?)
+}
+
+fn members_of(set: Value) -> Result<Vec<(ClientId, NodeId)>, Unavailable> {
     let mut sessions = Vec::new();
-    for member in reply::array(context.link.run_one(members).await?)? {
+    for member in reply::array(set)? {
         if let Some((client, node)) = reply::text(&member)?.split_once('@')
             && let (Ok(client), Ok(node)) = (client.parse(), node.parse())
         {
@@ -356,7 +364,7 @@ pub async fn online(context: &Context, users: Vec<UserId>) -> Result<Vec<UserId>
     Ok(online)
 }
 
-/// Asks the nodes that hold the user's sessions to close them, or one of them.
+/// Asks the nodes that hold the user's sessions to close them, or one of them, and notes it for one that does not hear.
 ///
 /// # Errors
 /// Where Redis is away.
@@ -365,8 +373,10 @@ pub async fn sign_out(
     user: &UserId,
     client: Option<&ClientId>,
 ) -> Result<(), Unavailable> {
-    let mut nodes: Vec<NodeId> = of(context, user)
-        .await?
+    let mut call = scripts::call(&scripts::SIGNOUT, 2, 2);
+    call.arg(context.keys.user(user)).arg(context.keys.cursor(user));
+    call.arg(client.map_or("*", ClientId::as_str)).arg(ms(context.config.log_ttl));
+    let mut nodes: Vec<NodeId> = members_of(context.link.run_one(call).await?)?
         .into_iter()
         .filter(|(its_client, _)| client.is_none_or(|client| client == its_client))
         .map(|(_, node)| node)

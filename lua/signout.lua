@@ -1,0 +1,30 @@
+-- signout: notes that a user's sessions, or one of them, are to close, and says who is connected where.
+-- The nodes that hold them are told besides. The note is for one that does not hear that: it was frozen for longer than
+-- its lease, and registers its sessions anew when it thaws.
+--
+-- KEYS[1] -> user:<id> (SET)
+-- KEYS[2] -> cursor:{user:<id>} (HASH)
+-- ARGV[1] -> client id, or '*' for all
+-- ARGV[2] -> log TTL, ms
+--
+-- returns an array: the members of the set
+
+local user, cursor, who, log_ttl = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local order = time[1] .. string.format('%06d', time[2])
+local MOST = 32 -- notes of a user
+
+local function keep(key, ttl) -- a shared key's TTL never shrinks
+  local left = redis.call('PTTL', key)
+  if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- '@out': '<us> <client, or *> ...', the newest last.
+local notes = {}
+for at, whose in string.gmatch(redis.call('HGET', cursor, '@out') or '', '(%d+) (%S+)') do
+  if who ~= '*' and who ~= whose then notes[#notes + 1] = at .. ' ' .. whose end
+end
+notes[#notes + 1] = order .. ' ' .. who
+redis.call('HSET', cursor, '@out', table.concat(notes, ' ', math.max(#notes - MOST, 0) + 1))
+keep(cursor, log_ttl)
+return redis.call('SMEMBERS', user)
