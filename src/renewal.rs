@@ -16,6 +16,9 @@ use crate::router::Router;
 /// away for longer than a lease, kept them away as well, and whoever is cleared up after has to wait for that.
 const OTHERS_RETURN: Duration = Duration::from_secs(2);
 
+/// How long a reason why Redis is away stands in the log before another one is told.
+const RETOLD: Duration = Duration::from_secs(5);
+
 /// How a node's lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -43,7 +46,7 @@ pub async fn keep(
         clearing,
         claimed,
         held_before: false,
-        away: false,
+        away: None,
         waiting: false,
     };
     let mut pause = Duration::ZERO;
@@ -98,7 +101,8 @@ struct Keeper {
     /// When the id was claimed last.
     claimed: Instant,
     held_before: bool,
-    away: bool,
+    /// When Redis was last told of as away, and why.
+    away: Option<(Instant, Unavailable)>,
     waiting: bool,
 }
 
@@ -184,14 +188,16 @@ impl Keeper {
         });
     }
 
+    /// Redis is away. That is told once; where the reason becomes another one, again, but not all the time.
     fn tell_away(&mut self, error: &Unavailable) {
-        if !std::mem::replace(&mut self.away, true) {
-            warn!(node = %self.router.node(), %error, "Redis cannot be reached: sockets stay open, publishing is refused, retrying");
+        if self.away.as_ref().is_none_or(|(told, reason)| reason.0 != error.0 && told.elapsed() >= RETOLD) {
+            warn!(node = %self.router.node(), %error, "Redis cannot be used: sockets stay open, publishing is refused, retrying");
+            self.away = Some((Instant::now(), error.clone()));
         }
     }
 
     fn tell_back(&mut self) {
-        if std::mem::replace(&mut self.away, false) {
+        if self.away.take().is_some() {
             info!(node = %self.router.node(), "Redis is back");
         }
     }

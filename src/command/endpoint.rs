@@ -55,9 +55,10 @@ impl Endpoint {
     fn find(reader: &mut Reader, url: &'static str, port: &'static str) -> Result<Self, Failure> {
         if let Some(given) = reader.given(url) {
             let from = named(url, reader.source(url));
+            let usual = if port == "worker-port" { 4001 } else { 4000 };
             return parse(given, &from).ok_or_else(|| {
                 Failure::Usage(format!(
-                    "{from} is no address: it must be like ws://host:4001, wss://, http:// or https://"
+                    "{from} is no address: it must be like ws://host:{usual}, wss://, http:// or https://"
                 ))
             });
         }

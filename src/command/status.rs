@@ -125,7 +125,12 @@ fn table(report: &Value) -> String {
         table.push('\n');
     }
     let sum = |field: &str| nodes.iter().filter_map(|node| node[field].as_u64()).sum::<u64>();
-    let _ = writeln!(table, "\nonline       {} users, {} sessions", sum("users"), sum("sessions"));
+    let _ = writeln!(
+        table,
+        "\nonline       {} users (counted on each node), {} sessions",
+        sum("users"),
+        sum("sessions")
+    );
     let streams = &report["streams"];
     if streams.is_null() {
         return table + "local mode: no streams\n";
@@ -179,7 +184,7 @@ mod tests {
         assert_eq!(lines[0], "NODE    READY         SESSIONS  USERS  UPTIME  VERSION  LAG  PENDING");
         assert_eq!(lines[1], "node-a  yes           3         2      1h 2m   0.1.0    7    2");
         assert!(lines[2].contains("no: draining") && lines[3].contains("unknown"), "{table}");
-        assert!(table.contains("online       6 users, 9 sessions"), "{table}");
+        assert!(table.contains("online       6 users (counted on each node), 9 sessions"), "{table}");
         assert!(table.contains("events       5 unread, 4 pending, read by b"), "{table}");
         assert!(table.contains("events:2     0 unread, 0 pending, nobody reads it now"), "{table}");
     }

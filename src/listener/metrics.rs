@@ -24,7 +24,7 @@ pub async fn handle(ports: &Ports) -> Answer {
         users: router.registry().users(),
         connections: most_connections - ports.places.available_permits(),
         most_connections,
-        redis_up: engine.is_up(),
+        redis_up: engine.is_up() && router.lease().is_held(),
         redis_may_evict: engine.warning().is_some(),
         ready: ports.is_ready().is_ok(),
         draining: ports.is_draining(),

@@ -203,8 +203,10 @@ impl Metrics {
         }
         for close in Close::ALL {
             metrics.disconnects.with_label_values(&[close.label()]);
+            metrics.connects.with_label_values(&[close.label()]);
         }
         metrics.connects.with_label_values(&[LET_IN]);
+        metrics.connects.with_label_values(&[GONE]);
         metrics.disconnects.with_label_values(&[GONE]);
         Ok(metrics)
     }

@@ -132,7 +132,7 @@ impl Refusal {
     pub fn unavailable() -> Self {
         Self::new(
             Code::Unavailable,
-            "Redis cannot be reached now, or too few replicas (--wait-replicas); nothing is known to be done, try again",
+            "this node has no use of Redis now (GET /readyz says why), or too few replicas (--wait-replicas); nothing is known to be done, try again",
         )
     }
 

@@ -81,6 +81,7 @@ impl Session {
         }
         if !registration.whole || lost {
             info!(
+                node = %self.registered.router().node(),
                 user = %self.registered.user(), client = %self.registered.client(),
                 since = %registration.from, "a gap: some events after that may be gone"
             );

@@ -32,13 +32,14 @@ impl Session {
     /// Takes the session off its user, and says goodbye where there is anyone to say it to.
     pub(super) async fn leave(mut self, end: End) {
         let (user, client) = (self.registered.user().clone(), self.registered.client().clone());
+        let node = self.registered.router().node().clone();
         match end {
             End::Gone => {
                 self.registered.router().turn_to_leave().await;
                 drop(self.registered);
                 // The peer's close frame is answered, if it sent one.
                 self.transport.finish().await;
-                info!(%user, %client, "disconnected");
+                info!(%node, %user, %client, "disconnected");
             }
             End::Close(close) => {
                 // Everyone can see that the session is gone before its socket closes.
@@ -50,7 +51,7 @@ impl Session {
                 self.send_waiting();
                 drop(self.registered);
                 self.transport.goodbye(close).await;
-                info!(%user, %client, code = close.code(), reason = close.reason(), "closed");
+                info!(%node, %user, %client, code = close.code(), reason = close.reason(), "closed");
             }
         }
     }

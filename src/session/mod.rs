@@ -152,7 +152,7 @@ impl Session {
 
     async fn run(mut self: Box<Self>, registration: Box<Registration>) {
         let (user, client) = (self.registered.user(), self.registered.client());
-        info!(%user, %client, replayed = registration.replayed, whole = registration.whole, "connected");
+        info!(node = %self.registered.router().node(), %user, %client, replayed = registration.replayed, whole = registration.whole, "connected");
         self.metrics().connected();
         self.note_connected(&registration);
         let end = match self.greet(*registration) {

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::support::db::set;
 use crate::support::pair::Single;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, Worker, eventually, http};
+use crate::support::{BOUND, Client, Node, NodeBuilder, Pair, RedisServer, Scrape, Worker, eventually, http};
 
 /// Retries with backoff may be seconds apart by the time that Redis is back.
 const RECOVERY: Duration = Duration::from_secs(25);
@@ -221,4 +221,30 @@ async fn an_inbox_whose_reader_waits_in_vain_is_made_anew_and_read() {
     ready(&pair.a.worker_http("/readyz")).await;
     let third = worker.event("42", "3").await;
     assert_eq!(client.event().await.id, Some(third));
+}
+
+/// Redis answers, and takes nothing: as if it were away.
+#[tokio::test]
+async fn a_redis_that_is_full_is_told_of_and_so_is_the_next_reason() {
+    let mut stage = Single::with(&[("--node-ttl", "1500ms")]).await;
+    let up = async |node: &Node| Scrape::of(node).await.get("redis_up");
+    assert_eq!(up(&stage.a).await, 1.0);
+    let told = async |node: &Node, reason: &str| {
+        eventually(RECOVERY, reason, async || {
+            let lines = node.lines();
+            let told =
+                lines.iter().any(|line| line.contains("Redis cannot be used") && line.contains(reason));
+            if told { Ok(()) } else { Err(lines.join("\n")) }
+        })
+        .await;
+    };
+    let memory = |bytes: &str| redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).to_owned();
+    let _: () = stage.db.run(&memory("1mb")).await;
+    told(&stage.a, "OOM").await;
+    eventually(RECOVERY, "word that Redis is of no use", async || same(up(&stage.a).await, 0.0)).await;
+    stage.redis.kill();
+    told(&stage.a, "refused").await;
+    stage.redis.start_again().await;
+    ready(&stage.a.worker_http("/readyz")).await;
+    assert_eq!(up(&stage.a).await, 1.0);
 }

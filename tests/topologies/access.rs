@@ -118,7 +118,7 @@ async fn what_keeps_a_node_out_is_told() {
                 lines.iter().all(|line| !line.contains("falsch") && !line.contains("geheim")),
                 "{lines:?}"
             );
-            let told = |line: &String| line.contains("Redis cannot be reached") && line.contains(reason);
+            let told = |line: &String| line.contains("Redis cannot be used") && line.contains(reason);
             if lines.iter().any(told) { Ok(()) } else { Err(lines.join("\n")) }
         })
         .await;
@@ -177,9 +177,9 @@ async fn through_tls_with_certificates_on_both_sides() {
     let stranger = trusting("stranger").start_listening().await;
     let doubter = known("doubter").unset("--redis-ca").start_listening().await;
     for node in [stranger, doubter] {
-        eventually(BOUND, "the word that Redis cannot be reached", async || {
+        eventually(BOUND, "the word that Redis cannot be used", async || {
             let lines = node.lines();
-            let told = lines.iter().any(|line| line.contains("Redis cannot be reached"));
+            let told = lines.iter().any(|line| line.contains("Redis cannot be used"));
             if told { Ok(()) } else { Err(lines.join("\n")) }
         })
         .await;

@@ -19,6 +19,9 @@ use super::wire::{
     CONNECT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, is_outage, lacks_script, load_scripts, open, send, send_each,
 };
 
+/// Why there is no connection where nobody said so.
+const SILENT: &str = "it does not answer (a wrong port, or TLS on one side alone?)";
+
 /// A data set of which nothing is known yet is whole since never.
 const NOT_KNOWN: u64 = u64::MAX;
 
@@ -276,12 +279,13 @@ impl Server {
         outcome
     }
 
+    /// One of the pool's connections, for one batch.
     async fn connection(&self) -> Result<bb8::PooledConnection<'_, Manager>, RedisError> {
         self.pool.get().await.map_err(|error| match error {
             RunError::User(error) => error,
             RunError::TimedOut => {
                 let trouble = self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                (ErrorKind::Io, "no connection in time", trouble.unwrap_or_default()).into()
+                (ErrorKind::Io, "no connection in time", trouble.unwrap_or_else(|| SILENT.to_owned())).into()
             }
         })
     }
