@@ -126,19 +126,28 @@ impl Close {
         }
     }
 
-    /// Whether the client should come back by itself: 1012, 1013, and 4100 to 4299.
+    /// Whether the client should come back by itself.
     pub fn reconnect(self) -> bool {
-        matches!(self.code(), 1012 | 1013 | 4100..=4299)
+        comes_back(self.code())
     }
 
     /// How long the client should wait before it comes back, where the node knows.
     pub fn after(self) -> Option<Duration> {
         match self {
             Close::Drain(after) => Some(after),
-            Close::PongTimeout | Close::LeaseLost => Some(Duration::ZERO),
-            _ => None,
+            _ => comes_back_at_once(self.code()).then_some(Duration::ZERO),
         }
     }
+}
+
+/// Whether a client whose connection was closed with this code should come back by itself: 1012, 1013, 4100 to 4299.
+pub fn comes_back(code: u16) -> bool {
+    matches!(code, 1012 | 1013 | 4100..=4299)
+}
+
+/// Whether it should do so at once: 4200 to 4299.
+pub fn comes_back_at_once(code: u16) -> bool {
+    matches!(code, 4200..=4299)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::command::endpoint::Endpoint;
 use crate::settings::read::{Reader, Source};
 
 /// Docker's own default is 30 s; a process that takes 3 to say `ok` is not well.
@@ -53,20 +54,10 @@ impl Target {
     }
 }
 
+/// None where TLS ends before the node.
 fn host_and_port(url: &str) -> Option<(String, u16)> {
-    let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?']).next()?;
-    let standard = match scheme {
-        "ws" | "http" => 80,
-        _ => return None, // TLS ends before the node
-    };
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && !port.ends_with(']') => {
-            Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
-        }
-        _ if authority.is_empty() => None,
-        _ => Some((authority.trim_matches(['[', ']']).to_owned(), standard)),
-    }
+    let node = Endpoint::at(url).ok().filter(|node| !node.secure)?;
+    Some((node.host, node.port))
 }
 
 /// Asks whether the node is alive.

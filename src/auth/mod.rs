@@ -21,7 +21,7 @@ use crate::id::UserId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::{Hello, Identity};
 use api::Api;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, bearer};
 use jwt::Jwt;
 
 /// How clients are authenticated, as it was asked for.

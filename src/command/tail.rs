@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use super::endpoint::Endpoint;
 use super::wire::{self, NoSocket, WebSocket};
 use super::{Failure, Outcome};
+use crate::close;
 use crate::id::ClientId;
 use crate::settings::read::Reader;
 
@@ -221,10 +222,7 @@ fn closed(frame: Option<CloseFrame>, bye: Option<Frame>) -> End {
     let reason = frame.reason.to_string();
     let (back, after) = match &bye {
         Some(bye) => (bye.reconnect, bye.after_ms.map(Duration::from_millis)),
-        None => {
-            let at_once = matches!(code, 4200..=4299).then_some(Duration::ZERO);
-            (matches!(code, 1012 | 1013 | 4100..=4299), at_once)
-        }
+        None => (close::comes_back(code), close::comes_back_at_once(code).then_some(Duration::ZERO)),
     };
     if back {
         End::Back(after, format!("closed by the node: {code} {reason}"))

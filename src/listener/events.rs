@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use hyper::{Request, StatusCode};
 
 use super::http::{self, Answer, Body};
 use super::{Ports, client};
@@ -32,7 +32,6 @@ pub async fn open(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -
     let (events, body) = pair();
     opened.serve(events, &ports, place);
     let mut answer = Answer::new(Body::Events(body));
-    *answer.status_mut() = StatusCode::OK;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     // Neither kept nor held up nor compressed on the way.

@@ -43,7 +43,7 @@ fn decoded(part: &str) -> String {
 /// # Errors
 /// `invalid_user_id`.
 pub fn user_id(part: &str) -> Result<UserId, Refusal> {
-    decoded(part).parse().map_err(|error| Refusal::new(Code::InvalidUserId, format!("{error}")))
+    decoded(part).parse().map_err(Refusal::invalid(Code::InvalidUserId))
 }
 
 async fn nodes(ports: &Ports) -> Result<Answer, Refusal> {
@@ -90,9 +90,7 @@ async fn online(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Ref
     if question.user_ids.0.len() > MAX_ITEMS {
         return Err(Refusal::new(Code::TooManyItems, format!("userIds may name at most {MAX_ITEMS} users")));
     }
-    let parse = |user: &String| {
-        user.parse::<UserId>().map_err(|error| Refusal::new(Code::InvalidUserId, format!("{error}")))
-    };
+    let parse = |user: &String| user.parse::<UserId>().map_err(Refusal::invalid(Code::InvalidUserId));
     let users = question.user_ids.0.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let online = ports.router.engine().online(users).await?;
     let online: Vec<&str> = online.iter().map(UserId::as_str).collect();
@@ -104,7 +102,7 @@ async fn sign_out(user: &str, client: Option<&str>, ports: &Ports) -> Result<Ans
     let client = client
         .map(|client| decoded(client).parse())
         .transpose()
-        .map_err(|error| Refusal::new(Code::InvalidClientId, format!("{error}")))?;
+        .map_err(Refusal::invalid(Code::InvalidClientId))?;
     ports.router.engine().sign_out(user, client).await?;
     let mut answer = Response::default();
     *answer.status_mut() = StatusCode::NO_CONTENT;

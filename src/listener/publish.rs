@@ -50,12 +50,12 @@ async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Re
         };
         ports.router.metrics().published(Via::Http, &outcome);
         let receipt = outcome?;
-        return Ok(json_text(answer(request.reference.as_deref(), &Ok(receipt)).as_str().to_owned()));
+        return Ok(json(answer(request.reference.as_deref(), &Ok(receipt))));
     }
     let items: List<&RawValue> = serde_json::from_str(&text)
         .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is neither a JSON object nor an array"))?;
     let items = items.0.into_iter().map(|item| Ok(slice(&text, item.get()))).collect();
-    Ok(json_text(format!("[{}]", all(items, ports).await?.join(","))))
+    Ok(json(format!("[{}]", all(items, ports).await?.join(","))))
 }
 
 /// Publishes each of many items, and answers each.
@@ -69,7 +69,7 @@ async fn all(items: Vec<Result<Utf8Bytes, Refusal>>, ports: &Ports) -> Result<Ve
     Ok(join_all(items.into_iter().map(|item| one(item, ports))).await)
 }
 
-fn json_text(text: String) -> Answer {
+fn json(text: impl Into<Bytes>) -> Answer {
     http::answer(StatusCode::OK, "application/json", text)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use hyper::body::Incoming;
-use hyper::{Method, Request, header};
+use hyper::{Method, Request};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -17,6 +17,7 @@ use super::http::{self, Answer};
 use super::in_flight::{Done, InFlight};
 use super::routes::{self, Found, Verb};
 use super::{Ports, cors, metrics, operator, publish};
+use crate::auth::bearer;
 use crate::close::Close;
 use crate::metrics::Via;
 use crate::protocol::code::{Code, Refusal};
@@ -77,12 +78,8 @@ fn is_known(request: &Request<Incoming>, tokens: &[String]) -> bool {
     if tokens.is_empty() {
         return true;
     }
-    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
-    });
-    let given = bearer.or_else(|| http::query_value(request.uri().query()?, "token")).unwrap_or_default();
+    let given = bearer(request.headers()).or_else(|| http::query_value(request.uri().query()?, "token"));
+    let given = given.unwrap_or_default();
     let known = |known: Choice, token: &String| known | token.as_bytes().ct_eq(given.as_bytes());
     tokens.iter().fold(Choice::from(0), known).into()
 }

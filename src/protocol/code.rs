@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::id::InvalidId;
+
 /// An error code of the public interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -134,6 +136,11 @@ impl Refusal {
             Code::Unavailable,
             "this node has no use of Redis now (GET /readyz says why), or too few replicas (--wait-replicas); nothing is known to be done, try again",
         )
+    }
+
+    /// What becomes of an id or name that is not one, under `code`.
+    pub fn invalid(code: Code) -> impl Fn(InvalidId) -> Self {
+        move |error| Self::new(code, error.to_string())
     }
 
     /// The node is going away.

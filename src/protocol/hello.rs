@@ -94,8 +94,7 @@ impl Hello {
 }
 
 fn parsed<T: FromStr<Err = InvalidId>>(text: &Option<String>, code: Code) -> Result<Option<T>, Refusal> {
-    let parsed = text.as_deref().map(str::parse).transpose();
-    parsed.map_err(|error: InvalidId| Refusal::new(code, error.to_string()))
+    text.as_deref().map(str::parse).transpose().map_err(Refusal::invalid(code))
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl Parts<'_> {
             target,
             client: parse(self.client, Code::InvalidClientId)?,
             except: parse(self.except, Code::InvalidClientId)?,
-            event: event.parse().map_err(refuse(Code::InvalidEvent))?,
+            event: event.parse().map_err(Refusal::invalid(Code::InvalidEvent))?,
             data,
             collapse: parse(self.collapse, Code::InvalidKey)?,
             key: parse(self.key, Code::InvalidKey)?,
@@ -140,7 +140,7 @@ impl Parts<'_> {
     }
 
     fn target(&self) -> Result<Target, Refusal> {
-        let user_id = |text: &str| text.parse::<UserId>().map_err(refuse(Code::InvalidUserId));
+        let user_id = |text: &str| text.parse::<UserId>().map_err(Refusal::invalid(Code::InvalidUserId));
         match (self.user, &self.users, self.broadcast) {
             (Some(user), None, false) => Ok(Target::User(user_id(user)?)),
             (None, Some(users), false) if users.len() > MAX_ITEMS => {
@@ -158,15 +158,11 @@ impl Parts<'_> {
     }
 }
 
-fn refuse(code: Code) -> impl Fn(InvalidId) -> Refusal {
-    move |error| Refusal::new(code, error.to_string())
-}
-
 fn parse<T: std::str::FromStr<Err = InvalidId>>(
     text: Option<&str>,
     code: Code,
 ) -> Result<Option<T>, Refusal> {
-    text.map(|text| text.parse().map_err(refuse(code))).transpose()
+    text.map(|text| text.parse().map_err(Refusal::invalid(code))).transpose()
 }
 
 /// A frame that was read: its `ref`, and what it publishes or why it is refused.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame};
 use tokio_tungstenite::tungstenite::Error;
 
 use crate::close::Close;
@@ -169,10 +169,6 @@ impl Body for EventBody {
         }
         shared.body = Some(cx.waker().clone());
         Poll::Pending
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
     }
 }
 

@@ -27,7 +27,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::auth::{Auth, Pass};
 use crate::close::Close;
@@ -190,83 +190,68 @@ impl Session {
 
     async fn until_end(&mut self) -> End {
         loop {
-            let outcome = match poll_fn(|cx| self.poll_step(cx)).await {
-                Step::Message(None) => return End::Gone,
-                Step::Message(Some(Err(error))) => {
-                    return match socket::close_for(&error) {
-                        Some(close) => End::Close(close),
-                        None => End::Gone,
-                    };
+            let step = poll_fn(|cx| self.poll_step(cx)).await;
+            match self.act(step) {
+                Ok(None) => {}
+                Ok(Some(end)) => return end,
+                Err(error) => {
+                    debug!(user = %self.registered.user(), client = %self.registered.client(), %error, "the connection broke");
+                    return End::Gone;
                 }
-                Step::Message(Some(Ok(_))) if self.answers > MOST_ANSWERS => {
-                    return End::Close(Close::RateLimited);
-                }
-                Step::Message(Some(Ok(message))) => match self.take_message(message) {
-                    Ok(None) => Ok(()),
-                    Ok(Some(end)) => return end,
-                    Err(error) => Err(error),
-                },
-                Step::Flushed(flushed) => {
-                    (self.flushing, self.answers) = (false, 0);
-                    if self.transport.flush_is_pong() {
-                        // It confirms nothing: it has left this node, no more.
-                        self.clock.answered();
-                    }
-                    flushed.map(|()| self.steps.flushed(&self.registered))
-                }
-                Step::Signal(Signal::Close(close)) => match self.last_ping(close) {
-                    Some(pinged) => pinged,
-                    None => return End::Close(close),
-                },
-                Step::Signal(Signal::CatchUp) => {
-                    self.metrics().catch_ups.inc();
-                    steps::note(&self.registered, "behind", Vec::new);
-                    self.catch_up = CatchUp::Wanted;
-                    self.clock.missing = None;
-                    Ok(())
-                }
-                Step::Signal(Signal::Send) => {
-                    self.send_waiting();
-                    Ok(())
-                }
-                Step::CaughtUp(answer) => match self.take_answer(answer) {
-                    Ok(None) => Ok(()),
-                    Ok(Some(close)) => return End::Close(close),
-                    Err(error) => Err(error),
-                },
-                Step::Done(outcome) => {
-                    self.pending = None;
-                    match outcome {
-                        Ok(Done::Uplinked) => {
-                            self.metrics().uplinked.inc();
-                            Ok(())
-                        }
-                        Ok(Done::Renewed(expires)) => {
-                            self.clock.expires = Some(expires);
-                            Ok(())
-                        }
-                        Err(refusal) => self.refuse(&refusal),
-                    }
-                }
-                Step::Tick(Tick::Age) => {
-                    self.registered.handle().close(Close::Drain(Duration::ZERO));
-                    Ok(())
-                }
-                Step::Tick(Tick::Missing) => {
-                    self.registered.handle().look();
-                    Ok(())
-                }
-                Step::Tick(Tick::Close(close)) => return End::Close(close),
-                Step::Tick(Tick::Ping) => {
-                    self.clock.pinged(self.last);
-                    self.flushing = true;
-                    self.transport.ping(self.last)
-                }
-            };
-            if outcome.is_err() {
-                return End::Gone;
             }
         }
+    }
+
+    /// Acts on what happened; says how the session ends, where it does.
+    fn act(&mut self, step: Step) -> Result<Option<End>, Error> {
+        match step {
+            Step::Message(None) => return Ok(Some(End::Gone)),
+            Step::Message(Some(Err(error))) => {
+                return socket::close_for(&error).map(|close| Some(End::Close(close))).ok_or(error);
+            }
+            Step::Message(Some(Ok(_))) if self.answers > MOST_ANSWERS => {
+                return Ok(Some(End::Close(Close::RateLimited)));
+            }
+            Step::Message(Some(Ok(message))) => return self.take_message(message),
+            Step::Flushed(flushed) => {
+                (self.flushing, self.answers) = (false, 0);
+                if self.transport.flush_is_pong() {
+                    // It confirms nothing: it has left this node, no more.
+                    self.clock.answered();
+                }
+                flushed?;
+                self.steps.flushed(&self.registered);
+            }
+            Step::Signal(Signal::Close(close)) => match self.last_ping(close) {
+                Some(pinged) => pinged?,
+                None => return Ok(Some(End::Close(close))),
+            },
+            Step::Signal(Signal::CatchUp) => {
+                self.metrics().catch_ups.inc();
+                steps::note(&self.registered, "behind", Vec::new);
+                self.catch_up = CatchUp::Wanted;
+                self.clock.missing = None;
+            }
+            Step::Signal(Signal::Send) => self.send_waiting(),
+            Step::CaughtUp(answer) => return Ok(self.take_answer(answer)?.map(End::Close)),
+            Step::Done(outcome) => {
+                self.pending = None;
+                match outcome {
+                    Ok(Done::Uplinked) => self.metrics().uplinked.inc(),
+                    Ok(Done::Renewed(expires)) => self.clock.expires = Some(expires),
+                    Err(refusal) => self.refuse(&refusal)?,
+                }
+            }
+            Step::Tick(Tick::Age) => self.registered.handle().close(Close::Drain(Duration::ZERO)),
+            Step::Tick(Tick::Missing) => self.registered.handle().look(),
+            Step::Tick(Tick::Close(close)) => return Ok(Some(End::Close(close))),
+            Step::Tick(Tick::Ping) => {
+                self.clock.pinged(self.last);
+                self.flushing = true;
+                self.transport.ping(self.last)?;
+            }
+        }
+        Ok(None)
     }
 
     /// The one place where a session waits. A write that the peer does not take holds up other writes, never reads.

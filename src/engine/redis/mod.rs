@@ -56,7 +56,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -154,9 +154,8 @@ pub struct RedisEngine {
     events: mpsc::Sender<Op>,
     /// The lane of sessions' beginnings and ends.
     sessions: mpsc::Sender<Op>,
+    /// Whether the ingress streams are wanted; each of their readers holds a receiver for as long as it reads.
     ingress: watch::Sender<bool>,
-    ingress_stopped: watch::Receiver<bool>,
-    ingress_task: std::sync::Mutex<Option<watch::Sender<bool>>>,
 }
 
 fn lane(context: &Arc<Context>, most: usize) -> mpsc::Sender<Op> {
@@ -192,15 +191,7 @@ impl RedisEngine {
             config,
         });
         let (events, sessions) = (lane(&context, MOST_EVENTS), lane(&context, MOST_SESSIONS));
-        let (stopped, ingress_stopped) = watch::channel(false);
-        Self {
-            context,
-            events,
-            sessions,
-            ingress: watch::Sender::new(true),
-            ingress_stopped,
-            ingress_task: std::sync::Mutex::new(Some(stopped)),
-        }
+        Self { context, events, sessions, ingress: watch::Sender::new(true) }
     }
 
     /// Queues an operation on a lane at once, and hands out its answer.
@@ -345,26 +336,14 @@ impl Engine for RedisEngine {
                 }
             }
         });
-        let stopped = self.ingress_task.lock().ok().and_then(|mut task| task.take());
-        if let Some(stopped) = stopped {
-            let wanted = self.ingress.subscribe();
-            let context = self.context.clone();
-            tokio::spawn(async move {
-                let streams = context.config.ingress.clone();
-                let read = |stream| ingress::read(context.clone(), stream, wanted.clone());
-                join_all(streams.into_iter().map(read)).await;
-                stopped.send_replace(true);
-            });
+        for stream in self.context.config.ingress.clone() {
+            tokio::spawn(ingress::read(self.context.clone(), stream, self.ingress.subscribe()));
         }
     }
 
     fn stop_ingress(&self) -> BoxFuture<'static, ()> {
         self.ingress.send_replace(false);
-        let mut stopped = self.ingress_stopped.clone();
-        async move {
-            // An error means that the task is gone, which is what is awaited.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        }
-        .boxed()
+        let ingress = self.ingress.clone();
+        async move { ingress.closed().await }.boxed() // no receiver is left: no reader is
     }
 }
