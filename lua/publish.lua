@@ -26,7 +26,7 @@ local length, log_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 -- Redis walks over what it has cut already, so cutting one entry with each event would take a fifth of this script's
 -- time. Whoever reads a log cuts it first.
 local cut_beyond = length < 128 and length or length + 16
-local us, inbox_bound, inbox_of, before_user = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local caller, inbox_bound, inbox_of, before_user = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local tells = inbox_bound ~= '0'
 local A_DAY = 86400000
 local time = redis.call('TIME')
@@ -145,7 +145,7 @@ local function publish(nodes, log, cursor, event, data, option)
     if node == '@last' then last = leases[l + 1]
     elseif tonumber(leases[l + 1]) > now then
       live = live .. ' ' .. node
-      if tells and node ~= us then
+      if tells and node ~= caller then
         holders = holders + 1
         others[holders] = node
       end

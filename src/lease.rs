@@ -63,9 +63,11 @@ impl Lease {
         self.until_ms.store(0, Ordering::Release);
     }
 
-    /// Notes what keeps the node from having the lease; none where nothing does, or where that is not known.
-    pub fn waits_for(&self, obstacle: Option<&'static str>) {
-        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+    /// Notes what keeps the node from having the lease; none where nothing does, or where that is not known. Whether that
+    /// is another thing than before.
+    pub fn waits_for(&self, obstacle: Option<&'static str>) -> bool {
+        let mut noted = self.obstacle.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *noted, obstacle) != obstacle
     }
 
     /// What keeps the node from having the lease, as it was noted last.

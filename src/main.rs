@@ -87,7 +87,7 @@ fn serve(given: Reader) -> ExitCode {
         };
         match relay.run(shutdown::asked()).await {
             End::Stopped => ExitCode::SUCCESS,
-            End::TakenOver => ExitCode::FAILURE,
+            End::TakenOver | End::Failed => ExitCode::FAILURE,
         }
     })
 }

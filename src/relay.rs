@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
@@ -129,12 +130,20 @@ impl Relay {
 
     /// Serves until `shutdown`, then drains. Where another process takes this node's id, it leaves at once.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> End {
+        let failed = |ended: Result<(), JoinError>| {
+            error!(
+                error = ended.err().map(tracing::field::display),
+                "a task of this node has ended: it drains, and exits"
+            );
+            End::Failed
+        };
         let end = tokio::select! {
             () = shutdown => End::Stopped,
-            end = &mut self.lease => end.unwrap_or(End::Stopped),
+            end = &mut self.lease => end.unwrap_or_else(|error| failed(Err(error))),
+            (ended, _, _) = select_all(&mut self.tasks) => failed(ended),
         };
         match end {
-            End::Stopped => self.drain().await,
+            End::Stopped | End::Failed => self.drain().await,
             End::TakenOver => {
                 error!("closing all sockets: they are another process's to serve now");
                 self.ports.draining.store(true, Ordering::Release);
@@ -160,7 +169,9 @@ impl Relay {
         drain::hand_over(&self.router, self.drain_timeout).await;
         self.wait_for_sockets(LAST_WORDS).await;
         self.stop_lease.send_replace(true);
-        let _ = timeout(LAST_WORDS, &mut self.lease).await;
+        if !self.lease.is_finished() {
+            let _ = timeout(LAST_WORDS, &mut self.lease).await;
+        }
         match timeout(LAST_WORDS, self.router.engine().release()).await {
             Ok(Ok(())) => info!("drained"),
             Ok(Err(error)) => warn!(%error, "drained; this node's keys were not removed and will lapse"),

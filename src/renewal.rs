@@ -26,6 +26,8 @@ pub enum End {
     Stopped,
     /// Another process has the id now.
     TakenOver,
+    /// A task that a node cannot be without has ended: it drains as if it was asked to.
+    Failed,
 }
 
 /// Keeps the lease until `stop`. Where another node has died, `hurry` is notified: hints that it owed are missing.
@@ -38,17 +40,7 @@ pub async fn keep(
     let engine = router.engine().clone();
     let claimed = Instant::now();
     let clearing = JoinSet::new();
-    let mut keeper = Keeper {
-        router,
-        engine,
-        ttl,
-        hurry,
-        clearing,
-        claimed,
-        held_before: false,
-        away: None,
-        waiting: false,
-    };
+    let mut keeper = Keeper { router, engine, ttl, hurry, clearing, claimed, held_before: false, away: None };
     let mut pause = Duration::ZERO;
     let mut failures = 0;
     loop {
@@ -103,7 +95,6 @@ struct Keeper {
     held_before: bool,
     /// When Redis was last told of as away, and why.
     away: Option<(Instant, Unavailable)>,
-    waiting: bool,
 }
 
 impl Keeper {
@@ -124,7 +115,7 @@ impl Keeper {
         }
         lease.lost();
         let claim = self.engine.claim().await;
-        lease.waits_for(claim.as_ref().ok().and_then(Claim::obstacle));
+        let changed = lease.waits_for(claim.as_ref().ok().and_then(Claim::obstacle));
         match claim? {
             Claim::Held => {
                 lease.renewed(asked, self.ttl);
@@ -133,7 +124,7 @@ impl Keeper {
                 } else {
                     info!(node = %self.router.node(), "registered");
                 }
-                (self.held_before, self.waiting) = (true, false);
+                self.held_before = true;
                 self.claimed = Instant::now();
                 self.tell_back();
                 self.router.look_all();
@@ -144,7 +135,7 @@ impl Keeper {
                 Ok(Round::TakenOver)
             }
             Claim::Taken(lapses) => {
-                if !std::mem::replace(&mut self.waiting, true) {
+                if changed {
                     warn!(
                         node = %self.router.node(),
                         lapses_ms = u64::try_from(lapses.as_millis()).unwrap_or(u64::MAX),
@@ -154,7 +145,7 @@ impl Keeper {
                 Ok(Round::NotYet)
             }
             Claim::OtherFormat(other) => {
-                if !std::mem::replace(&mut self.waiting, true) {
+                if changed {
                     warn!(
                         node = %self.router.node(), %other,
                         "that node's release is too far from this one to share keys with it: waiting until it is gone; upgrade, or roll back, one release at a time"
@@ -163,7 +154,9 @@ impl Keeper {
                 Ok(Round::NotYet)
             }
             Claim::ClearingUp => {
-                debug!("another node clears up after this id's last owner");
+                if changed {
+                    info!(node = %self.router.node(), "another node clears up after this id's last owner: waiting for that");
+                }
                 Ok(Round::NotYet)
             }
         }

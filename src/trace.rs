@@ -54,7 +54,7 @@ pub struct Traced {
 pub struct Tracer {
     /// Whether anyone is followed at all.
     any: AtomicBool,
-    /// Until when.
+    /// Who is followed, each until when.
     users: Mutex<HashMap<UserId, Instant>>,
     waiting: Mutex<Waiting>,
     seen: Notify,

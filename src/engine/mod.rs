@@ -11,6 +11,7 @@ mod answer;
 pub mod memory;
 pub mod redis;
 pub mod status;
+mod steps;
 
 pub use answer::Answer;
 
@@ -24,7 +25,7 @@ use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, NodeI
 use crate::protocol::publish::{Data, Publish};
 use crate::trace::{Traced, Tracer};
 
-/// Redis did not answer, or not as it should: nothing is known to have happened.
+/// Redis did not answer, or not as it should: whether it happened is not known.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct Unavailable(pub Arc<str>);
@@ -266,7 +267,7 @@ pub struct Lag {
 /// How far a leaving node is with sending its clients away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Leaving {
-    /// So many are sent away now.
+    /// How many clients are sent away now.
     pub clients: usize,
     /// So many later.
     pub later: usize,

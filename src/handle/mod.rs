@@ -37,9 +37,9 @@ pub enum Signal {
 /// A session, as the rest of the node sees it.
 #[derive(Debug)]
 pub struct Handle {
-    /// Whose.
+    /// The user's id.
     pub user: UserId,
-    /// Which.
+    /// The client's id.
     pub client: ClientId,
     state: Mutex<State>,
 }

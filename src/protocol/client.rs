@@ -113,7 +113,7 @@ pub fn welcome(
 /// An `event` frame, with its id, or without one where it is transient. `data` goes in as it is: it was checked
 /// to be JSON where it entered.
 pub fn event(id: Option<EventId>, event: &str, data: &str) -> Utf8Bytes {
-    // 64 holds the fixed text and an id of 2 x 15 digits.
+    // 80 holds the fixed text and an id of 2 x 15 digits.
     let mut frame = String::with_capacity(80 + event.len() + data.len());
     frame.push_str(r#"{"type":"event","#);
     if let Some(id) = id {

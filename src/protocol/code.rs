@@ -134,7 +134,7 @@ impl Refusal {
     pub fn unavailable() -> Self {
         Self::new(
             Code::Unavailable,
-            "this node has no use of Redis now (GET /readyz says why), or too few replicas (--wait-replicas); nothing is known to be done, try again",
+            "this node has no use of Redis now (GET /readyz says why), or too few replicas (--wait-replicas); it may or may not have been done: try again, with a key where once is enough",
         )
     }
 

@@ -46,7 +46,7 @@ pub(super) struct Clock {
     ping_interval: Duration,
     pong_timeout: Duration,
     ages_out: Option<Instant>,
-    /// When the client's credentials do, if ever.
+    /// When the client's credentials expire, if ever.
     pub(super) expires: Option<Instant>,
     /// Until when what is missing may come, where something is.
     pub(super) missing: Option<Instant>,

@@ -45,7 +45,7 @@ use rate::{Rate, Verdict};
 use steps::Steps;
 use transport::Transport;
 
-/// What a session needs to know of the settings.
+/// Limits on a client's connection, from its handshake to its end.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Between WebSocket pings.
@@ -152,7 +152,7 @@ impl Session {
 
     async fn run(mut self: Box<Self>, registration: Box<Registration>) {
         let (user, client) = (self.registered.user(), self.registered.client());
-        info!(node = %self.registered.router().node(), %user, %client, replayed = registration.replayed, whole = registration.whole, "connected");
+        info!(node = %self.registered.router().node(), %user, %client, replayed = registration.replayed, recovered = registration.whole, "connected");
         self.metrics().connected();
         self.note_connected(&registration);
         let end = match self.greet(*registration) {

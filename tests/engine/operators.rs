@@ -50,6 +50,7 @@ async fn a_user_who_is_followed_has_steps_and_others_have_none(kind: Kind) {
     stage.publish_plain(&user("2"), "1").await;
     let mut keyed = event(&user("1"), "2");
     keyed.key = Some("k".parse().unwrap());
+    (keyed.client, keyed.collapse) = (Some("tab".parse().unwrap()), Some("p".parse().unwrap()));
     stage.publish(keyed.clone()).await;
     stage.publish(keyed).await;
     let steps = steps(&stage, "1", after, 3).await;
@@ -57,6 +58,7 @@ async fn a_user_who_is_followed_has_steps_and_others_have_none(kind: Kind) {
         steps[step].iter().find(|(its, _)| its == name).map(|(_, value)| value.as_str()).unwrap_or_default()
     };
     assert_eq!((value(0, "step"), value(0, "id"), value(0, "event")), ("published", &*id.to_string(), "e"));
+    assert_eq!((value(0, "client"), value(1, "client"), value(1, "collapse")), ("", "tab", "p"));
     assert_eq!((value(1, "again"), value(2, "again")), ("", "1"), "the second of one key");
     assert_eq!(value(1, "id"), value(2, "id"));
     assert_eq!(stage.engine.traces(user("2"), EventId::ZERO).await.unwrap(), []);

@@ -51,10 +51,16 @@ pub async fn run(to: &Endpoint) -> Outcome {
         answers,
         waiting: VecDeque::new(),
         bytes: 0,
-        count: Count { since: Instant::now(), sent: 0, answered: 0, refused: 0 },
+        count: Count {
+            since: Instant::now(),
+            sent: 0,
+            answered: 0,
+            refused: 0,
+            shown: std::io::stderr().is_terminal(),
+        },
     };
     let outcome = pipeline.serve(BufReader::new(tokio::io::stdin()).lines()).await;
-    if pipeline.count.shown() {
+    if pipeline.count.shown {
         eprintln!();
     }
     let count = &pipeline.count;
@@ -110,11 +116,11 @@ impl Pipeline {
                     Err(error) => return Err(format!("standard input cannot be read: {error}")),
                 },
                 message = self.answers.next() => self.hear(message)?,
-                _ = tick.tick(), if self.count.shown() => self.count.show(),
+                _ = tick.tick(), if self.count.shown => self.count.show(),
             }
             self.print_answered()?;
         }
-        if self.count.shown() {
+        if self.count.shown {
             self.count.show();
         }
         Ok(())
@@ -222,13 +228,11 @@ struct Count {
     sent: u64,
     answered: u64,
     refused: u64,
+    /// Whether there is a terminal to show it on.
+    shown: bool,
 }
 
 impl Count {
-    fn shown(&self) -> bool {
-        std::io::stderr().is_terminal()
-    }
-
     fn show(&self) {
         let seconds = self.since.elapsed().as_secs_f64().max(0.001);
         let rate = self.answered as f64 / seconds;

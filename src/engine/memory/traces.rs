@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::MemoryEngine;
-use crate::engine::{Event, Published};
+use crate::engine::{Event, Published, steps};
 use crate::id::{EventId, UserId};
 use crate::trace::{MAX_STEPS, MAX_USERS, Traced};
 
@@ -43,13 +43,7 @@ impl MemoryEngine {
     /// Notes what became of an event.
     pub(super) fn trace_published(&self, event: &Event, published: &Published, again: bool) {
         self.tracer.note(event.user.as_str(), "published", || {
-            let nodes: Vec<_> = published.nodes.iter().map(|node| node.as_str()).collect();
-            let mut fields = vec![("event", event.event.to_string()), ("via", "worker".to_owned())];
-            fields.extend(published.id.map(|id| ("id", id.to_string())));
-            fields.push(("nodes", nodes.join(",")));
-            fields.extend(again.then(|| ("again", "1".to_owned())));
-            fields.extend(event.transient.then(|| ("transient", "1".to_owned())));
-            fields
+            steps::published(event, "worker", published.id, &published.nodes, again)
         });
     }
 }

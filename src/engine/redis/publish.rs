@@ -34,7 +34,7 @@ pub struct Appended {
     pub prev: Option<EventId>,
     /// Nodes with a live lease on the user.
     pub nodes: Vec<NodeId>,
-    /// So many of them, the first, has the script not told.
+    /// The first so many of `nodes` were not told by the script: its caller tells them.
     untold: usize,
 }
 

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::publish::Appended;
 use super::{Context, ms, reply, status};
-use crate::engine::{Event, Unavailable};
+use crate::engine::{Event, Unavailable, steps};
 use crate::id::{EventId, UserId};
 use crate::trace::{MAX_STEPS, MAX_USERS, Step, Traced};
 
@@ -129,24 +129,13 @@ pub fn published<'a>(
         return;
     }
     for (event, appended) in events {
-        context.tracer.note(event.user.as_str(), "published", || {
-            let mut fields = vec![("event", event.event.to_string()), ("via", via.to_owned())];
-            match appended {
-                Ok(appended) => {
-                    fields.extend(appended.id.map(|id| ("id", id.to_string())));
-                    let nodes: Vec<_> = appended.nodes.iter().map(|node| node.as_str()).collect();
-                    fields.push(("nodes", nodes.join(",")));
-                    if appended.prev.is_none() && !event.transient {
-                        fields.push(("again", "1".to_owned())); // its key, or its ingress entry, was there before
-                    }
-                }
-                Err(error) => fields.push(("refused", error.to_string())),
+        context.tracer.note(event.user.as_str(), "published", || match appended {
+            Ok(appended) => {
+                // Its key, or its ingress entry, was there before.
+                let again = appended.prev.is_none() && !event.transient;
+                steps::published(event, via, appended.id, &appended.nodes, again)
             }
-            fields.extend(event.client.as_ref().map(|client| ("client", client.to_string())));
-            fields.extend(event.except.as_ref().map(|client| ("except", client.to_string())));
-            fields.extend(event.collapse.as_ref().map(|key| ("collapse", key.to_string())));
-            fields.extend(event.transient.then(|| ("transient", "1".to_owned())));
-            fields
+            Err(error) => steps::refused(event, via, error),
         });
     }
 }
