@@ -186,9 +186,12 @@ pub(super) async fn let_in(
     Ok(Opened { registered, registration, expires })
 }
 
+/// Pings and pongs that a client may send before its hello. Each ping has an answer, which waits for who does not read.
+const MOST_BEFORE_HELLO: usize = 100;
+
 /// The first text frame; or how to close, if there is anyone to close.
 async fn hello(socket: &mut Socket) -> Result<String, Option<Close>> {
-    loop {
+    for _ in 0..=MOST_BEFORE_HELLO {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
             Some(Ok(Message::Binary(_))) => return Err(Some(Close::Binary)),
@@ -197,4 +200,5 @@ async fn hello(socket: &mut Socket) -> Result<String, Option<Close>> {
             Some(Err(error)) => return Err(close_for(&error)),
         }
     }
+    Err(Some(Close::RateLimited))
 }

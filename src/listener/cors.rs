@@ -26,7 +26,29 @@ pub fn check(origin: Option<&HeaderValue>, origins: &Origins) -> Result<(), Refu
     if origin.is_none_or(listed) {
         return Ok(());
     }
-    Err(Refusal::new(Code::OriginNotAllowed, "this origin is not on the list (--client-origin)"))
+    Err(not_allowed())
+}
+
+/// Whether a page may connect by this request. One without an `Origin` may still be a page's, for an image, say; where its
+/// browser tells, that counts.
+///
+/// # Errors
+/// `origin_not_allowed`.
+pub fn admit<B>(request: &Request<B>, origins: &Origins) -> Result<(), Refusal> {
+    let origin = origin_of(request);
+    check(origin.as_ref(), origins)?;
+    let from_elsewhere = |site: &HeaderValue| !matches!(site.as_bytes(), b"same-origin" | b"none");
+    if origin.is_none()
+        && !origins.is_any()
+        && request.headers().get("sec-fetch-site").is_some_and(from_elsewhere)
+    {
+        return Err(not_allowed());
+    }
+    Ok(())
+}
+
+fn not_allowed() -> Refusal {
+    Refusal::new(Code::OriginNotAllowed, "this origin is not on the list (--client-origin)")
 }
 
 /// The answer to a browser that asks, before the request itself, whether a page may send it; none where this is no

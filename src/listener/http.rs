@@ -174,7 +174,7 @@ pub fn admit(request: &Request<Incoming>, ports: &Ports) -> Result<(), Refusal> 
     if ports.is_draining() {
         return Err(Refusal::draining());
     }
-    cors::check(cors::origin_of(request).as_ref(), &ports.origins)
+    cors::admit(request, &ports.origins)
 }
 
 /// What a request brings along to show who it is from. `peer` is whoever sent it, perhaps a proxy.

@@ -21,12 +21,14 @@ pub struct Line<S> {
     stream: S,
     /// At most one frame: its header, and its payload.
     out: VecDeque<Bytes>,
+    /// Bytes that came since this was last set to 0.
+    pub came: usize,
 }
 
 impl<S> Line<S> {
     /// A line on a stream.
     pub fn new(stream: S) -> Self {
-        Self { stream, out: VecDeque::new() }
+        Self { stream, out: VecDeque::new(), came: 0 }
     }
 
     /// Puts a text frame out; a flush writes it.
@@ -80,7 +82,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.came += buffer.filled().len() - before;
+        Poll::Ready(Ok(()))
     }
 }
 

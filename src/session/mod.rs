@@ -18,13 +18,15 @@ pub mod socket;
 mod steps;
 pub mod transport;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
@@ -291,7 +293,9 @@ impl Session {
         {
             return Poll::Ready(Step::CaughtUp(answer));
         }
-        self.clock.poll(cx).map(Step::Tick)
+        // Reading may have used up what tokio lets a task do in one go; then no time would ever be up.
+        let clock = unconstrained(poll_fn(|cx| self.clock.poll(cx)));
+        pin!(clock).poll(cx).map(Step::Tick)
     }
 
     /// Hands a frame to the connection. Who has it stands at `id`, where that is known.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, Stream, StreamExt};
+use futures_util::{Sink, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -30,6 +30,12 @@ const WRITE_BUFFER: usize = 2 * 1024;
 /// Bytes that may be in the library's buffer, which never shrinks. What is beyond that waits here, and a frame that is
 /// larger goes out past it.
 const BUFFERED: usize = 16 * 1024;
+/// What the library's buffer may hold at most: beyond what it is given, answers to the pings of a peer that does not read.
+/// It answers no more then.
+const MOST_BUFFERED: usize = 256 * 1024;
+/// Bytes of frames' headers that may come, besides twice the largest message, before there is a message: as many as one
+/// of 64 KiB has whose bytes come one by one. What never becomes a message would escape every bound on messages.
+const HEADERS: usize = 512 * 1024;
 /// How long a peer may take to take its goodbye, and then to say its own.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -40,6 +46,8 @@ pub struct Socket {
     given: usize,
     /// What it has not been given yet.
     waiting: VecDeque<Message>,
+    /// Bytes that may come before they are a message.
+    most_unread: usize,
 }
 
 impl Socket {
@@ -48,6 +56,7 @@ impl Socket {
         let config = WebSocketConfig::default()
             .read_buffer_size(read_buffer)
             .write_buffer_size(WRITE_BUFFER)
+            .max_write_buffer_size(MOST_BUFFERED)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         let line = Line::new(stream);
@@ -57,7 +66,12 @@ impl Socket {
             // The library then forgets the buffer's size, and its later reads are as small as half a frame.
             WebSocketStream::from_partially_read(line, read, Role::Server, Some(config)).await
         };
-        Self { library, given: 0, waiting: VecDeque::new() }
+        Self {
+            library,
+            given: 0,
+            waiting: VecDeque::new(),
+            most_unread: max_message.saturating_mul(2).saturating_add(HEADERS),
+        }
     }
 
     /// Puts a message into the write buffer.
@@ -107,12 +121,20 @@ impl Socket {
 
     /// Reads a message.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
-        Pin::new(&mut self.library).poll_next(cx)
+        let message = Pin::new(&mut self.library).poll_next(cx);
+        let line = self.library.get_mut();
+        if message.is_ready() {
+            line.came = 0;
+        } else if line.came > self.most_unread {
+            let (size, max_size) = (line.came, self.most_unread);
+            return Poll::Ready(Some(Err(CapacityError::MessageTooLong { size, max_size }.into())));
+        }
+        message
     }
 
     /// Reads a message.
     pub async fn next(&mut self) -> Option<Result<Message, Error>> {
-        self.library.next().await
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// Writes the buffer out.
@@ -152,7 +174,7 @@ impl Socket {
         // Until the peer has said goodbye too: a connection that closes with unread input is reset, and the peer
         // may then lose what was sent last.
         let drain = async {
-            while let Some(Ok(_)) = self.library.next().await {}
+            while let Some(Ok(_)) = self.next().await {}
             let stream = self.library.get_mut();
             let _ = stream.shutdown().await;
             let mut rest = [0; 512];

@@ -53,6 +53,11 @@ fn abuses() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
             [frame(TEXT, b"x"), frame(CONTINUATION, &[b'x'; 60_000]).repeat(30)].concat(),
             &[1009],
         ),
+        (
+            "empty pieces without an end",
+            [frame(TEXT, b""), frame(CONTINUATION, b"").repeat(300_000)].concat(),
+            &[1009],
+        ),
         ("a second request", b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n".to_vec(), &[1002]),
     ]
 }
@@ -85,6 +90,33 @@ async fn abuse_instead_of_a_hello_is_answered_like_abuse_after_it() {
         let closed = bad.closed().await;
         assert!(codes.contains(&closed.code), "{what}: {closed:?}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn pings_before_a_hello_are_few_and_what_answers_them_is_bounded() {
+    let node = NodeBuilder::local("solo").start().await;
+    let mut polite = RawClient::upgrade(&node, "").await;
+    polite.write(&frame(FIN | PING, b"there?").repeat(20)).await;
+    polite.send(true, TEXT, br#"{"userId":"42"}"#).await;
+    while polite.frame("a welcome after 20 pongs").await.expect("an open connection").opcode == PONG {}
+
+    let before = node.peak_memory();
+    let mut flood = RawClient::upgrade(&node, "").await;
+    let pings = frame(FIN | PING, &[0; 125]).repeat(1000);
+    let write = async {
+        for _ in 0..400 {
+            if !flood.write(&pings).await {
+                break; // 50 MB, unless the node has had enough
+            }
+        }
+    };
+    within(BOUND, "the node to take pings, or to break off", write).await;
+    let grown = node.peak_memory() - before;
+    assert!(grown < 8 << 20, "the node has grown by {grown} bytes");
+    let mut flood = RawClient::upgrade(&node, "").await;
+    flood.write(&frame(FIN | PING, b"").repeat(200)).await;
+    assert_eq!(flood.closed().await.code, 4100);
 }
 
 #[tokio::test]

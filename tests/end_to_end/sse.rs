@@ -99,6 +99,15 @@ async fn the_same_refusals_as_of_an_upgrade() {
     }
     let foreign = http::get_with(&events("userId=42"), &[("origin", "https://evil.example.com")]).await;
     assert_eq!(foreign.refused(403), "origin_not_allowed");
+    // An image in a foreign page: no origin, but its browser says where it is.
+    for site in ["cross-site", "same-site"] {
+        let image = http::get_with(&events("userId=42"), &[("sec-fetch-site", site)]).await;
+        assert_eq!(image.refused(403), "origin_not_allowed", "{site}");
+    }
+    for site in ["none", "same-origin"] {
+        let own = http::get_with(&events(""), &[("sec-fetch-site", site)]).await;
+        assert_eq!(own.refused(400), "invalid_user_id", "{site}");
+    }
     assert_eq!(http::post(&events("userId=42"), "{}").await.refused(405), "method_not_allowed");
     let one = EventStream::open(&node, "userId=42&clientId=one").await;
     assert_eq!(http::get(&events("userId=42&clientId=two")).await.refused(429), "too_many_sessions");
