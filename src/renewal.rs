@@ -183,7 +183,11 @@ impl Keeper {
 
     /// Redis is away. That is told once; where the reason becomes another one, again, but not all the time.
     fn tell_away(&mut self, error: &Unavailable) {
-        if self.away.as_ref().is_none_or(|(told, reason)| reason.0 != error.0 && told.elapsed() >= RETOLD) {
+        if self
+            .away
+            .as_ref()
+            .is_none_or(|(told, last)| last.reason != error.reason && told.elapsed() >= RETOLD)
+        {
             warn!(node = %self.router.node(), %error, "Redis cannot be used: sockets stay open, publishing is refused, retrying");
             self.away = Some((Instant::now(), error.clone()));
         }

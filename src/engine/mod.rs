@@ -27,13 +27,18 @@ use crate::trace::{Traced, Tracer};
 
 /// Redis did not answer, or not as it should: whether it happened is not known.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct Unavailable(pub Arc<str>);
+#[error("{reason}")]
+pub struct Unavailable {
+    /// For the log.
+    pub reason: Arc<str>,
+    /// One of the user's keys holds something else: trying again does not help.
+    pub broken_key: bool,
+}
 
 impl Unavailable {
     /// With a reason for the log.
     pub fn new(reason: impl Into<Arc<str>>) -> Self {
-        Self(reason.into())
+        Self { reason: reason.into(), broken_key: false }
     }
 }
 

@@ -33,18 +33,16 @@ impl Appender {
     /// # Errors
     /// Where Redis cannot be addressed, or is away.
     pub async fn open(address: &Address, key_prefix: &str, stream: &str) -> Result<Self, Unavailable> {
-        let told = |error: String| Unavailable::new(error);
-        let topology = address.topology().map_err(|error| told(error.to_string()))?;
+        let topology = address.topology().map_err(|error| Unavailable::new(error.to_string()))?;
         let stream = Keys::new(key_prefix, false).ingress(stream);
         let place = match topology {
-            Topology::Server(info) => Ok(info),
+            Topology::Server(info) => info,
             Topology::Sentinel { sentinels, name, master } => {
-                Sentinels { sentinels, name, master }.master().await
+                Sentinels { sentinels, name, master }.master().await?
             }
-            Topology::Cluster(seeds) => map::owner(&seeds, Slot::of(stream.as_bytes())).await,
+            Topology::Cluster(seeds) => map::owner(&seeds, Slot::of(stream.as_bytes())).await?,
         };
-        let connection = async { open(place?, Some(RESPONSE_TIMEOUT)).await };
-        let connection = connection.await.map_err(|error| told(error.to_string()))?;
+        let connection = open(place, Some(RESPONSE_TIMEOUT)).await?;
         Ok(Self { connection, stream })
     }
 
@@ -58,7 +56,7 @@ impl Appender {
             let add = pipeline.cmd("XADD").arg(&self.stream).arg("*");
             add.arg("user").arg(&entry.user).arg("event").arg(entry.event).arg("data").arg(&entry.data);
         }
-        let added = send(&mut self.connection, &pipeline).await;
-        added.map(drop).map_err(|error| Unavailable::new(error.to_string()))
+        send(&mut self.connection, &pipeline).await?;
+        Ok(())
     }
 }

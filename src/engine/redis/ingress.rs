@@ -300,7 +300,7 @@ impl<'a> Reader<'a> {
             for (outcome, id) in outcomes.into_iter().zip(&mut ids) {
                 match outcome {
                     Ok(_) => {}
-                    Err(error) if reply::is_of_another_type(&error) => bad.push((id, error.to_string())),
+                    Err(error) if error.broken_key => bad.push((id, error.to_string())),
                     // Out of memory, say: it stays pending, and is tried again.
                     Err(error) => return Err(error.into()),
                 }

@@ -62,20 +62,15 @@ pub fn event_id_or_none(word: &str) -> Result<Option<EventId>, Unavailable> {
     }
 }
 
-/// What stands before Redis' own words on one item of a batch.
-const REFUSED: &str = "Redis refused: ";
-
 /// One item of a batch, or what Redis had against it.
 pub fn item(text: &str) -> Result<&str, Unavailable> {
     match text.strip_prefix("! ") {
-        Some(error) => Err(Unavailable::new(format!("{REFUSED}{error}"))),
+        Some(error) => Err(Unavailable {
+            broken_key: error.contains("WRONGTYPE"),
+            ..Unavailable::new(format!("Redis refused: {error}"))
+        }),
         None => Ok(text),
     }
-}
-
-/// Whether an item was refused because one of its keys holds something else: trying again does not help.
-pub fn is_of_another_type(error: &Unavailable) -> bool {
-    error.0.strip_prefix(REFUSED).is_some_and(|error| error.contains("WRONGTYPE"))
 }
 
 /// One user's item of a batch; none where a key of theirs is broken. To try that again would not mend it, so it is said

@@ -177,7 +177,7 @@ mod tests {
         ];
         let outcomes = groups.outcomes(answers, |_, value| reply::integer(&value));
         let told: Vec<_> =
-            outcomes.into_iter().map(|outcome| outcome.map_err(|error| error.0.to_string())).collect();
+            outcomes.into_iter().map(|outcome| outcome.map_err(|error| error.to_string())).collect();
         let (away, little) = ("away".to_owned(), "Redis answered too little".to_owned());
         assert_eq!(told, [Ok(0), Err(away.clone()), Ok(2), Ok(3), Err(away), Err(little)]);
     }

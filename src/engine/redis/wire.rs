@@ -8,6 +8,7 @@ use redis::{
 };
 
 use super::scripts;
+use crate::engine::Unavailable;
 
 /// How long one answer may take. A script call is bounded to a millisecond of Redis's time; what comes on top is a
 /// machine that is short of CPU, which is no outage. (The client's own default, 500 ms, took one for the other.)
@@ -17,6 +18,14 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What came of one command.
 pub type Outcome = Result<Value, RedisError>;
+
+impl From<RedisError> for Unavailable {
+    fn from(error: RedisError) -> Self {
+        let reason = error.to_string();
+        // Whatever does not know a command quotes what came with it: payloads, for instance, which belong into no log.
+        Self::new(reason.split(", with args beginning with").next().unwrap_or_default())
+    }
+}
 
 /// Opens a connection outside any pool.
 ///
@@ -83,4 +92,20 @@ pub async fn load_scripts(connection: &mut MultiplexedConnection) -> Result<(), 
 /// Whether Redis does not know a script (any more).
 pub fn lacks_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_does_not_quote_what_was_sent() {
+        let told = |detail: &str| {
+            let error = RedisError::from((ErrorKind::Extension, "refused", detail.to_owned()));
+            Unavailable::from(error).to_string()
+        };
+        let quoted = told("unknown command 'XADD', with args beginning with: 'uplink' '*' 's3cret'");
+        assert_eq!(quoted, told("unknown command 'XADD'"));
+        assert!(told("WRONGTYPE: no stream").ends_with("WRONGTYPE: no stream"));
+    }
 }
