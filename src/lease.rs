@@ -3,12 +3,14 @@
 //! A frozen process does not know that it was frozen. So every delivery looks at a deadline that each renewal
 //! sets, counted from before the renewal was asked for; a thawed node finds it passed before anything else runs.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// Whether the node may speak for its id.
 #[derive(Debug)]
@@ -66,13 +68,13 @@ impl Lease {
     /// Notes what keeps the node from having the lease; none where nothing does, or where that is not known. Whether that
     /// is another thing than before.
     pub fn waits_for(&self, obstacle: Option<&'static str>) -> bool {
-        let mut noted = self.obstacle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = lock(&self.obstacle);
         std::mem::replace(&mut *noted, obstacle) != obstacle
     }
 
     /// What keeps the node from having the lease, as it was noted last.
     pub fn obstacle(&self) -> Option<&'static str> {
-        *self.obstacle.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.obstacle)
     }
 
     /// The inbox must be made anew: claim again.

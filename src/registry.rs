@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::handle::{Handle, Outgoing};
 use crate::id::{EventId, UserId};
+use crate::lock::lock;
 
 /// A user's sessions here; most have one.
 type Sessions = Vec<Arc<Handle>>;
@@ -132,11 +133,6 @@ impl Registry {
             .map(|(user, sessions)| (user.clone(), sessions.iter().filter_map(unsaved).collect()))
             .collect()
     }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    // Each change is whole before anything can panic.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

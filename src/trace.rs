@@ -4,8 +4,8 @@
 //! writes down what it sees itself, so the scripts need not know.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::id::UserId;
+use crate::lock::lock;
 
 /// Users who may be followed at once: more would be a debug log of everyone, which there is already.
 pub const MAX_USERS: usize = 100;
@@ -64,11 +65,6 @@ pub struct Tracer {
 struct Waiting {
     steps: VecDeque<Step>,
     left_out: usize,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change is whole before anything can panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tracer {

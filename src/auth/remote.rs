@@ -1,7 +1,7 @@
 //! A server that is asked over HTTP: one that knows users, or one that knows keys.
 
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use crate::lock::lock;
 use crate::tls;
 
 /// For connecting and for the answer, together.
@@ -85,7 +86,7 @@ impl Remote {
 
     /// Says once in the log that the server is away, and once that it is back.
     pub fn note(&self, answered: Result<(), &dyn Display>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let was_away = std::mem::replace(&mut state.away, answered.is_err());
         match answered {
             Err(why) if !was_away && state.last_told.is_none_or(|last| last.elapsed() >= QUIET) => {

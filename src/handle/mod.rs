@@ -3,13 +3,14 @@
 //! The outbox is a deque under a lock with a waker, not a channel: an idle session then costs no buffer.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::close::Close;
 use crate::id::{ClientId, EventId, UserId};
+use crate::lock::lock;
 
 /// Bytes that may wait for one slow socket, besides `--send-queue` events.
 const OUTBOX_BYTES: usize = 1024 * 1024;
@@ -144,8 +145,7 @@ impl Handle {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change is whole before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Something for the socket. Where more than `most` events or 1 MiB would wait, all that waits is dropped and

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+
+use crate::lock::lock;
 
 /// Nobody has to go before this: a handshake over a bad line takes as long.
 const GRACE: Duration = Duration::from_secs(1);
@@ -45,8 +47,7 @@ impl Room {
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats> {
-        // Each change is whole before anything can panic.
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seats)
     }
 
     /// Waits until there is a seat, or until somebody may be asked to make room, and does so.

@@ -4,11 +4,12 @@
 //! half of how coarse it is. The best one is kept; it grows worse with its age, because clocks drift.
 
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// How fast two clocks drift apart at worst: 100 µs a second is more than quartz and NTP allow.
 const DRIFT: u32 = 10_000;
@@ -55,7 +56,7 @@ impl Clock {
         let middle = asked.saturating_duration_since(self.base) + took / 2;
         let redis_us = told_us + signed((step / 2).as_micros()) - signed(middle.as_micros());
         let sample = Sample { at: asked, redis_us, error: took / 2 + step / 2 };
-        let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut best = lock(&self.best);
         let keep = best.is_some_and(|best| {
             let error = best.error + asked.saturating_duration_since(best.at) / DRIFT;
             // Two that cannot both be right: somebody has set the clock.

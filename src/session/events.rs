@@ -4,7 +4,7 @@
 //! there, so a peer that reads slowly is felt here just as on a socket.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::Error;
 
 use crate::close::Close;
 use crate::id::EventId;
+use crate::lock::lock;
 
 /// A browser's `EventSource` that was told not to come back comes back after this long, ms: the longest there is.
 const NEVER: u32 = i32::MAX as u32;
@@ -46,11 +47,6 @@ struct Shared {
     session: Option<Waker>,
     body: Option<Waker>,
     over: Option<Act>,
-}
-
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    // Each change is whole before anything can panic.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wake(waker: &mut Option<Waker>) {

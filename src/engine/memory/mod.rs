@@ -7,7 +7,7 @@ mod traces;
 mod user;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
@@ -20,6 +20,7 @@ use crate::engine::{
     NodeInfo, Published, Slots, Uplink,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
+use crate::lock::lock;
 use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
 use traces::Traces;
@@ -82,8 +83,7 @@ impl MemoryEngine {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        // A panic elsewhere cannot leave the maps half changed in a way that matters here.
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.state))
     }
 
     fn fresh(&self) -> User {

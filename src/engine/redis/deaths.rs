@@ -1,12 +1,13 @@
 //! Notices that other nodes have died, by the list of nodes alone: each node sees it, whoever clears up.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use redis::Value;
 
 use super::reply;
 use crate::engine::Unavailable;
+use crate::lock::lock;
 
 /// When each node's lease ends, Unix ms.
 pub type Leases = HashMap<String, i64>;
@@ -37,7 +38,7 @@ impl Deaths {
     /// after its end; or it was taken anew by then, by a process that came after. Who leaves takes itself off before.
     pub fn look(&self, leases: Leases, now: i64, ttl_ms: u64) -> bool {
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.0);
         let died = held.iter().any(|(node, old)| {
             *old <= now && leases.get(node).is_none_or(|end| *end <= now || end.saturating_sub(ttl) > *old)
         });

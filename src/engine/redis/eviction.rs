@@ -1,7 +1,7 @@
 //! Whether Redis may throw keys away by itself when its memory is full. No promise about logs holds then, so it is
 //! said at the start, in `/readyz` and in the metrics.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use redis::{Value, cmd};
 use tokio::time::sleep;
@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::{Context, reply};
 use crate::engine::Unavailable;
+use crate::lock::lock;
 
 /// The one policy under which nothing is thrown away.
 const SAFE: &str = "noeviction";
@@ -20,12 +21,12 @@ pub struct Eviction(Mutex<Option<String>>);
 impl Eviction {
     /// What an operator should know, if anything.
     pub fn warning(&self) -> Option<String> {
-        let policy = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let policy = lock(&self.0).clone()?;
         Some(format!("Redis may evict logs and streams (maxmemory-policy {policy}); set it to {SAFE}"))
     }
 
     fn found(&self, policy: String) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         let unsafe_one = Some(policy).filter(|policy| policy != SAFE);
         let changed = *known != unsafe_one;
         *known = unsafe_one;

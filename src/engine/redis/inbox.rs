@@ -35,6 +35,7 @@ use super::wire::send;
 use super::{Context, reply};
 use crate::engine::{Event, Hint, Node};
 use crate::id::{ClientId, EventId, EventName, UserId};
+use crate::lock::lock;
 use crate::protocol::publish::Data;
 
 /// Entries that an inbox may hold while its node does not read. What is cut off is mended by the heartbeat, which
@@ -278,9 +279,7 @@ fn take(context: &Context, field: &[u8], value: &[u8]) {
     let mut rest = hints.unwrap_or_default();
     while let Some((head, data)) = split(&mut rest) {
         if head == "life" {
-            if let Ok(mut seen) = context.sign_of_life.lock() {
-                *seen = Some(Instant::now());
-            }
+            *lock(&context.sign_of_life) = Some(Instant::now());
         } else if tell(node, head, data).is_none() {
             debug!(head, "a hint that means nothing here");
         }

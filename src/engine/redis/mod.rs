@@ -66,6 +66,7 @@ use crate::engine::{
     Published, Slots, Unavailable, Uplink,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
@@ -302,7 +303,7 @@ impl Engine for RedisEngine {
     }
 
     fn sign_of_life(&self) -> Option<Duration> {
-        self.context.sign_of_life.lock().ok()?.map(|seen| seen.elapsed())
+        lock(&self.context.sign_of_life).map(|seen| seen.elapsed())
     }
 
     fn is_up(&self) -> bool {

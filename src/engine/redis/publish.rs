@@ -14,6 +14,7 @@ use super::slot::Groups;
 use super::{Context, inbox, ms, reply, scripts, sessions, traces};
 use crate::engine::{Event, Published, Unavailable};
 use crate::id::{EventId, EventName, NodeId, UserId};
+use crate::lock::lock;
 use crate::protocol::publish::Data;
 
 /// Events of one script call: the cost per event is flat beyond 32, and 64 keep Redis for 0.6 ms.
@@ -137,9 +138,8 @@ const UNSENT_BOUND: usize = 10_000;
 
 /// A node could not be told of this user: it is told to look, by [`mend`].
 pub(super) fn note_unsent(context: &Context, node: &NodeId, user: &UserId) {
-    if let Ok(mut unsent) = context.unsent.lock()
-        && unsent.len() < UNSENT_BOUND
-    {
+    let mut unsent = lock(&context.unsent);
+    if unsent.len() < UNSENT_BOUND {
         unsent.insert((node.clone(), user.clone()));
     }
 }
@@ -150,7 +150,7 @@ pub(super) fn note_unsent(context: &Context, node: &NodeId, user: &UserId) {
 /// # Errors
 /// Where Redis is away: it is tried again.
 pub async fn mend(context: &Context) -> Result<(), Unavailable> {
-    let unsent = context.unsent.lock().map(|mut unsent| std::mem::take(&mut *unsent)).unwrap_or_default();
+    let unsent = std::mem::take(&mut *lock(&context.unsent));
     if unsent.is_empty() {
         return Ok(());
     }
@@ -166,8 +166,8 @@ pub async fn mend(context: &Context) -> Result<(), Unavailable> {
         }
     }
     let sent = context.link.run_each(&pipeline).await.into_iter().collect::<Result<Vec<_>, _>>();
-    if let (Err(_), Ok(mut again)) = (&sent, context.unsent.lock()) {
-        again.extend(unsent);
+    if sent.is_err() {
+        lock(&context.unsent).extend(unsent);
     }
     sent.map(drop)
 }

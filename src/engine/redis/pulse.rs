@@ -2,13 +2,14 @@
 //! comes; so this node sends itself signs of life, and one that goes in and does not come out means that the reader
 //! has died. Then another is started, and the inbox made anew: every session looks into its log by that.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
 use super::{Context, inbox};
+use crate::lock::lock;
 
 /// How often the guard looks. Two looks in a row must find the same: whoever was frozen has not read either.
 const LOOK: Duration = Duration::from_secs(1);
@@ -19,25 +20,25 @@ pub struct Pulse(Mutex<Option<Instant>>);
 
 impl Pulse {
     fn sent(&self, seen: Option<Instant>) {
-        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sent = lock(&self.0);
         if sent.is_none_or(|sent| seen.is_some_and(|seen| seen >= sent)) {
             *sent = Some(Instant::now());
         }
     }
 
     fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.0) = None;
     }
 
     /// For how long one has been on its way, if any is.
     fn silent(&self, seen: Option<Instant>) -> Duration {
-        let sent = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = *lock(&self.0);
         sent.filter(|sent| seen.is_none_or(|seen| seen < *sent)).map_or(Duration::ZERO, |sent| sent.elapsed())
     }
 }
 
 fn seen(context: &Context) -> Option<Instant> {
-    context.sign_of_life.lock().map_or(None, |seen| *seen)
+    *lock(&context.sign_of_life)
 }
 
 /// A sign of life went into this node's inbox.

@@ -4,7 +4,7 @@
 //! of its predecessor: then the server is doubted, and sessions look into their logs.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, RunError};
@@ -18,6 +18,7 @@ use super::sentinel::Sentinels;
 use super::wire::{
     CONNECT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, is_outage, lacks_script, load_scripts, open, send, send_each,
 };
+use crate::lock::lock;
 
 /// Why there is no connection where nobody said so.
 const SILENT: &str = "it does not answer (a wrong port, or TLS on one side alone?)";
@@ -103,7 +104,7 @@ impl ManageConnection for Manager {
         let opened = self.open().await;
         // The pool tries again and again, and in the end tells only that its time was over.
         let trouble = opened.as_ref().err().map(ToString::to_string);
-        *self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *lock(&self.known.trouble) = trouble;
         opened
     }
 
@@ -134,7 +135,7 @@ impl Manager {
 impl Known {
     /// Asks who answers, and whether its data are those that were there before.
     async fn look(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mark = lock(&self.mark).clone();
         let mut questions = redis::pipe();
         questions.cmd("INFO").arg("replication").cmd("INFO").arg("server");
         if let Some(mark) = &mark {
@@ -157,7 +158,7 @@ impl Known {
             }
         }
         let run_id = field(&server, "run_id").unwrap_or_default();
-        let mut known = self.run_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.run_id);
         if !known.is_empty() && *known != run_id {
             self.doubt();
         }
@@ -255,7 +256,7 @@ impl Server {
 
     /// The key that carries since when its data are whole; true where it was another.
     pub fn set_mark(&self, mark: String) -> bool {
-        let mut known = self.known.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known.mark);
         if known.as_ref() == Some(&mark) {
             return false;
         }
@@ -284,7 +285,7 @@ impl Server {
         self.pool.get().await.map_err(|error| match error {
             RunError::User(error) => error,
             RunError::TimedOut => {
-                let trouble = self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let trouble = lock(&self.known.trouble).clone();
                 (ErrorKind::Io, "no connection in time", trouble.unwrap_or_else(|| SILENT.to_owned())).into()
             }
         })
