@@ -4,8 +4,6 @@
 //! There are two: events pass one, the beginnings and ends of sessions the other, so that no event waits for a thousand
 //! clients who come at once. A lane does one batch after the other, so what it does happens in the order in which it was
 //! called. More lanes would make batches smaller, and each call costs Redis and the node as much as several of its items.
-//! Within a batch the ends come first and the beginnings next. The beginning of a session whose end was queued after it,
-//! because its client left while it waited, is not done at all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,24 +28,38 @@ const RETRY: Duration = Duration::from_millis(250);
 
 type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 
-/// An operation, and where its answer goes.
+/// An event to publish, and where its answer goes.
+pub type Publish = (Event, Reply<Published>);
+
+/// The lane of events. Works until the engine is dropped.
+pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publish>) {
+    let mut taken = Vec::with_capacity(TAKE);
+    while waiting.recv_many(&mut taken, TAKE).await > 0 {
+        let (events, replies): (Vec<_>, Vec<_>) = taken.drain(..).unzip();
+        let mut replies = replies.into_iter();
+        for batch in publish::calls(&events, |event| event, context.link.masters()) {
+            answer(replies.by_ref().take(batch.len()), publish::publish(&context, batch).await);
+        }
+    }
+}
+
+/// The beginning or the end of a session, and where its answer goes.
 pub enum Op {
     /// [`crate::engine::Engine::connect`]
     Connect(Connect, Reply<Connected>),
     /// [`crate::engine::Engine::disconnect`]
     Disconnect(Disconnect, Reply<()>),
-    /// [`crate::engine::Engine::publish`]
-    Publish(Event, Reply<Published>),
 }
 
-/// One lane.
-pub struct Lane {
+/// The lane of sessions. Within a batch the ends come first and the beginnings next. The beginning of a session whose end
+/// was queued after it, because its client left while it waited, is not done at all.
+pub struct Sessions {
     context: Arc<Context>,
     /// Ends of sessions that Redis has not heard of yet. Bounded by the sessions there were.
     owed: HashMap<(UserId, ClientId), Disconnect>,
 }
 
-impl Lane {
+impl Sessions {
     /// A lane with nothing owed.
     pub fn new(context: Arc<Context>) -> Self {
         Self { context, owed: HashMap::new() }
@@ -70,12 +82,10 @@ impl Lane {
     }
 
     async fn batch(&mut self, taken: &mut Vec<Op>) {
-        let (mut connects, mut publishes, mut ends) =
-            (Vec::<(Connect, Reply<Connected>)>::new(), Vec::new(), Vec::new());
+        let (mut connects, mut ends) = (Vec::<(Connect, Reply<Connected>)>::new(), Vec::new());
         for op in taken.drain(..) {
             match op {
                 Op::Connect(connect, reply) => connects.push((connect, reply)),
-                Op::Publish(event, reply) => publishes.push((event, reply)),
                 Op::Disconnect(disconnect, reply) => {
                     let whose = (disconnect.user.clone(), disconnect.client.clone());
                     connects.retain(|(connect, reply)| !is_over(connect, reply, &disconnect));
@@ -99,11 +109,6 @@ impl Lane {
         let masters = self.context.link.masters();
         for batch in questions.chunks(sessions::MAX_CONNECTS * masters) {
             answer(replies.by_ref().take(batch.len()), sessions::connect(&self.context, batch).await);
-        }
-        let (questions, replies): (Vec<_>, Vec<_>) = publishes.into_iter().unzip();
-        let mut replies = replies.into_iter();
-        for batch in publish::calls(&questions, |event| event, masters) {
-            answer(replies.by_ref().take(batch.len()), publish::publish(&self.context, batch).await);
         }
     }
 

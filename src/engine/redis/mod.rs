@@ -72,7 +72,7 @@ use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
 use connection::Topology;
 use keys::Keys;
-use lane::{Lane, MOST_EVENTS, MOST_SESSIONS, Op};
+use lane::{MOST_EVENTS, MOST_SESSIONS, Op};
 use link::Link;
 use server::{Options, Wait};
 
@@ -152,17 +152,11 @@ fn ms(duration: Duration) -> u64 {
 pub struct RedisEngine {
     context: Arc<Context>,
     /// The lane of events.
-    events: mpsc::Sender<Op>,
+    events: mpsc::Sender<lane::Publish>,
     /// The lane of sessions' beginnings and ends.
     sessions: mpsc::Sender<Op>,
     /// Whether the ingress streams are wanted; each of their readers holds a receiver for as long as it reads.
     ingress: watch::Sender<bool>,
-}
-
-fn lane(context: &Arc<Context>, most: usize) -> mpsc::Sender<Op> {
-    let (sender, receiver) = mpsc::channel(most);
-    tokio::spawn(Lane::new(context.clone()).run(receiver));
-    sender
 }
 
 impl RedisEngine {
@@ -191,14 +185,17 @@ impl RedisEngine {
             eviction: eviction::Eviction::default(),
             config,
         });
-        let (events, sessions) = (lane(&context, MOST_EVENTS), lane(&context, MOST_SESSIONS));
+        let ((events, published), (sessions, ops)) =
+            (mpsc::channel(MOST_EVENTS), mpsc::channel(MOST_SESSIONS));
+        tokio::spawn(lane::events(context.clone(), published));
+        tokio::spawn(lane::Sessions::new(context.clone()).run(ops));
         Self { context, events, sessions, ingress: watch::Sender::new(true) }
     }
 
     /// Queues an operation on a lane at once, and hands out its answer.
-    fn queue<T: Send + 'static>(
-        lane: &mpsc::Sender<Op>,
-        op: impl FnOnce(oneshot::Sender<Result<T, Unavailable>>) -> Op,
+    fn queue<O, T: Send + 'static>(
+        lane: &mpsc::Sender<O>,
+        op: impl FnOnce(oneshot::Sender<Result<T, Unavailable>>) -> O,
     ) -> Answer<T> {
         let (sender, receiver) = oneshot::channel();
         match lane.try_send(op(sender)) {
@@ -225,7 +222,7 @@ impl Engine for RedisEngine {
     }
 
     fn publish(&self, event: Event) -> Answer<Published> {
-        Self::queue(&self.events, |answer| Op::Publish(event, answer))
+        Self::queue(&self.events, |answer| (event, answer))
     }
 
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
