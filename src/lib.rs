@@ -9,7 +9,7 @@
 //!
 //! # The house
 //!
-//! Floors; imports go down only.
+//! Floors; imports go down only, or along a floor, and there not both ways.
 //!
 //! | floor | rooms | what goes on there |
 //! |---|---|---|

@@ -9,6 +9,7 @@ mod crypto;
 pub mod jwks;
 pub mod jwt;
 pub mod key;
+pub mod origin;
 pub mod remote;
 
 use std::sync::Arc;

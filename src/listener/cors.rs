@@ -4,8 +4,8 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::http::{self, Answer};
+use crate::auth::origin::Origins;
 use crate::protocol::code::{Code, Refusal};
-use crate::settings::origin::Origins;
 
 /// How long a browser may remember the answer to a preflight, seconds.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("600");

@@ -33,9 +33,9 @@ use tokio::time::interval;
 use tracing::{debug, warn};
 
 use crate::auth::Auth;
+use crate::auth::origin::Origins;
 use crate::router::Router;
 use crate::session::Limits;
-use crate::settings::origin::Origins;
 use body::Bodies;
 use in_flight::OnTheirWay;
 use room::Room;

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use hyper::Uri;
 use ipnet::IpNet;
 
-use super::origin::Origins;
 use super::read::Reader;
 use crate::auth::jwks::Source;
 use crate::auth::jwt::{self, Keys};
 use crate::auth::key::{Key, set_of};
+use crate::auth::origin::Origins;
 use crate::auth::{self, remote};
 
 /// What locks a node.

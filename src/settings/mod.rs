@@ -6,7 +6,6 @@
 mod access;
 pub mod bounds;
 pub mod dot_env;
-pub mod origin;
 pub mod read;
 pub mod redis;
 pub mod table;
@@ -18,11 +17,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::auth;
+use crate::auth::origin::Origins;
 use crate::id::NodeId;
 use crate::session::Limits;
 use access::Access;
 use bounds::Bounds;
-use origin::Origins;
 use read::{DAY, Mistake, Reader, Secrets, duration};
 use redis::Redis;
 

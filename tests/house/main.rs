@@ -111,16 +111,24 @@ fn every_room_has_a_floor() {
 fn imports_go_down_only() {
     let floors = floors();
     let mut upward = Vec::new();
+    let mut across = BTreeMap::new();
     for source in sources().iter().filter(|source| floors.contains_key(source.room())) {
+        let from = source.room();
         for path in crate_paths(&source.code) {
             let to = path.split(':').next().unwrap();
             let Some(floor) = floors.get(to) else { panic!("{}: crate::{path} is no room", source.path) };
-            if *floor > floors[source.room()] {
-                upward.push(format!("{}: crate::{path}", source.path));
+            let import = format!("{}: crate::{path}", source.path);
+            if *floor > floors[from] {
+                upward.push(import);
+            } else if *floor == floors[from] && from != to {
+                across.insert((from.to_owned(), to.to_owned()), import);
             }
         }
     }
     assert_none("these imports go up", &upward);
+    let back = |(from, to): &(String, String)| across.contains_key(&(to.clone(), from.clone()));
+    let mutual = across.iter().filter(|(rooms, _)| back(rooms)).map(|(_, import)| import.clone());
+    assert_none("these rooms of one floor import each other", &mutual.collect::<Vec<_>>());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use switchboard::auth::origin::Origins;
 use switchboard::engine::redis::doors;
 use switchboard::engine::{Hint, Node};
 use switchboard::id::{ClientId, EventId, EventName, IdempotencyKey, NodeId, UserId};
@@ -11,7 +12,6 @@ use switchboard::protocol::hello::Hello;
 use switchboard::protocol::json::MAX_ITEMS;
 use switchboard::protocol::publish::{Publish, Receipt, Request, Target, answer};
 use switchboard::settings::Settings;
-use switchboard::settings::origin::Origins;
 use switchboard::settings::read::Reader;
 use switchboard::settings::table::SETTINGS;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
