@@ -11,7 +11,7 @@ use switchboard::engine::memory::{self, MemoryEngine};
 use switchboard::engine::redis::packed;
 use switchboard::engine::{Event, Hint, Node, NodeInfo};
 use switchboard::handle::{Handle, Outgoing};
-use switchboard::id::EventId;
+use switchboard::id::{EventId, Logged};
 use switchboard::metrics::Metrics;
 use switchboard::protocol::client::{self, Incoming};
 use switchboard::protocol::publish::{Data, Request, answer};
@@ -67,7 +67,7 @@ fn registry(c: &mut Criterion) {
         for session in &sessions {
             registry.insert(session.clone());
         }
-        let outgoing = Outgoing { place: None, frame: Some("a frame".into()) };
+        let outgoing = Outgoing { logged: None, frame: Some("a frame".into()) };
         let mut at = 0;
         group.bench_function(format!("push and take, {users} users"), |b| {
             b.iter(|| {
@@ -124,7 +124,7 @@ fn router(c: &mut Criterion) {
                 ms += 1;
                 router.hint(Hint {
                     user: &user,
-                    place: Some((id(ms), id(ms - 1))),
+                    logged: Some(Logged { id: id(ms), prev: id(ms - 1) }),
                     client: None,
                     except: None,
                     event: "progress",

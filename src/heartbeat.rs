@@ -100,7 +100,7 @@ mod tests {
     use crate::engine::memory::{Config, MemoryEngine};
     use crate::engine::{Event, NodeInfo};
     use crate::handle::{Outgoing, Signal};
-    use crate::id::NodeId;
+    use crate::id::{Logged, NodeId};
     use crate::metrics::Metrics;
     use crate::protocol::hello::Identity;
     use crate::protocol::publish::Data;
@@ -200,7 +200,8 @@ mod tests {
                     continue;
                 }
                 on_time.push(user.clone());
-                let hint = Outgoing { place: Some((*newest, EventId::ZERO)), frame: None };
+                let hint =
+                    Outgoing { logged: Some(Logged { id: *newest, prev: EventId::ZERO }), frame: None };
                 router.registry().each_of(user.as_str(), |session| session.push(&hint, 8));
             }
         }

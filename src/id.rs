@@ -168,6 +168,15 @@ impl FromStr for EventId {
     }
 }
 
+/// Where an event stands in its user's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Logged {
+    /// The event's id.
+    pub id: EventId,
+    /// The id of the event before it.
+    pub prev: EventId,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -222,7 +222,8 @@ impl Router {
     }
 
     fn deliver(&self, hint: Hint<'_>) {
-        if let Some((id, _)) = hint.place {
+        let id = hint.logged.map(|logged| logged.id);
+        if let Some(id) = id {
             debug!(user = hint.user, %id, "hinted");
         }
         // Built once, by the first session that wants it, and shared.
@@ -231,12 +232,9 @@ impl Router {
             let wanted = !fault::drops_hint()
                 && hint.client.is_none_or(|client| client == session.client.as_str())
                 && hint.except != Some(session.client.as_str());
-            let built = wanted.then(|| {
-                frame
-                    .get_or_insert_with(|| client::event(hint.place.map(|(id, _)| id), hint.event, hint.data))
-                    .clone()
-            });
-            Outgoing { place: hint.place, frame: built }
+            let built =
+                wanted.then(|| frame.get_or_insert_with(|| client::event(id, hint.event, hint.data)).clone());
+            Outgoing { logged: hint.logged, frame: built }
         });
     }
 }
@@ -246,7 +244,7 @@ impl Node for Router {
         let deliver = self.lease.allows_delivery();
         self.engine.tracer().note(hint.user, "taken", || {
             let mut fields = vec![("event", hint.event.to_owned())];
-            fields.extend(hint.place.map(|(id, _)| ("id", id.to_string())));
+            fields.extend(hint.logged.map(|logged| ("id", logged.id.to_string())));
             fields.extend((!deliver).then(|| ("dropped", "the lease is lost".to_owned())));
             fields
         });
@@ -264,7 +262,7 @@ impl Node for Router {
 
     fn broadcast(&self, event: &str, data: &str) {
         if self.lease.allows_delivery() {
-            let outgoing = Outgoing { place: None, frame: Some(client::event(None, event, data)) };
+            let outgoing = Outgoing { logged: None, frame: Some(client::event(None, event, data)) };
             self.registry.each(|session| session.push(&outgoing, self.send_queue));
         }
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, NodeId, UserId};
+use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, Logged, NodeId, UserId};
 use crate::protocol::publish::{Data, Publish};
 use crate::trace::{Traced, Tracer};
 
@@ -162,11 +162,11 @@ impl Event {
         }
     }
 
-    /// The hint of it; `place`: its id and the one before it, none where transient.
-    pub fn hint(&self, place: Option<(EventId, EventId)>) -> Hint<'_> {
+    /// The hint of it; `logged`: none where transient.
+    pub fn hint(&self, logged: Option<Logged>) -> Hint<'_> {
         Hint {
             user: self.user.as_str(),
-            place,
+            logged,
             client: self.client.as_ref().map(ClientId::as_str),
             except: self.except.as_ref().map(ClientId::as_str),
             event: self.event.as_str(),
@@ -296,8 +296,8 @@ pub struct Slots {
 pub struct Hint<'a> {
     /// Whose.
     pub user: &'a str,
-    /// Its id and the one before it in the log; none where transient.
-    pub place: Option<(EventId, EventId)>,
+    /// Where it stands in the log; none where transient.
+    pub logged: Option<Logged>,
     /// That session alone.
     pub client: Option<&'a str>,
     /// Every session but that one.

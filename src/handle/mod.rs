@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::close::Close;
-use crate::id::{ClientId, EventId, UserId};
+use crate::id::{ClientId, EventId, Logged, UserId};
 use crate::lock::lock;
 
 /// Bytes that may wait for one slow socket, besides `--send-queue` events.
@@ -18,9 +18,9 @@ const OUTBOX_BYTES: usize = 1024 * 1024;
 /// Something for a socket.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// The event's id and the one before it; none where transient.
-    pub place: Option<(EventId, EventId)>,
-    /// The frame; none where the event is for another session, and only its place counts.
+    /// Where the event stands in the log; none where transient.
+    pub logged: Option<Logged>,
+    /// The frame; none where the event is for another session, and only where it stands counts.
     pub frame: Option<Utf8Bytes>,
 }
 
@@ -115,7 +115,7 @@ impl State {
     }
 
     fn keep_transient(&mut self) {
-        self.outbox.retain(|outgoing| outgoing.place.is_none());
+        self.outbox.retain(|outgoing| outgoing.logged.is_none());
         self.bytes = self.outbox.iter().map(Outgoing::size).sum();
     }
 }
@@ -153,15 +153,15 @@ impl Handle {
     /// caught up. Who reads the log for another reason gets what is transient after that.
     pub fn push(&self, outgoing: &Outgoing, most: usize) {
         let mut state = self.state();
-        if let Some((id, _)) = outgoing.place {
-            state.heard = state.heard.max(id);
+        if let Some(logged) = outgoing.logged {
+            state.heard = state.heard.max(logged.id);
         }
-        if state.behind && (state.pressed || outgoing.place.is_some()) {
+        if state.behind && (state.pressed || outgoing.logged.is_some()) {
             return;
         }
         let bytes = outgoing.size();
         if state.outbox.len() >= most || (state.bytes + bytes > OUTBOX_BYTES && !state.outbox.is_empty()) {
-            if outgoing.place.is_none() {
+            if outgoing.logged.is_none() {
                 return; // transient: dropped first
             }
             state.outbox = VecDeque::new();

@@ -11,8 +11,8 @@ fn handle() -> Handle {
 }
 
 fn event(ms: u64, size: usize) -> Outgoing {
-    let place = Some((EventId { ms, seq: 0 }, EventId { ms: ms - 1, seq: 0 }));
-    Outgoing { place, frame: Some("x".repeat(size).into()) }
+    let logged = Some(Logged { id: EventId { ms, seq: 0 }, prev: EventId { ms: ms - 1, seq: 0 } });
+    Outgoing { logged, frame: Some("x".repeat(size).into()) }
 }
 
 #[test]
@@ -58,13 +58,13 @@ fn transient_events_are_dropped_first() {
     for ms in 1..=4 {
         handle.push(&event(ms, 1), 4);
     }
-    handle.push(&Outgoing { place: None, frame: Some("t".into()) }, 4);
+    handle.push(&Outgoing { logged: None, frame: Some("t".into()) }, 4);
     assert_eq!(handle.take().len(), 4, "what is logged still waits");
 }
 
 #[test]
 fn what_is_transient_waits_for_a_look_but_not_for_who_is_slow() {
-    let transient = Outgoing { place: None, frame: Some("t".into()) };
+    let transient = Outgoing { logged: None, frame: Some("t".into()) };
     let (looking, slow) = (handle(), handle());
     looking.push(&transient, 4);
     looking.look();
@@ -75,7 +75,10 @@ fn what_is_transient_waits_for_a_look_but_not_for_who_is_slow() {
         handle.push(&transient, 4);
         handle.push(&event(6, 1), 4);
         let waits = handle.take();
-        assert!(waits.len() == waiting && waits.iter().all(|outgoing| outgoing.place.is_none()), "{waits:?}");
+        assert!(
+            waits.len() == waiting && waits.iter().all(|outgoing| outgoing.logged.is_none()),
+            "{waits:?}"
+        );
         handle.begin_look();
         assert!(handle.caught_up(EventId { ms: 6, seq: 0 }));
         handle.push(&transient, 4);
@@ -126,11 +129,11 @@ fn who_drains_may_still_be_signed_out_and_is_told_each_reason_once() {
 fn what_is_in_the_log_can_be_left_to_it() {
     let handle = handle();
     handle.push(&event(1, 10), 4);
-    handle.push(&Outgoing { place: None, frame: Some("t".into()) }, 4);
+    handle.push(&Outgoing { logged: None, frame: Some("t".into()) }, 4);
     handle.keep_transient();
     assert_eq!(handle.state().bytes, 1);
     let left = handle.take();
-    assert!(left.len() == 1 && left[0].place.is_none(), "{left:?}");
+    assert!(left.len() == 1 && left[0].logged.is_none(), "{left:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What waits for the socket goes out, in the order of the log.
 
 use super::Session;
+use crate::id::Logged;
 
 impl Session {
     /// Hands all that waits to the socket, for one flush.
@@ -14,8 +15,8 @@ impl Session {
         let mut burst = registered.router().metrics().burst();
         let mut in_order = false;
         while let Some(outgoing) = waiting.pop_front() {
-            let place = outgoing.place;
-            if let Some((id, prev)) = place {
+            let logged = outgoing.logged;
+            if let Some(Logged { id, prev }) = logged {
                 if id <= *last {
                     continue; // doubled
                 }
@@ -27,17 +28,17 @@ impl Session {
                         return clock.wait_for_missing();
                     }
                     in_order = true;
-                    waiting.make_contiguous().sort_by_key(|outgoing| outgoing.place);
+                    waiting.make_contiguous().sort_by_key(|outgoing| outgoing.logged);
                     continue;
                 }
                 *last = id;
             }
             if let Some(frame) = outgoing.frame {
                 *flushing = true;
-                if transport.feed(frame, place.map(|(id, _)| id)).is_err() {
+                let id = logged.map(|logged| logged.id);
+                if transport.feed(frame, id).is_err() {
                     return; // the next flush fails, and ends the session
                 }
-                let id = place.map(|(id, _)| id);
                 burst.hinted(id);
                 steps.handed(registered, id);
             }

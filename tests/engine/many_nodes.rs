@@ -30,7 +30,7 @@ async fn an_event_reaches_every_node_that_holds_its_user() {
 
     let transient = Event { transient: true, ..event(&user, "2") };
     b.publish(transient).await;
-    let is_it = |told: &Told| matches!(told, Told::Hint(it) if it.place.is_none()).then_some(());
+    let is_it = |told: &Told| matches!(told, Told::Hint(it) if it.logged.is_none()).then_some(());
     a.node.wait_for("the transient event", is_it).await;
     b.node.wait_for("the transient event", is_it).await;
     assert_eq!(c.node.hints(), [], "who holds nobody is told nothing");

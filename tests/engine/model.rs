@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use switchboard::engine::{Beaten, Connected, Event, Mode};
-use switchboard::id::{EventId, UserId};
+use switchboard::id::{EventId, Logged, UserId};
 
 use crate::stage::{Kind, Options, RESUME, Stage, client, event};
 
@@ -362,8 +362,8 @@ impl<'a> History<'a> {
             let hinted = self.stage(client).node.hint_of(id).await;
             assert_eq!(hinted.user, self.user.as_str());
             // Where all has lapsed nobody may know what was before.
-            let begins = self.lapsed && hinted.place == Some((id, EventId::ZERO));
-            assert!(begins || hinted.place == Some((id, prev)), "{hinted:?} after {prev}");
+            let begins = self.lapsed && hinted.logged == Some(Logged { id, prev: EventId::ZERO });
+            assert!(begins || hinted.logged == Some(Logged { id, prev }), "{hinted:?} after {prev}");
             let mine = self.events.last().is_some_and(|event| event.is_for(client));
             let its = self.clients.get_mut(&client).unwrap();
             assert!(its.last >= prev, "what came before {id} was never told");

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use switchboard::engine::Event;
-use switchboard::id::{EventId, NodeId};
+use switchboard::id::{EventId, Logged, NodeId};
 
 use crate::recorder::{Hinted, Told};
 use crate::stage::{Kind, Options, client, event, ids, user};
@@ -49,14 +49,14 @@ async fn hints_are_chained(kind: Kind) {
     for n in 0..5 {
         let only = Event { client: Some(client("other")), ..event(&user, &n.to_string()) };
         let id = stage.publish(only).await.id.unwrap();
-        assert_eq!(stage.node.hint_of(id).await.place, Some((id, prev)));
+        assert_eq!(stage.node.hint_of(id).await.logged, Some(Logged { id, prev }));
         prev = id;
     }
     stage.disconnect(&user, "tab", None).await;
     let unseen = stage.publish_plain(&user, "unseen").await;
     stage.connect(&user, "tab").await;
     let id = stage.publish_plain(&user, "seen").await;
-    assert_eq!(stage.node.hint_of(id).await.place, Some((id, unseen)));
+    assert_eq!(stage.node.hint_of(id).await.logged, Some(Logged { id, prev: unseen }));
 }
 
 async fn the_chain_goes_over_collapsed_events(kind: Kind) {
@@ -67,7 +67,7 @@ async fn the_chain_goes_over_collapsed_events(kind: Kind) {
         let progress = Event { collapse: Some("p".parse().unwrap()), ..event(&user, &n.to_string()) };
         let id = stage.publish(progress).await.id.unwrap();
         let hinted = stage.node.hint_of(id).await;
-        let (_, before) = hinted.place.unwrap();
+        let before = hinted.logged.unwrap().prev;
         // Whoever is not behind sees them all, and sees that it does.
         assert_eq!(before, prev.unwrap_or(before));
         assert!(prev.is_some() || before <= position);
@@ -88,7 +88,7 @@ async fn a_hint_says_all_of_its_event(kind: Kind) {
     let hinted = stage.node.hint_of(id).await;
     let expected = Hinted {
         user: "auth0|7".to_owned(),
-        place: hinted.place,
+        logged: hinted.logged,
         client: Some("a".to_owned()),
         except: Some("b".to_owned()),
         event: "x:y".to_owned(),
@@ -104,7 +104,7 @@ async fn a_transient_event_is_told_and_not_kept(kind: Kind) {
     let published = stage.publish(transient).await;
     assert_eq!((published.id, published.nodes), (None, vec![stage.id.clone()]));
     let hinted = stage.node.hints().pop().unwrap();
-    assert_eq!((hinted.place, hinted.data.as_str()), (None, "1"));
+    assert_eq!((hinted.logged, hinted.data.as_str()), (None, "1"));
     let id = stage.publish_plain(&user, "2").await;
     let page = stage.resume(&user, "tab", before).await;
     assert_eq!((ids(&page), page.whole), (vec![id], true));

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use switchboard::engine::{Hint, Node};
-use switchboard::id::{EventId, UserId};
+use switchboard::id::{EventId, Logged, UserId};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -14,7 +14,7 @@ use crate::redis_server::BOUND;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hinted {
     pub user: String,
-    pub place: Option<(EventId, EventId)>,
+    pub logged: Option<Logged>,
     pub client: Option<String>,
     pub except: Option<String>,
     pub event: String,
@@ -24,7 +24,7 @@ pub struct Hinted {
 impl Hinted {
     /// The event's id, where it has one.
     pub fn id(&self) -> Option<EventId> {
-        self.place.map(|(id, _)| id)
+        self.logged.map(|logged| logged.id)
     }
 }
 
@@ -113,7 +113,7 @@ impl Node for Recorder {
     fn hint(&self, hint: Hint<'_>) {
         self.note(Told::Hint(Hinted {
             user: hint.user.to_owned(),
-            place: hint.place,
+            logged: hint.logged,
             client: hint.client.map(str::to_owned),
             except: hint.except.map(str::to_owned),
             event: hint.event.to_owned(),

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use switchboard::auth::origin::Origins;
 use switchboard::engine::redis::doors;
 use switchboard::engine::{Hint, Node};
-use switchboard::id::{ClientId, EventId, EventName, IdempotencyKey, NodeId, UserId};
+use switchboard::id::{ClientId, EventId, EventName, IdempotencyKey, Logged, NodeId, UserId};
 use switchboard::protocol::client::{self, Incoming};
 use switchboard::protocol::hello::Hello;
 use switchboard::protocol::json::MAX_ITEMS;
@@ -184,7 +184,7 @@ impl Node for Nobody {
         for word in [Some(hint.user), Some(hint.event), hint.client, hint.except].into_iter().flatten() {
             assert!(!word.contains(' '));
         }
-        assert!(hint.place.is_none_or(|(id, prev)| id >= EventId::ZERO && prev >= EventId::ZERO));
+        assert!(hint.logged.is_none_or(|Logged { id, prev }| id >= EventId::ZERO && prev >= EventId::ZERO));
     }
     fn look(&self, user: &str, newest: Option<EventId>) {
         assert!(!user.contains(' ') && newest.is_none_or(|newest| newest >= EventId::ZERO));

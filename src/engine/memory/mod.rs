@@ -19,7 +19,7 @@ use crate::engine::{
     Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Leaving, Mode, Node,
     NodeInfo, Published, Slots, Uplink,
 };
-use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
+use crate::id::{ClientId, EventId, EventName, Logged, NodeId, UserId};
 use crate::lock::lock;
 use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
@@ -138,7 +138,7 @@ impl MemoryEngine {
         self.with(|state| {
             let online = state.users.get(&event.user).is_some_and(|user| !user.sessions.is_empty());
             let nodes = if online { vec![self.config.node_id.clone()] } else { Vec::new() };
-            let mut place = None;
+            let mut logged = None;
             if !event.transient {
                 let user = state.users.entry(event.user.clone()).or_insert_with(|| self.fresh());
                 user.lapse(|| self.fresh());
@@ -172,14 +172,14 @@ impl MemoryEngine {
                 user.last = id;
                 user.forget_old_keys(self.config.log_length);
                 user.expires = Instant::now() + self.config.log_ttl;
-                place = Some((id, prev));
+                logged = Some(Logged { id, prev });
                 tracing::debug!(user = %event.user, %id, "published");
             }
-            let published = Published { id: place.map(|(id, _)| id), nodes };
+            let published = Published { id: logged.map(|logged| logged.id), nodes };
             self.trace_published(&event, &published, false);
             // Told within the lock, so that hints come in the order of the log.
             if let (true, Some(node)) = (online, self.node.get()) {
-                node.hint(event.hint(place));
+                node.hint(event.hint(logged));
             }
             published
         })

@@ -34,7 +34,7 @@ use super::reads::Read;
 use super::wire::send;
 use super::{Context, reply};
 use crate::engine::{Event, Hint, Node};
-use crate::id::{ClientId, EventId, EventName, UserId};
+use crate::id::{ClientId, EventId, EventName, Logged, UserId};
 use crate::lock::lock;
 use crate::protocol::publish::Data;
 
@@ -84,11 +84,11 @@ impl Hints {
         text.push('\n');
     }
 
-    /// An event; `place`: its id and the one before it, none where transient.
-    pub fn event(&mut self, event: &Event, place: Option<(EventId, EventId)>) {
-        let verb = if place.is_some() { "event" } else { "transient" };
+    /// An event; `logged`: none where transient.
+    pub fn event(&mut self, event: &Event, logged: Option<Logged>) {
+        let verb = if logged.is_some() { "event" } else { "transient" };
         let rest = |text: &mut String| {
-            if let Some((id, prev)) = place {
+            if let Some(Logged { id, prev }) = logged {
                 for id in [id, prev] {
                     text.push(' ');
                     id.write(text);
@@ -304,15 +304,15 @@ pub fn tell(node: &dyn Node, head: &str, data: &str) -> Option<()> {
     match words.next()? {
         "event" => {
             let user = words.next()?;
-            let place = Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?));
+            let logged = Some(Logged { id: words.next()?.parse().ok()?, prev: words.next()?.parse().ok()? });
             let event = words.next()?;
             let (client, except) = address(words);
-            node.hint(Hint { user, place, client, except, event, data });
+            node.hint(Hint { user, logged, client, except, event, data });
         }
         "transient" => {
             let (user, event) = (words.next()?, words.next()?);
             let (client, except) = address(words);
-            node.hint(Hint { user, place: None, client, except, event, data });
+            node.hint(Hint { user, logged: None, client, except, event, data });
         }
         "look" => node.look(words.next()?, words.next().and_then(|id| id.parse().ok())),
         "broadcast" => node.broadcast(words.next()?, data),
@@ -353,7 +353,7 @@ mod tests {
         };
         let (id, prev) = (EventId { ms: 17, seq: 1 }, EventId { ms: 16, seq: 0 });
         let mut hints = Hints::default();
-        hints.event(&event("{\n3 look 7\n}"), Some((id, prev)));
+        hints.event(&event("{\n3 look 7\n}"), Some(Logged { id, prev }));
         hints.look(&"7".parse().unwrap(), None);
         hints.look(&"7".parse().unwrap(), Some(id));
         hints.event(&event("\"é\""), None);

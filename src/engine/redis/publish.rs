@@ -13,7 +13,7 @@ use super::keys::{EVENTS, Keys};
 use super::slot::Groups;
 use super::{Context, inbox, ms, reply, scripts, sessions, traces};
 use crate::engine::{Event, Published, Unavailable};
-use crate::id::{EventId, EventName, NodeId, UserId};
+use crate::id::{EventId, EventName, Logged, NodeId, UserId};
 use crate::lock::lock;
 use crate::protocol::publish::Data;
 
@@ -39,13 +39,22 @@ pub struct Appended {
     untold: usize,
 }
 
+/// What nodes are told of an event.
+enum Word {
+    /// The event, which stands there in the log.
+    Event(Logged),
+    /// The event, which is not in the log.
+    Transient,
+    /// Nothing was appended: whoever listens has to look into the log.
+    Look,
+}
+
 impl Appended {
-    /// What a hint of it says: its id and the one before it, or none of them where it is transient. None where nothing
-    /// was appended: whoever listens has to look into the log.
-    fn place(&self, event: &Event) -> Option<Option<(EventId, EventId)>> {
+    fn word(&self, event: &Event) -> Word {
         match (self.id, self.prev) {
-            (Some(id), Some(prev)) => Some(Some((id, prev))),
-            _ => event.transient.then_some(None),
+            (Some(id), Some(prev)) => Word::Event(Logged { id, prev }),
+            _ if event.transient => Word::Transient,
+            _ => Word::Look,
         }
     }
 }
@@ -265,9 +274,10 @@ fn hints<'a>(
                 batches.len() - 1
             });
             let hints = &mut batches[at].1;
-            match appended.place(event) {
-                Some(place) => hints.event(event, place),
-                None => hints.look(&event.user, appended.id),
+            match appended.word(event) {
+                Word::Event(logged) => hints.event(event, Some(logged)),
+                Word::Transient => hints.event(event, None),
+                Word::Look => hints.look(&event.user, appended.id),
             }
         }
     }
@@ -281,9 +291,10 @@ fn hints<'a>(
 
 fn deliver(context: &Context, event: &Event, appended: &Appended) {
     let Some(node) = context.node() else { return };
-    match appended.place(event) {
-        Some(place) => node.hint(event.hint(place)),
-        None => node.look(event.user.as_str(), appended.id),
+    match appended.word(event) {
+        Word::Event(logged) => node.hint(event.hint(Some(logged))),
+        Word::Transient => node.hint(event.hint(None)),
+        Word::Look => node.look(event.user.as_str(), appended.id),
     }
 }
 
