@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
-use crate::engine::{Beat, Beaten, MAX_BEATS, Unavailable};
+use crate::engine::{LeaseState, MAX_BEATS, Unavailable, UserLease};
 use crate::id::{EventId, UserId};
 use crate::registry::SHARDS;
 use crate::router::Router;
@@ -51,17 +51,17 @@ async fn renew(router: &Router, shard: usize, unheard: &mut Unheard) -> Result<(
     }
     let users = router.registry().unsaved(shard);
     for chunk in users.chunks(MAX_BEATS) {
-        let beats = chunk
+        let leases = chunk
             .iter()
-            .map(|(user, unsaved)| Beat {
+            .map(|(user, unsaved)| UserLease {
                 user: user.clone(),
                 confirmed: unsaved.iter().map(|(session, id)| (session.client.clone(), *id)).collect(),
             })
             .collect();
-        let beaten = router.engine().heartbeat(beats).await?;
-        for ((user, unsaved), beaten) in chunk.iter().zip(beaten) {
-            match beaten {
-                Beaten::Renewed(newest) => {
+        let states = router.engine().heartbeat(leases).await?;
+        for ((user, unsaved), state) in chunk.iter().zip(states) {
+            match state {
+                LeaseState::Renewed(newest) => {
                     unsaved.iter().for_each(|(session, id)| session.saved(*id));
                     let mut all_heard = true;
                     router
@@ -71,8 +71,8 @@ async fn renew(router: &Router, shard: usize, unheard: &mut Unheard) -> Result<(
                         unheard.push((user.clone(), newest));
                     }
                 }
-                Beaten::Unknown => {} // the next round tries again
-                Beaten::Lost => {
+                LeaseState::Unknown => {} // the next round tries again
+                LeaseState::Lost => {
                     // Where nobody is left they have gone meanwhile, and the lease with them.
                     let mut left = 0;
                     router.registry().each_of(user.as_str(), |session| {

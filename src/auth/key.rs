@@ -70,8 +70,9 @@ impl Key {
             // A shared secret has no place in a set of public keys.
             _ => return None,
         };
-        let told = jwk.common.key_algorithm.map(|told| told.to_string());
-        let fits = told.is_none_or(|told| told.parse::<Algorithm>().is_ok_and(|told| told == algorithm));
+        let declared = jwk.common.key_algorithm.map(|declared| declared.to_string());
+        let fits =
+            declared.is_none_or(|declared| declared.parse::<Algorithm>().is_ok_and(|its| its == algorithm));
         let decoding = DecodingKey::from_jwk(jwk).ok()?;
         let length = decoding.try_get_as_bytes().map(<[u8]>::len);
         let whole = match algorithm {

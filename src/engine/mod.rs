@@ -184,18 +184,18 @@ pub struct Published {
     pub nodes: Vec<NodeId>,
 }
 
-/// A user whose lease is renewed.
+/// The lease on a user, to renew.
 #[derive(Debug, Clone)]
-pub struct Beat {
+pub struct UserLease {
     /// Whose.
     pub user: UserId,
     /// What their sessions have confirmed since the last heartbeat.
     pub confirmed: Vec<(ClientId, EventId)>,
 }
 
-/// What came of a [`Beat`].
+/// How the lease on a user stands after [`Engine::heartbeat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beaten {
+pub enum LeaseState {
     /// Renewed; the user's newest event, where it is known.
     Renewed(EventId),
     /// The lease was lost: register the user's sessions anew.
@@ -341,8 +341,8 @@ pub trait Engine: Send + Sync + 'static {
     fn publish(&self, event: Event) -> Answer<Published>;
     /// Sends a transient event to every session of every live node, and says which nodes.
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>>;
-    /// Renews leases; answers in the order of `beats`, of which there are at most [`MAX_BEATS`].
-    fn heartbeat(&self, beats: Vec<Beat>) -> Answer<Vec<Beaten>>;
+    /// Renews leases; answers in the order of `leases`, of which there are at most [`MAX_BEATS`].
+    fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>>;
     /// Puts a client's message where back ends read it.
     fn uplink(&self, message: Uplink) -> Answer<()>;
     /// A user's sessions, everywhere.

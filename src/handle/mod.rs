@@ -68,8 +68,8 @@ struct State {
     /// When the latest connection of this client was registered elsewhere.
     replaced_at: u64,
     close: Option<Close>,
-    /// The session has been told to close.
-    told: bool,
+    /// The session has been told of `close`.
+    close_reported: bool,
     ended: bool,
     waker: Option<Waker>,
 }
@@ -89,7 +89,7 @@ impl State {
 
     /// Why to close, once.
     fn tell_close(&mut self) -> Option<Close> {
-        self.close.filter(|_| !std::mem::replace(&mut self.told, true))
+        self.close.filter(|_| !std::mem::replace(&mut self.close_reported, true))
     }
 
     /// The first reason counts. But one to drain gives the client a moment, and another may come in it, which says more:
@@ -97,7 +97,7 @@ impl State {
     fn close_for(&mut self, close: Close) {
         let drains = |close| matches!(close, Close::Drain(_));
         if self.close.is_none_or(|first| drains(first) && !drains(close)) {
-            (self.close, self.told) = (Some(close), false);
+            (self.close, self.close_reported) = (Some(close), false);
             self.wake();
         }
     }
@@ -137,7 +137,7 @@ impl Handle {
             order: 0,
             replaced_at: 0,
             close: None,
-            told: false,
+            close_reported: false,
             ended: false,
             waker: None,
         };

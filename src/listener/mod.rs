@@ -131,7 +131,7 @@ where
 {
     let hello_timeout = limits.hello_timeout;
     let room = Room::new(most);
-    let mut told = false;
+    let mut warned = false;
     let mut sweep = interval(hello_timeout);
     loop {
         room.seat_free().await;
@@ -146,14 +146,14 @@ where
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut warned, true) {
                     warn!(%error, "connections cannot be accepted now");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        told = false;
+        warned = false;
         // An event goes out at once; waiting for more would cost 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection was gone before it was served");

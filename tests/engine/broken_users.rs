@@ -2,7 +2,7 @@
 //! Everybody else is served.
 
 use futures_util::future::join_all;
-use switchboard::engine::{Beat, Beaten, Claim, Connect, Disconnect, Mode};
+use switchboard::engine::{Claim, Connect, Disconnect, LeaseState, Mode, UserLease};
 use switchboard::id::{EventId, UserId};
 
 use crate::stage::{Kind, Stage, client, user};
@@ -109,14 +109,14 @@ async fn renewing_leases() {
     let stage = Kind::Redis.stage().await;
     for breaks in [BREAK[1], BREAK[3]] {
         let users = crowd(&stage, breaks, false).await;
-        let beat = |user: &UserId| Beat { user: user.clone(), confirmed: Vec::new() };
-        let beaten = stage.engine.heartbeat(users.iter().map(beat).collect()).await.unwrap();
+        let lease = |user: &UserId| UserLease { user: user.clone(), confirmed: Vec::new() };
+        let states = stage.engine.heartbeat(users.iter().map(lease).collect()).await.unwrap();
         assert!(
-            matches!(beaten[..], [Beaten::Renewed(_), Beaten::Unknown, Beaten::Renewed(_)]),
-            "{breaks:?}: {beaten:?}"
+            matches!(states[..], [LeaseState::Renewed(_), LeaseState::Unknown, LeaseState::Renewed(_)]),
+            "{breaks:?}: {states:?}"
         );
         // Nor is it an outage where they are alone: what comes after them in a round is renewed.
-        assert_eq!(stage.heartbeat(&users[1], &[]).await, Beaten::Unknown, "{breaks:?}");
+        assert_eq!(stage.heartbeat(&users[1], &[]).await, LeaseState::Unknown, "{breaks:?}");
     }
 }
 
@@ -129,8 +129,8 @@ async fn a_redis_that_takes_no_writes_breaks_nobody() {
     let () = stage.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let end = || ends(std::slice::from_ref(&user)).remove(0);
     stage.engine.disconnect(end()).await.unwrap_err();
-    let beats = vec![Beat { user: user.clone(), confirmed: Vec::new() }];
-    stage.engine.heartbeat(beats).await.unwrap_err();
+    let leases = vec![UserLease { user: user.clone(), confirmed: Vec::new() }];
+    stage.engine.heartbeat(leases).await.unwrap_err();
     let () = stage.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     stage.engine.disconnect(end()).await.unwrap();
     assert_gone(&stage, &[user], "when it does again").await;

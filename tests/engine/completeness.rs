@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchboard::engine::{Beaten, Claim, Event};
+use switchboard::engine::{Claim, Event, LeaseState};
 use switchboard::id::{EventId, UserId};
 
 use crate::stage::{Kind, Options, Stage, event, ids, user};
@@ -39,7 +39,7 @@ fn progress(user: &UserId, key: &str, data: &str) -> Event {
 async fn time_passes_with_heartbeats(stage: &Stage, user: &UserId, span: Duration) {
     for _ in 0..9 {
         stage.time_passes(span / 9).await;
-        assert_ne!(stage.heartbeat(user, &[]).await, Beaten::Lost);
+        assert_ne!(stage.heartbeat(user, &[]).await, LeaseState::Lost);
     }
 }
 
@@ -250,7 +250,7 @@ async fn flushed_data_is_noticed_and_is_a_gap() {
     stage.publish_plain(&user, "lost").await;
     let () = stage.ask(&["FLUSHALL"]);
 
-    assert_eq!(stage.heartbeat(&user, &[("tab", seen)]).await, Beaten::Lost);
+    assert_eq!(stage.heartbeat(&user, &[("tab", seen)]).await, LeaseState::Lost);
     assert!(!stage.engine.beat(1).await.unwrap());
     assert_eq!(stage.engine.claim().await.unwrap(), Claim::Held);
     for since in [welcome.position, seen] {

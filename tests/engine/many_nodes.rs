@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use switchboard::engine::{Beat, Beaten, Claim, Disconnect, Event};
+use switchboard::engine::{Claim, Disconnect, Event, LeaseState, UserLease};
 
 use crate::recorder::{Recorder, Told};
 use crate::stage::{Kind, Options, Stage, client, event, ids, user};
@@ -142,13 +142,13 @@ async fn who_was_frozen_takes_nothing_from_whoever_has_its_id_now() {
     Recorder::eventually("the id being free", held).await;
     new.connect(&user, "tab").await;
     let end = Disconnect { user: user.clone(), client: client("tab"), confirmed: None };
-    let beat = vec![Beat { user: user.clone(), confirmed: Vec::new() }];
+    let lease = vec![UserLease { user: user.clone(), confirmed: Vec::new() }];
     // Before it has asked whether it still has its id, and after.
     old.engine.disconnect(end.clone()).await.unwrap_err();
-    old.engine.heartbeat(beat.clone()).await.unwrap_err();
+    old.engine.heartbeat(lease.clone()).await.unwrap_err();
     assert!(matches!(old.engine.claim().await.unwrap(), Claim::Taken(_)));
     old.engine.disconnect(end).await.unwrap_err();
-    old.engine.heartbeat(beat).await.unwrap_err();
+    old.engine.heartbeat(lease).await.unwrap_err();
     assert_eq!(new.ask::<Vec<String>>(&["SMEMBERS", "user:42"]), ["tab@node-1"]);
 }
 
@@ -198,7 +198,7 @@ async fn a_survivor_clears_up_after_a_dead_node() {
     assert_eq!(ids(&survivor.connect(&gone, "tab").await), [missed]);
     // Where it was only frozen, it has to register them anew.
     assert_eq!(dead.engine.claim().await.unwrap(), Claim::Held);
-    assert_eq!(dead.heartbeat(&gone, &[]).await, Beaten::Lost);
+    assert_eq!(dead.heartbeat(&gone, &[]).await, LeaseState::Lost);
 }
 
 #[tokio::test]

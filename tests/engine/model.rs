@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use switchboard::engine::{Beaten, Connected, Event, Mode};
+use switchboard::engine::{Connected, Event, LeaseState, Mode};
 use switchboard::id::{EventId, Logged, UserId};
 
 use crate::stage::{Kind, Options, RESUME, Stage, client, event};
@@ -157,10 +157,10 @@ impl<'a> History<'a> {
             let here = |(client, its): (&u8, &Client)| its.here && self.stage(*client).id == stage.id;
             if self.clients.iter().any(here) {
                 let newest = self.newest().filter(|_| self.in_redis());
-                let beaten = stage.heartbeat(&self.user, &[]).await;
+                let state = stage.heartbeat(&self.user, &[]).await;
                 assert!(
-                    matches!(beaten, Beaten::Renewed(id) if newest.is_none_or(|newest| id == newest)),
-                    "{beaten:?}"
+                    matches!(state, LeaseState::Renewed(id) if newest.is_none_or(|newest| id == newest)),
+                    "{state:?}"
                 );
             }
         }
@@ -200,11 +200,11 @@ impl<'a> History<'a> {
                 let confirmed = its.got.iter().rev().nth(*unconfirmed).copied();
                 let Some(confirmed) = confirmed.filter(|id| Some(*id) > its.confirmed) else { return };
                 let others = self.others_here(*client);
-                let beaten = self.stage(*client).heartbeat(&self.user, &[(&name(*client), confirmed)]).await;
+                let state = self.stage(*client).heartbeat(&self.user, &[(&name(*client), confirmed)]).await;
                 let its = self.clients.entry(*client).or_default();
                 // The lease is the node's: another client there may have registered anew.
-                assert_eq!(beaten != Beaten::Lost, its.here || others, "{beaten:?}");
-                if beaten != Beaten::Lost {
+                assert_eq!(state != LeaseState::Lost, its.here || others, "{state:?}");
+                if state != LeaseState::Lost {
                     its.confirmed = Some(confirmed);
                 }
             }

@@ -1,6 +1,6 @@
 //! Sessions as others see them, leases, and what goes to every node.
 
-use switchboard::engine::{Beat, Beaten, Disconnect, MAX_BEATS, Uplink};
+use switchboard::engine::{Disconnect, LeaseState, MAX_BEATS, Uplink, UserLease};
 use switchboard::id::EventId;
 use switchboard::protocol::publish::Data;
 
@@ -72,36 +72,36 @@ async fn no_end_is_refused_however_many_come_at_once(kind: Kind) {
 
 async fn a_heartbeat_tells_the_newest_event(kind: Kind) {
     let (stage, user) = (kind.stage().await, user("42"));
-    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Lost);
+    assert_eq!(stage.heartbeat(&user, &[]).await, LeaseState::Lost);
     stage.publish_plain(&user, "0").await;
     let before = stage.publish_plain(&user, "1").await;
-    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Lost, "a log is no lease");
+    assert_eq!(stage.heartbeat(&user, &[]).await, LeaseState::Lost, "a log is no lease");
     stage.connect(&user, "tab").await;
-    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Renewed(before));
+    assert_eq!(stage.heartbeat(&user, &[]).await, LeaseState::Renewed(before));
     let newest = stage.publish_plain(&user, "2").await;
-    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Renewed(newest));
+    assert_eq!(stage.heartbeat(&user, &[]).await, LeaseState::Renewed(newest));
     stage.disconnect(&user, "tab", None).await;
-    assert_eq!(stage.heartbeat(&user, &[]).await, Beaten::Lost);
+    assert_eq!(stage.heartbeat(&user, &[]).await, LeaseState::Lost);
 }
 
 async fn a_heartbeat_answers_each_user_in_its_place(kind: Kind) {
     let stage = kind.stage().await;
-    let mut beats = Vec::new();
+    let mut leases = Vec::new();
     let mut expected = Vec::new();
     for n in 0..MAX_BEATS {
         let user = user(&n.to_string());
         if n % 3 == 0 {
-            expected.push(Beaten::Lost);
+            expected.push(LeaseState::Lost);
         } else {
             stage.connect(&user, "tab").await;
             let id = if n % 3 == 1 { EventId::ZERO } else { stage.publish_plain(&user, "1").await };
-            expected.push(Beaten::Renewed(id));
+            expected.push(LeaseState::Renewed(id));
         }
         // Pairs of different number, so that one user's end is found before the next begins.
         let confirmed = (0..n % 4).map(|c| (client(&c.to_string()), EventId { ms: 1, seq: 0 })).collect();
-        beats.push(Beat { user, confirmed });
+        leases.push(UserLease { user, confirmed });
     }
-    assert_eq!(stage.engine.heartbeat(beats).await.unwrap(), expected);
+    assert_eq!(stage.engine.heartbeat(leases).await.unwrap(), expected);
     assert_eq!(stage.engine.heartbeat(Vec::new()).await.unwrap(), []);
 }
 

@@ -7,8 +7,8 @@ use redis::FromRedisValue;
 use switchboard::engine::memory::{self, MemoryEngine};
 use switchboard::engine::redis::{Config, RedisEngine, SCRIPTS};
 use switchboard::engine::{
-    Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Mode, NodeInfo, Published,
-    Registration,
+    Claim, Connect, Connected, Disconnect, Engine, Event, LeaseState, Mode, NodeInfo, Published,
+    Registration, UserLease,
 };
 use switchboard::id::{ClientId, EventId, NodeId, UserId};
 use switchboard::metrics::Metrics;
@@ -239,11 +239,11 @@ impl Stage {
         self.publish(event(user, data)).await.id.unwrap()
     }
 
-    pub async fn heartbeat(&self, user: &UserId, confirmed: &[(&str, EventId)]) -> Beaten {
+    pub async fn heartbeat(&self, user: &UserId, confirmed: &[(&str, EventId)]) -> LeaseState {
         let confirmed = confirmed.iter().map(|(client, id)| (client.parse().unwrap(), *id)).collect();
-        let beaten = self.engine.heartbeat(vec![Beat { user: user.clone(), confirmed }]).await.unwrap();
-        assert_eq!(beaten.len(), 1);
-        beaten[0]
+        let state = self.engine.heartbeat(vec![UserLease { user: user.clone(), confirmed }]).await.unwrap();
+        assert_eq!(state.len(), 1);
+        state[0]
     }
 
     /// The user's sessions as `client@node`.

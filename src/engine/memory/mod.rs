@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::engine::status::{NodeStatus, Status};
 use crate::engine::{
-    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Leaving, Mode, Node,
-    NodeInfo, Published, Slots, Uplink,
+    Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, Mode, Node,
+    NodeInfo, Published, Slots, Uplink, UserLease,
 };
 use crate::id::{ClientId, EventId, EventName, Logged, NodeId, UserId};
 use crate::lock::lock;
@@ -225,21 +225,21 @@ impl Engine for MemoryEngine {
         ready(vec![self.config.node_id.clone()])
     }
 
-    fn heartbeat(&self, beats: Vec<Beat>) -> Answer<Vec<Beaten>> {
-        let beaten = self.with(|state| {
-            let mut beaten = Vec::with_capacity(beats.len());
-            for beat in beats {
-                beaten.push(match state.users.get_mut(&beat.user) {
+    fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>> {
+        let states = self.with(|state| {
+            let mut states = Vec::with_capacity(leases.len());
+            for lease in leases {
+                states.push(match state.users.get_mut(&lease.user) {
                     Some(user) if !user.sessions.is_empty() => {
-                        user.cursors.extend(beat.confirmed);
-                        Beaten::Renewed(user.last)
+                        user.cursors.extend(lease.confirmed);
+                        LeaseState::Renewed(user.last)
                     }
-                    _ => Beaten::Lost,
+                    _ => LeaseState::Lost,
                 });
             }
-            beaten
+            states
         });
-        ready(beaten)
+        ready(states)
     }
 
     fn uplink(&self, message: Uplink) -> Answer<()> {

@@ -162,7 +162,7 @@ pub async fn read(context: Arc<Context>) {
             continue;
         }
         match context.link.dedicated(&key).await {
-            Ok(connection) => match drain(&context, connection).await {
+            Ok(connection) => match read_until_broken(&context, connection).await {
                 Ended::Lost => {
                     // The stream or its group is gone (flushed, evicted): the claim makes it anew.
                     if let Some(node) = context.node() {
@@ -188,7 +188,8 @@ enum Ended {
     Read,
 }
 
-async fn drain(context: &Context, mut connection: MultiplexedConnection) -> Ended {
+/// Reads until the connection breaks, the stream is lost, or the lease is over.
+async fn read_until_broken(context: &Context, mut connection: MultiplexedConnection) -> Ended {
     let key = context.keys.inbox(context.config.node.as_str());
     let mut done: Vec<String> = Vec::new();
     let mut done_since = Instant::now();

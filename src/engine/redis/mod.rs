@@ -62,8 +62,8 @@ use tokio::time::Instant;
 
 use crate::engine::status::Status;
 use crate::engine::{
-    Answer, Beat, Beaten, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, Leaving, Node, NodeInfo,
-    Published, Slots, Unavailable, Uplink,
+    Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, Node, NodeInfo,
+    Published, Slots, Unavailable, Uplink, UserLease,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::lock::lock;
@@ -229,13 +229,13 @@ impl Engine for RedisEngine {
         self.with_context(|context| async move { publish::broadcast(&context, &event, &data).await })
     }
 
-    fn heartbeat(&self, beats: Vec<Beat>) -> Answer<Vec<Beaten>> {
+    fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>> {
         self.with_context(|context| async move {
-            let outcomes = sessions::heartbeat(&context, &beats).await;
+            let outcomes = sessions::heartbeat(&context, &leases).await;
             if outcomes.iter().all(Result::is_err) {
                 return outcomes.into_iter().collect();
             }
-            Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(Beaten::Unknown)).collect())
+            Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(LeaseState::Unknown)).collect())
         })
     }
 

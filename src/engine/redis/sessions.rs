@@ -10,8 +10,8 @@ use super::presence::Owed;
 use super::slot::{Groups, Slot};
 use super::{Context, inbox, ms, publish, reply, scripts};
 use crate::engine::{
-    Beat, Beaten, Connect, Connected, Disconnect, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
-    Uplink,
+    Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Unavailable, Uplink,
+    UserLease,
 };
 use crate::id::{ClientId, NodeId, UserId};
 
@@ -253,20 +253,20 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<()
 }
 
 /// Renews leases. On a Cluster some may be renewed and others not; each has its own outcome.
-pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Vec<Result<Beaten, Unavailable>> {
-    let groups = Groups::new(beats.iter().map(|beat| user_slot(context, &beat.user)), MAX_BEATS);
+pub async fn heartbeat(context: &Context, leases: &[UserLease]) -> Vec<Result<LeaseState, Unavailable>> {
+    let groups = Groups::new(leases.iter().map(|lease| user_slot(context, &lease.user)), MAX_BEATS);
     let mut calls = redis::pipe();
     for group in groups.iter() {
         let mut call = scripts::call(&scripts::HEARTBEAT, 4 * group.len(), 3 + group.len());
         for place in group {
-            user_keys(context, &mut call, &beats[*place].user);
+            user_keys(context, &mut call, &leases[*place].user);
         }
         call.arg(context.config.node.as_str())
             .arg(ms(context.config.session_ttl))
             .arg(ms(context.config.log_ttl));
         for place in group {
-            call.arg(beats[*place].confirmed.len());
-            for (client, id) in &beats[*place].confirmed {
+            call.arg(leases[*place].confirmed.len());
+            for (client, id) in &leases[*place].confirmed {
                 call.arg(client.as_str()).arg(id.to_string());
             }
         }
@@ -274,21 +274,23 @@ pub async fn heartbeat(context: &Context, beats: &[Beat]) -> Vec<Result<Beaten, 
     }
     let answers = context.link.run_each(&calls).await;
     let mut owed = Owed::default();
-    let beaten = groups.outcomes(answers, |place, answer| {
-        let user = &beats[place].user;
-        let Some(answer) = reply::item_of(user, reply::text(&answer)?) else { return Ok(Beaten::Unknown) };
+    let states = groups.outcomes(answers, |place, answer| {
+        let user = &leases[place].user;
+        let Some(answer) = reply::item_of(user, reply::text(&answer)?) else {
+            return Ok(LeaseState::Unknown);
+        };
         let (newest, edges) = answer.split_once(' ').unwrap_or((answer, ""));
         owed.add(user, edges);
         if newest.is_empty() {
-            return Ok(Beaten::Lost);
+            return Ok(LeaseState::Lost);
         }
         let newest = newest.parse().map_err(|_| Unavailable::new("heartbeat.lua gave no event id"))?;
-        Ok(Beaten::Renewed(newest))
+        Ok(LeaseState::Renewed(newest))
     });
     if let Err(error) = owed.pay(context).await {
         debug!(%error, "presence was not told; the next heartbeat tries again");
     }
-    beaten
+    states
 }
 
 /// The slot of a user's keys.
