@@ -146,20 +146,15 @@ async fn no_frame_of_a_worker_is_taken_from_a_client() {
 }
 
 #[tokio::test]
-async fn nothing_of_the_client_port_is_served_on_the_worker_port() {
+async fn a_worker_that_names_a_user_and_a_client_is_no_session_of_theirs() {
     let node = node().await;
-    let authorization = format!("Bearer {TOKEN}");
-    let headers = [("authorization", authorization.as_str())];
-    for path in ["/", "/client.js", "/client.d.ts", "/events?userId=42"] {
-        let answer = http::get_with(&node.worker_http(path), &headers).await;
-        assert_eq!(answer.status, 404, "{path}: {answer:?}");
-    }
-    // A worker that names a user and a client is a worker, not their session.
     let url = format!("{}/?userId=42&clientId=tab-1&since=0", node.worker_url);
     let mut worker = Worker::open_with(&url, Some(TOKEN)).await.unwrap();
     for frame in [json!({"type": "ping"}), json!({"userId": "42", "clientId": "tab-1", "since": "0"})] {
         assert_eq!(worker.ask(&frame.to_string()).await["type"], "error", "{frame}");
     }
+    let authorization = format!("Bearer {TOKEN}");
+    let headers = [("authorization", authorization.as_str())];
     let answer = http::get_with(&node.worker_http("/users/42"), &headers).await;
     assert_eq!(answer.json()["online"], false);
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use switchboard::engine::{Connected, Mode};
 use switchboard::id::EventId;
 use switchboard::trace::MAX_USERS;
-use tokio::time::{sleep, timeout};
 
+use crate::recorder::Recorder;
 use crate::stage::{Kind, Stage, event, user};
 
 crate::on_both_engines!(
@@ -17,16 +17,13 @@ crate::on_both_engines!(
 
 /// The steps of a user after a place, once there are `count` of them.
 async fn steps(stage: &Stage, id: &str, after: EventId, count: usize) -> Vec<Vec<(String, String)>> {
-    let read = async {
-        loop {
-            let steps = stage.engine.traces(user(id), after).await.unwrap();
-            if steps.len() >= count {
-                return steps.into_iter().map(|step| step.fields.into_iter().collect()).collect();
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(15), read).await.expect("steps in time")
+    let mut steps = Vec::new();
+    Recorder::eventually("the steps", async || {
+        steps = stage.engine.traces(user(id), after).await.unwrap();
+        steps.len() >= count
+    })
+    .await;
+    steps.into_iter().map(|step| step.fields.into_iter().collect()).collect()
 }
 
 async fn the_status_counts_users_and_sessions(kind: Kind) {
