@@ -81,7 +81,7 @@ fn registry(c: &mut Criterion) {
                 || session(users, 0),
                 |session| {
                     registry.insert(session.clone());
-                    registry.remove(&session)
+                    registry.remove(&session, || ())
                 },
                 BatchSize::SmallInput,
             );

@@ -167,6 +167,7 @@ local function publish(nodes, log, cursor, event, data, option)
   if published or routed and not newer(option.ingress, routed) then
     -- Written again, as it is: WAIT waits for its own connection's writes alone, and the first time another one wrote.
     redis.call('HSET', cursor, published and '@key:' .. option.key or ingress, published or routed)
+    keep(cursor, log_ttl) -- the note must outlast what it is asked for
     -- Whoever published it may have died before it told anyone.
     tell(' look ', nodes, published and ' ' .. published or '', '')
     return (published or '-') .. ' -' .. live
@@ -227,6 +228,9 @@ local function publish(nodes, log, cursor, event, data, option)
   return id .. ' ' .. last .. live
 end
 
+-- Log -> why one of its events was refused. What comes after it in this call is refused as well: an event that overtook it
+-- would have it taken for one that was published before.
+local refused = {}
 local results, at = { tells and '' or '*' }, 7
 for i = 0, #KEYS / 3 - 1 do
   local option, options = nil, tonumber(ARGV[at + 2])
@@ -234,13 +238,16 @@ for i = 0, #KEYS / 3 - 1 do
     option = {}
     for o = 0, options - 1 do option[ARGV[at + 3 + 2 * o]] = ARGV[at + 4 + 2 * o] end
   end
-  -- One user's broken key must not take the rest of the batch along.
-  local done, result = pcall(publish, KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3], ARGV[at], ARGV[at + 1], option)
+  local log, done, result = KEYS[3 * i + 2], true, nil
+  if not refused[log] then
+    -- One user's broken key must not take the rest of the batch along.
+    done, result = pcall(publish, KEYS[3 * i + 1], log, KEYS[3 * i + 3], ARGV[at], ARGV[at + 1], option)
+  end
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)
-    result = '! ' .. string.gsub(error, '%c', ' ')
+    refused[log] = '! ' .. string.gsub(error, '%c', ' ')
   end
-  results[i + 2] = result
+  results[i + 2] = refused[log] or result
   at = at + 3 + 2 * options
 end
 for node, lines in pairs(hints) do

@@ -87,17 +87,18 @@ impl Registry {
         }
     }
 
-    /// Takes out this very session. Says whether it was there.
-    pub fn remove(&self, handle: &Arc<Handle>) -> bool {
+    /// Takes out this very session, if it is there, and does `then`, before another can take its place. `then` must not
+    /// come back here.
+    pub fn remove<T>(&self, handle: &Arc<Handle>, then: impl FnOnce() -> T) -> Option<T> {
         let mut shard = self.shard(handle.user.as_str());
-        let Some(sessions) = shard.get_mut(handle.user.as_str()) else { return false };
-        let Some(at) = sessions.iter().position(|known| Arc::ptr_eq(known, handle)) else { return false };
+        let sessions = shard.get_mut(handle.user.as_str())?;
+        let at = sessions.iter().position(|known| Arc::ptr_eq(known, handle))?;
         sessions.swap_remove(at);
         self.sessions.fetch_sub(1, Ordering::Relaxed);
         if sessions.is_empty() {
             shard.remove(handle.user.as_str());
         }
-        true
+        Some(then())
     }
 
     /// Pushes to each of a user's sessions what `outgoing` makes for it.
@@ -149,11 +150,11 @@ mod tests {
         let (old, new, other) = (handle("a"), handle("a"), handle("b"));
         assert!(registry.insert(old.clone()).is_none());
         assert!(Arc::ptr_eq(&registry.insert(new.clone()).unwrap(), &old));
-        assert!(!registry.remove(&old), "its place is another's");
+        assert!(registry.remove(&old, || ()).is_none(), "its place is another's");
         registry.insert(other.clone());
         assert_eq!(registry.len(), 2);
-        assert!(registry.remove(&new));
-        assert!(registry.remove(&other));
+        assert!(registry.remove(&new, || ()).is_some());
+        assert!(registry.remove(&other, || ()).is_some());
         assert!(registry.is_empty());
     }
 
@@ -166,6 +167,6 @@ mod tests {
         assert!(registry.restore(&new, old.clone()));
         registry.insert(newest.clone());
         assert!(!registry.restore(&new, old));
-        assert!(registry.remove(&newest));
+        assert!(registry.remove(&newest, || ()).is_some());
     }
 }

@@ -206,14 +206,15 @@ impl Router {
 
     /// Takes a session off its user, once, if its place is still its own.
     fn end(&self, handle: &Arc<Handle>) -> Option<Answer<()>> {
-        if !handle.end() || !self.registry.remove(handle) {
-            return None;
-        }
-        Some(self.engine.disconnect(Disconnect {
-            user: handle.user.clone(),
-            client: handle.client.clone(),
-            confirmed: handle.confirmed(),
-        }))
+        let end = || {
+            self.engine.disconnect(Disconnect {
+                user: handle.user.clone(),
+                client: handle.client.clone(),
+                confirmed: handle.confirmed(),
+            })
+        };
+        // The end is queued before a newer connection of this client can queue its beginning.
+        if handle.end() { self.registry.remove(handle, end) } else { None }
     }
 
     /// Every session looks into its log.

@@ -61,6 +61,11 @@ struct State {
     heard: EventId,
     /// The same when the last look into the log began.
     heard_before_look: EventId,
+    /// The newest event that a hint told of.
+    hinted: EventId,
+    /// While the session was behind, a hint told of an event, and that another one came before it than was hinted: Redis
+    /// has lost what was hinted.
+    forked: bool,
     confirmed: EventId,
     saved: EventId,
     /// When the connection was registered, as the engine counts; 0 before that.
@@ -132,6 +137,8 @@ impl Handle {
             look: false,
             heard: EventId::ZERO,
             heard_before_look: EventId::ZERO,
+            hinted: EventId::ZERO,
+            forked: false,
             confirmed: EventId::ZERO,
             saved: EventId::ZERO,
             order: 0,
@@ -155,6 +162,10 @@ impl Handle {
         let mut state = self.state();
         if let Some(logged) = outgoing.logged {
             state.heard = state.heard.max(logged.id);
+            if logged.id > state.hinted {
+                state.forked |= state.behind && logged.prev < state.hinted;
+                state.hinted = logged.id;
+            }
         }
         if state.behind && (state.pressed || outgoing.logged.is_some()) {
             return;
@@ -196,6 +207,12 @@ impl Handle {
         self.state().heard_before_look
     }
 
+    /// Whether hints have shown, since this was last asked, that Redis has lost events that this session had heard of and
+    /// not got.
+    pub fn take_forked(&self) -> bool {
+        std::mem::take(&mut self.state().forked)
+    }
+
     /// Redis has lost what came after `newest`: ids may begin there again.
     pub fn went_back(&self, newest: EventId) {
         let mut state = self.state();
@@ -203,6 +220,7 @@ impl Handle {
             state.heard = newest.min(state.heard);
         }
         state.heard_before_look = newest;
+        state.hinted = newest.min(state.hinted);
         state.confirmed = newest.min(state.confirmed);
         state.saved = newest.min(state.saved);
     }

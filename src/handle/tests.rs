@@ -150,3 +150,29 @@ fn an_older_connection_is_told_to_go_a_newer_one_is_not() {
     late.set_order(8);
     assert_eq!(late.state().close, Some(Close::Replaced));
 }
+
+#[test]
+fn events_that_redis_lost_before_they_were_got_are_noticed_by_the_next() {
+    let handle = handle();
+    let hint = |ms, prev| {
+        let logged = Some(Logged { id: EventId { ms, seq: 0 }, prev: EventId { ms: prev, seq: 0 } });
+        Outgoing { logged, frame: Some("x".into()) }
+    };
+    // Who stands at Redis' clock, where the log was empty, has heard of no event.
+    assert!(handle.caught_up(EventId { ms: 5, seq: 0 }));
+    handle.look();
+    handle.push(&hint(6, 0), 4);
+    assert!(!handle.take_forked());
+    // Two publishers' hints may cross.
+    handle.push(&hint(8, 7), 4);
+    handle.push(&hint(7, 6), 4);
+    assert!(!handle.take_forked());
+    // The log ends at 6 again: 7 and 8 are gone, and 9 follows.
+    handle.push(&hint(9, 6), 4);
+    assert!(handle.take_forked() && !handle.take_forked());
+    // Who is not behind has what was hinted.
+    handle.begin_look();
+    assert!(handle.caught_up(EventId { ms: 9, seq: 0 }));
+    handle.push(&hint(10, 6), 4);
+    assert!(!handle.take_forked());
+}

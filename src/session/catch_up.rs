@@ -74,7 +74,8 @@ impl Session {
     pub(super) fn take_page(&mut self, registration: Registration) -> Result<(), Error> {
         // What was sent to it, or told it by a hint, is not in the log any more: Redis came back without its newest.
         let newest = registration.position;
-        let lost = newest < self.last.max(self.registered.handle().heard_before_look());
+        let handle = self.registered.handle();
+        let lost = handle.take_forked() || newest < self.last.max(handle.heard_before_look());
         if lost {
             self.last = self.last.min(newest);
             self.registered.handle().went_back(newest);

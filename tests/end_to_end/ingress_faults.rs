@@ -123,3 +123,42 @@ async fn when_the_active_reader_is_killed_under_load_the_other_node_delivers_all
     assert_eq!(client.event().await.data, "9999");
     assert_eq!(db.log_ids("42").await.len(), LOAD + 1);
 }
+
+/// Memory runs full between two entries of a user, and a collapse, which frees some, may still be done.
+#[tokio::test]
+async fn what_is_refused_is_not_overtaken_and_what_is_not_logged_is_sent_once() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let collapse = |data| [("user", "42"), ("event", "progress"), ("collapse", "k"), ("data", data)];
+    stage.db.xadd("events", &collapse("1")).await;
+    assert_eq!(client.event().await.data, "1");
+    let mut all = redis::pipe();
+    all.atomic();
+    let transient = [("user", "42"), ("event", "transient"), ("transient", "1"), ("data", "1")];
+    let important = [("user", "42"), ("event", "important"), ("data", "1")];
+    for fields in [&transient[..], &important, &collapse("2")] {
+        let add = all.cmd("XADD").arg("events").arg("*");
+        for (field, value) in fields {
+            add.arg(field).arg(value);
+        }
+    }
+    all.cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb");
+    let _: redis::Value = stage.db.run_pipeline(&all).await;
+    eventually(BOUND, "Redis refusing again and again", async || {
+        let told: String = stage.db.run(redis::cmd("INFO").arg("errorstats")).await;
+        let count =
+            told.split_once("errorstat_OOM:count=").and_then(|(_, rest)| rest.split(['\r', ',']).next());
+        let count: u64 = count.unwrap_or("0").parse().unwrap();
+        if count >= 10 { Ok(()) } else { Err(told) }
+    })
+    .await;
+    let _: () = stage.db.run(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
+    let mut received = Vec::new();
+    while received.last().is_none_or(|event: &(String, String)| event.1 != "2") {
+        let event = client.event().await;
+        received.push((event.event, event.data));
+    }
+    let expected = [("transient", "1"), ("important", "1"), ("progress", "2")];
+    assert_eq!(received, expected.map(|(event, data)| (event.to_owned(), data.to_owned())));
+    assert_eq!(stage.db.log_ids("42").await.len(), 2);
+}

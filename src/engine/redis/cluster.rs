@@ -152,7 +152,7 @@ impl Cluster {
                 }
                 for (place, mut answer) in places.iter().zip(answers) {
                     if let Some(target) = turned(&answer, ServerErrorKind::Ask) {
-                        answer = self.ask(&target, &server.name, commands[*place]).await;
+                        answer = self.ask(&target, &server.name, commands[*place], durable).await;
                     }
                     if turned(&answer, ServerErrorKind::Moved).is_some() {
                         moved = true;
@@ -178,7 +178,7 @@ impl Cluster {
     }
 
     /// A slot on its way to another master: that one is asked for this command alone.
-    async fn ask(&self, target: &str, from: &str, command: &Cmd) -> Outcome {
+    async fn ask(&self, target: &str, from: &str, command: &Cmd, durable: bool) -> Outcome {
         let Some((host, port)) = place(target, from) else {
             return Err((ErrorKind::Io, "a redirection without an address").into());
         };
@@ -188,7 +188,7 @@ impl Cluster {
             Some(server) => server.clone(),
             None => Arc::new(self.server(&(host, port))?),
         };
-        server.ask(command).await
+        server.ask(command, durable).await
     }
 
     fn server(&self, (host, port): &At) -> Result<Server, RedisError> {

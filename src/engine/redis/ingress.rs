@@ -5,6 +5,7 @@
 //! what its predecessor left pending comes first. Each event carries its entry's id into the user's log state, so
 //! that an entry that is read twice is published once.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +22,16 @@ use super::turns::Turn;
 use super::wire::send;
 use super::{Context, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
+use crate::id::UserId;
 use crate::metrics::Via;
+
+/// How often it is told that a stream cannot be read on.
+const RETOLD: Duration = Duration::from_secs(60);
 
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
-    let mut turn = Turn::default();
+    let (mut turn, mut told) = (Turn::default(), None::<Instant>);
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
             match lead(&context, &stream, ttl).await {
@@ -39,7 +44,10 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                         }
                         Err(error) => {
                             context.turns.ended();
-                            debug!(%error, "the ingress stream cannot be read now");
+                            if told.is_none_or(|told| told.elapsed() >= RETOLD) {
+                                told = Some(Instant::now());
+                                warn!(stream, %error, "the ingress stream cannot be read on now: it is tried again");
+                            }
                         }
                         Ok(()) => context.turns.ended(),
                     }
@@ -80,8 +88,16 @@ struct Reader<'a> {
     turn: &'a mut Turn,
 }
 
-/// An entry that cannot be routed, by its id, and why.
-type Bad<'a> = (&'a str, String);
+/// How far a read of entries is with being published.
+#[derive(Default)]
+struct Progress<'a> {
+    /// Entries that cannot be routed, by their ids, and why.
+    bad: Vec<(&'a str, String)>,
+    /// So many entries, the first, went out.
+    through: usize,
+    /// Those of them of which some event is not published all the same.
+    undone: HashSet<&'a str>,
+}
 
 #[derive(Debug, thiserror::Error)]
 enum Stopped {
@@ -233,37 +249,95 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Publishes entries in order, puts bad ones aside, and then lets go of them all.
+    /// Publishes entries in order, puts bad ones aside, and lets go of all that are done: what is not logged would be sent
+    /// again with each time that an entry beside it is tried again.
     async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
         self.read.came(&entries);
-        let Some((last, _)) = entries.last() else { return Ok(()) };
+        let mut progress = Progress::default();
+        let published = self.publish_all(&entries, &mut progress).await;
+        let let_go = self.let_go(&entries, progress).await;
+        published.and(let_go)
+    }
+
+    async fn publish_all<'b>(
+        &mut self,
+        entries: &'b [reply::Entry],
+        progress: &mut Progress<'b>,
+    ) -> Result<(), Stopped> {
         // On a Cluster what goes to several masters at once may be as much more.
         let most = publish::MAX_EVENTS * self.context.link.masters();
-        let (mut bad, mut batch): (Vec<Bad<'_>>, Vec<(Event, &str)>) = (Vec::new(), Vec::new());
-        for (id, fields) in &entries {
+        let mut batch: Vec<(Event, &str)> = Vec::new();
+        for (at, (id, fields)) in entries.iter().enumerate() {
             match parse(fields, self.context.config.max_event) {
                 Ok(publish) => match per_user(publish) {
                     Ok(events) => {
                         for event in events {
                             batch.push((event, id));
                             if batch.len() == most {
-                                bad.extend(self.publish(std::mem::take(&mut batch)).await?);
+                                progress.through = at;
+                                self.publish(std::mem::take(&mut batch), progress).await?;
                             }
                         }
                     }
                     Err((event, data)) => {
-                        bad.extend(self.publish(std::mem::take(&mut batch)).await?);
+                        progress.through = at;
+                        self.publish(std::mem::take(&mut batch), progress).await?;
                         publish::broadcast(self.context, &event, &data).await?;
                         self.context.metrics.accepted(Via::Ingress, 1);
+                        progress.through = at + 1;
                     }
                 },
-                Err(refusal) => bad.push((id, refusal.to_string())),
+                Err(refusal) => progress.bad.push((id, refusal.to_string())),
             }
         }
-        bad.extend(self.publish(batch).await?);
+        progress.through = entries.len();
+        self.publish(batch, progress).await
+    }
+
+    /// Publishes a batch. What can never be, because a key of the user's holds something else, is bad.
+    async fn publish<'b>(
+        &mut self,
+        batch: Vec<(Event, &'b str)>,
+        progress: &mut Progress<'b>,
+    ) -> Result<(), Stopped> {
+        let entry = |id| Some(Entry { stream: self.name, id });
+        let mut ids = batch.iter().map(|(_, id)| *id).collect::<Vec<_>>().into_iter();
+        let batch: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
+        let slot = |user: &UserId| sessions::user_slot(self.context, user);
+        let mut stopped = None;
+        for batch in publish::calls(&batch, |(event, _)| event, slot, self.context.link.masters()) {
+            if Instant::now() >= self.lease_end {
+                stopped = Some(Stopped::LeaseLost); // frozen meanwhile: another process goes on from what is pending
+                break;
+            }
+            let outcomes = publish::route(self.context, batch).await;
+            self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
+            for (outcome, id) in outcomes.into_iter().zip(&mut ids) {
+                match outcome {
+                    Ok(_) => {}
+                    Err(error) if error.broken_key => progress.bad.push((id, error.to_string())),
+                    // Out of memory, say: it stays pending, and is tried again.
+                    Err(error) => {
+                        progress.undone.insert(id);
+                        stopped.get_or_insert(error.into());
+                    }
+                }
+            }
+            if stopped.is_some() {
+                break;
+            }
+        }
+        progress.undone.extend(ids);
+        stopped.map_or(Ok(()), Err)
+    }
+
+    /// Puts bad entries aside, and lets go of all that are done.
+    async fn let_go(&mut self, entries: &[reply::Entry], progress: Progress<'_>) -> Result<(), Stopped> {
+        let went_out = |at: usize, id: &str| at < progress.through && !progress.undone.contains(id);
+        let reason = |id: &str| progress.bad.iter().find(|(bad, _)| *bad == id).map(|(_, reason)| reason);
         let mut dead = redis::pipe();
-        for (id, fields) in &entries {
-            let Some((_, reason)) = bad.iter().find(|(bad, _)| bad == id) else { continue };
+        for (_, (id, fields)) in entries.iter().enumerate().filter(|(at, (id, _))| went_out(*at, id)) {
+            let Some(reason) = reason(id) else { continue };
             warn!(entry = %id, reason, "an ingress entry could not be routed");
             let mut add = sessions::bounded_add(self.context, self.context.keys.dead());
             for (field, value) in fields {
@@ -272,40 +346,26 @@ impl<'a> Reader<'a> {
             add.arg("reason").arg(reason);
             dead.add_command(add);
         }
-        self.context.link.run(&dead).await?;
-        let mut done = redis::pipe();
-        done.cmd("XACK").arg(&self.stream).arg("switchboard");
-        for (id, _) in &entries {
-            done.arg(id);
-        }
-        // Everything up to the last has been handled, in order: it may go.
-        done.cmd("XTRIM").arg(&self.stream).arg("MINID").arg("=").arg(inbox::after(last));
-        self.ask_all(done, Duration::ZERO).await?;
-        self.context.metrics.dead.inc_by(dead.len() as u64);
-        Ok(())
-    }
+        let put_aside = self.context.link.run(&dead).await;
 
-    /// Publishes; hands out what can never be, because a key of the user's holds something else.
-    async fn publish<'b>(&mut self, batch: Vec<(Event, &'b str)>) -> Result<Vec<Bad<'b>>, Stopped> {
-        let entry = |id| Some(Entry { stream: self.name, id });
-        let ids: Vec<&str> = batch.iter().map(|(_, id)| *id).collect();
-        let batch: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
-        let (mut ids, mut bad) = (ids.into_iter(), Vec::new());
-        for batch in publish::calls(&batch, |(event, _)| event, self.context.link.masters()) {
-            if Instant::now() >= self.lease_end {
-                return Err(Stopped::LeaseLost); // frozen meanwhile: another process goes on from what is pending
-            }
-            let outcomes = publish::route(self.context, batch).await;
-            self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
-            for (outcome, id) in outcomes.into_iter().zip(&mut ids) {
-                match outcome {
-                    Ok(_) => {}
-                    Err(error) if error.broken_key => bad.push((id, error.to_string())),
-                    // Out of memory, say: it stays pending, and is tried again.
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
+        let (mut acked, mut rest) = (cmd("XACK"), entries.last().map(|(last, _)| inbox::after(last)));
+        acked.arg(&self.stream).arg("switchboard");
+        let (done, undone): (Vec<_>, Vec<_>) =
+            entries.iter().enumerate().partition(|(at, (id, _))| is_done(*at, id));
+        if let Some((_, (first, _))) = undone.first() {
+            rest = Some(first.clone());
         }
-        Ok(bad)
+        if let (false, Some(rest)) = (done.is_empty(), rest) {
+            for (_, (id, _)) in &done {
+                acked.arg(id);
+            }
+            let mut done = redis::pipe();
+            // Everything before `rest` has been handled, in order: it may go.
+            done.add_command(acked).cmd("XTRIM").arg(&self.stream).arg("MINID").arg("=").arg(rest);
+            self.ask_all(done, Duration::ZERO).await?;
+            self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);
+        }
+        Ok(put_aside.map(drop)?)
     }
 }

@@ -37,7 +37,12 @@ pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publish>)
     while waiting.recv_many(&mut taken, TAKE).await > 0 {
         let (events, replies): (Vec<_>, Vec<_>) = taken.drain(..).unzip();
         let mut replies = replies.into_iter();
-        for batch in publish::calls(&events, |event| event, context.link.masters()) {
+        for batch in publish::calls(
+            &events,
+            |event| event,
+            |user| sessions::user_slot(&context, user),
+            context.link.masters(),
+        ) {
             answer(replies.by_ref().take(batch.len()), publish::publish(&context, batch).await);
         }
     }

@@ -2,7 +2,7 @@
 //! users. The script adds it where that is worth its time and where it may: not of large batches, not on a Cluster, not
 //! before replicas have the batch. There the caller does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use redis::{Pipeline, Value, cmd};
@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::inbox::Hints;
 use super::keys::{EVENTS, Keys};
-use super::slot::Groups;
+use super::slot::{Groups, Slot};
 use super::{Context, inbox, ms, reply, scripts, sessions, traces};
 use crate::engine::{Event, Published, Unavailable};
 use crate::id::{EventId, EventName, Logged, NodeId, UserId};
@@ -59,17 +59,26 @@ impl Appended {
     }
 }
 
-/// Cuts events into what goes into one script call for each master, in their order.
+/// Cuts events into what goes into one script call for each master, in their order; and into one for each slot, so that
+/// no call overtakes another where a Cluster turns one away, while the slot is on its way to another master.
 pub fn calls<T>(
     mut events: &[T],
     event: impl Fn(&T) -> &Event,
+    slot: impl Fn(&UserId) -> Slot,
     masters: usize,
 ) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let mut bytes = 0;
+        let (mut bytes, mut of_slot) = (0, HashMap::<Slot, usize>::new());
         let fits = events.iter().take(MAX_EVENTS * masters).enumerate().take_while(|(place, next)| {
-            bytes += event(next).data.as_bytes().len();
-            *place == 0 || bytes <= MAX_BYTES * masters
+            let next = event(next);
+            bytes += next.data.as_bytes().len();
+            let mut of_slot_now = || {
+                let events = of_slot.entry(slot(&next.user)).or_default();
+                *events += 1;
+                *events
+            };
+            let has_room = masters == 1 || of_slot_now() <= MAX_EVENTS;
+            *place == 0 || bytes <= MAX_BYTES * masters && has_room
         });
         let (call, rest) = events.split_at(fits.count());
         events = rest;
@@ -342,8 +351,8 @@ mod tests {
 
     #[test]
     fn a_call_takes_so_many_events_or_so_many_bytes_but_one_at_least() {
-        let event = |size: usize| Event {
-            user: "42".parse().unwrap(),
+        let event = |user: &str, size: usize| Event {
+            user: user.parse().unwrap(),
             client: None,
             except: None,
             event: "e".parse().unwrap(),
@@ -352,10 +361,14 @@ mod tests {
             key: None,
             transient: false,
         };
+        let cut = |events: &[Event], masters: usize| {
+            let slot = |user: &UserId| Slot::of(user.as_str().as_bytes());
+            calls(events, |event| event, slot, masters).map(<[Event]>::len).collect::<Vec<_>>()
+        };
         let sizes = |sizes: &[usize], masters: usize| {
-            let events: Vec<_> = sizes.iter().map(|size| event(*size)).collect();
-            let calls = calls(&events, |event| event, masters);
-            calls.map(<[Event]>::len).collect::<Vec<_>>()
+            let events: Vec<_> =
+                (0..).zip(sizes).map(|(user, size)| event(&format!("u-{user}"), *size)).collect();
+            cut(&events, masters)
         };
         assert_eq!(sizes(&[], 1), [0; 0]);
         assert_eq!(sizes(&[200; 150], 1), [64, 64, 22]);
@@ -363,5 +376,9 @@ mod tests {
         assert_eq!(sizes(&[MAX_BYTES / 4; 9], 1), [4, 4, 1]);
         assert_eq!(sizes(&[200, 4 * MAX_BYTES, 200, 200], 1), [1, 1, 2]);
         assert_eq!(sizes(&[4 * MAX_BYTES; 3], 1), [1, 1, 1]);
+        // One call for a slot, however many masters there are.
+        let of_one = |user: &str| (0..70).map(|_| event(user, 20)).collect::<Vec<_>>();
+        assert_eq!(cut(&of_one("u"), 3), [64, 6]);
+        assert_eq!(cut(&[of_one("u"), of_one("v")].concat(), 3), [64, 70, 6]);
     }
 }

@@ -66,7 +66,8 @@ pub fn event_id_or_none(word: &str) -> Result<Option<EventId>, Unavailable> {
 pub fn item(text: &str) -> Result<&str, Unavailable> {
     match text.strip_prefix("! ") {
         Some(error) => Err(Unavailable {
-            broken_key: error.contains("WRONGTYPE"),
+            // Another type, or something in it that the script cannot take.
+            broken_key: error.contains("WRONGTYPE") || error.contains("attempt to"),
             ..Unavailable::new(format!("Redis refused: {error}"))
         }),
         None => Ok(text),

@@ -335,25 +335,32 @@ impl Server {
         if outcomes.iter().all(Result::is_ok) {
             self.timer.observe(pipeline, asked.elapsed());
         }
-        if durable && self.wait.replicas > 0 {
-            let mut wait = redis::cmd("WAIT");
-            wait.arg(self.wait.replicas)
-                .arg(u64::try_from(self.wait.timeout.as_millis()).unwrap_or(u64::MAX));
-            let reached: u32 = wait.query_async(connection).await?;
-            if reached < self.wait.replicas {
-                let short =
-                    RedisError::from((ErrorKind::Extension, "too few replicas have it (--wait-replicas)"));
-                outcomes
-                    .iter_mut()
-                    .filter(|outcome| outcome.is_ok())
-                    .for_each(|outcome| *outcome = Err(short.clone()));
-            }
+        if durable && let Err(short) = self.in_step(connection).await? {
+            outcomes
+                .iter_mut()
+                .filter(|outcome| outcome.is_ok())
+                .for_each(|outcome| *outcome = Err(short.clone()));
         }
         Ok(outcomes)
     }
 
-    /// Runs one command for a slot that is on its way here.
-    pub async fn ask(&self, command: &Cmd) -> Outcome {
+    /// Waits until `--wait-replicas` have what this connection wrote; an error within where too few have it in time.
+    async fn in_step(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Result<(), RedisError>, RedisError> {
+        if self.wait.replicas == 0 {
+            return Ok(Ok(()));
+        }
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(self.wait.replicas).arg(u64::try_from(self.wait.timeout.as_millis()).unwrap_or(u64::MAX));
+        let reached: u32 = wait.query_async(connection).await?;
+        let short = || (ErrorKind::Extension, "too few replicas have it (--wait-replicas)").into();
+        Ok(if reached < self.wait.replicas { Err(short()) } else { Ok(()) })
+    }
+
+    /// Runs one command for a slot that is on its way here; `durable` as in [`Server::send`].
+    pub async fn ask(&self, command: &Cmd, durable: bool) -> Outcome {
         let mut pooled = self.connection().await?;
         let connection = &mut *pooled;
         for _ in 0..2 {
@@ -363,6 +370,9 @@ impl Server {
                 outcomes.pop().unwrap_or_else(|| Err((ErrorKind::Io, "Redis gave no answer").into()))
             });
             if !outcome.as_ref().is_err_and(lacks_script) {
+                if durable && outcome.is_ok() {
+                    self.in_step(&mut connection.inner).await??;
+                }
                 return outcome;
             }
             load_scripts(&mut connection.inner).await?;
