@@ -65,9 +65,9 @@ function openSocket({ WebSocket, url, hello, inQuery, onText, onEnd }) {
     name: "websocket",
     send: (frame) => socket.send(JSON.stringify(frame)),
     close() {
-      socket.onmessage = socket.onclose = null;
-      if (socket.readyState === 0) socket.onopen = () => socket.close(1000);
-      else socket.close(1000);
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.onerror = () => {}; // a handshake that is given up fails, and the `ws` package throws what nobody hears
+      socket.close(1000);
     },
   };
 }

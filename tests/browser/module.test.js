@@ -253,6 +253,19 @@ test("identity can go in the query", async (context) => {
   assert.equal(seen.connection.clientId, "q");
 });
 
+test("a handshake that was given up does not come back to replace its successor", async (context) => {
+  const node = await startNode(context);
+  const wire = await startWire(context, node.client.port);
+  const held = (wire.held = []);
+  const named = { url: `ws://127.0.0.1:${wire.port}`, userId: "42", clientId: "tab", identify: "query", transport: "websocket" };
+  const seen = open(context, { ...named, timeoutMs: 1000 });
+  seen.connection.onState(() => (wire.held = undefined)); // at the timeout: the next one gets through
+  await seen.opened();
+  for (const pass of held) pass();
+  await sleep(500); // a handshake takes a few of these
+  assert.equal(seen.connection.state, "open");
+});
+
 test("where WebSockets do not get through it falls back to server-sent events", async (context) => {
   const redis = await startRedis(context);
   const a = await startNode(context, { id: "a", redis, flags: ["--node-ttl", "1500ms"] });
@@ -264,6 +277,7 @@ test("where WebSockets do not get through it falls back to server-sent events", 
       super();
       setTimeout(() => this.onclose({ code: 1006, reason: "" }), 5);
     }
+    close() {}
   }
   const seen = open(context, { url: `ws://127.0.0.1:${wire.port}/ws`, userId: "42", WebSocket: Blocked });
   await seen.opened();

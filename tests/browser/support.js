@@ -112,8 +112,10 @@ export async function startWire(context, port) {
       sockets.add(from);
       // Hung: bytes get lost in silence, as on a path that died.
       // Blocked: a middlebox that knows no WebSockets.
+      // Held: bytes stay on their way until the test passes them on.
       from.on("data", (bytes) => {
         if (from === here && wire.blocks?.test(bytes.toString("latin1"))) here.destroy();
+        else if (wire.held) wire.held.push(() => to.write(bytes));
         else if (!wire.hung) to.write(bytes);
       });
       from.on("error", () => {}).on("close", () => { sockets.delete(from); to.destroy(); });

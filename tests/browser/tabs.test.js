@@ -185,6 +185,19 @@ test("where WebSockets do not get through, server-sent events do", async (contex
   assert.deepEqual([gaps, errors], [[], []]);
 });
 
+test("a handshake that is never answered does not hold up the next one", async (context) => {
+  const node = await startNode(context);
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
+  const wire = await startWire(context, node.client.port);
+  wire.hung = true;
+  const options = { module: `${node.client.http}/client.js`, url: `ws://127.0.0.1:${wire.port}`, userId: "42", transport: "websocket", timeoutMs: 1000 };
+  const page = await openApp(await browser.newContext(), app, options);
+  const { reason } = await until("the timeout", async () => (await seen(page))?.states.find(({ state }) => state === "waiting"));
+  assert.equal(reason, "no welcome in time");
+  wire.hung = false;
+  await until("an open connection", async () => (await seen(page)).state === "open", 5000); // browsers give a handshake minutes
+});
+
 test("a browser's own EventSource needs nothing but the address", async (context) => {
   const { a, b } = await pair(context);
   const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
