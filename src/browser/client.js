@@ -128,7 +128,7 @@ class Connection {
   #timers = {};
   #interval = 25_000; // between the node's signs of life, ms
   #heard = 0; // when the last one came
-  #free; // gives the lock on the client id back
+  #free; // gives the lock on the client id back, or waits for it no longer
   #run = 0; // counts attempts, so that what an abandoned one still has to say is not heard
   #waiting = []; // messages for the next connection
   #listeners = new Map();
@@ -197,24 +197,32 @@ class Connection {
 
   async #begin() {
     const run = ++this.#run;
+    const current = () => run === this.#run;
     this.#set("connecting");
-    if (this.#own) await this.#claim();
-    if (run === this.#run) this.#dial();
-    else if (this.state === "closed" || this.state === "suspended") this.#release();
+    // A copied tab brings a copy of the session storage. Who has the id first keeps it, the copy takes another.
+    if (this.#own && current() && (await this.#taken()) && current()) {
+      this.clientId = mint();
+      await this.#taken();
+    }
+    if (current()) this.#dial();
   }
 
-  /** A copied tab brings a copy of the session storage. Who has the id first keeps it, the copy takes another. */
-  async #claim() {
-    const locks = this.#store && globalThis.navigator?.locks;
-    while (locks && !this.#free) {
-      const taken = await new Promise((done) => {
-        const held = () => new Promise((free) => done(void (this.#free = free)));
+  /** Whether another tab has the client id. If not, its lock is held until `#free`. */
+  async #taken() {
+    try {
+      return this.#store && (await new Promise((done, fail) => {
+        const abort = new AbortController(); // AbortSignal.timeout is younger than locks are
+        this.#free = () => abort.abort();
         // A page that is reloaded gives its lock back, but perhaps a moment later.
-        const signal = AbortSignal.timeout(300);
-        locks.request(`switchboard ${this.clientId}`, { signal }, held).catch((error) => done(signal.aborted && error));
-      });
-      if (!taken) return;
-      this.clientId = mint();
+        this.#after("line", 300, () => {
+          done(true);
+          abort.abort();
+        });
+        const held = () => new Promise((free) => done(void (this.#free = free)));
+        navigator.locks.request(`switchboard ${this.clientId}`, { signal: abort.signal }, held).catch(fail);
+      }));
+    } catch {
+      return false; // no locks here: close 4009 tells of copies
     }
   }
 

@@ -5,6 +5,15 @@ import { test } from "node:test";
 import { connect } from "../../src/browser/client.js";
 import { sleep, until } from "./support.js";
 
+/** What pages have and Node has not, for one test. */
+function pretend(context, globals) {
+  for (const [name, value] of Object.entries(globals)) {
+    const real = Object.getOwnPropertyDescriptor(globalThis, name);
+    Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+    context.after(() => (real ? Object.defineProperty(globalThis, name, real) : delete globalThis[name]));
+  }
+}
+
 /** A connection by sockets that say and end as the test wants; `latest` is the newest of them. */
 function open(context, options) {
   const seen = { states: [], errors: [], latest: undefined };
@@ -96,4 +105,54 @@ test("events of a log that began anew count, though they are older than the welc
   seen.latest.say({ type: "gap", since: "2-0", position: "0-5" }); // Redis came back without its newest
   say("0-6");
   assert.deepEqual([ids, seen.connection.position], [["2-0", "0-6"], "0-6"]);
+});
+
+test("locks that throw, refuse or never answer keep nobody from connecting", async (context) => {
+  const refuse = () => Promise.reject(new DOMException("no locks in a sandbox", "SecurityError"));
+  const ways = [() => { throw new TypeError("what is this?"); }, refuse, () => new Promise(() => {})];
+  const navigator = {};
+  pretend(context, { navigator });
+  for (const request of ways) {
+    navigator.locks = { request };
+    const seen = open(context, { storage: { getItem: () => null, setItem() {} } });
+    await until("a socket", () => seen.latest, 3000);
+    seen.connection.close();
+  }
+});
+
+test("a page that sleeps while it waits for its lock wakes up as itself, and lets go of it when it is closed", async (context) => {
+  // Locks as of a browser, and a page that is told to sleep and to wake.
+  const [held, asked] = [new Set(), []];
+  const serve = () => {
+    for (const one of asked.splice(0)) {
+      if (held.has(one.name)) asked.push(one);
+      else {
+        held.add(one.name);
+        one.granted().finally(() => held.delete(one.name) && setTimeout(serve));
+      }
+    }
+  };
+  const request = (name, { signal }, granted) => new Promise((_, failed) => {
+    asked.push({ name, granted });
+    signal.addEventListener("abort", () => {
+      const at = asked.findIndex((one) => one.granted === granted);
+      if (at >= 0) failed(asked.splice(at, 1) && signal.reason);
+    });
+    setTimeout(serve);
+  });
+  pretend(context, { navigator: { locks: { request } }, document: new EventTarget() });
+  held.add("switchboard tab"); // by the page before this one, which is about to end
+  const seen = open(context, { storage: { getItem: () => JSON.stringify({ clientId: "tab" }), setItem() {} } });
+  await until("the wait", () => asked.length === 1);
+  document.dispatchEvent(new Event("freeze"));
+  document.dispatchEvent(new Event("resume"));
+  await sleep(50);
+  held.clear();
+  serve();
+  await until("a socket", () => seen.latest);
+  assert.deepEqual([seen.connection.clientId, [...held]], ["tab", ["switchboard tab"]]);
+  seen.connection.close();
+  await until("no locks", () => held.size === 0);
+  await sleep(400); // longer than it waits for a lock
+  assert.deepEqual([held.size, asked.length], [0, 0]);
 });

@@ -84,6 +84,19 @@ test("a copied tab takes a client id of its own, and the first one keeps its", a
   assert.deepEqual([(await seen(first)).clientId, (await seen(copy)).clientId], [clientId, own]);
 });
 
+test("a browser that has locks, but not AbortSignal.timeout, connects, and keeps copies apart", async (context) => {
+  const node = await startNode(context);
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
+  const tabs = await browser.newContext();
+  await tabs.addInitScript(() => delete AbortSignal.timeout);
+  const first = await openApp(tabs, app, { module: `${node.client.http}/client.js`, url: node.client.ws, userId: "42" });
+  await open(first);
+  const [copy] = await Promise.all([tabs.waitForEvent("page"), first.evaluate(() => void window.open(location.href))]);
+  await open(copy);
+  assert.notEqual((await seen(copy)).clientId, (await seen(first)).clientId);
+  assert.ok(!(await seen(first)).states.some(({ state }) => state === "waiting"), "the first one was not disturbed");
+});
+
 test("offline for ten seconds", async (context) => {
   const node = await startNode(context);
   const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
