@@ -61,7 +61,7 @@ export type State =
     }
   /** It comes back by itself after `afterMs`. `"offline"`: the browser says that there is no network. */
   | { state: "waiting" | "offline"; afterMs: number; code: number; reason: string }
-  /** The page is frozen, or kept for the back button. */
+  /** The page is frozen, kept for the back button, or prerendered. */
   | { state: "suspended" }
   /** For good. */
   | { state: "closed"; code: number; reason: string };

@@ -66,7 +66,7 @@ function openSocket({ WebSocket, url, hello, inQuery, onText, onEnd }) {
     send: (frame) => socket.send(JSON.stringify(frame)),
     close() {
       socket.onopen = socket.onmessage = socket.onclose = null;
-      socket.onerror = () => {}; // a handshake that is given up fails, and the `ws` package throws what nobody hears
+      socket.onerror = () => {}; // the `ws` package throws what nobody hears
       socket.close(1000);
     },
   };
@@ -196,6 +196,8 @@ class Connection {
   // ---- attempts ----
 
   async #begin() {
+    // A page that is rendered ahead of being visited takes no connection from the page that is.
+    if (globalThis.document?.prerendering) return this.#suspend();
     const run = ++this.#run;
     const current = () => run === this.#run;
     this.#set("connecting");
@@ -245,11 +247,8 @@ class Connection {
     }
     if (run !== this.#run) return;
     this.#save();
-    const hello = {};
-    const { userId } = this.#options;
-    for (const [name, value] of Object.entries({ userId, clientId: this.clientId, since: this.#seen, token })) {
-      if (value !== undefined) hello[name] = value;
-    }
+    const hello = { userId: this.#options.userId, clientId: this.clientId, since: this.#seen, token };
+    for (const name in hello) if (hello[name] === undefined) delete hello[name];
     this.#after("line", timeoutMs, () => this.#ended({ reason: "no welcome in time" }));
     const current = (act) => (value) => run === this.#run && act(value);
     const wanted = {
@@ -329,12 +328,11 @@ class Connection {
     // Full jitter: whoever lost their node together does not come back together.
     const backoff = Math.random() * Math.min(most, least * 2 ** this.#tries);
     // The node's word is good for one try; who fails after that takes longer.
-    let wait = afterMs === undefined ? backoff : afterMs + (this.#tries ? backoff : 0);
+    const due = afterMs === undefined ? backoff : afterMs + (this.#tries ? backoff : 0);
     this.#tries++;
     const offline = globalThis.navigator?.onLine === false;
     // The browser may be wrong: a server on this very machine is there without a network.
-    if (offline) wait = most;
-    wait = Math.round(wait);
+    const wait = Math.round(offline ? most : due);
     this.#after("again", wait, () => this.#dial());
     this.#set(offline ? "offline" : "waiting", { afterMs: wait, code, reason });
   }
@@ -530,10 +528,13 @@ class Connection {
     hear(globalThis, "offline", () => this.state === "open" && this.#check());
     hear(document, "visibilitychange", () => document.visibilityState === "visible" && this.#wake());
     // A page that is frozen, or kept for the back button, holds no connection; a closed one says goodbye.
-    for (const [target, type] of [[document, "freeze"], [globalThis, "pagehide"]]) hear(target, type, () => this.#suspend());
-    for (const [target, type] of [[document, "resume"], [globalThis, "pageshow"]]) {
-      hear(target, type, () => this.state === "suspended" && this.#begin());
-    }
+    const sleep = () => this.#suspend();
+    hear(document, "freeze", sleep);
+    hear(globalThis, "pagehide", sleep);
+    const rise = () => this.state === "suspended" && this.#begin();
+    hear(document, "resume", rise);
+    hear(document, "prerenderingchange", rise);
+    hear(globalThis, "pageshow", rise);
   }
 
   #wake() {

@@ -144,6 +144,27 @@ test("a page that is frozen, or kept for the back button, lets go, and misses no
   assert.deepEqual((await seen(page)).states.map(({ state }) => state).filter((state) => state === "suspended").length, 2);
 });
 
+test("a page that is rendered ahead connects when it is visited, and disturbs nobody before", async (context) => {
+  const node = await startNode(context);
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
+  const tabs = await browser.newContext();
+  const options = { module: `${node.client.http}/client.js`, url: node.client.ws, userId: "42", clientId: "device", transport: "sse" };
+  const visited = await openApp(tabs, app, options);
+  await open(visited);
+  // A browser under test renders nothing ahead: the page is told that it is, as a real one would be.
+  await tabs.addInitScript(() => Object.defineProperty(document, "prerendering", { value: true, configurable: true }));
+  const ahead = await openApp(tabs, app, options);
+  await until("the module", () => seen(ahead));
+  await sleep(500); // a connection takes a few of these
+  assert.deepEqual([(await seen(visited)).state, (await seen(ahead)).state], ["open", "suspended"]);
+  await visited.close();
+  await ahead.evaluate(() => {
+    delete document.prerendering;
+    document.dispatchEvent(new Event("prerenderingchange"));
+  });
+  await open(ahead);
+});
+
 test("tokens are renewed before they expire, and the connection stays", async (context) => {
   const secret = "a secret of more than thirty-two bytes";
   const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
