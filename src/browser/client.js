@@ -196,23 +196,22 @@ class Connection {
   // ---- attempts ----
 
   async #begin() {
-    // A page that is rendered ahead of being visited takes no connection from the page that is.
+    // A page that is rendered ahead takes no connection from the one that is seen.
     if (globalThis.document?.prerendering) return this.#suspend();
     const run = ++this.#run;
-    const current = () => run === this.#run;
     this.#set("connecting");
     // A copied tab brings a copy of the session storage. Who has the id first keeps it, the copy takes another.
-    if (this.#own && current() && (await this.#taken()) && current()) {
+    if (run === this.#run && (await this.#taken()) && run === this.#run) {
       this.clientId = mint();
       await this.#taken();
     }
-    if (current()) this.#dial();
+    if (run === this.#run) this.#dial();
   }
 
-  /** Whether another tab has the client id. If not, its lock is held until `#free`. */
+  /** Whether another tab has the client id. If not, we hold its lock. */
   async #taken() {
     try {
-      return this.#store && (await new Promise((done, fail) => {
+      return this.#own && this.#store && (await new Promise((done, fail) => {
         const abort = new AbortController(); // AbortSignal.timeout is younger than locks are
         this.#free = () => abort.abort();
         // A page that is reloaded gives its lock back, but perhaps a moment later.
@@ -224,7 +223,7 @@ class Connection {
         navigator.locks.request(`switchboard ${this.clientId}`, { signal: abort.signal }, held).catch(fail);
       }));
     } catch {
-      return false; // no locks here: close 4009 tells of copies
+      return false; // no locks: close 4009 tells of copies
     }
   }
 
@@ -480,9 +479,7 @@ class Connection {
         this.#noToken(error);
       }
       if (run !== this.#run) return;
-      if (token && !this.#line.send) {
-        return this.#redial(); // the new token takes a new request
-      }
+      if (token && !this.#line.send) return this.#redial(); // the new token takes a new request
       if (token) this.#line.send({ type: "token", token });
       this.#renewBefore(token ? expiryOf(token) : expiry);
     });

@@ -156,3 +156,12 @@ test("a page that sleeps while it waits for its lock wakes up as itself, and let
   await sleep(400); // longer than it waits for a lock
   assert.deepEqual([held.size, asked.length], [0, 0]);
 });
+
+test("a failure in the turn of connect is told to callbacks of that turn", async (context) => {
+  const token = () => { throw new Error("no network"); };
+  for (const clientId of [undefined, "device"]) {
+    const seen = open(context, { token, clientId, backoffMs: [60_000, 60_000] });
+    await until("the error", () => seen.errors.length === 1, 1000);
+    seen.connection.close();
+  }
+});
