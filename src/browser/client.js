@@ -264,6 +264,7 @@ class Connection {
     try {
       this.#line = this.#pick(wanted.WebSocket) === "sse" ? openEvents(wanted) : openSocket(wanted);
     } catch (error) {
+      this.#misses++;
       this.#tell("#error", new SwitchboardError("connect", error.message));
       this.#ended({ reason: error.message });
     }

@@ -165,3 +165,16 @@ test("a failure in the turn of connect is told to callbacks of that turn", async
     seen.connection.close();
   }
 });
+
+test("where a WebSocket cannot even be made, server-sent events are tried next", async (context) => {
+  class Forbidden {
+    constructor() {
+      throw new DOMException("not here", "SecurityError");
+    }
+  }
+  const asked = [];
+  const fetch = (url) => asked.push(url) && new Promise(() => {});
+  const seen = open(context, { transport: "auto", WebSocket: Forbidden, fetch });
+  await until("a request", () => asked.length, 1000);
+  assert.equal(seen.errors[0].code, "connect");
+});
