@@ -308,7 +308,7 @@ class Connection {
     const bye = this.#bye;
     if (bye) ({ code, reason, afterMs } = bye);
     let again = bye ? bye.reconnect : comesBack(code);
-    if (refusal) {
+    if (refusal?.code) {
       this.#tell("#error", new SwitchboardError(refusal.code, refusal.message));
       if (this.state === "closed") return;
       reason = refusal.code;

@@ -178,3 +178,11 @@ test("where a WebSocket cannot even be made, server-sent events are tried next",
   await until("a request", () => asked.length, 1000);
   assert.equal(seen.errors[0].code, "connect");
 });
+
+test("a refusal that is not the node's is no reason to stop", async (context) => {
+  const answers = [{ error: "Forbidden" }, {}, { error: { code: "unauthorized", message: "who is this?" } }];
+  const fetch = async () => Response.json(answers.shift(), { status: 403 });
+  const seen = open(context, { transport: "sse", fetch });
+  await until("the end", () => seen.connection.state === "closed", 3000);
+  assert.deepEqual([answers.length, seen.errors.map(({ code }) => code)], [0, ["unauthorized"]]);
+});
