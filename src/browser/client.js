@@ -258,7 +258,7 @@ class Connection {
       inQuery: this.#options.identify === "query",
       credentials: this.#options.credentials,
       onText: current((text) => this.#take(text, token)),
-      onLife: current(() => (this.#heard = Date.now())),
+      onLife: current(() => (this.#heard = performance.now())),
       onEnd: current((end) => this.#ended(end)),
     };
     try {
@@ -302,7 +302,7 @@ class Connection {
     if (this.state === "closed") return; // by a callback, just now
     if (this.#line) this.#misses++;
     this.#hangUp();
-    if (this.#welcomedAt && Date.now() - this.#welcomedAt > SETTLED) this.#tries = 0;
+    if (this.#welcomedAt && performance.now() - this.#welcomedAt > SETTLED) this.#tries = 0;
     if (this.#welcomedAt) this.#misses = 0;
     this.#welcomedAt = 0;
     const bye = this.#bye;
@@ -359,7 +359,7 @@ class Connection {
     } catch {
       return; // not from a node of ours
     }
-    this.#heard = Date.now();
+    this.#heard = performance.now();
     if (frame.type === "event") this.#event(frame);
     else if (frame.type === "welcome") this.#welcome(frame, token);
     else if (frame.type === "gap") this.#gap(frame);
@@ -371,7 +371,7 @@ class Connection {
     const { userId, clientId, nodeId, position, recovered, replayed, pingInterval } = frame;
     Object.assign(this, { userId, clientId, nodeId, transport: this.#line.name });
     this.#worked[this.transport] = true;
-    this.#welcomedAt = Date.now();
+    this.#welcomedAt = performance.now();
     this.#interval = pingInterval;
     // What is replayed moves us by its own ids: `replayed` is no more than the least that comes.
     this.#end = replayed > 0 ? undefined : position;
@@ -449,14 +449,14 @@ class Connection {
   /** A browser shows no WebSocket pings, and a dead path says nothing: after two silent intervals the node is asked. */
   #listen() {
     const patience = this.#line.send ? 2 * this.#interval : this.#interval + ANSWER_IN;
-    const quiet = Date.now() - this.#heard;
+    const quiet = performance.now() - this.#heard;
     if (quiet < patience) return this.#after("line", patience - quiet, () => this.#listen());
     if (this.#line.send) this.#ask();
     else this.#ended({ reason: "no sign of life" });
   }
 
   #ask() {
-    const asked = Date.now();
+    const asked = performance.now();
     this.#line.send({ type: "ping" });
     this.#after("line", ANSWER_IN, () => (this.#heard < asked ? this.#ended({ reason: "no sign of life" }) : this.#listen()));
   }

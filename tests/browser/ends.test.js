@@ -38,10 +38,10 @@ function open(context, options) {
   connection.onState((state) => seen.states.push(state));
   connection.onError((error) => seen.errors.push(error));
   context.after(() => connection.close());
-  const welcomed = async () => {
+  const welcomed = async (pingInterval = 25_000) => {
     await until("a socket", () => seen.latest?.onmessage);
     const { clientId } = connection;
-    seen.latest.say({ type: "welcome", userId: "42", clientId, position: "1-0", recovered: true, replayed: 0, pingInterval: 25_000 });
+    seen.latest.say({ type: "welcome", userId: "42", clientId, position: "1-0", recovered: true, replayed: 0, pingInterval });
   };
   return Object.assign(seen, { connection, welcomed });
 }
@@ -185,4 +185,13 @@ test("a refusal that is not the node's is no reason to stop", async (context) =>
   const seen = open(context, { transport: "sse", fetch });
   await until("the end", () => seen.connection.state === "closed", 3000);
   assert.deepEqual([answers.length, seen.errors.map(({ code }) => code)], [0, ["unauthorized"]]);
+});
+
+test("a clock that is set back hides no dead path", async (context) => {
+  const seen = open(context);
+  await seen.welcomed(100);
+  const { now } = Date;
+  Date.now = () => now() - 3_600_000;
+  context.after(() => (Date.now = now));
+  await until("the end", () => seen.states.some(({ reason }) => reason === "no sign of life")).finally(() => (Date.now = now));
 });
