@@ -213,6 +213,12 @@ impl Handle {
         std::mem::take(&mut self.state().forked)
     }
 
+    /// The client was told of a gap: whatever was hinted before may have been in it.
+    pub fn told_gap(&self) {
+        let mut state = self.state();
+        (state.hinted, state.forked) = (EventId::ZERO, false);
+    }
+
     /// Redis has lost what came after `newest`: ids may begin there again.
     pub fn went_back(&self, newest: EventId) {
         let mut state = self.state();
@@ -220,7 +226,6 @@ impl Handle {
             state.heard = newest.min(state.heard);
         }
         state.heard_before_look = newest;
-        state.hinted = newest.min(state.hinted);
         state.confirmed = newest.min(state.confirmed);
         state.saved = newest.min(state.saved);
     }

@@ -170,6 +170,10 @@ fn events_that_redis_lost_before_they_were_got_are_noticed_by_the_next() {
     // The log ends at 6 again: 7 and 8 are gone, and 9 follows.
     handle.push(&hint(9, 6), 4);
     assert!(handle.take_forked() && !handle.take_forked());
+    // Once that was told, ids may begin anew.
+    handle.told_gap();
+    handle.push(&hint(9, 0), 4);
+    assert!(!handle.take_forked());
     // Who is not behind has what was hinted.
     handle.begin_look();
     assert!(handle.caught_up(EventId { ms: 9, seq: 0 }));

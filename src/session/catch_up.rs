@@ -86,6 +86,7 @@ impl Session {
                 user = %self.registered.user(), client = %self.registered.client(),
                 since = %registration.from, "a gap: some events after that may be gone"
             );
+            self.registered.handle().told_gap();
             self.metrics().gaps.inc();
             self.note_gap(&registration);
             // Where nothing is left after it, the client stands where the page ends.
