@@ -268,6 +268,18 @@ impl Node for Router {
         }
     }
 
+    fn crowded(&self, user: Option<&UserId>, bytes: usize) -> usize {
+        let mut crowded = 0;
+        let count = |session: &Arc<Handle>| {
+            crowded += usize::from(session.is_crowded(bytes, self.send_queue));
+        };
+        match user {
+            Some(user) => self.registry.each_of(user.as_str(), count),
+            None => self.registry.each(count),
+        }
+        crowded
+    }
+
     fn replaced(&self, user: &str, client: &str, order: u64) {
         self.registry.each_of(user, |session| {
             if session.client.as_str() == client {

@@ -317,6 +317,9 @@ pub trait Node: Send + Sync + 'static {
     fn look(&self, user: &str, newest: Option<EventId>);
     /// An event for every session here.
     fn broadcast(&self, event: &str, data: &str);
+    /// How many sessions of a user here, or of all users, should take what waits for them before an event of so many
+    /// bytes more comes: those whose outbox it would fill by more than half. Not those who do not read, and are behind.
+    fn crowded(&self, user: Option<&UserId>, bytes: usize) -> usize;
     /// The client has connected elsewhere at `order`; whatever connection is older must go.
     fn replaced(&self, user: &str, client: &str, order: u64);
     /// An operator closes the user's sessions, or one of them.
@@ -387,7 +390,8 @@ pub trait Engine: Send + Sync + 'static {
     fn suspected(&self) -> BoxFuture<'static, ()>;
     /// Starts what the engine does by itself: reads the inbox and the ingress stream for `node`.
     fn start(&self, node: Arc<dyn Node>);
-    /// Stops reading the ingress stream, so that another node goes on; the inbox is read until the end.
+    /// Stops reading the ingress stream, so that another node goes on; the inbox is read until the end. In memory, done
+    /// once what was published so far has been told.
     fn stop_ingress(&self) -> BoxFuture<'static, ()>;
 }
 

@@ -55,6 +55,8 @@ struct State {
     behind: bool,
     /// The session is behind because too much waited.
     pressed: bool,
+    /// Something transient was dropped since the outbox was taken.
+    overrun: bool,
     /// A look into the log was asked for since the last one began.
     look: bool,
     /// The newest event that this session has heard of.
@@ -134,6 +136,7 @@ impl Handle {
             held: false,
             behind: true,
             pressed: false,
+            overrun: false,
             look: false,
             heard: EventId::ZERO,
             heard_before_look: EventId::ZERO,
@@ -173,6 +176,7 @@ impl Handle {
         let bytes = outgoing.size();
         if state.outbox.len() >= most || (state.bytes + bytes > OUTBOX_BYTES && !state.outbox.is_empty()) {
             if outgoing.logged.is_none() {
+                state.overrun = true;
                 return; // transient: dropped first
             }
             state.outbox = VecDeque::new();
@@ -184,6 +188,15 @@ impl Handle {
             state.held = false;
         }
         state.wake();
+    }
+
+    /// Whether the session should take what waits before `bytes` more come: they would fill the outbox by more than half.
+    /// Not where it has run over or the session leaves: waiting for that is in vain.
+    pub fn is_crowded(&self, bytes: usize, most: usize) -> bool {
+        let state = self.state();
+        let waiting = state.outbox.len();
+        let filled = 2 * waiting > most || (waiting > 0 && 2 * (state.bytes + bytes) > OUTBOX_BYTES);
+        filled && !(state.behind || state.overrun || state.close.is_some())
     }
 
     /// Something may have been missed: read the log.
@@ -313,7 +326,7 @@ impl Handle {
     /// Takes everything that waits.
     pub fn take(&self) -> VecDeque<Outgoing> {
         let mut state = self.state();
-        (state.bytes, state.held) = (0, false);
+        (state.bytes, state.held, state.overrun) = (0, false, false);
         std::mem::take(&mut state.outbox)
     }
 

@@ -63,6 +63,32 @@ fn transient_events_are_dropped_first() {
 }
 
 #[test]
+fn who_should_be_waited_for_has_much_waiting_and_may_take_it_yet() {
+    let transient = Outgoing { logged: None, frame: Some("t".into()) };
+    let (deaf, slow, large, leaving) = (handle(), handle(), handle(), handle());
+    assert!(!deaf.is_crowded(2 * OUTBOX_BYTES, 4), "nothing waits: there is nothing to wait for");
+    for (count, crowded) in [(1, false), (2, false), (3, true), (4, true), (5, false)] {
+        deaf.push(&transient, 4);
+        slow.push(&event(count, 1), 4);
+        leaving.push(&transient, 4);
+        assert_eq!(deaf.is_crowded(1, 4), crowded, "{count}; it has lost the fifth");
+        assert_eq!(slow.is_crowded(1, 4), crowded, "{count}; it is behind with the fifth");
+    }
+    assert_eq!(deaf.take().len(), 4);
+    for _ in 0..3 {
+        deaf.push(&transient, 4);
+    }
+    assert!(deaf.is_crowded(1, 4), "it reads again");
+    large.push(&event(1, 1000), 4);
+    assert!(!large.is_crowded(1000, 4) && large.is_crowded(OUTBOX_BYTES / 2, 4));
+    leaving.take();
+    leaving.push(&event(9, OUTBOX_BYTES), 4);
+    assert!(leaving.is_crowded(1, 4));
+    leaving.close(Close::SignedOut);
+    assert!(!leaving.is_crowded(1, 4));
+}
+
+#[test]
 fn what_is_transient_waits_for_a_look_but_not_for_who_is_slow() {
     let transient = Outgoing { logged: None, frame: Some("t".into()) };
     let (looking, slow) = (handle(), handle());

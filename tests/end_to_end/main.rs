@@ -16,6 +16,7 @@ mod bounds_http;
 mod bounds_sockets;
 mod bounds_work;
 mod browser;
+mod bursts;
 mod cli_check;
 mod cli_publish;
 mod cli_status;

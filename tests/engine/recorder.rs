@@ -129,6 +129,10 @@ impl Node for Recorder {
         self.note(Told::Broadcast { event: event.to_owned(), data: data.to_owned() });
     }
 
+    fn crowded(&self, _user: Option<&UserId>, _bytes: usize) -> usize {
+        0
+    }
+
     fn replaced(&self, user: &str, client: &str, order: u64) {
         self.note(Told::Replaced { user: user.to_owned(), client: client.to_owned(), order });
     }

@@ -192,6 +192,9 @@ impl Node for Nobody {
     fn broadcast(&self, event: &str, _: &str) {
         assert!(!event.contains(' '));
     }
+    fn crowded(&self, _: Option<&UserId>, _: usize) -> usize {
+        0
+    }
     fn replaced(&self, user: &str, client: &str, _: u64) {
         assert!(!user.contains(' ') && !client.contains(' '));
     }

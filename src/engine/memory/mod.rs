@@ -2,29 +2,32 @@
 //!
 //! It keeps the words of [`Engine`] as the Redis engine does, with one difference that follows from where the
 //! truth is: it ends with the process, and nothing outside can read `uplink` or `presence`.
+//!
+//! Events go through a lane, as there; all else is done at once.
 
+mod context;
+mod lane;
 mod traces;
 mod user;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::engine::status::{NodeStatus, Status};
 use crate::engine::{
-    Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, Mode, Node,
-    NodeInfo, Published, Slots, Uplink, UserLease,
+    Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, Node, NodeInfo,
+    Published, Slots, Unavailable, Uplink, UserLease,
 };
-use crate::id::{ClientId, EventId, EventName, Logged, NodeId, UserId};
-use crate::lock::lock;
+use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
-use traces::Traces;
-use user::{Entry, User};
+use context::Context;
+use lane::{Lane, MOST_EVENTS, Op, Reply};
 
 /// What the engine needs to know of the settings.
 #[derive(Debug, Clone)]
@@ -41,153 +44,39 @@ pub struct Config {
     pub max_sessions_per_user: usize,
 }
 
-struct State {
-    users: HashMap<UserId, User>,
-    traces: Traces,
-    order: u64,
-    sessions: usize,
-}
-
 /// The engine.
 pub struct MemoryEngine {
-    config: Config,
-    state: Mutex<State>,
-    node: OnceLock<Arc<dyn Node>>,
-    tracer: Tracer,
-    started: Instant,
-    started_ms: u64,
+    context: Arc<Context>,
+    /// The lane of events, once there is a node that is told of them.
+    events: OnceLock<mpsc::Sender<Op>>,
 }
 
 impl MemoryEngine {
     /// An empty engine.
     pub fn new(config: Config) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            config,
-            state: Mutex::new(State {
-                users: HashMap::new(),
-                traces: Traces::default(),
-                order: 0,
-                sessions: 0,
-            }),
-            node: OnceLock::new(),
-            tracer: Tracer::default(),
-            started: Instant::now(),
-            started_ms: u64::try_from(now.as_millis()).unwrap_or_default(),
+        Self { context: Arc::new(Context::new(config)), events: OnceLock::new() }
+    }
+
+    /// Queues an operation at once, and hands out its answer.
+    fn queue<T>(lane: &mpsc::Sender<Op>, op: impl FnOnce(Reply<T>) -> Op) -> Answer<T> {
+        let (sender, receiver) = oneshot::channel();
+        match lane.try_send(op(sender)) {
+            Ok(()) => Answer::later(receiver),
+            Err(_) => Answer::now(Err(Unavailable::new("too many events are waiting"))),
         }
     }
 
-    /// Unix ms; never goes back.
-    fn now_ms(&self) -> u64 {
-        self.started_ms + u64::try_from(self.started.elapsed().as_millis()).unwrap_or_default()
+    /// Waits until what is queued by now is done.
+    fn worked_off(&self) -> impl Future<Output = ()> + Send + 'static {
+        let lane = self.events.get().cloned();
+        async move {
+            let Some(lane) = lane else { return };
+            let (done, is_done) = oneshot::channel();
+            if lane.send(Op::Done(done)).await.is_ok() {
+                let _ = is_done.await; // an error: nothing is left either
+            }
+        }
     }
-
-    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut lock(&self.state))
-    }
-
-    fn fresh(&self) -> User {
-        // What was before, or lapsed with an older state of this user, is not known: it ends log-ttl ago.
-        let known_ms = self.started_ms.max(self.now_ms().saturating_sub(ms(self.config.log_ttl)));
-        User::new(known_ms, Instant::now() + self.config.log_ttl)
-    }
-
-    fn register(&self, connect: &Connect) -> Connected {
-        let clock = EventId { ms: self.now_ms() - 1, seq: 0 };
-        self.with(|state| {
-            state.order += 1;
-            let order = state.order;
-            let user = state.users.entry(connect.user.clone()).or_insert_with(|| self.fresh());
-            user.lapse(|| self.fresh());
-            let known = user.sessions.contains(&connect.client);
-            if !known && connect.mode == Mode::New && user.sessions.len() >= self.config.max_sessions_per_user
-            {
-                return Connected::Full;
-            }
-            if user.sessions.insert(connect.client.clone()) {
-                state.sessions += 1;
-            }
-            let newest = user.log.back().map(|entry| entry.id);
-            let position = newest.unwrap_or(clock);
-            let confirmed = user.cursors.get(&connect.client).copied();
-            let from = connect.since.or(confirmed).unwrap_or(position);
-            // Whose position was dropped within the log's time may have missed something; who is new is told so as well.
-            let forgotten = connect.since.is_none()
-                && confirmed.is_none()
-                && user.dropped.is_some_and(|dropped| dropped.elapsed() < self.config.log_ttl);
-            if connect.mode == Mode::New && confirmed.is_none_or(|known| from > known) {
-                user.cursors.insert(connect.client.clone(), from);
-                user.drop_oldest_positions();
-            } else if let (None, Some(confirmed)) = (confirmed, connect.confirmed) {
-                user.cursors.insert(connect.client.clone(), confirmed);
-            }
-            let mut registration = user.read(from, &connect.client, connect.mode);
-            registration.position = position;
-            registration.order = order;
-            let whole = from == position || user.is_whole(from, newest.unwrap_or(clock));
-            registration.whole = whole && !forgotten;
-            if !registration.more {
-                registration.upto = registration.upto.max(position);
-            }
-            Connected::Registered(registration)
-        })
-    }
-
-    fn append(&self, event: Event) -> Published {
-        let now = self.now_ms();
-        self.with(|state| {
-            let online = state.users.get(&event.user).is_some_and(|user| !user.sessions.is_empty());
-            let nodes = if online { vec![self.config.node_id.clone()] } else { Vec::new() };
-            let mut logged = None;
-            if !event.transient {
-                let user = state.users.entry(event.user.clone()).or_insert_with(|| self.fresh());
-                user.lapse(|| self.fresh());
-                if let Some(published) = event.key.as_ref().and_then(|key| user.published(key)) {
-                    let published = Published { id: Some(published), nodes };
-                    self.trace_published(&event, &published, true);
-                    return published;
-                }
-                let prev = user.last;
-                let id = EventId { ms: now, seq: 0 }.max(EventId { seq: prev.seq + 1, ..prev });
-                if event.collapse.is_some() {
-                    user.log.retain(|entry| entry.collapse != event.collapse);
-                }
-                user.log.push_back(Entry {
-                    id,
-                    client: event.client.clone(),
-                    except: event.except.clone(),
-                    event: event.event.clone(),
-                    data: event.data.detached(),
-                    collapse: event.collapse.clone(),
-                });
-                if let Some(key) = &event.key {
-                    user.keys.insert(key.clone(), id);
-                }
-                while user.log.len() > self.config.log_length {
-                    if let Some(trimmed) = user.log.pop_front() {
-                        user.floor = user.floor.max(trimmed.id);
-                        user.trimmed = true;
-                    }
-                }
-                user.last = id;
-                user.forget_old_keys(self.config.log_length);
-                user.expires = Instant::now() + self.config.log_ttl;
-                logged = Some(Logged { id, prev });
-                tracing::debug!(user = %event.user, %id, "published");
-            }
-            let published = Published { id: logged.map(|logged| logged.id), nodes };
-            self.trace_published(&event, &published, false);
-            // Told within the lock, so that hints come in the order of the log.
-            if let (true, Some(node)) = (online, self.node.get()) {
-                node.hint(event.hint(logged));
-            }
-            published
-        })
-    }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn ready<T: Send + 'static>(value: T) -> Answer<T> {
@@ -196,11 +85,11 @@ fn ready<T: Send + 'static>(value: T) -> Answer<T> {
 
 impl Engine for MemoryEngine {
     fn connect(&self, connect: Connect) -> Answer<Connected> {
-        ready(self.register(&connect))
+        ready(self.context.register(&connect))
     }
 
     fn disconnect(&self, disconnect: Disconnect) -> Answer<()> {
-        self.with(|state| {
+        self.context.with(|state| {
             let Some(user) = state.users.get_mut(&disconnect.user) else { return };
             if user.sessions.remove(&disconnect.client) {
                 state.sessions -= 1;
@@ -209,24 +98,27 @@ impl Engine for MemoryEngine {
                 let known = user.cursors.entry(disconnect.client).or_default();
                 *known = confirmed.max(*known);
             }
-            user.expires = user.expires.max(Instant::now() + self.config.log_ttl);
+            user.expires = user.expires.max(Instant::now() + self.context.config.log_ttl);
         });
         ready(())
     }
 
     fn publish(&self, event: Event) -> Answer<Published> {
-        ready(self.append(event))
+        match self.events.get() {
+            Some(lane) => Self::queue(lane, |answer| Op::Publish(event, answer)),
+            None => ready(self.context.append(event)),
+        }
     }
 
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
-        if let Some(node) = self.node.get() {
-            node.broadcast(event.as_str(), data.as_str());
+        match self.events.get() {
+            Some(lane) => Self::queue(lane, |answer| Op::Broadcast(event, data, answer)),
+            None => ready(vec![self.context.config.node_id.clone()]),
         }
-        ready(vec![self.config.node_id.clone()])
     }
 
     fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>> {
-        let states = self.with(|state| {
+        let states = self.context.with(|state| {
             let mut states = Vec::with_capacity(leases.len());
             for lease in leases {
                 states.push(match state.users.get_mut(&lease.user) {
@@ -251,65 +143,65 @@ impl Engine for MemoryEngine {
     }
 
     fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {
-        ready(self.with(|state| {
+        ready(self.context.with(|state| {
             let sessions = state.users.get(&user).into_iter().flat_map(|user| &user.sessions);
-            sessions.map(|client| (client.clone(), self.config.node_id.clone())).collect()
+            sessions.map(|client| (client.clone(), self.context.config.node_id.clone())).collect()
         }))
     }
 
     fn online(&self, mut users: Vec<UserId>) -> Answer<Vec<UserId>> {
-        self.with(|state| {
+        self.context.with(|state| {
             users.retain(|user| state.users.get(user).is_some_and(|user| !user.sessions.is_empty()));
         });
         ready(users)
     }
 
     fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()> {
-        if let Some(node) = self.node.get() {
+        if let Some(node) = self.context.node.get() {
             node.sign_out(user.as_str(), client.as_ref().map(ClientId::as_str));
         }
         ready(())
     }
 
     fn nodes(&self) -> Answer<Vec<NodeInfo>> {
-        let mut node = self.config.node.clone();
-        node.started = self.started_ms;
-        node.sessions = self.with(|state| state.sessions as u64);
+        let mut node = self.context.config.node.clone();
+        node.started = self.context.started_ms;
+        node.sessions = self.context.with(|state| state.sessions as u64);
         ready(vec![node])
     }
 
     fn lag(&self) -> Answer<Lag> {
-        ready(Lag::default()) // nothing waits between a publish and its hint
+        ready(Lag::default()) // there is neither an inbox nor an ingress stream
     }
 
     fn tracer(&self) -> &Tracer {
-        &self.tracer
+        &self.context.tracer
     }
 
     fn trace(&self, user: UserId, long: Option<Duration>) -> Answer<Option<EventId>> {
         let followed = match long {
-            Some(long) => self.tracer.follow(user, Instant::now() + long),
+            Some(long) => self.context.tracer.follow(user, Instant::now() + long),
             None => {
-                self.tracer.leave(&user);
+                self.context.tracer.leave(&user);
                 true
             }
         };
-        ready(followed.then(|| EventId { ms: self.now_ms() - 1, seq: 0 }))
+        ready(followed.then(|| EventId { ms: self.context.now_ms() - 1, seq: 0 }))
     }
 
     fn traces(&self, user: UserId, after: EventId) -> Answer<Vec<Traced>> {
-        ready(self.read_traces(&user, after))
+        ready(self.context.read_traces(&user, after))
     }
 
     fn status(&self) -> Answer<Status> {
-        let mut info = self.config.node.clone();
-        info.started = self.started_ms;
-        let users = self.with(|state| {
+        let mut info = self.context.config.node.clone();
+        info.started = self.context.started_ms;
+        let users = self.context.with(|state| {
             info.sessions = state.sessions as u64;
             state.users.values().filter(|user| !user.sessions.is_empty()).count()
         });
         let node = NodeStatus { info, users: users as u64, inbox: None };
-        ready(Status { time: self.now_ms(), nodes: vec![node], streams: None })
+        ready(Status { time: self.context.now_ms(), nodes: vec![node], streams: None })
     }
 
     fn claim(&self) -> Answer<Claim> {
@@ -325,12 +217,17 @@ impl Engine for MemoryEngine {
     }
 
     fn release(&self) -> Answer<()> {
-        ready(())
+        let worked_off = self.worked_off();
+        Answer::of(async move {
+            worked_off.await;
+            Ok(())
+        })
     }
 
     fn clear_up(&self) -> Answer<bool> {
         let now = Instant::now();
-        self.with(|state| state.users.retain(|_, user| !user.sessions.is_empty() || user.expires > now));
+        self.context
+            .with(|state| state.users.retain(|_, user| !user.sessions.is_empty() || user.expires > now));
         ready(false)
     }
 
@@ -351,10 +248,16 @@ impl Engine for MemoryEngine {
     }
 
     fn start(&self, node: Arc<dyn Node>) {
-        let _ = self.node.set(node); // a second start changes nothing
+        if self.context.node.set(node.clone()).is_err() {
+            return; // started before
+        }
+        let (lane, ops) = mpsc::channel(MOST_EVENTS);
+        tokio::spawn(Lane::new(self.context.clone(), node).run(ops));
+        let _ = self.events.set(lane); // the first, as the node is
     }
 
     fn stop_ingress(&self) -> BoxFuture<'static, ()> {
-        future::ready(()).boxed()
+        // There is none. Sockets are closed after this: what was published before goes out first.
+        self.worked_off().boxed()
     }
 }

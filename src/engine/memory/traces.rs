@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::MemoryEngine;
+use super::context::Context;
 use crate::engine::{Event, Published, steps};
 use crate::id::{EventId, UserId};
 use crate::trace::{MAX_STEPS, MAX_USERS, Traced};
@@ -14,7 +14,7 @@ pub(super) struct Traces {
     places: u64,
 }
 
-impl MemoryEngine {
+impl Context {
     /// A user's steps after a place, oldest first; the first ones where there are many.
     pub(super) fn read_traces(&self, user: &UserId, after: EventId) -> Vec<Traced> {
         let now = self.now_ms();

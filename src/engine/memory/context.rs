@@ -1,0 +1,165 @@
+//! What the engine's parts share: what it holds, and how an event gets in.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::Config;
+use super::traces::Traces;
+use super::user::{Entry, User};
+use crate::engine::{Connect, Connected, Event, Mode, Node, Published};
+use crate::id::{EventId, Logged, UserId};
+use crate::lock::lock;
+use crate::trace::Tracer;
+
+pub(super) struct State {
+    pub(super) users: HashMap<UserId, User>,
+    pub(super) traces: Traces,
+    order: u64,
+    pub(super) sessions: usize,
+}
+
+/// What the engine holds.
+pub(super) struct Context {
+    pub(super) config: Config,
+    state: Mutex<State>,
+    pub(super) node: OnceLock<Arc<dyn Node>>,
+    pub(super) tracer: Tracer,
+    started: Instant,
+    pub(super) started_ms: u64,
+}
+
+impl Context {
+    pub(super) fn new(config: Config) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            config,
+            state: Mutex::new(State {
+                users: HashMap::new(),
+                traces: Traces::default(),
+                order: 0,
+                sessions: 0,
+            }),
+            node: OnceLock::new(),
+            tracer: Tracer::default(),
+            started: Instant::now(),
+            started_ms: u64::try_from(now.as_millis()).unwrap_or_default(),
+        }
+    }
+
+    /// Unix ms; never goes back.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.started_ms + u64::try_from(self.started.elapsed().as_millis()).unwrap_or_default()
+    }
+
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut lock(&self.state))
+    }
+
+    fn fresh(&self) -> User {
+        // What was before, or lapsed with an older state of this user, is not known: it ends log-ttl ago.
+        let known_ms = self.started_ms.max(self.now_ms().saturating_sub(ms(self.config.log_ttl)));
+        User::new(known_ms, Instant::now() + self.config.log_ttl)
+    }
+
+    pub(super) fn register(&self, connect: &Connect) -> Connected {
+        let clock = EventId { ms: self.now_ms() - 1, seq: 0 };
+        self.with(|state| {
+            state.order += 1;
+            let order = state.order;
+            let user = state.users.entry(connect.user.clone()).or_insert_with(|| self.fresh());
+            user.lapse(|| self.fresh());
+            let known = user.sessions.contains(&connect.client);
+            if !known && connect.mode == Mode::New && user.sessions.len() >= self.config.max_sessions_per_user
+            {
+                return Connected::Full;
+            }
+            if user.sessions.insert(connect.client.clone()) {
+                state.sessions += 1;
+            }
+            let newest = user.log.back().map(|entry| entry.id);
+            let position = newest.unwrap_or(clock);
+            let confirmed = user.cursors.get(&connect.client).copied();
+            let from = connect.since.or(confirmed).unwrap_or(position);
+            // Whose position was dropped within the log's time may have missed something; who is new is told so as well.
+            let forgotten = connect.since.is_none()
+                && confirmed.is_none()
+                && user.dropped.is_some_and(|dropped| dropped.elapsed() < self.config.log_ttl);
+            if connect.mode == Mode::New && confirmed.is_none_or(|known| from > known) {
+                user.cursors.insert(connect.client.clone(), from);
+                user.drop_oldest_positions();
+            } else if let (None, Some(confirmed)) = (confirmed, connect.confirmed) {
+                user.cursors.insert(connect.client.clone(), confirmed);
+            }
+            let mut registration = user.read(from, &connect.client, connect.mode);
+            registration.position = position;
+            registration.order = order;
+            let whole = from == position || user.is_whole(from, newest.unwrap_or(clock));
+            registration.whole = whole && !forgotten;
+            if !registration.more {
+                registration.upto = registration.upto.max(position);
+            }
+            Connected::Registered(registration)
+        })
+    }
+
+    /// For the lane alone: hints come in the order of the log.
+    pub(super) fn append(&self, event: Event) -> Published {
+        let now = self.now_ms();
+        let (published, told) = self.with(|state| {
+            let online = state.users.get(&event.user).is_some_and(|user| !user.sessions.is_empty());
+            let nodes = if online { vec![self.config.node_id.clone()] } else { Vec::new() };
+            let mut logged = None;
+            if !event.transient {
+                let user = state.users.entry(event.user.clone()).or_insert_with(|| self.fresh());
+                user.lapse(|| self.fresh());
+                if let Some(published) = event.key.as_ref().and_then(|key| user.published(key)) {
+                    let published = Published { id: Some(published), nodes };
+                    self.trace_published(&event, &published, true);
+                    return (published, None);
+                }
+                let prev = user.last;
+                let id = EventId { ms: now, seq: 0 }.max(EventId { seq: prev.seq + 1, ..prev });
+                if event.collapse.is_some() {
+                    user.log.retain(|entry| entry.collapse != event.collapse);
+                }
+                user.log.push_back(Entry {
+                    id,
+                    client: event.client.clone(),
+                    except: event.except.clone(),
+                    event: event.event.clone(),
+                    data: event.data.detached(),
+                    collapse: event.collapse.clone(),
+                });
+                if let Some(key) = &event.key {
+                    user.keys.insert(key.clone(), id);
+                }
+                while user.log.len() > self.config.log_length {
+                    if let Some(trimmed) = user.log.pop_front() {
+                        user.floor = user.floor.max(trimmed.id);
+                        user.trimmed = true;
+                    }
+                }
+                user.last = id;
+                user.forget_old_keys(self.config.log_length);
+                user.expires = Instant::now() + self.config.log_ttl;
+                logged = Some(Logged { id, prev });
+                tracing::debug!(user = %event.user, %id, "published");
+            }
+            let published = Published { id: logged.map(|logged| logged.id), nodes };
+            self.trace_published(&event, &published, false);
+            (published, online.then_some(logged))
+        });
+        // Not within the lock: who ends a session has that of the registry when it comes here.
+        if let (Some(logged), Some(node)) = (told, self.node.get()) {
+            node.hint(event.hint(logged));
+        }
+        published
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

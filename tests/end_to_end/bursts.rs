@@ -1,0 +1,158 @@
+//! Much at once for one client that reads: all of it comes, whatever it is and whatever the log keeps.
+
+use serde_json::{Value, json};
+
+use crate::support::client::{data, numbers};
+use crate::support::pair::Single;
+use crate::support::raw::{FIN, TEXT, frame};
+use crate::support::terminal::{line_at, run};
+use crate::support::{Client, Node, NodeBuilder, RawClient, Scrape, Worker, http};
+
+/// As many as one request may carry, and four times as many as the log keeps and as may wait for a slow socket.
+const ITEMS: usize = 1000;
+/// Frames of a worker that does not wait for answers: more than one worker may have on their way.
+const FRAMES: usize = 2000;
+
+/// Each kind of event, for a user who is there.
+fn kinds() -> [Value; 4] {
+    [
+        json!({"userId": "42", "event": "e"}),
+        json!({"userId": "42", "event": "e", "transient": true}),
+        json!({"broadcast": true, "event": "e"}),
+        json!({"userId": "42", "event": "e", "collapseKey": "job"}),
+    ]
+}
+
+/// What counts from 1, of one kind.
+fn counting(kind: &Value, most: usize) -> Vec<Value> {
+    let numbered = |number| {
+        let mut item = kind.clone();
+        item["data"] = json!(number);
+        item
+    };
+    (1..=most).map(numbered).collect()
+}
+
+/// The numbers that come to a client. Broadcasts are on no user's log, and in no order.
+async fn told(client: &mut Client, kind: &Value, most: usize) -> Vec<String> {
+    let mut told = data(&client.events(most).await);
+    if kind["broadcast"] == true {
+        told.sort_by_key(|number| number.parse::<usize>().ok());
+    }
+    told
+}
+
+async fn all_of_a_request_arrives(node: &Node) {
+    for (at, kind) in kinds().into_iter().enumerate() {
+        let mut client = Client::as_user(node, "42", &format!("tab-{at}")).await;
+        let items = Value::from(counting(&kind, ITEMS)).to_string();
+        let answer = http::post(&node.worker_http("/publish"), &items).await.json();
+        let acks = answer.as_array().map(|answers| answers.iter().filter(|one| one["type"] == "ack").count());
+        assert_eq!(acks, Some(ITEMS), "{kind}");
+        assert_eq!(told(&mut client, &kind, ITEMS).await, numbers(1, ITEMS), "{kind}");
+        client.close().await;
+    }
+    assert_eq!(Scrape::of(node).await.get("gaps_total"), 0.0);
+}
+
+async fn all_of_one_write_arrives(node: &Node) {
+    for (at, kind) in kinds().into_iter().enumerate() {
+        let mut client = Client::as_user(node, "42", &format!("tab-{at}")).await;
+        let mut worker = RawClient::upgrade_at(node.worker_address(), "").await;
+        let text = |item: &Value| frame(FIN | TEXT, item.to_string().as_bytes());
+        let frames: Vec<u8> = counting(&kind, FRAMES).iter().flat_map(text).collect();
+        assert!(worker.write(&frames).await);
+        assert_eq!(told(&mut client, &kind, FRAMES).await, numbers(1, FRAMES), "{kind}");
+        client.close().await;
+    }
+    assert_eq!(Scrape::of(node).await.get("gaps_total"), 0.0);
+}
+
+#[tokio::test]
+async fn all_of_a_request_arrives_in_memory() {
+    // One thread, and two.
+    for id in ["node-a", "solo"] {
+        all_of_a_request_arrives(&NodeBuilder::local(id).start().await).await;
+    }
+}
+
+#[tokio::test]
+async fn all_of_a_request_arrives_through_redis() {
+    all_of_a_request_arrives(&Single::start().await.a).await;
+}
+
+#[tokio::test]
+async fn all_of_one_write_arrives_in_memory() {
+    for id in ["node-a", "solo"] {
+        all_of_one_write_arrives(&NodeBuilder::local(id).start().await).await;
+    }
+}
+
+#[tokio::test]
+async fn all_of_one_write_arrives_through_redis() {
+    all_of_one_write_arrives(&Single::start().await.a).await;
+}
+
+#[tokio::test]
+async fn all_lines_of_standard_input_arrive_in_memory() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let lines: Vec<String> = counting(&kinds()[0], FRAMES).iter().map(Value::to_string).collect();
+    let ran = run(&line_at(&node, &["publish"]), &lines.join("\n")).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(data(&client.events(FRAMES).await), numbers(1, FRAMES));
+}
+
+#[tokio::test]
+async fn a_short_queue_and_large_events_arrive_as_well_in_memory() {
+    let node = NodeBuilder::local("node-a").set("--send-queue", "4").start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let pad = "x".repeat(600 * 1024);
+    let large = |number: usize| {
+        json!({"userId": "42", "event": "e", "data": [number, pad], "transient": true}).to_string()
+    };
+    let items: Vec<String> = (0..16).map(large).collect();
+    http::post(&node.worker_http("/publish"), &format!("[{}]", items.join(","))).await;
+    for number in 0..16 {
+        assert_eq!(client.frame("a large event").await["data"][0], number);
+    }
+    let items = Value::from(counting(&kinds()[1], ITEMS)).to_string();
+    http::post(&node.worker_http("/publish"), &items).await;
+    assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS));
+}
+
+#[tokio::test]
+async fn who_does_not_read_beside_it_costs_the_reader_nothing_in_memory() {
+    let node = NodeBuilder::local("node-a").set("--pong-timeout", "10m").start().await;
+    let (_deaf, _) = RawClient::open_narrow(&node, "userId=42&clientId=deaf").await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let pad = "x".repeat(8 * 1024);
+    for round in 0..2 {
+        for kind in kinds() {
+            let mut items = counting(&kind, ITEMS);
+            items.iter_mut().for_each(|item| item["data"] = json!([item["data"], pad]));
+            http::post(&node.worker_http("/publish"), &Value::from(items).to_string()).await;
+            for number in 1..=ITEMS {
+                assert_eq!(client.frame("an event").await["data"][0], number, "{kind}, round {round}");
+            }
+        }
+    }
+    // Others are served as if nothing was.
+    let mut other = Client::as_user(&node, "43", "tab-1").await;
+    let id = Worker::open(&node).await.event("43", "1").await;
+    assert_eq!(other.event().await.id, Some(id));
+}
+
+#[tokio::test]
+async fn many_who_read_get_all_of_many_broadcasts_in_memory() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let mut clients = Vec::new();
+    for number in 0..100 {
+        clients.push(Client::as_user(&node, &format!("u{number}"), "tab-1").await);
+    }
+    let items = Value::from(counting(&kinds()[2], ITEMS)).to_string();
+    http::post(&node.worker_http("/publish"), &items).await;
+    for client in &mut clients {
+        assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS));
+    }
+}
