@@ -72,7 +72,7 @@ async fn upgrade(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) ->
     let credentials = http::credentials(&request, peer, &ports);
     let place = place(&ports)?;
     if !ports.auth.is_named(&credentials, &hello) {
-        tokio::spawn(greet(request, ports, credentials, place));
+        tokio::spawn(greet(request, ports, (credentials, hello), place));
         return Ok(switching);
     }
     // Refusals must come before the upgrade; where the peer goes away meanwhile, `opened` takes it back.
@@ -109,11 +109,11 @@ async fn socket(request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
     Some(Socket::new(stream, read, CLIENT_READ_BUFFER, ports.limits.max_message).await)
 }
 
-/// Waits for a hello frame, and lets the client in.
+/// Waits for a hello frame, and lets the client in. `brought` is what its request has said already.
 async fn greet(
     request: Request<Incoming>,
     ports: Arc<Ports>,
-    credentials: Credentials,
+    brought: (Credentials, Hello),
     place: OwnedSemaphorePermit,
 ) {
     let Some(mut socket) = socket(request, &ports).await else { return };
@@ -129,7 +129,7 @@ async fn greet(
     let close = match heard {
         Err(_) => not_introduced(Some(Close::HelloTimeout)),
         Ok(Err(close)) => not_introduced(close),
-        Ok(Ok(text)) => match said(&text, &credentials, &ports).await {
+        Ok(Ok(text)) => match said(&text, brought, &ports).await {
             Ok(opened) => {
                 return opened.serve(socket, &ports, place);
             }
@@ -151,8 +151,9 @@ async fn greet(
     drop(place);
 }
 
-async fn said(text: &str, credentials: &Credentials, ports: &Ports) -> Result<Opened, Refusal> {
-    let_in(credentials, &Hello::from_frame(text)?, ports).await
+async fn said(text: &str, brought: (Credentials, Hello), ports: &Ports) -> Result<Opened, Refusal> {
+    let (credentials, query) = brought;
+    let_in(&credentials, &Hello::from_frame(text)?.or(query)?, ports).await
 }
 
 /// A session that is registered and not served yet.

@@ -37,7 +37,8 @@ impl Hello {
     /// Reads the query string of an upgrade. Names that mean nothing here are left alone: proxies add theirs.
     ///
     /// # Errors
-    /// Where a name comes twice: a proxy that adds a user of its own must not depend on which of the two counts.
+    /// Where a name comes twice: a proxy that adds a user of its own must not depend on which of the two counts. Where a
+    /// value cannot be read, also if a frame says the rest: only here a refusal has a status.
     pub fn from_query(query: &str) -> Result<Self, Refusal> {
         let mut hello = Hello::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -52,6 +53,9 @@ impl Hello {
                 return Err(Refusal::new(code, format!("{name} is in the query string twice")));
             }
         }
+        hello.user()?;
+        parsed::<ClientId>(&hello.client_id, Code::InvalidClientId)?;
+        hello.since()?;
         Ok(hello)
     }
 
@@ -66,6 +70,27 @@ impl Hello {
                 "the first frame must be a JSON object with userId, clientId, since and token, each where it is needed",
             )
         })
+    }
+
+    /// What this frame says, and where it leaves something out, what the query string of its upgrade has said.
+    ///
+    /// # Errors
+    /// Where they differ: as within a query string, nothing may depend on which of the two counts.
+    pub fn or(mut self, query: Self) -> Result<Self, Refusal> {
+        for (name, code, said, before) in [
+            ("userId", Code::InvalidUserId, &mut self.user_id, query.user_id),
+            ("clientId", Code::InvalidClientId, &mut self.client_id, query.client_id),
+            ("since", Code::InvalidSince, &mut self.since, query.since),
+            ("token", Code::Unauthorized, &mut self.token, query.token),
+        ] {
+            if let (Some(said), Some(before)) = (&*said, &before)
+                && said != before
+            {
+                return Err(Refusal::new(code, format!("{name} is another one than in the query string")));
+            }
+            *said = said.take().or(before);
+        }
+        Ok(self)
     }
 
     /// The user, checked, where one is named.
@@ -116,6 +141,32 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_goes_on_where_the_query_has_ended_and_does_not_contradict_it() {
+        let both = |query: &str, frame: &str| {
+            let query = Hello::from_query(query).unwrap();
+            Hello::from_frame(frame).unwrap().or(query).and_then(|hello| check(&hello))
+        };
+        let all = check(&Hello::from_query("userId=7&clientId=tab&since=5-1").unwrap()).unwrap();
+        for (query, frame) in [
+            ("clientId=tab&since=5-1", r#"{"userId":"7"}"#),
+            ("clientId=tab", r#"{"userId":"7","since":"5-1"}"#),
+            ("since=5-1", r#"{"userId":"7","clientId":"tab"}"#),
+            ("clientId=tab&since=5-1", r#"{"userId":"7","clientId":"tab","since":"5-1"}"#),
+            ("clientId=tab&since=5-1", r#"{"userId":"7","clientId":null}"#),
+        ] {
+            assert_eq!(both(query, frame).unwrap(), all, "{query} {frame}");
+        }
+        for (query, frame, code) in [
+            ("userId=7", r#"{"userId":"8"}"#, Code::InvalidUserId),
+            ("clientId=tab", r#"{"userId":"7","clientId":"bat"}"#, Code::InvalidClientId),
+            ("since=5-1", r#"{"userId":"7","since":"5-2"}"#, Code::InvalidSince),
+            ("token=a", r#"{"token":"b"}"#, Code::Unauthorized),
+        ] {
+            assert_eq!(both(query, frame).unwrap_err().code, code, "{query} {frame}");
+        }
+    }
+
+    #[test]
     fn each_bad_part_has_its_code() {
         let code = |query: &str| Hello::from_query(query).and_then(|hello| check(&hello)).unwrap_err().code;
         assert_eq!(code("userId="), Code::InvalidUserId);
@@ -123,6 +174,7 @@ mod tests {
         assert_eq!(code("userId=1&clientId=a@b"), Code::InvalidClientId);
         assert_eq!(code("userId=1&clientId="), Code::InvalidClientId);
         assert_eq!(code("userId=1&since=x"), Code::InvalidSince);
+        assert!(Hello::from_query("clientId=@@").is_err() && Hello::from_query("since=zz").is_err());
         assert_eq!(code("userId=1&x=y&userId=1"), Code::InvalidUserId);
         assert_eq!(code("user%49d=1&userId="), Code::InvalidUserId);
         assert_eq!(code("clientId=1&clientId=2"), Code::InvalidClientId);

@@ -81,6 +81,25 @@ async fn without_a_token_or_as_another_user_it_is_401_and_4001() {
 }
 
 #[tokio::test]
+async fn a_hello_with_the_token_goes_on_where_the_query_has_ended() {
+    let node = hs256().start().await;
+    let token = Issuer::hs256().token_of("42");
+    let ids = Worker::open(&node).await.count("42", 1, 3).await;
+    let query = format!("clientId=tab-1&since={}", ids[1]);
+    for hello in [json!({"token": token}), json!({"userId": "42", "clientId": "tab-1", "token": token})] {
+        let mut client = Client::upgrade(&node, &query).await;
+        client.send(&hello.to_string()).await;
+        client.read_welcome().await;
+        assert_eq!((client.welcomed("clientId"), &client.welcome["replayed"]), ("tab-1", &json!(1)));
+        assert_eq!(client.event().await.id.as_ref(), Some(&ids[2]));
+    }
+    let mut client = Client::upgrade(&node, &query).await;
+    client.send(&json!({"clientId": "tab-2", "token": token}).to_string()).await;
+    assert_eq!(client.frame("the refusal").await["code"], "invalid_client_id");
+    assert_eq!(client.closed().await.code, 4000);
+}
+
+#[tokio::test]
 async fn each_algorithm_opens_by_a_key_as_text_or_in_a_file() {
     for issuer in [Issuer::rs256(), Issuer::es256(), Issuer::eddsa()] {
         let dir = tempfile::tempdir().unwrap();

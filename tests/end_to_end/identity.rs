@@ -42,6 +42,36 @@ async fn a_hello_frame_may_ask_for_replay() {
 }
 
 #[tokio::test]
+async fn what_the_query_says_holds_where_the_hello_leaves_it_out() {
+    let node = NodeBuilder::local("solo").start().await;
+    let ids = Worker::open(&node).await.count("42", 1, 3).await;
+    let queries = [format!("clientId=tab-1&since={}", ids[0]), "clientId=tab-1".to_owned()];
+    let hellos = [json!({"userId": "42"}), json!({"userId": "42", "clientId": "tab-1", "since": ids[0]})];
+    for (query, hello) in [(&queries[0], &hellos[0]), (&queries[1], &hellos[1]), (&queries[0], &hellos[1])] {
+        let mut client = Client::upgrade(&node, query).await;
+        client.send(&hello.to_string()).await;
+        client.read_welcome().await;
+        assert_eq!(client.welcomed("clientId"), "tab-1", "{query} {hello}");
+        assert_eq!(client.welcome["replayed"], 2, "{query} {hello}");
+        assert_eq!(client.event().await.id.as_ref(), Some(&ids[1]));
+    }
+}
+
+#[tokio::test]
+async fn a_hello_that_contradicts_the_query_is_closed_with_4000() {
+    let node = NodeBuilder::local("solo").start().await;
+    for (hello, code) in [
+        (r#"{"userId":"42","clientId":"tab-2"}"#, "invalid_client_id"),
+        (r#"{"userId":"42","since":"7-0"}"#, "invalid_since"),
+    ] {
+        let mut client = Client::upgrade(&node, "clientId=tab-1&since=0").await;
+        client.send(hello).await;
+        assert_eq!(client.frame("the refusal").await["code"], code, "{hello}");
+        assert_eq!(client.closed().await.code, 4000, "after {hello}");
+    }
+}
+
+#[tokio::test]
 async fn user_ids_of_every_documented_kind_are_taken_as_they_are() {
     let node = NodeBuilder::local("solo").start().await;
     let mut worker = Worker::open(&node).await;

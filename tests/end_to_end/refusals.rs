@@ -48,6 +48,23 @@ async fn a_bad_since_is_refused_with_400() {
 }
 
 #[tokio::test]
+async fn what_a_query_says_without_a_user_is_refused_as_with_one() {
+    let jwt = NodeBuilder::local("jwt").set("--auth", "jwt").env("JWT_SECRET", &"s".repeat(32));
+    for builder in [NodeBuilder::local("solo"), jwt] {
+        let node = builder.start().await;
+        for (query, code) in [
+            ("clientId=@@", "invalid_client_id"),
+            ("clientId=", "invalid_client_id"),
+            ("since=zz", "invalid_since"),
+        ] {
+            assert_eq!(refused(&node, query, 400).await, code, "{query}");
+            let answer = http::get(&node.client_http(&format!("/events?{query}"))).await;
+            assert_eq!(answer.refused(400), code, "/events?{query}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn origins_that_are_not_listed_are_refused_with_403() {
     let origins = "https://app.example.com,https://*.example.org";
     let node = NodeBuilder::local("solo").set("--client-origin", origins).start().await;
