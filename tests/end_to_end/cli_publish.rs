@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::client::data;
 use crate::support::ports::free_port;
 use crate::support::terminal::{at, line, line_at, run};
 use crate::support::tls::tls_proxy;
@@ -107,6 +108,24 @@ async fn lines_are_answered_in_order_and_a_bad_one_in_its_place() {
     assert!(ran.err.contains("4 of 9"), "{ran:?}");
     let flags = run(&line_at(&node, &["publish", "-", "--user", "42"]), "").await;
     assert_eq!(flags.code, Some(2), "{flags:?}");
+}
+
+#[tokio::test]
+async fn a_line_that_is_not_utf_8_is_answered_in_its_place_and_the_others_are_published() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let line = |data: &[u8]| [br#"{"userId":"42","event":"e","data":"#, data, b"}"].concat();
+    let lines =
+        [line(b"1"), line(b"\"\xff\""), line(b"2"), b"\xc3\r".to_vec(), line("\"\u{e9}\"".as_bytes())];
+    let ran = run(&line_at(&node, &["publish"]), lines.join(&b"\r\n"[..])).await;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let answers = ran.json_lines();
+    let kinds: Vec<_> = answers.iter().map(|answer| answer["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["ack", "error", "ack", "error", "ack"], "{ran:?}");
+    assert_eq!(answers[1]["code"], "invalid_frame");
+    assert!(answers[1]["message"].as_str().unwrap().contains("line 2"), "{}", answers[1]);
+    assert!(ran.err.contains("2 of 5"), "{ran:?}");
+    assert_eq!(data(&client.events(3).await), ["1", "2", "\"\u{e9}\""]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Split};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -59,7 +59,7 @@ pub async fn run(to: &Endpoint) -> Outcome {
             shown: std::io::stderr().is_terminal(),
         },
     };
-    let outcome = pipeline.serve(BufReader::new(tokio::io::stdin()).lines()).await;
+    let outcome = pipeline.serve(BufReader::new(tokio::io::stdin()).split(b'\n')).await;
     if pipeline.count.shown {
         eprintln!();
     }
@@ -103,14 +103,14 @@ struct Pipeline {
 
 impl Pipeline {
     /// Serves until every line has its answer.
-    async fn serve<R: AsyncBufRead + Unpin>(&mut self, mut lines: Lines<R>) -> Result<(), String> {
+    async fn serve<R: AsyncBufRead + Unpin>(&mut self, mut lines: Split<R>) -> Result<(), String> {
         let mut more = true;
         let mut tick = interval(PROGRESS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while more || !self.waiting.is_empty() {
             let room = self.waiting.len() < IN_FLIGHT && self.bytes < IN_FLIGHT_BYTES;
             tokio::select! {
-                line = lines.next_line(), if more && room => match line {
+                line = lines.next_segment(), if more && room => match line {
                     Ok(Some(line)) => self.take(line),
                     Ok(None) => more = false,
                     Err(error) => return Err(format!("standard input cannot be read: {error}")),
@@ -126,20 +126,19 @@ impl Pipeline {
         Ok(())
     }
 
-    fn take(&mut self, line: String) {
-        if line.trim().is_empty() {
+    fn take(&mut self, line: Vec<u8>) {
+        if line.trim_ascii().is_empty() {
             return;
         }
         self.count.sent += 1;
-        let text = Utf8Bytes::from(line);
+        let Ok(text) = Utf8Bytes::try_from(line) else {
+            return self.refuse(None, Refusal::new(Code::InvalidFrame, "it is not UTF-8"));
+        };
         let request = Request::parse(&text, usize::MAX);
         match request.publish {
             // No frame at all: the node could not tell which one it was.
             Err(refusal) if refusal.code == Code::InvalidFrame => {
-                let refusal =
-                    Refusal::new(refusal.code, format!("line {}: {}", self.count.sent, refusal.message));
-                let outcome: Result<Receipt, Refusal> = Err(refusal);
-                self.waiting.push_back(Waiting::Answered(answer(request.reference.as_deref(), &outcome)));
+                self.refuse(request.reference.as_deref(), refusal);
             }
             // The node has the last word on all else.
             _ => {
@@ -153,6 +152,13 @@ impl Pipeline {
                 let _ = self.frames.send(Message::Text(frame)); // a writer that has ended shows at the next read
             }
         }
+    }
+
+    /// Answers the last line, which is not sent.
+    fn refuse(&mut self, reference: Option<&str>, refusal: Refusal) {
+        let refusal = Refusal::new(refusal.code, format!("line {}: {}", self.count.sent, refusal.message));
+        let outcome: Result<Receipt, Refusal> = Err(refusal);
+        self.waiting.push_back(Waiting::Answered(answer(reference, &outcome)));
     }
 
     fn hear(&mut self, message: Option<Result<Message, Error>>) -> Result<(), String> {

@@ -44,14 +44,14 @@ pub fn line_at(node: &Node, args: &[&str]) -> Launch {
 }
 
 /// Runs it to its end; without `input`, standard input is empty.
-pub async fn run(line: &Launch, input: &str) -> Ran {
+pub async fn run(line: &Launch, input: impl AsRef<[u8]>) -> Ran {
     let (mut command, dir) = line.command();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("starting the switchboard binary");
     let mut stdin = child.stdin.take().expect("standard input");
-    let input = input.to_owned();
+    let input = input.as_ref().to_owned();
     // A thread of its own: the process may answer before it has read everything.
-    std::thread::spawn(move || stdin.write_all(input.as_bytes()).ok());
+    std::thread::spawn(move || stdin.write_all(&input).ok());
     let pid = rustix::process::Pid::from_child(&child);
     let waiting = tokio::task::spawn_blocking(move || child.wait_with_output());
     let ended = tokio::time::timeout(2 * BOUND, waiting).await;
