@@ -94,8 +94,9 @@ impl Crew {
             sleep(CONFIRMED).await;
         }
         let records = self.records();
-        self.load.begin(&records);
+        // The records begin anew before anything is sent: what came in between would be in none.
         self.clients.iter().for_each(Client::begin);
+        self.load.begin(&records);
         sleep(BEFORE).await;
         let gaps = fault.happen(self).await;
         self.threw_away = gaps != Gaps::None;
