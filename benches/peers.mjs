@@ -1,7 +1,7 @@
 // The table: Switchboard beside what would be used instead, on one machine, in one run. `bash scripts/bench-peers`
 // prepares and starts this. Rounds take turns, so that a machine that slows down slows all of them down.
 //
-//   --rounds 3   --seconds 6   --only switchboard,home-made,socket.io   --scenarios saturated,steady,brisk,connect
+//   --rounds 3   --seconds 6   --only switchboard,home-made,home-made-pipelined,socket.io   --scenarios saturated,steady,brisk,connect
 
 import { Service, candidates, machine, median, number, option } from "./support.mjs";
 

@@ -61,6 +61,11 @@ async function stop(child) {
 export const candidates = {
   switchboard: { command: program, args: [], protocol: "switchboard" },
   "home-made": { command: "node", args: [join(root, "benches/peers/home-made/index.js")], protocol: "switchboard" },
+  "home-made-pipelined": {
+    command: "node",
+    args: [join(root, "benches/peers/home-made/index.js"), "--auto-pipelining"],
+    protocol: "switchboard",
+  },
   "socket.io": { command: "node", args: [join(root, "benches/peers/socket-io/index.js")], protocol: "socket.io" },
 };
 

@@ -1,7 +1,5 @@
 //! Much at once for one client that reads: all of it comes, whatever it is and whatever the log keeps.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 
 use crate::support::client::{data, numbers};
@@ -15,22 +13,14 @@ const ITEMS: usize = 1000;
 /// Frames of a worker that does not wait for answers: more than one worker may have on their way.
 const FRAMES: usize = 2000;
 
-/// Each kind of event that is for a user.
-fn for_a_user() -> Vec<Value> {
+/// Each kind of event.
+fn kinds() -> Vec<Value> {
     vec![
         json!({"userId": "42", "event": "e"}),
         json!({"userId": "42", "event": "e", "transient": true}),
         json!({"userId": "42", "event": "e", "collapseKey": "job"}),
+        json!({"broadcast": true, "event": "e"}),
     ]
-}
-
-fn broadcast() -> Value {
-    json!({"broadcast": true, "event": "e"})
-}
-
-/// Each kind of event.
-fn kinds() -> Vec<Value> {
-    [for_a_user(), vec![broadcast()]].concat()
 }
 
 /// What counts from 1, of one kind.
@@ -79,23 +69,7 @@ async fn all_of_a_request_arrives_in_memory() {
 
 #[tokio::test]
 async fn all_of_a_request_arrives_through_redis() {
-    all_of_a_request_arrives(&Single::start().await.a, for_a_user()).await;
-}
-
-#[tokio::test]
-async fn broadcasts_of_a_request_that_are_acknowledged_arrive_through_redis() {
-    let single = Single::start().await;
-    let mut client = Client::as_user(&single.a, "42", "tab-1").await;
-    let items = Value::from(counting(&broadcast(), ITEMS)).to_string();
-    let answer = http::post(&single.a.worker_http("/publish"), &items).await.json();
-    // Each goes its own way: in no order, and on a busy machine some wait for too long for Redis, and are refused.
-    let answers = answer.as_array().expect("answers").iter();
-    let acks = numbers(1, ITEMS).into_iter().zip(answers).filter(|(_, answer)| answer["type"] == "ack");
-    let mut missing: BTreeSet<String> = acks.map(|(number, _)| number).collect();
-    assert!(!missing.is_empty(), "{answer}");
-    while !missing.is_empty() {
-        missing.remove(&client.event().await.data);
-    }
+    all_of_a_request_arrives(&Single::start().await.a, kinds()).await;
 }
 
 #[tokio::test]
@@ -107,14 +81,14 @@ async fn all_of_one_write_arrives_in_memory() {
 
 #[tokio::test]
 async fn all_of_one_write_arrives_through_redis() {
-    all_of_one_write_arrives(&Single::start().await.a, for_a_user()).await;
+    all_of_one_write_arrives(&Single::start().await.a, kinds()).await;
 }
 
 #[tokio::test]
 async fn all_lines_of_standard_input_arrive_in_memory() {
     let node = NodeBuilder::local("node-a").start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
-    let lines: Vec<String> = counting(&for_a_user()[0], FRAMES).iter().map(Value::to_string).collect();
+    let lines: Vec<String> = counting(&kinds()[0], FRAMES).iter().map(Value::to_string).collect();
     let ran = run(&line_at(&node, &["publish"]), &lines.join("\n")).await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(data(&client.events(FRAMES).await), numbers(1, FRAMES));
@@ -133,7 +107,7 @@ async fn a_short_queue_and_large_events_arrive_as_well_in_memory() {
     for number in 0..16 {
         assert_eq!(client.frame("a large event").await["data"][0], number);
     }
-    let items = Value::from(counting(&for_a_user()[1], ITEMS)).to_string();
+    let items = Value::from(counting(&kinds()[1], ITEMS)).to_string();
     http::post(&node.worker_http("/publish"), &items).await;
     assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS));
 }
@@ -167,7 +141,7 @@ async fn many_who_read_get_all_of_many_broadcasts_in_memory() {
     for number in 0..100 {
         clients.push(Client::as_user(&node, &format!("u{number}"), "tab-1").await);
     }
-    let items = Value::from(counting(&broadcast(), ITEMS)).to_string();
+    let items = Value::from(counting(&json!({"broadcast": true, "event": "e"}), ITEMS)).to_string();
     http::post(&node.worker_http("/publish"), &items).await;
     for client in &mut clients {
         assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS));

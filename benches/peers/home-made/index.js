@@ -9,7 +9,8 @@ import { WebSocketServer } from "ws";
 
 const node = process.env.NODE_ID ?? "a";
 const url = process.env.REDIS_URL ?? "redis://127.0.0.1:6379";
-const redis = new Redis(url, { enableAutoPipelining: true });
+// Commands of one turn of the event loop in one write: a setting of ioredis that is off where nobody asks for it.
+const redis = new Redis(url, { enableAutoPipelining: process.argv.includes("--auto-pipelining") });
 const subscriber = new Redis(url);
 const users = new Map(); // user id -> Set of sockets here
 

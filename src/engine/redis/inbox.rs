@@ -118,10 +118,8 @@ impl Hints {
     }
 
     /// A broadcast.
-    pub fn broadcast(event: &EventName, data: &Data) -> Self {
-        let mut hints = Self::default();
-        hints.push(&["broadcast", event.as_str()], |_| {}, data.as_str());
-        hints
+    pub fn broadcast(&mut self, event: &EventName, data: &Data) {
+        self.push(&["broadcast", event.as_str()], |_| {}, data.as_str());
     }
 
     /// A newer connection.

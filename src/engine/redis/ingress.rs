@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
                     Err((event, data)) => {
                         progress.through = at;
                         self.publish(std::mem::take(&mut batch), progress).await?;
-                        publish::broadcast(self.context, &event, &data).await?;
+                        publish::broadcast(self.context, &[(event, data)]).await?;
                         self.context.metrics.accepted(Via::Ingress, 1);
                         progress.through = at + 1;
                     }

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use super::{Context, publish, sessions};
 use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Unavailable};
-use crate::id::{ClientId, UserId};
+use crate::id::{ClientId, EventName, NodeId, UserId};
+use crate::protocol::publish::Data;
 
 /// Events that may wait: at 60,000 a second a quarter of a second's. One more is refused.
 pub const MOST_EVENTS: usize = 16_384;
@@ -28,23 +29,58 @@ const RETRY: Duration = Duration::from_millis(250);
 
 type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 
-/// An event to publish, and where its answer goes.
-pub type Publish = (Event, Reply<Published>);
+/// What is published, and where its answer goes.
+pub enum Publish {
+    /// [`crate::engine::Engine::publish`]
+    Event(Event, Reply<Published>),
+    /// [`crate::engine::Engine::broadcast`]
+    Broadcast(Broadcast, Reply<Vec<NodeId>>),
+}
+
+/// The name and the content of an event for everyone.
+type Broadcast = (EventName, Data);
 
 /// The lane of events. Works until the engine is dropped.
 pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publish>) {
     let mut taken = Vec::with_capacity(TAKE);
     while waiting.recv_many(&mut taken, TAKE).await > 0 {
-        let (events, replies): (Vec<_>, Vec<_>) = taken.drain(..).unzip();
-        let mut replies = replies.into_iter();
-        for batch in publish::calls(
-            &events,
-            |event| event,
-            |user| sessions::user_slot(&context, user),
-            context.link.masters(),
-        ) {
-            answer(replies.by_ref().take(batch.len()), publish::publish(&context, batch).await);
+        let (mut events, mut broadcasts) = (Vec::with_capacity(taken.len()), Vec::new());
+        for publish in taken.drain(..) {
+            match publish {
+                Publish::Event(event, reply) => {
+                    if !broadcasts.is_empty() {
+                        broadcast(&context, std::mem::take(&mut broadcasts)).await;
+                    }
+                    events.push((event, reply));
+                }
+                Publish::Broadcast(event, reply) => {
+                    if !events.is_empty() {
+                        publish_all(&context, std::mem::take(&mut events)).await;
+                    }
+                    broadcasts.push((event, reply));
+                }
+            }
         }
+        publish_all(&context, events).await;
+        broadcast(&context, broadcasts).await;
+    }
+}
+
+async fn publish_all(context: &Context, events: Vec<(Event, Reply<Published>)>) {
+    let (events, replies): (Vec<_>, Vec<_>) = events.into_iter().unzip();
+    let mut replies = replies.into_iter();
+    let slot = |user: &UserId| sessions::user_slot(context, user);
+    for batch in publish::calls(&events, |event| event, slot, context.link.masters()) {
+        answer(replies.by_ref().take(batch.len()), publish::publish(context, batch).await);
+    }
+}
+
+async fn broadcast(context: &Context, broadcasts: Vec<(Broadcast, Reply<Vec<NodeId>>)>) {
+    let (broadcasts, replies): (Vec<_>, Vec<_>) = broadcasts.into_iter().unzip();
+    let mut replies = replies.into_iter();
+    for entry in publish::entries(&broadcasts) {
+        let told = publish::broadcast(context, entry).await;
+        answer(replies.by_ref().take(entry.len()), vec![told; entry.len()]);
     }
 }
 

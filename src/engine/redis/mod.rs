@@ -72,7 +72,7 @@ use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
 use connection::Topology;
 use keys::Keys;
-use lane::{MOST_EVENTS, MOST_SESSIONS, Op};
+use lane::{MOST_EVENTS, MOST_SESSIONS, Op, Publish};
 use link::Link;
 use server::{Options, Wait};
 
@@ -152,7 +152,7 @@ fn ms(duration: Duration) -> u64 {
 pub struct RedisEngine {
     context: Arc<Context>,
     /// The lane of events.
-    events: mpsc::Sender<lane::Publish>,
+    events: mpsc::Sender<Publish>,
     /// The lane of sessions' beginnings and ends.
     sessions: mpsc::Sender<Op>,
     /// Whether the ingress streams are wanted; each of their readers holds a receiver for as long as it reads.
@@ -222,11 +222,11 @@ impl Engine for RedisEngine {
     }
 
     fn publish(&self, event: Event) -> Answer<Published> {
-        Self::queue(&self.events, |answer| (event, answer))
+        Self::queue(&self.events, |answer| Publish::Event(event, answer))
     }
 
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
-        self.with_context(|context| async move { publish::broadcast(&context, &event, &data).await })
+        Self::queue(&self.events, |answer| Publish::Broadcast((event, data), answer))
     }
 
     fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>> {

@@ -307,14 +307,27 @@ fn deliver(context: &Context, event: &Event, appended: &Appended) {
     }
 }
 
-/// Sends an event to every live node's sessions.
+/// Cuts broadcasts into what goes into one inbox entry.
+pub fn entries(mut broadcasts: &[(EventName, Data)]) -> impl Iterator<Item = &[(EventName, Data)]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = broadcasts.iter().take(MAX_EVENTS).enumerate().take_while(|(place, (_, data))| {
+            bytes += data.as_bytes().len();
+            *place == 0 || bytes <= MAX_BYTES
+        });
+        let (entry, rest) = broadcasts.split_at(fits.count());
+        broadcasts = rest;
+        (!entry.is_empty()).then_some(entry)
+    })
+}
+
+/// Sends events to every live node's sessions, in their order.
 ///
 /// # Errors
 /// Where Redis is away.
 pub async fn broadcast(
     context: &Context,
-    event: &EventName,
-    data: &Data,
+    broadcasts: &[(EventName, Data)],
 ) -> Result<Vec<NodeId>, Unavailable> {
     let mut live = cmd("ZRANGE");
     live.arg(context.keys.nodes()).arg(0).arg(-1);
@@ -324,7 +337,10 @@ pub async fn broadcast(
             nodes.push(node);
         }
     }
-    let (mut pipeline, hints) = (redis::pipe(), Hints::broadcast(event, data));
+    let (mut pipeline, mut hints) = (redis::pipe(), Hints::default());
+    for (event, data) in broadcasts {
+        hints.broadcast(event, data);
+    }
     for node in &nodes {
         pipeline.add_command(inbox::add(context, node.as_str(), &hints));
     }
