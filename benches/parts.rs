@@ -93,14 +93,7 @@ fn registry(c: &mut Criterion) {
 fn router(c: &mut Criterion) {
     let node_id: switchboard::id::NodeId = "relay-a".parse().expect("a node id");
     let engine = MemoryEngine::new(memory::Config {
-        node: NodeInfo {
-            node_id: node_id.to_string(),
-            sessions: 0,
-            version: String::new(),
-            started: 0,
-            client_url: String::new(),
-            worker_url: String::new(),
-        },
+        node: NodeInfo { node_id: node_id.to_string(), ..NodeInfo::default() },
         node_id: node_id.clone(),
         log_ttl: Duration::from_secs(600),
         log_length: 256,

@@ -112,14 +112,7 @@ mod tests {
 
     fn router() -> Arc<Router> {
         let node_id: NodeId = "n".parse().unwrap();
-        let node = NodeInfo {
-            node_id: node_id.to_string(),
-            sessions: 0,
-            version: String::new(),
-            started: 0,
-            client_url: String::new(),
-            worker_url: String::new(),
-        };
+        let node = NodeInfo { node_id: node_id.to_string(), ..NodeInfo::default() };
         let config = Config {
             node,
             node_id: node_id.clone(),

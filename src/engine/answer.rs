@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Unavailable;
 
@@ -27,6 +27,18 @@ impl<T> Answer<T> {
     /// Somebody else sends it.
     pub fn later(outcome: oneshot::Receiver<Result<T, Unavailable>>) -> Self {
         Self(State::Later(outcome))
+    }
+
+    /// Queues an operation in a lane at once, with the place for its answer. Where the lane is full it is refused.
+    pub fn queued<O>(
+        lane: &mpsc::Sender<O>,
+        op: impl FnOnce(oneshot::Sender<Result<T, Unavailable>>) -> O,
+    ) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        match lane.try_send(op(sender)) {
+            Ok(()) => Self::later(receiver),
+            Err(_) => Self::now(Err(Unavailable::new("too much is waiting"))),
+        }
     }
 
     /// Whoever waits for it works for it.

@@ -152,14 +152,7 @@ mod tests {
 
     async fn engine(deaf: bool) -> (MemoryEngine, Arc<Sockets>) {
         let node_id: NodeId = "n".parse().unwrap();
-        let node = NodeInfo {
-            node_id: node_id.to_string(),
-            sessions: 0,
-            version: String::new(),
-            started: 0,
-            client_url: String::new(),
-            worker_url: String::new(),
-        };
+        let node = NodeInfo { node_id: node_id.to_string(), ..NodeInfo::default() };
         let engine = MemoryEngine::new(Config {
             node,
             node_id,

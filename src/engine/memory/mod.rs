@@ -21,13 +21,13 @@ use tokio::time::Instant;
 use crate::engine::status::{NodeStatus, Status};
 use crate::engine::{
     Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, Node, NodeInfo,
-    Published, Slots, Unavailable, Uplink, UserLease,
+    Published, Slots, Uplink, UserLease,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
 use context::Context;
-use lane::{Lane, MOST_EVENTS, Op, Reply};
+use lane::{Lane, MOST_EVENTS, Op};
 
 /// What the engine needs to know of the settings.
 #[derive(Debug, Clone)]
@@ -55,15 +55,6 @@ impl MemoryEngine {
     /// An empty engine.
     pub fn new(config: Config) -> Self {
         Self { context: Arc::new(Context::new(config)), events: OnceLock::new() }
-    }
-
-    /// Queues an operation at once, and hands out its answer.
-    fn queue<T>(lane: &mpsc::Sender<Op>, op: impl FnOnce(Reply<T>) -> Op) -> Answer<T> {
-        let (sender, receiver) = oneshot::channel();
-        match lane.try_send(op(sender)) {
-            Ok(()) => Answer::later(receiver),
-            Err(_) => Answer::now(Err(Unavailable::new("too many events are waiting"))),
-        }
     }
 
     /// Waits until what is queued by now is done.
@@ -105,14 +96,14 @@ impl Engine for MemoryEngine {
 
     fn publish(&self, event: Event) -> Answer<Published> {
         match self.events.get() {
-            Some(lane) => Self::queue(lane, |answer| Op::Publish(event, answer)),
+            Some(lane) => Answer::queued(lane, |answer| Op::Publish(event, answer)),
             None => ready(self.context.append(event)),
         }
     }
 
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
         match self.events.get() {
-            Some(lane) => Self::queue(lane, |answer| Op::Broadcast(event, data, answer)),
+            Some(lane) => Answer::queued(lane, |answer| Op::Broadcast(event, data, answer)),
             None => ready(vec![self.context.config.node_id.clone()]),
         }
     }

@@ -20,7 +20,7 @@ use super::publish::{self, Entry};
 use super::reads::Read;
 use super::turns::Turn;
 use super::wire::send;
-use super::{Context, inbox, ms, reply, scripts, sessions};
+use super::{Context, broadcast, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
 use crate::id::UserId;
 use crate::metrics::Via;
@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
                     Err((event, data)) => {
                         progress.through = at;
                         self.publish(std::mem::take(&mut batch), progress).await?;
-                        publish::broadcast(self.context, &[(event, data)]).await?;
+                        broadcast::send(self.context, &[(event, data)]).await?;
                         self.context.metrics.accepted(Via::Ingress, 1);
                         progress.through = at + 1;
                     }
@@ -349,14 +349,12 @@ impl<'a> Reader<'a> {
         let put_aside = self.context.link.run(&dead).await;
 
         let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
-        let (mut acked, mut rest) = (cmd("XACK"), entries.last().map(|(last, _)| inbox::after(last)));
-        acked.arg(&self.stream).arg("switchboard");
         let (done, undone): (Vec<_>, Vec<_>) =
             entries.iter().enumerate().partition(|(at, (id, _))| is_done(*at, id));
-        if let Some((_, (first, _))) = undone.first() {
-            rest = Some(first.clone());
-        }
-        if let (false, Some(rest)) = (done.is_empty(), rest) {
+        if let Some((_, (last, _))) = done.last() {
+            let rest = undone.first().map_or_else(|| inbox::after(last), |(_, (first, _))| first.clone());
+            let mut acked = cmd("XACK");
+            acked.arg(&self.stream).arg("switchboard");
             for (_, (id, _)) in &done {
                 acked.arg(id);
             }

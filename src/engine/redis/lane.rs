@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{Context, publish, sessions};
+use super::{Context, broadcast, publish, sessions};
 use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Unavailable};
 use crate::id::{ClientId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
@@ -49,7 +49,7 @@ pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publish>)
             match publish {
                 Publish::Event(event, reply) => {
                     if !broadcasts.is_empty() {
-                        broadcast(&context, std::mem::take(&mut broadcasts)).await;
+                        broadcast_all(&context, std::mem::take(&mut broadcasts)).await;
                     }
                     events.push((event, reply));
                 }
@@ -62,7 +62,7 @@ pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publish>)
             }
         }
         publish_all(&context, events).await;
-        broadcast(&context, broadcasts).await;
+        broadcast_all(&context, broadcasts).await;
     }
 }
 
@@ -75,11 +75,11 @@ async fn publish_all(context: &Context, events: Vec<(Event, Reply<Published>)>) 
     }
 }
 
-async fn broadcast(context: &Context, broadcasts: Vec<(Broadcast, Reply<Vec<NodeId>>)>) {
+async fn broadcast_all(context: &Context, broadcasts: Vec<(Broadcast, Reply<Vec<NodeId>>)>) {
     let (broadcasts, replies): (Vec<_>, Vec<_>) = broadcasts.into_iter().unzip();
     let mut replies = replies.into_iter();
-    for entry in publish::entries(&broadcasts) {
-        let told = publish::broadcast(context, entry).await;
+    for entry in broadcast::entries(&broadcasts) {
+        let told = broadcast::send(context, entry).await;
         answer(replies.by_ref().take(entry.len()), vec![told; entry.len()]);
     }
 }

@@ -10,6 +10,7 @@
 //! | `slot` | what may go into one script call |
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
+//! | `broadcast` | what goes to every client |
 //! | `presence` | the edges that scripts note, told on the stream |
 //! | `inbox`, `ingress`, `entry`, `reads`, `turns` | the streams this node reads |
 //! | `pulse` | notices that the inbox's reader has died, and starts another |
@@ -20,6 +21,7 @@
 //! | `status`, `traces` | how everything stands; following one user |
 
 pub mod appender;
+mod broadcast;
 mod cluster;
 pub mod connection;
 mod deaths;
@@ -57,7 +59,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::engine::status::Status;
@@ -192,18 +194,6 @@ impl RedisEngine {
         Self { context, events, sessions, ingress: watch::Sender::new(true) }
     }
 
-    /// Queues an operation on a lane at once, and hands out its answer.
-    fn queue<O, T: Send + 'static>(
-        lane: &mpsc::Sender<O>,
-        op: impl FnOnce(oneshot::Sender<Result<T, Unavailable>>) -> O,
-    ) -> Answer<T> {
-        let (sender, receiver) = oneshot::channel();
-        match lane.try_send(op(sender)) {
-            Ok(()) => Answer::later(receiver),
-            Err(_) => Answer::now(Err(Unavailable::new("too much is waiting for Redis"))),
-        }
-    }
-
     fn with_context<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F) -> Answer<T>
     where
         F: Future<Output = Result<T, Unavailable>> + Send + 'static,
@@ -214,19 +204,19 @@ impl RedisEngine {
 
 impl Engine for RedisEngine {
     fn connect(&self, connect: Connect) -> Answer<Connected> {
-        Self::queue(&self.sessions, |answer| Op::Connect(connect, answer))
+        Answer::queued(&self.sessions, |answer| Op::Connect(connect, answer))
     }
 
     fn disconnect(&self, disconnect: Disconnect) -> Answer<()> {
-        Self::queue(&self.sessions, |answer| Op::Disconnect(disconnect, answer))
+        Answer::queued(&self.sessions, |answer| Op::Disconnect(disconnect, answer))
     }
 
     fn publish(&self, event: Event) -> Answer<Published> {
-        Self::queue(&self.events, |answer| Publish::Event(event, answer))
+        Answer::queued(&self.events, |answer| Publish::Event(event, answer))
     }
 
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
-        Self::queue(&self.events, |answer| Publish::Broadcast((event, data), answer))
+        Answer::queued(&self.events, |answer| Publish::Broadcast((event, data), answer))
     }
 
     fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>> {

@@ -5,22 +5,21 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use redis::{Pipeline, Value, cmd};
-use tracing::{debug, warn};
+use redis::{Pipeline, Value};
+use tracing::debug;
 
 use super::inbox::Hints;
 use super::keys::{EVENTS, Keys};
 use super::slot::{Groups, Slot};
 use super::{Context, inbox, ms, reply, scripts, sessions, traces};
 use crate::engine::{Event, Published, Unavailable};
-use crate::id::{EventId, EventName, Logged, NodeId, UserId};
+use crate::id::{EventId, Logged, NodeId, UserId};
 use crate::lock::lock;
-use crate::protocol::publish::Data;
 
 /// Events of one script call: the cost per event is flat beyond 32, and 64 keep Redis for 0.6 ms.
 pub const MAX_EVENTS: usize = 64;
 /// Bytes of data of one script call, but for one event that is larger: they keep Redis for as long.
-const MAX_BYTES: usize = 256 << 10;
+pub const MAX_BYTES: usize = 256 << 10;
 /// So many events the script tells the nodes of: that spares a way to Redis and back. With more, that way is shared by
 /// so many that the script's time, which is everyone's, costs more.
 const FEW: usize = 16;
@@ -59,6 +58,12 @@ impl Appended {
     }
 }
 
+/// The first items, so many at most, for which there is room, but one at least; and the rest.
+pub fn split<T>(items: &[T], most: usize, mut has_room: impl FnMut(&T) -> bool) -> (&[T], &[T]) {
+    let fits = items.iter().take(most).enumerate().take_while(|(place, item)| has_room(item) || *place == 0);
+    items.split_at(fits.count())
+}
+
 /// Cuts events into what goes into one script call for each master, in their order; and into one for each slot, so that
 /// no call overtakes another where a Cluster turns one away, while the slot is on its way to another master.
 pub fn calls<T>(
@@ -68,19 +73,17 @@ pub fn calls<T>(
     masters: usize,
 ) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let (mut bytes, mut of_slot) = (0, HashMap::<Slot, usize>::new());
-        let fits = events.iter().take(MAX_EVENTS * masters).enumerate().take_while(|(place, next)| {
+        let (mut bytes, mut of_slots) = (0, HashMap::<Slot, usize>::new());
+        let (call, rest) = split(events, MAX_EVENTS * masters, |next| {
             let next = event(next);
             bytes += next.data.as_bytes().len();
-            let mut of_slot_now = || {
-                let events = of_slot.entry(slot(&next.user)).or_default();
-                *events += 1;
-                *events
-            };
-            let has_room = masters == 1 || of_slot_now() <= MAX_EVENTS;
-            *place == 0 || bytes <= MAX_BYTES * masters && has_room
+            if masters > 1 {
+                let of_slot = of_slots.entry(slot(&next.user)).or_default();
+                *of_slot += 1;
+                return bytes <= MAX_BYTES * masters && *of_slot <= MAX_EVENTS;
+            }
+            bytes <= MAX_BYTES
         });
-        let (call, rest) = events.split_at(fits.count());
         events = rest;
         (!call.is_empty()).then_some(call)
     })
@@ -307,63 +310,10 @@ fn deliver(context: &Context, event: &Event, appended: &Appended) {
     }
 }
 
-/// Cuts broadcasts into what goes into one inbox entry.
-pub fn entries(mut broadcasts: &[(EventName, Data)]) -> impl Iterator<Item = &[(EventName, Data)]> {
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = broadcasts.iter().take(MAX_EVENTS).enumerate().take_while(|(place, (_, data))| {
-            bytes += data.as_bytes().len();
-            *place == 0 || bytes <= MAX_BYTES
-        });
-        let (entry, rest) = broadcasts.split_at(fits.count());
-        broadcasts = rest;
-        (!entry.is_empty()).then_some(entry)
-    })
-}
-
-/// Sends events to every live node's sessions, in their order.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn broadcast(
-    context: &Context,
-    broadcasts: &[(EventName, Data)],
-) -> Result<Vec<NodeId>, Unavailable> {
-    let mut live = cmd("ZRANGE");
-    live.arg(context.keys.nodes()).arg(0).arg(-1);
-    let mut nodes = Vec::new();
-    for node in reply::array(context.link.run_one(live).await?)? {
-        if let Ok(node) = reply::text(&node)?.parse::<NodeId>() {
-            nodes.push(node);
-        }
-    }
-    let (mut pipeline, mut hints) = (redis::pipe(), Hints::default());
-    for (event, data) in broadcasts {
-        hints.broadcast(event, data);
-    }
-    for node in &nodes {
-        pipeline.add_command(inbox::add(context, node.as_str(), &hints));
-    }
-    let added = context.link.run_each(&pipeline).await;
-    if let (false, Some(Err(error))) = (added.iter().any(Result::is_ok), added.first()) {
-        return Err(error.clone());
-    }
-    let mut told = Vec::with_capacity(nodes.len());
-    for (node, added) in nodes.into_iter().zip(added) {
-        match added {
-            // An inbox that is not there is that of a node that has gone.
-            Ok(Value::Nil) => {}
-            Ok(_) => told.push(node),
-            // Were it sent again, all others would tell it their clients twice.
-            Err(error) => warn!(%node, %error, "a broadcast did not reach a node"),
-        }
-    }
-    Ok(told)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::publish::Data;
 
     #[test]
     fn a_call_takes_so_many_events_or_so_many_bytes_but_one_at_least() {

@@ -1,0 +1,61 @@
+//! Broadcasts: events for every client there is. They are in no log.
+
+use redis::{Value, cmd};
+use tracing::warn;
+
+use super::inbox::Hints;
+use super::publish::{MAX_BYTES, MAX_EVENTS, split};
+use super::{Context, inbox, reply};
+use crate::engine::Unavailable;
+use crate::id::{EventName, NodeId};
+use crate::protocol::publish::Data;
+
+/// Cuts broadcasts into what goes into one inbox entry.
+pub fn entries(mut broadcasts: &[(EventName, Data)]) -> impl Iterator<Item = &[(EventName, Data)]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let (entry, rest) = split(broadcasts, MAX_EVENTS, |(_, data)| {
+            bytes += data.as_bytes().len();
+            bytes <= MAX_BYTES
+        });
+        broadcasts = rest;
+        (!entry.is_empty()).then_some(entry)
+    })
+}
+
+/// Sends events to every live node's sessions, in their order.
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result<Vec<NodeId>, Unavailable> {
+    let mut live = cmd("ZRANGE");
+    live.arg(context.keys.nodes()).arg(0).arg(-1);
+    let mut nodes = Vec::new();
+    for node in reply::array(context.link.run_one(live).await?)? {
+        if let Ok(node) = reply::text(&node)?.parse::<NodeId>() {
+            nodes.push(node);
+        }
+    }
+    let (mut pipeline, mut hints) = (redis::pipe(), Hints::default());
+    for (event, data) in broadcasts {
+        hints.broadcast(event, data);
+    }
+    for node in &nodes {
+        pipeline.add_command(inbox::add(context, node.as_str(), &hints));
+    }
+    let added = context.link.run_each(&pipeline).await;
+    if let (false, Some(Err(error))) = (added.iter().any(Result::is_ok), added.first()) {
+        return Err(error.clone());
+    }
+    let mut told = Vec::with_capacity(nodes.len());
+    for (node, added) in nodes.into_iter().zip(added) {
+        match added {
+            // An inbox that is not there is that of a node that has gone.
+            Ok(Value::Nil) => {}
+            Ok(_) => told.push(node),
+            // Were it sent again, all others would tell it their clients twice.
+            Err(error) => warn!(%node, %error, "a broadcast did not reach a node"),
+        }
+    }
+    Ok(told)
+}
