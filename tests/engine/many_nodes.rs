@@ -247,6 +247,25 @@ async fn no_key_of_a_user_is_without_an_end() {
 }
 
 #[tokio::test]
+async fn both_keys_of_a_session_end_with_the_last_lease() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    a.connect(&user, "x").await;
+    b.connect(&user, "y").await;
+    let time: Vec<u64> = a.ask(&["TIME"]);
+    let until = (time[0] + 5000) * 1000; // a node that runs with a longer `--session-ttl`
+    let _: i64 = a.ask(&["HSET", "nodes:{user:42}", "node-2", &until.to_string()]);
+    let left = |key: &str| a.ask::<i64>(&["PTTL", key]);
+    for holders in ["both", "the other is gone"] {
+        assert!(matches!(a.heartbeat(&user, &[]).await, LeaseState::Renewed(_)));
+        for key in ["user:42", "nodes:{user:42}"] {
+            assert_eq!(left(key) > 4_000_000, holders == "both", "{key}, {holders}: {} ms", left(key));
+        }
+        let _: i64 = a.ask(&["HDEL", "nodes:{user:42}", "node-2"]);
+    }
+}
+
+#[tokio::test]
 async fn a_clean_end_leaves_nothing_but_the_log() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     stage.connect(&user, "tab").await;
