@@ -22,7 +22,7 @@ const HURRY: u32 = 4;
 /// Users whose newest event a session had not heard of when their lease was renewed. Its hint may be on its way.
 type Unheard = Vec<(UserId, EventId)>;
 
-/// Renews for as long as the process lives. Each time `hurry` is notified, the next round goes [`HURRY`] times quicker:
+/// Renews for as long as the process lives. Each time `hurry` is notified, the next round goes `HURRY` times quicker:
 /// a node has died, perhaps after it published and before it told anyone.
 pub async fn run(router: Arc<Router>, session_ttl: Duration, hurry: Arc<Notify>) {
     let period = session_ttl / 3 / u32::try_from(SHARDS).unwrap_or(u32::MAX);

@@ -36,6 +36,8 @@
 //! * No lock is held across an await.
 //! * Every queue has a bound, and beside it stands what happens when it is full.
 //! * A script touches the keys of one slot, takes the time from Redis, and checks before it writes.
+//!
+//! [`bench`]: mod@bench
 
 // A relay that panics drops everyone it serves; tests may.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]

@@ -248,7 +248,7 @@ fn spread(histogram: &Histogram<u64>) -> Spread {
 /// The spreads of all shares as one histogram.
 ///
 /// # Errors
-/// Never: see [`histogram`].
+/// Never: the bounds are fixed.
 pub fn merged<'a>(
     spreads: impl Iterator<Item = &'a Spread>,
 ) -> Result<Histogram<u64>, hdrhistogram::CreationError> {

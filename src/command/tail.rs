@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
@@ -37,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A node that says nothing for this long beyond its ping interval is gone, whatever TCP believes.
 const SILENCE: Duration = Duration::from_secs(20);
+/// A node has greeted by then, or it is not a client port.
+const GREETING: Duration = Duration::from_secs(10);
 /// How long the other side may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -167,10 +169,21 @@ struct Frame {
 
 async fn listen(socket: &mut WebSocket, place: &mut Place) -> End {
     let mut bye: Option<Frame> = None;
+    let greeted_by = Instant::now() + GREETING;
     loop {
-        let message = match timeout(place.silence, socket.next()).await {
+        let until = if place.welcomed { Instant::now() + place.silence } else { greeted_by };
+        let message = match timeout_at(until, socket.next()).await {
             Ok(message) => message,
-            Err(_) => return End::Back(None, "nothing was heard from the node for too long".to_owned()),
+            Err(_) if place.welcomed => {
+                return End::Back(None, "nothing was heard from the node for too long".to_owned());
+            }
+            Err(_) => {
+                let seconds = GREETING.as_secs();
+                return End::Back(
+                    None,
+                    format!("no welcome came within {seconds} s: is this a client port?"),
+                );
+            }
         };
         let text = match message {
             Some(Ok(Message::Text(text))) => text,

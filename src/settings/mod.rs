@@ -270,10 +270,10 @@ fn url(r: &mut Reader, flag: &str, schemes: &[&str]) -> Option<Option<String>> {
     if r.given(flag).is_none() {
         return Some(None);
     }
-    let allowed = format!("a URL that begins with {}", schemes.join(", "));
+    let allowed = format!("a URL without spaces that begins with {}", schemes.join(", "));
     r.value(flag, &allowed, |text| {
         let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme))?;
-        (!rest.is_empty()).then(|| text.to_owned())
+        (!rest.is_empty() && !rest.contains(char::is_whitespace)).then(|| text.to_owned())
     })
     .map(Some)
 }

@@ -119,6 +119,14 @@ async fn refusals_and_absent_nodes_end_it_with_1() {
 }
 
 #[tokio::test]
+async fn a_port_that_welcomes_nobody_is_told() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let workers = node.worker_http("").replace("http://", "ws://");
+    let tail = line_at(&node, &["tail", "--user", "42", "--client-url", &workers]).spawn("tail");
+    tail.log_line(3 * BOUND, "a hint", |line| line.contains("is this a client port?")).await;
+}
+
+#[tokio::test]
 async fn a_node_that_is_busy_is_asked_again() {
     let node = NodeBuilder::local("node-a").set("--max-sessions-per-user", "1").start().await;
     let first = tail(&node, &["--user", "42"]);

@@ -120,6 +120,7 @@ async fn each_kind_of_mistake_is_found() {
         ("--env", "staging?"),
         ("--trusted-proxies", "10.0.0.0/99"),
         ("--node-id", ""),
+        ("--client-url", "ws://a relay"),
     ];
     for (flag, value) in cases {
         let argument = format!("{flag}={value}");
