@@ -5,7 +5,7 @@
 const ANSWER_IN = 5000;
 /** A connection that lived for so long was no failure, ms. */
 const SETTLED = 5000;
-/** When a connection by server-sent events gives way to a WebSocket again, where there was one before, ms. */
+/** When a connection by server-sent events first gives way to a WebSocket again, where there was one before, ms. */
 const BETTER_AFTER = 60_000;
 /** Upward messages that may wait for a connection. */
 const MOST_WAITING = 64;
@@ -124,6 +124,7 @@ class Connection {
   #tries = 0; // failures that the next wait is reckoned from
   #misses = 0; // attempts in a row that found no node
   #welcomedAt = 0;
+  #better = BETTER_AFTER;
   #worked = {}; // which transports have carried a welcome
   #timers = {};
   #interval = 25_000; // between the node's signs of life, ms
@@ -173,7 +174,7 @@ class Connection {
   }
 
   ack(id) {
-    if (this.#kept && !isLater(id, this.#kept)) return;
+    if (!id || (this.#kept && !isLater(id, this.#kept))) return; // transient events have none
     this.#keep(id);
     if (this.state === "open") this.#line.send?.({ type: "ack", id });
   }
@@ -284,9 +285,10 @@ class Connection {
     return this.#misses % 2 === (sse ? 0 : 1) ? "sse" : "websocket";
   }
 
-  #redial() {
+  #redial(misses = 0) {
     this.#hangUp();
-    this.#misses = 0;
+    this.#misses = misses;
+    this.#tries = this.#welcomedAt = 0;
     this.#dial();
   }
 
@@ -378,8 +380,12 @@ class Connection {
     if (recovered) this.#arrive(); // else a gap is told first
     this.#listen();
     this.#renewBefore(expiryOf(token));
-    // It was a bad moment, not a network that breaks WebSockets: the better way is tried again.
-    if (this.transport === "sse" && this.#worked.websocket) this.#after("better", BETTER_AFTER, () => this.#redial());
+    // Was it a bad moment, or a network that breaks WebSockets? The better way is tried again, once, ever more rarely.
+    if (this.transport === "websocket") this.#better = BETTER_AFTER;
+    else if (this.#worked.websocket) {
+      this.#after("better", this.#better, () => this.#redial(2));
+      this.#better *= 2;
+    }
     this.#set("open", { userId, clientId, nodeId, position, recovered, replayed, transport: this.transport });
     this.#sendWaiting();
   }
