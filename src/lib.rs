@@ -21,7 +21,7 @@
 //! | 1 | [`handle`], [`registry`], [`lease`], [`engine`], [`auth`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
 //! | 1 | [`fault`] | deliberate faults that no shipped build has, to check the checker |
 //! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`lock`], [`tls`] | words, checked where they enter; how many may wait; taking locks; whom to trust |
-//! | 0 | [`metrics`], [`trace`] | what is counted, and how it is told; following one user |
+//! | 0 | [`metrics`], [`logging`], [`trace`] | what is counted, and how it is told; the log's way out; following one user |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
 //! As an event you pass each room once on your way down from the worker into the log, and once from there up to the
@@ -59,6 +59,7 @@ pub mod id;
 pub mod lease;
 pub mod listener;
 pub mod lock;
+pub mod logging;
 pub mod metrics;
 pub mod protocol;
 pub mod registry;

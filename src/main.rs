@@ -1,10 +1,12 @@
 //! The program: settings, logging, a node, a drain.
 
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use switchboard::cli::{self, Cli};
 use switchboard::command::{self, Failure, Outcome};
 use switchboard::health::{self, Target};
+use switchboard::logging;
 use switchboard::relay::Relay;
 use switchboard::renewal::End;
 use switchboard::settings::read::Reader;
@@ -76,8 +78,11 @@ fn serve(given: Reader) -> ExitCode {
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    log(&settings);
-    on(settings.threads, async {
+    if let Err(error) = log(&settings) {
+        eprintln!("switchboard: cannot start: {error}");
+        return ExitCode::FAILURE;
+    }
+    let code = on(settings.threads, async {
         let relay = match Relay::start(settings).await {
             Ok(relay) => relay,
             Err(error) => {
@@ -89,7 +94,9 @@ fn serve(given: Reader) -> ExitCode {
             End::Stopped => ExitCode::SUCCESS,
             End::TakenOver | End::Failed => ExitCode::FAILURE,
         }
-    })
+    });
+    logging::flush();
+    code
 }
 
 async fn ask_health(mut given: Reader) -> ExitCode {
@@ -115,15 +122,16 @@ fn read(given: Reader) -> Result<Settings, ExitCode> {
     })
 }
 
-fn log(settings: &Settings) {
+fn log(settings: &Settings) -> io::Result<()> {
     let filter = tracing_subscriber::EnvFilter::new(&settings.log_level);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let log = logging::start()?;
+    // A line that cannot be formatted must not be told on standard error: that may be broken, too.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    let builder = builder.with_writer(move || log);
     match settings.log_format {
         // Colours are for people at a terminal.
-        LogFormat::Text => {
-            use std::io::IsTerminal;
-            builder.with_target(false).with_ansi(std::io::stdout().is_terminal()).init();
-        }
+        LogFormat::Text => builder.with_target(false).with_ansi(io::stdout().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
     }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, warn};
 
+use crate::logging;
+
 /// Exit status where a drain was cut short.
 const CUT_SHORT: i32 = 1;
 
@@ -19,6 +21,7 @@ pub async fn asked() {
     tokio::spawn(async move {
         either(&mut term, &mut int).await;
         warn!("asked to stop again: ending at once");
+        logging::flush();
         std::process::exit(CUT_SHORT);
     });
 }

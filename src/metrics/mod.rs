@@ -16,6 +16,7 @@ use prometheus::{
 
 use crate::close::Close;
 use crate::id::EventId;
+use crate::logging;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::Receipt;
 use clock::Clock;
@@ -103,6 +104,7 @@ pub struct Metrics {
     inbox_lag: IntGauge,
     ingress_lag: IntGauge,
     clock_offset: Gauge,
+    log_lines_left_out: IntCounter,
 }
 
 /// Makes metrics and puts them on the list.
@@ -194,6 +196,10 @@ impl Metrics {
                 "redis_clock_offset_seconds",
                 "How far the clock of Redis is ahead of this machine's.",
             ))?)?,
+            log_lines_left_out: make.counter(
+                "log_lines_left_out_total",
+                "Lines that the log is missing, because its reader was too slow.",
+            )?,
             registry: make.0,
         };
         // A rate sees the first of a kind only where a zero was there before.
@@ -268,6 +274,8 @@ impl Metrics {
             self.ingress_lag.set(i64::try_from(ingress).unwrap_or(i64::MAX));
         }
         self.clock_offset.set(self.clock.ahead());
+        // Two who ask at once must not count twice.
+        self.log_lines_left_out.inc_by(logging::left_out().saturating_sub(self.log_lines_left_out.get()));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

@@ -44,6 +44,7 @@ mod ingress_faults;
 mod keys;
 mod last_ping;
 mod local_mode;
+mod log_reader;
 mod metrics;
 mod mutations;
 mod node_identity;

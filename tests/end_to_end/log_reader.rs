@@ -1,0 +1,67 @@
+//! Whoever reads the log may stall, or go: that costs the log, and nobody else.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::process::Launch;
+use crate::support::{BOUND, eventually, http, within};
+
+/// Each session writes two lines: more of them than a pipe holds.
+const SESSIONS: usize = 600;
+
+async fn sessions(client_url: &str, count: usize) {
+    let serve = async {
+        for user in 0..count {
+            let url = format!("{client_url}/ws?userId={user}");
+            assert_eq!(http::upgrade(&url, &[]).await.status, 101);
+        }
+    };
+    within(6 * BOUND, "the sessions", serve).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_or_goes_costs_the_log_alone() {
+    let args = ["--mode", "local", "--client-port", "0", "--worker-port", "0", "--log-format", "json"];
+    let more = ["--bind", "127.0.0.1", "--drain-timeout", "1s"];
+    let args = args.iter().chain(&more).map(|&arg| arg.to_owned()).collect();
+    let (mut command, _dir) = Launch { args, ..Launch::default() }.command();
+    let (log, both) = std::io::pipe().unwrap();
+    let mut node =
+        command.stdout(both.try_clone().unwrap()).stderr(both).stdin(Stdio::null()).spawn().unwrap();
+    drop(command); // it has both ends' copies
+    let mut log = BufReader::new(log);
+    let (mut client, mut worker) = (String::new(), String::new());
+    while client.is_empty() || worker.is_empty() {
+        let mut line = String::new();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let fields = &line["fields"];
+        if fields["message"] == "listening" {
+            let url = fields["url"].as_str().unwrap().to_owned();
+            *(if fields["port"] == "client" { &mut client } else { &mut worker }) = url;
+        }
+    }
+
+    let [health, ready] =
+        ["healthz", "readyz"].map(|path| format!("{}/{path}", worker.replace("ws://", "http://")));
+    eventually(BOUND, "a node that is ready", async || {
+        let answer = http::get(&ready).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.status.to_string()) }
+    })
+    .await;
+    sessions(&client, SESSIONS).await;
+    assert_eq!(within(BOUND, "an answer", http::get(&health)).await.status, 200);
+
+    drop(log);
+    sessions(&client, 10).await;
+    assert_eq!(within(BOUND, "an answer", http::get(&health)).await.status, 200);
+    kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
+    let status = eventually(2 * BOUND, "the end", async || {
+        node.try_wait().unwrap().ok_or_else(|| "it runs on".to_owned())
+    })
+    .await;
+    assert_eq!(status.code(), Some(0), "a drain");
+}
