@@ -18,7 +18,11 @@ pub struct DotEnv {
 }
 
 fn is_setting(line: &str) -> bool {
-    let name = line.split('=').next().unwrap_or_default().trim();
+    names_setting(line.split(['=', ':']).next().unwrap_or_default())
+}
+
+fn names_setting(name: &str) -> bool {
+    let name = name.trim();
     let name = name.strip_prefix("export ").unwrap_or(name).trim();
     let name = name.strip_suffix("_FILE").unwrap_or(name);
     SETTINGS.iter().any(|setting| name == setting.env)
@@ -42,7 +46,8 @@ pub fn read() -> DotEnv {
 }
 
 fn parse(text: &str) -> DotEnv {
-    let text = literal(text);
+    // A byte-order mark, as some editors write one, is no part of the first name.
+    let text = literal(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut read = DotEnv::default();
     for pair in dotenvy::from_read_iter(text.as_bytes()) {
         match pair {
@@ -68,12 +73,17 @@ fn parse(text: &str) -> DotEnv {
 }
 
 /// A `$` is a character like any other, as for `docker run --env-file`, and not the name of another variable: it would
-/// be gone from a secret without a word.
+/// be gone from a secret without a word. `NAME: value` is `NAME=value`, as for Node.js.
 fn literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
+        let colon = line.find(": ").filter(|&at| names_setting(&line[..at]));
         let mut before = ' ';
-        for character in line.chars() {
+        for (at, character) in line.char_indices() {
+            if colon == Some(at) {
+                out.push('=');
+                continue;
+            }
             // Between single quotes nothing is replaced, and nothing can be escaped.
             if character == '$' && before != '\\' && !line.contains('\'') {
                 out.push('\\');
@@ -114,6 +124,26 @@ mod tests {
             assert!(told.starts_with(&format!(".env, line {number}: ")), "{told}");
             assert!(!told.contains("secret") && !told.contains("hunter2"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_file_that_node_js_reads_says_the_same_here() {
+        let read = parse(
+            "\u{feff}NODE_ENV=production\r\nexport BIND_ADDR: 0.0.0.0\r\nWORKER_TOKEN:  \"a: b\"\r\nCLIENT_SOCKET_URL=ws://a: b\r\n",
+        );
+        let value = |name: &str| read.variables[name].as_str();
+        assert_eq!(
+            ["NODE_ENV", "BIND_ADDR", "WORKER_TOKEN"].map(value),
+            ["production", "0.0.0.0", "a: b"],
+            "{read:?}"
+        );
+        assert_eq!(
+            (read.mistakes.len(), &read.passed_over[..]),
+            (1, &[][..]),
+            "a value with a space: {read:?}"
+        );
+        // What is neither is a mistake all the same.
+        assert_eq!(parse("WORKER_TOKEN:abc\n").mistakes.len(), 1);
     }
 
     #[test]
