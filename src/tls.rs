@@ -1,7 +1,10 @@
 //! Whom connections to servers by TLS trust.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Trusts the system's authorities, or those of the file that `SSL_CERT_FILE` names.
@@ -23,6 +26,21 @@ pub fn trusting_system() -> Result<ClientConfig, String> {
 /// Never, as long as the provider knows the usual versions of TLS.
 pub fn trusting_nobody() -> Result<ClientConfig, String> {
     trusting(RootCertStore::empty())
+}
+
+/// Whether a PEM file can be read and has certificates in it, whole ones.
+pub fn has_certificates(file: &Path) -> bool {
+    let Ok(mut certificates) = CertificateDer::pem_file_iter(file) else { return false };
+    let mut any = false;
+    certificates.all(|certificate| {
+        any = true;
+        certificate.is_ok()
+    }) && any
+}
+
+/// Whether a PEM file can be read and has a private key in it.
+pub fn has_key(file: &Path) -> bool {
+    PrivateKeyDer::from_pem_file(file).is_ok()
 }
 
 fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {

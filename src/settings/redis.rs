@@ -1,10 +1,11 @@
 //! Settings of Redis: where it is, and how it is used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::{Mistake, Reader};
-use crate::engine::redis::connection::{Address, FORMS, Topology};
+use crate::engine::redis::connection::{Address, AddressError, FORMS, Topology};
+use crate::tls::{has_certificates, has_key};
 
 /// Redis, checked.
 #[derive(Debug, Clone)]
@@ -61,12 +62,14 @@ pub fn read(r: &mut Reader) -> Option<Option<Redis>> {
 
 /// An address; the default one where none is wanted.
 fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
-    let file = |r: &Reader, flag| r.given(flag).map(PathBuf::from);
     let db = match r.given("redis-db") {
         Some(_) => r.number("redis-db", 0, 65_535).map(|db| Some(i64::try_from(db).unwrap_or_default())),
         None => Some(None),
     };
-    let (ca, cert, key) = (file(r, "redis-ca"), file(r, "redis-cert"), file(r, "redis-key"));
+    let ca = pem(r, "redis-ca", "a PEM file with certificates", has_certificates);
+    let cert = pem(r, "redis-cert", "a PEM file with a certificate", has_certificates);
+    let key = pem(r, "redis-key", "a PEM file with a private key", has_key);
+    let (ca, cert, key) = (ca?, cert?, key?);
     if cert.is_some() != key.is_some() {
         r.mistake(
             if cert.is_some() { "redis-key" } else { "redis-cert" },
@@ -76,10 +79,22 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
     let url = r.value("redis-url", FORMS, |text| is_known(text).then(|| text.to_owned()))?;
     let address = Address { url, db: db?, ca, cert, key };
     if wanted && let Err(error) = address.topology() {
-        r.mistakes.push(Mistake(error.to_string()));
+        match error {
+            AddressError::Form(form) => r.mistake("redis-url", form),
+            AddressError::Url(error) => r.mistake("redis-url", &format!("{FORMS} ({error})")),
+            error @ AddressError::Pem { .. } => r.mistakes.push(Mistake(error.to_string())),
+        }
         return None;
     }
     Some(address)
+}
+
+/// A file that has what it should; the inner option is none where none is given.
+fn pem(r: &mut Reader, flag: &str, allowed: &str, fits: fn(&Path) -> bool) -> Option<Option<PathBuf>> {
+    if r.given(flag).is_none() {
+        return Some(None);
+    }
+    r.value(flag, allowed, |path| fits(Path::new(path)).then(|| PathBuf::from(path))).map(Some)
 }
 
 /// Whether a URL has one of the schemes, and the form that goes with it.

@@ -121,6 +121,12 @@ async fn each_kind_of_mistake_is_found() {
         ("--trusted-proxies", "10.0.0.0/99"),
         ("--node-id", ""),
         ("--client-url", "ws://a relay"),
+        ("--redis-ca", "Cargo.toml"),
+        ("--redis-cert", "/nowhere/cert.pem"),
+        ("--redis-key", "/nowhere/key.pem"),
+        ("--redis-url", "redis+cluster://"),
+        ("--redis-url", "redis+sentinel://h1,h2"),
+        ("--redis-url", "redis://h:x"),
     ];
     for (flag, value) in cases {
         let argument = format!("{flag}={value}");
