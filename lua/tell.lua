@@ -3,7 +3,7 @@
 -- through. They are a moment's, but after such a death.
 --
 -- KEYS[1] -> presence (STREAM)
--- ARGV[1] -> entries to keep, about
+-- ARGV[1] -> entries to keep; of 1,000 or more, about
 -- ARGV[2i+2] -> user id
 -- ARGV[2i+3] -> what is owed: '<entry told last, or 0> <us> <state> <node> ...'
 --
@@ -11,6 +11,7 @@
 
 local presence, most = KEYS[1], ARGV[1]
 local CHUNK = 500
+local trim = tonumber(most) < 1000 and '=' or '~'
 
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -56,7 +57,7 @@ for i = 0, (#ARGV - 1) / 2 - 1 do
     at = at + 1
     -- Another may have told more than these edges by now; what is noted of them is their own last entry.
     local entry = user.seen[at]
-      or redis.call('XADD', presence, 'MAXLEN', '~', most, '*', 'user', name, 'state', state, 'node', node)
+      or redis.call('XADD', presence, 'MAXLEN', trim, most, '*', 'user', name, 'state', state, 'node', node)
     last = state .. ' ' .. entry
   end
   results[i + 1] = last

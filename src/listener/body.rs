@@ -18,7 +18,7 @@ pub const ALL: usize = 256 * 1024 * 1024;
 const LEAST_RATE: u32 = 16 * 1024;
 /// Bytes of a refused body that are read all the same, and for how long: who is still sending when the connection ends
 /// may lose the answer.
-const DISCARDED: usize = 1024 * 1024;
+const DISCARDED: usize = 64 * 1024 * 1024;
 const DISCARDING: Duration = Duration::from_secs(1);
 
 /// What all bodies share.

@@ -38,7 +38,8 @@ async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Re
                 .map_err(|_| Refusal::new(Code::InvalidFrame, "the line is not UTF-8"))
         };
         let answers = all(lines.take(MAX_ITEMS + 1).map(item).collect(), ports).await?;
-        return Ok(http::answer(StatusCode::OK, "application/x-ndjson", answers.join("\n") + "\n"));
+        let answers: String = answers.into_iter().map(|answer| answer + "\n").collect();
+        return Ok(http::answer(StatusCode::OK, "application/x-ndjson", answers));
     }
     let text = Utf8Bytes::try_from(body.bytes.clone())
         .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is not UTF-8"))?;

@@ -96,7 +96,8 @@ fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refu
     tokio::spawn(async move {
         let _place = place;
         if let Some((stream, read)) = http::upgraded(request).await {
-            let most = ports.max_event + ENVELOPE;
+            // An event that is far too large still gets its answer, and costs nobody else's in this socket theirs.
+            let most = ports.max_event.saturating_mul(4).saturating_add(ENVELOPE);
             let socket = Socket::new(stream, read, WORKER_READ_BUFFER, most).await;
             info!(worker = %id, "worker connected");
             ports.router.metrics().workers.inc();

@@ -17,11 +17,13 @@ async fn a_worker_frame_that_is_too_big_closes_with_1009_whole_or_in_pieces() {
     let mut beside = Beside::open(&node).await;
     // The event's own bound is told in an answer; beyond the rest of a frame there is nothing to answer.
     let mut worker = Worker::open(&node).await;
-    let large = json!({"userId": "42", "event": "e", "data": "x".repeat(70_000)}).to_string();
-    assert_eq!(worker.ask(&large).await["code"], "too_large");
+    for size in [70_000, 250_000] {
+        let large = json!({"userId": "42", "event": "e", "data": "x".repeat(size)}).to_string();
+        assert_eq!(worker.ask(&large).await["code"], "too_large");
+    }
     for pieces in [1, 10] {
         let mut bad = RawClient::upgrade_at(node.worker_address(), "").await;
-        let piece = vec![b' '; 400_000 / pieces];
+        let piece = vec![b' '; 600_000 / pieces];
         bad.send(pieces == 1, TEXT, &piece).await;
         for _ in 1..pieces {
             bad.send(false, 0, &piece).await;

@@ -104,8 +104,11 @@ async fn lines_are_answered_in_order_and_a_bad_one_in_its_place() {
     assert_eq!(kinds, ["ack", off, "ack", "invalid_user_id", off, "ack", off, "ack", "ack"]);
     let refs: Vec<_> = answers.iter().map(|answer| answer["ref"].as_str()).collect();
     assert_eq!(refs, [None, None, Some("mine"), None, Some("off"), None, None, None, None]);
-    assert!(answers[1]["message"].as_str().unwrap().contains("line 2"), "{}", answers[1]);
+    assert!(answers[1]["message"].as_str().unwrap().contains("line 3"), "{}", answers[1]);
     assert!(ran.err.contains("4 of 9"), "{ran:?}");
+    let ran =
+        run(&line_at(&node, &["publish"]), "{\"userId\":\"42\",\"event\":\"e\"}\n\n \n\nnot JSON\n").await;
+    assert!(ran.json_lines()[1]["message"].as_str().unwrap().starts_with("line 5"), "{ran:?}");
     let flags = run(&line_at(&node, &["publish", "-", "--user", "42"]), "").await;
     assert_eq!(flags.code, Some(2), "{flags:?}");
 }

@@ -122,6 +122,18 @@ async fn lines_get_lines() {
         check_answers(&answers.collect::<Vec<Value>>());
         assert_eq!(data(&client.events(2).await), ["1", "3"]);
     }
+    for none in ["", "\n \n"] {
+        assert_eq!(http::post_as(&url, "application/x-ndjson", none).await.body, "", "no lines");
+    }
+}
+
+#[tokio::test]
+async fn whoever_sends_all_of_a_body_that_is_too_large_gets_the_answer() {
+    let node = NodeBuilder::local("solo").start().await;
+    for _ in 0..4 {
+        let answer = http::post(&node.worker_http("/publish"), &" ".repeat(40 << 20)).await;
+        assert_eq!(answer.refused(413), "too_large");
+    }
 }
 
 #[tokio::test]

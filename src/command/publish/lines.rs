@@ -53,6 +53,7 @@ pub async fn run(to: &Endpoint) -> Outcome {
         bytes: 0,
         count: Count {
             since: Instant::now(),
+            lines: 0,
             sent: 0,
             answered: 0,
             refused: 0,
@@ -127,6 +128,7 @@ impl Pipeline {
     }
 
     fn take(&mut self, line: Vec<u8>) {
+        self.count.lines += 1;
         if line.trim_ascii().is_empty() {
             return;
         }
@@ -156,7 +158,7 @@ impl Pipeline {
 
     /// Answers the last line, which is not sent.
     fn refuse(&mut self, reference: Option<&str>, refusal: Refusal) {
-        let refusal = Refusal::new(refusal.code, format!("line {}: {}", self.count.sent, refusal.message));
+        let refusal = Refusal::new(refusal.code, format!("line {}: {}", self.count.lines, refusal.message));
         let outcome: Result<Receipt, Refusal> = Err(refusal);
         self.waiting.push_back(Waiting::Answered(answer(reference, &outcome)));
     }
@@ -231,6 +233,8 @@ fn with_ref(object: &str, reference: &str) -> Utf8Bytes {
 /// What a person at a terminal wants to know meanwhile.
 struct Count {
     since: Instant,
+    /// Empty ones, too.
+    lines: u64,
     sent: u64,
     answered: u64,
     refused: u64,

@@ -306,10 +306,12 @@ pub fn user_keys(context: &Context, call: &mut redis::Cmd, user: &UserId) {
         .arg(context.keys.cursor(user));
 }
 
-/// An `XADD` to a stream that keeps `--uplink-length` entries.
+/// An `XADD` to a stream that keeps `--uplink-length` entries: of many, some 100 more until Redis can let go of them all
+/// at once.
 pub fn bounded_add(context: &Context, stream: String) -> redis::Cmd {
+    let most = context.config.uplink_length;
     let mut add = cmd("XADD");
-    add.arg(stream).arg("MAXLEN").arg("~").arg(context.config.uplink_length).arg("*");
+    add.arg(stream).arg("MAXLEN").arg(if most < 1000 { "=" } else { "~" }).arg(most).arg("*");
     add
 }
 
