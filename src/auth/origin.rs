@@ -54,7 +54,10 @@ impl Pattern {
         }
         let text = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
         let (scheme, host) = text.split_once("://")?;
-        if scheme.is_empty() || host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
+        // As browsers spell them: `chrome-extension://...` is one, too.
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+        if !is_scheme || host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
             return None;
         }
         match host.strip_prefix('*') {
@@ -95,9 +98,16 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_is_refused() {
-        for bad in
-            ["", "example.com", "https://", "https://*", "https://a.*.com", "https://*.", "https://x/y"]
-        {
+        for bad in [
+            "",
+            "example.com",
+            "https://",
+            "https://*",
+            "https://a.*.com",
+            "https://*.",
+            "https://x/y",
+            "[http://x.com]",
+        ] {
             assert!(Origins::parse(bad).is_none(), "{bad}");
         }
     }

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::endpoint::Endpoint;
 use super::{Failure, Outcome, print, wire};
+use crate::listener::http::NODE_HEADER;
 use crate::settings::read::Reader;
 
 /// What was asked for.
@@ -65,8 +66,9 @@ async fn look(to: &Endpoint) -> Result<Value, Failure> {
     let mut report: Value = serde_json::from_slice(&body)
         .map_err(|error| Failure::Failed(format!("{to} answered with something else than JSON: {error}")))?;
     if let Some(nodes) = report["nodes"].as_array_mut() {
-        let ready =
-            join_all(nodes.iter().map(|node| is_ready(node["workerUrl"].as_str().unwrap_or_default()))).await;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let asked = nodes.iter().map(|node| is_ready(text(&node["workerUrl"]), text(&node["nodeId"])));
+        let ready = join_all(asked).await;
         for (node, (ready, reason)) in nodes.iter_mut().zip(ready) {
             node["ready"] = json!(ready);
             node["reason"] = json!(reason);
@@ -76,12 +78,16 @@ async fn look(to: &Endpoint) -> Result<Value, Failure> {
 }
 
 /// Whether the node at a URL should get clients, if it says so, and else why.
-async fn is_ready(url: &str) -> (Option<bool>, Option<String>) {
-    let Ok(node) = Endpoint::at(url) else { return (None, Some("its worker URL is no address".into())) };
-    match timeout(PATIENCE, wire::ask(&node, Method::GET, "/readyz", None)).await {
-        Ok(Ok((status, _))) if status.is_success() => (Some(true), None),
-        Ok(Ok((_, body))) => {
-            let body = String::from_utf8_lossy(&body);
+async fn is_ready(url: String, node: String) -> (Option<bool>, Option<String>) {
+    let Ok(to) = Endpoint::at(&url) else { return (None, Some("its worker URL is no address".into())) };
+    match timeout(PATIENCE, wire::ask(&to, Method::GET, "/readyz", None)).await {
+        // A node of an older release does not say who it is.
+        Ok(Ok(answer)) if answer.headers().get(NODE_HEADER).is_some_and(|other| *other != *node) => {
+            (None, Some(format!("from here, {url} is another node")))
+        }
+        Ok(Ok(answer)) if answer.status().is_success() => (Some(true), None),
+        Ok(Ok(answer)) => {
+            let body = String::from_utf8_lossy(answer.body());
             let reason = body.trim().trim_start_matches("not ready: ");
             (Some(false), Some(reason.chars().take(80).collect()))
         }

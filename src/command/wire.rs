@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -115,11 +115,11 @@ pub async fn websocket(to: &Endpoint, query: &str) -> Result<WebSocket, NoSocket
 /// # Errors
 /// Where no answer came, or one that is not 2xx: then `code: message`, as the node puts it.
 pub async fn http(to: &Endpoint, method: Method, path: &str, body: Option<String>) -> Result<Bytes, Failure> {
-    let (status, body) = ask(to, method, path, body).await?;
-    if status.is_success() {
-        return Ok(body);
+    let answer = ask(to, method, path, body).await?;
+    if answer.status().is_success() {
+        return Ok(answer.into_body());
     }
-    Err(Failure::Failed(reason(status.as_u16(), &body)))
+    Err(Failure::Failed(reason(answer.status().as_u16(), answer.body())))
 }
 
 /// Asks over HTTP, and gives whatever answer comes.
@@ -131,7 +131,7 @@ pub async fn ask(
     method: Method,
     path: &str,
     body: Option<String>,
-) -> Result<(StatusCode, Bytes), Failure> {
+) -> Result<Response<Bytes>, Failure> {
     let stream = connect(to).await.map_err(Failure::Failed)?;
     match timeout(PATIENCE, exchange(to, stream, method, path, body)).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -148,7 +148,7 @@ async fn exchange(
     method: Method,
     path: &str,
     body: Option<String>,
-) -> Result<(StatusCode, Bytes), Trouble> {
+) -> Result<Response<Bytes>, Trouble> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let mut request = Request::builder().method(method).uri(to.resource(path)).header(HOST, to.authority());
@@ -159,9 +159,8 @@ async fn exchange(
         request = request.header(CONTENT_TYPE, "application/json");
     }
     let request = request.body(Full::new(Bytes::from(body.unwrap_or_default())))?;
-    let answer = sender.send_request(request).await?;
-    let status = answer.status();
-    Ok((status, answer.into_body().collect().await?.to_bytes()))
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
 }
 
 /// A refusal's code and message, or what can be said of another answer.

@@ -116,6 +116,10 @@ pub fn wrong_method(allowed: &str) -> Answer {
     answer
 }
 
+/// Which node answers `GET /readyz`: at an address that several share, or that means another machine to whoever asks, it
+/// need not be the one that was meant.
+pub const NODE_HEADER: &str = "switchboard-node";
+
 /// `GET /healthz`: the process is alive.
 pub fn healthz() -> Answer {
     answer(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
@@ -123,7 +127,7 @@ pub fn healthz() -> Answer {
 
 /// `GET /readyz`: whether the node should get clients.
 pub fn readyz(ports: &Ports) -> Answer {
-    match ports.is_ready() {
+    let mut answer = match ports.is_ready() {
         Ok(()) => {
             let mut body = "ready\n".to_owned();
             if let Some(warning) = ports.router.engine().warning() {
@@ -136,7 +140,11 @@ pub fn readyz(ports: &Ports) -> Answer {
             "text/plain; charset=utf-8",
             format!("not ready: {reason}\n"),
         ),
+    };
+    if let Ok(node) = HeaderValue::from_str(ports.router.node().as_str()) {
+        answer.headers_mut().insert(NODE_HEADER, node);
     }
+    answer
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::node::two_ports;
 use crate::support::terminal::{at, line, line_at};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Pair, eventually, http};
+use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, eventually, http};
 
 #[tokio::test]
 async fn one_node_answers_for_all() {
@@ -43,6 +43,21 @@ async fn one_node_answers_for_all() {
     assert_eq!(cells[1..4], ["yes", "2", "1"], "{}", ran.out);
     assert!(ran.out.contains(&format!("read by {reader}")), "{}", ran.out);
     assert!(ran.out.contains("events:dead  1 entries"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_worker_url_that_leads_to_another_node_says_nothing_of_this_one() {
+    let redis = RedisServer::start().await;
+    let a = NodeBuilder::redis("node-a", &redis).start().await;
+    let b = NodeBuilder::redis("node-b", &redis).set("--worker-url", &a.worker_url).start().await;
+    let ran = at(&a, &["status", "--json"]).await;
+    let status: Value = serde_json::from_str(&ran.out).unwrap();
+    let [first, second] = [&status["nodes"][0], &status["nodes"][1]];
+    assert_eq!((&first["nodeId"], &first["ready"]), (&json!("node-a"), &json!(true)), "{status}");
+    assert_eq!((&second["nodeId"], &second["ready"]), (&json!("node-b"), &json!(null)), "{status}");
+    assert!(second["reason"].as_str().unwrap().contains("is another node"), "{status}");
+    let ran = at(&b, &["status"]).await;
+    assert!(ran.out.contains("unknown"), "{ran:?}");
 }
 
 #[tokio::test]

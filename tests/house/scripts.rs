@@ -134,7 +134,16 @@ fn kubernetes_tells_nodes_what_they_understand() {
             assert_eq!(secret["name"], secrets["metadata"]["name"]);
             assert!(secrets["stringData"][secret["key"].as_str().unwrap()].is_string(), "{secret}");
         }
-        environment.insert(name.to_owned(), "given".to_owned());
+        let value = variable["value"].as_str().unwrap_or("given");
+        // `$(POD_IP)` stands for a variable before it, which is then none of the node's.
+        let value = match (value.find("$("), value.find(')')) {
+            (Some(from), Some(to)) => {
+                let given = environment.remove(&value[from + 2..to]).expect("a variable before it");
+                value[..from].to_owned() + &given + &value[to + 1..]
+            }
+            _ => value.to_owned(),
+        };
+        environment.insert(name.to_owned(), value);
     }
     assert_eq!(node["envFrom"][0]["configMapRef"]["name"], manifest("ConfigMap")["metadata"]["name"]);
     let settings = understood(&environment);
@@ -143,6 +152,8 @@ fn kubernetes_tells_nodes_what_they_understand() {
     let ports: Vec<_> =
         node["ports"].as_array().unwrap().iter().map(|port| port["containerPort"].as_u64()).collect();
     assert_eq!(ports, [Some(settings.client_port.into()), Some(settings.worker_port.into())]);
+    let worker_url = format!("ws://given:{}", settings.worker_port);
+    assert_eq!(settings.worker_url, Some(worker_url));
     assert_eq!(node["readinessProbe"]["httpGet"]["path"], "/readyz");
     assert_eq!(node["livenessProbe"]["httpGet"]["path"], "/healthz");
 }
