@@ -123,6 +123,9 @@ async fn serve(mut socket: Socket, ports: &Ports) -> Option<Close> {
             message = socket.next(), if in_flight.has_room() => match message {
                 Some(Ok(Message::Text(text))) => {
                     take(&text, ports, &mut in_flight);
+                    if ping_out {
+                        due.as_mut().reset(Instant::now() + patience); // whoever publishes is not silent
+                    }
                     Ok(())
                 }
                 Some(Ok(Message::Binary(_))) => break Some(Close::Binary),

@@ -29,7 +29,7 @@ pub(super) enum Tick {
 enum Ping {
     /// The next ping goes out at this time.
     Due(Instant),
-    /// A ping is out; a pong must come before this time, and then confirms everything up to this id.
+    /// A ping is out; the peer must send something before this time, and its pong confirms everything up to this id.
     Out { until: Instant, confirms: EventId },
     /// As that, but it is the last one, and its time is a moment: after it the session closes for this.
     Last { until: Instant, confirms: EventId, close: Close },
@@ -136,6 +136,13 @@ impl Clock {
         }
     }
 
+    /// The peer has sent something else: it is not silent, and its pong may take longer.
+    pub(super) fn heard(&mut self) {
+        if let Ping::Out { until, .. } = &mut self.ping {
+            *until = Instant::now() + self.pong_timeout;
+        }
+    }
+
     /// The peer has shown that it is there: the next ping is due after a while.
     pub(super) fn answered(&mut self) {
         if matches!(self.ping, Ping::Out { .. }) {
@@ -180,7 +187,11 @@ mod tests {
         assert_eq!(clock.pong(b"7-0"), None);
         assert_eq!(tick(&mut clock).await, Tick::Ping);
         clock.pinged(sent);
+        let silent_from = Instant::now() + Duration::from_secs(2);
+        sleep_until(silent_from).await;
+        clock.heard();
         assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout));
+        assert_eq!(Instant::now(), silent_from + Duration::from_secs(3), "it was not silent before");
     }
 
     #[tokio::test(start_paused = true)]

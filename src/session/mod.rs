@@ -321,6 +321,7 @@ impl Session {
             self.confirm(confirmed, "pong");
             return Ok(self.clock.closes_for().map(End::Close));
         }
+        self.clock.heard();
         match self.rate.take() {
             Verdict::Allowed => {}
             Verdict::Limited => {

@@ -1,5 +1,7 @@
 //! WebSocket pings: who answers stays, who is silent goes.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use crate::support::raw::{PING, PONG};
@@ -50,6 +52,23 @@ async fn a_silent_session_leaves_the_users_other_sessions_alone() {
     assert_eq!(silent.closed().await.code, 4200);
     let id = Worker::open(&node).await.event("42", "1").await;
     assert_eq!(good.event().await.id, Some(id));
+}
+
+#[tokio::test]
+async fn whoever_talks_is_not_silent_pong_or_not() {
+    let node = NodeBuilder::local("solo").with(&SETTINGS).start().await;
+    let (mut client, _) = RawClient::open(&node, "userId=42").await;
+    let mut worker = RawClient::upgrade_at(node.worker_address(), "").await;
+    let begun = Instant::now();
+    // A ping comes within 300 ms: longer than that and the timeout.
+    while begun.elapsed() < Duration::from_millis(3000) {
+        client.send_text(r#"{"type":"ping"}"#).await;
+        assert_eq!(client.json("a pong").await, json!({"type": "pong"}));
+        worker.send_text(r#"{"ref":"r","userId":"1","event":"e"}"#).await;
+        assert_eq!(worker.json("an answer").await["type"], "ack");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(client.closed().await.code, 4200);
 }
 
 #[tokio::test]
