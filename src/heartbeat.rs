@@ -13,11 +13,14 @@ use tracing::{debug, warn};
 
 use crate::engine::{LeaseState, MAX_BEATS, Unavailable, UserLease};
 use crate::id::{EventId, UserId};
-use crate::registry::SHARDS;
+use crate::registry::{SHARDS, Unsaved};
 use crate::router::Router;
 
 /// How much quicker a round goes that cannot wait. What it costs Redis is as much more for as long.
 const HURRY: u32 = 4;
+
+/// Between the calls that save what was acknowledged: so they take Redis a hundredth of its time at most.
+const SOON: Duration = Duration::from_millis(25);
 
 /// Users whose newest event a session had not heard of when their lease was renewed. Its hint may be on its way.
 type Unheard = Vec<(UserId, EventId)>;
@@ -44,12 +47,42 @@ pub async fn run(router: Arc<Router>, session_ttl: Duration, hurry: Arc<Notify>)
     }
 }
 
+/// Saves what clients acknowledge, soon after: the lease of their user is renewed early. A pong is not worth that: there
+/// is one for each session in each `--ping-interval`.
+pub async fn save_acks(router: Arc<Router>) {
+    let mut unheard = Unheard::new(); // for the next round of all leases to see
+    loop {
+        let users: Vec<_> = router.acked().take().await.into_iter().collect();
+        for users in users.chunks(MAX_BEATS) {
+            sleep(SOON).await;
+            let of_user = |user: &UserId| Some((user.clone(), router.registry().unsaved_of(user)?));
+            let unsaved: Vec<_> =
+                users.iter().filter_map(of_user).filter(|(_, some)| !some.is_empty()).collect();
+            if !unsaved.is_empty()
+                && router.lease().is_held()
+                && let Err(error) = renew_all(&router, &unsaved, &mut unheard).await
+            {
+                debug!(%error, "what was acknowledged was not saved; the next round of leases tries again");
+            }
+            unheard.clear();
+        }
+    }
+}
+
 /// Renews the leases on a shard's users; looks for what is still unheard of since the last time.
 async fn renew(router: &Router, shard: usize, unheard: &mut Unheard) -> Result<(), Unavailable> {
     for (user, newest) in unheard.drain(..) {
         router.registry().each_of(user.as_str(), |session| session.look_for(newest));
     }
-    let users = router.registry().unsaved(shard);
+    renew_all(router, &router.registry().unsaved(shard), unheard).await
+}
+
+/// Renews the leases on these users, and saves what their sessions have confirmed.
+async fn renew_all(
+    router: &Router,
+    users: &[(UserId, Unsaved)],
+    unheard: &mut Unheard,
+) -> Result<(), Unavailable> {
     for chunk in users.chunks(MAX_BEATS) {
         let leases = chunk
             .iter()

@@ -18,7 +18,7 @@
 //! | 4 | [`listener`], [`settings`] | the two ports: accepting, HTTP, handshakes, workers' sockets; what was asked for |
 //! | 3 | [`session`], [`heartbeat`], [`renewal`], [`drain`] | one socket's life; leases on users; the node's own lease; its end |
 //! | 2 | [`router`] | publish and deliver |
-//! | 1 | [`handle`], [`registry`], [`lease`], [`engine`], [`auth`] | this node's sockets; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
+//! | 1 | [`handle`], [`registry`], [`acked`], [`lease`], [`engine`], [`auth`] | this node's sockets; what they have acknowledged; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
 //! | 1 | [`fault`] | deliberate faults that no shipped build has, to check the checker |
 //! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`lock`], [`tls`] | words, checked where they enter; how many may wait; taking locks; whom to trust |
 //! | 0 | [`metrics`], [`logging`], [`trace`] | what is counted, and how it is told; the log's way out; following one user |
@@ -42,6 +42,7 @@
 // A relay that panics drops everyone it serves; tests may.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod acked;
 pub mod auth;
 pub mod bench;
 pub mod cli;

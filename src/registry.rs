@@ -127,13 +127,20 @@ impl Registry {
     /// The registered users of one of [`SHARDS`] shards, and what their sessions have confirmed since it was last
     /// saved.
     pub fn unsaved(&self, shard: usize) -> Vec<(UserId, Unsaved)> {
-        let unsaved = |session: &Arc<Handle>| Some((session.clone(), session.unsaved()?));
-        lock(&self.shards[shard])
-            .iter()
-            .filter(|(_, sessions)| sessions.iter().any(|session| session.order() != 0))
-            .map(|(user, sessions)| (user.clone(), sessions.iter().filter_map(unsaved).collect()))
-            .collect()
+        let of_user = |(user, sessions): (&UserId, _)| Some((user.clone(), unsaved(sessions)?));
+        lock(&self.shards[shard]).iter().filter_map(of_user).collect()
     }
+
+    /// What a user's sessions have confirmed since it was last saved; none where no session is registered.
+    pub fn unsaved_of(&self, user: &UserId) -> Option<Unsaved> {
+        self.shard(user.as_str()).get(user).and_then(unsaved)
+    }
+}
+
+fn unsaved(sessions: &Sessions) -> Option<Unsaved> {
+    let of_session = |session: &Arc<Handle>| Some((session.clone(), session.unsaved()?));
+    let registered = sessions.iter().any(|session| session.order() != 0);
+    registered.then(|| sessions.iter().filter_map(of_session).collect())
 }
 
 #[cfg(test)]

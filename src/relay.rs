@@ -114,6 +114,7 @@ impl Relay {
         let hurry = Arc::new(Notify::new());
         let lease = tokio::spawn(renewal::keep(router.clone(), settings.node_ttl, hurry.clone(), stop));
         let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), settings.session_ttl, hurry))];
+        tasks.push(tokio::spawn(heartbeat::save_acks(router.clone())));
         let (limits, waiting) = (&ports.limits, settings.waiting_connections);
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
         let for_clients = ports.clone();

@@ -10,6 +10,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tracing::debug;
 
+use crate::acked::Acked;
 use crate::close::Close;
 use crate::engine::{
     Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Published, Registration,
@@ -67,6 +68,7 @@ pub struct Router {
     node: NodeId,
     engine: Arc<dyn Engine>,
     registry: Registry,
+    acked: Acked,
     lease: Lease,
     metrics: Arc<Metrics>,
     registering: Gate,
@@ -84,10 +86,10 @@ impl From<Unavailable> for Refusal {
 impl Router {
     /// A router without sessions. `send_queue` events may wait for one slow socket.
     pub fn new(node: NodeId, engine: Arc<dyn Engine>, metrics: Arc<Metrics>, send_queue: usize) -> Self {
-        let (registry, lease) = (Registry::default(), Lease::default());
+        let (registry, acked, lease) = (Registry::default(), Acked::default(), Lease::default());
         let registering = Gate::new(REGISTERING, WAITING, PATIENCE);
         let leaving = Rounds::new(LEAVING);
-        Self { node, engine, registry, lease, metrics, registering, leaving, send_queue }
+        Self { node, engine, registry, acked, lease, metrics, registering, leaving, send_queue }
     }
 
     /// The same, with `waiting` registrations that may wait for their turn.
@@ -109,6 +111,11 @@ impl Router {
     /// This node's sockets.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Whose positions are to be saved soon.
+    pub fn acked(&self) -> &Acked {
+        &self.acked
     }
 
     /// The right to deliver.

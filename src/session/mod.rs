@@ -347,7 +347,10 @@ impl Session {
         match Incoming::parse(&text) {
             Ok(Incoming::Ping) => self.answer(client::pong())?,
             // What was not sent cannot have arrived.
-            Ok(Incoming::Ack(id)) => self.confirm(id.min(self.last), "ack"),
+            Ok(Incoming::Ack(id)) => {
+                self.confirm(id.min(self.last), "ack");
+                self.registered.router().acked().add(self.registered.user());
+            }
             Ok(Incoming::Message { event, data }) => {
                 steps::note(&self.registered, "message", || vec![("event", event.to_string())]);
                 let sent = self.registered.router().engine().uplink(Uplink {

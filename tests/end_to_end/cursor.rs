@@ -60,6 +60,27 @@ async fn acknowledged_events_do_not_come_again() {
 }
 
 #[tokio::test]
+async fn what_was_acknowledged_outlives_a_node_that_is_killed() {
+    // No heartbeat comes within the test.
+    let mut pair = Pair::with(&[("--session-ttl", "10m")]).await;
+    let mut worker = Worker::open(&pair.b).await;
+    let (mut client, _) = RawClient::open(&pair.a, "userId=42&clientId=tab-1").await;
+    let published = worker.count("42", 1, 3).await;
+    read_ids(&mut client, 3).await;
+    for id in &published {
+        client.send_text(&format!(r#"{{"type":"ack","id":"{id}"}}"#)).await;
+    }
+    let last = published.last().cloned();
+    eventually(BOUND, "the saved position", async || {
+        same(pair.db.hash("cursor:{user:42}").await.remove("tab-1"), last.clone())
+    })
+    .await;
+    pair.a.kill();
+    let again = Client::as_user(&pair.b, "42", "tab-1").await;
+    assert_eq!((&again.welcome["replayed"], &again.welcome["recovered"]), (&0.into(), &true.into()));
+}
+
+#[tokio::test]
 async fn an_old_acknowledgement_does_not_take_a_newer_one_back() {
     let mut stage = Single::start().await;
     let mut worker = Worker::open(&stage.a).await;
