@@ -12,6 +12,7 @@
 -- ARGV[6] -> address for workers
 -- ARGV[7] -> log TTL, ms
 -- ARGV[8] -> form of keys and entries that the process knows; noted where it is not the first
+-- ARGV[9] -> what the process was told as `now` by its first claim; 0, or nothing, where this is the first
 --
 -- returns {1, now, left} where the id is ours: Redis clock in Unix ms, users that an earlier process left behind
 --         {0, ttl, version} where another process holds it: ms until its lease lapses, its version ('' while a
@@ -26,12 +27,14 @@ if owner[1] and owner[1] ~= boot then return { 0, redis.call('PTTL', node), owne
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local started = tonumber(ARGV[9] or 0)
+if started == 0 then started = now end
 redis.call('DEL', inbox)
 redis.call('XGROUP', 'CREATE', inbox, 'node', '0', 'MKSTREAM')
 redis.call('PEXPIRE', inbox, session_ttl + node_ttl)
 -- Whoever is back first, if all go, tells who is offline.
 redis.call('PEXPIRE', users, math.max(log_ttl, session_ttl) + node_ttl)
-redis.call('HSET', node, 'boot', boot, 'started', now, 'version', ARGV[4], 'sessions', 0,
+redis.call('HSET', node, 'boot', boot, 'started', started, 'version', ARGV[4], 'sessions', 0,
   'client_url', ARGV[5], 'worker_url', ARGV[6])
 if format ~= '1' then redis.call('HSET', node, 'format', format) end
 redis.call('PEXPIRE', node, node_ttl)

@@ -252,7 +252,7 @@ pub struct NodeInfo {
     pub sessions: u64,
     /// The program's version.
     pub version: String,
-    /// Unix ms of its start.
+    /// Unix ms: since when its process is up, however often its lease was lost meanwhile.
     pub started: u64,
     /// Where clients connect.
     pub client_url: String,

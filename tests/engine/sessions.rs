@@ -1,11 +1,13 @@
 //! Sessions as others see them, leases, and what goes to every node.
 
-use switchboard::engine::{Disconnect, LeaseState, MAX_BEATS, Uplink, UserLease};
+use std::time::Duration;
+
+use switchboard::engine::{Claim, Disconnect, LeaseState, MAX_BEATS, Uplink, UserLease};
 use switchboard::id::EventId;
 use switchboard::protocol::publish::Data;
 
 use crate::recorder::Told;
-use crate::stage::{Kind, client, event, user};
+use crate::stage::{Kind, Stage, client, event, user};
 
 crate::on_both_engines!(
     sessions_are_listed_by_client,
@@ -135,6 +137,24 @@ async fn the_node_is_listed(kind: Kind) {
     assert_eq!((node.node_id.as_str(), node.sessions), ("node-1", 2));
     assert_eq!((node.client_url.as_str(), node.worker_url.as_str()), ("ws://clients", "ws://workers"));
     assert!(node.started > 1_700_000_000_000 && !node.version.is_empty());
+}
+
+/// Uptime is told by it: a Redis that was away, or came back empty, is no restart of the node.
+#[tokio::test]
+async fn a_lease_that_was_lost_does_not_change_when_the_node_started() {
+    let stage = Kind::Redis.stage().await;
+    let started = async |stage: &Stage| stage.engine.nodes().await.unwrap()[0].started;
+    let first = started(&stage).await;
+    for lost in [&["DEL", "node:node-1"][..], &["FLUSHALL"]] {
+        stage.time_passes(Duration::from_millis(20)).await;
+        let _: redis::Value = stage.ask(lost);
+        assert!(!stage.engine.beat(0).await.unwrap());
+        assert_eq!(stage.engine.claim().await.unwrap(), Claim::Held);
+        assert_eq!(started(&stage).await, first, "after {lost:?}");
+    }
+    stage.engine.release().await.unwrap();
+    let next = stage.another("node-1").await;
+    assert!(started(&next).await > first, "another process has started later");
 }
 
 async fn an_upward_message_is_taken(kind: Kind) {

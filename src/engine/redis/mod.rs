@@ -53,7 +53,7 @@ mod traces;
 mod turns;
 mod wire;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -132,6 +132,9 @@ struct Context {
     unsent: std::sync::Mutex<publish::Unsent>,
     /// This process has held its node id before.
     held_before: AtomicBool,
+    /// When it first had it, by the clock of Redis, Unix ms; 0 before. The lease may be lost, and the keys with it; how long
+    /// the process is up does not change by that.
+    started: AtomicI64,
     tracer: Tracer,
     /// When a sign of life last came through the inbox.
     sign_of_life: std::sync::Mutex<Option<Instant>>,
@@ -180,6 +183,7 @@ impl RedisEngine {
             node: OnceLock::new(),
             unsent: std::sync::Mutex::default(),
             held_before: AtomicBool::new(false),
+            started: AtomicI64::new(0),
             tracer: Tracer::default(),
             sign_of_life: std::sync::Mutex::new(None),
             pulse: pulse::Pulse::default(),

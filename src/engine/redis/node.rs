@@ -33,7 +33,7 @@ fn node_keys(context: &Context, call: &mut redis::Cmd, node: &NodeId) {
 }
 
 async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim, i64, i64), Unavailable> {
-    let mut call = scripts::call(&scripts::CLAIM, 3, 8);
+    let mut call = scripts::call(&scripts::CLAIM, 3, 9);
     node_keys(context, &mut call, node);
     call.arg(&context.config.boot)
         .arg(ms(context.config.node_ttl))
@@ -42,7 +42,8 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
         .arg(&context.config.client_url)
         .arg(&context.config.worker_url)
         .arg(ms(context.config.log_ttl))
-        .arg(format::FORMAT);
+        .arg(format::FORMAT)
+        .arg(context.started.load(Ordering::Acquire));
     let asked = Instant::now();
     let answer = reply::array(context.link.probe_one(call).await?)?;
     let [held, now_or_ttl, left_or_version] = answer.as_slice() else {
@@ -76,6 +77,7 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
         context.link.distrust();
         return Ok(claim);
     }
+    let _ = context.started.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
     if !context.link.is_cluster() {
         context.link.set_whole_since(data_set_birth(context, now).await?);
     }
