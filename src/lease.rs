@@ -65,6 +65,11 @@ impl Lease {
         self.until_ms.store(0, Ordering::Release);
     }
 
+    /// Whether it was said that it is lost, as opposed to that it ran out.
+    pub fn was_given_up(&self) -> bool {
+        self.until_ms.load(Ordering::Acquire) == 0
+    }
+
     /// Notes what keeps the node from having the lease; none where nothing does, or where that is not known. Whether that
     /// is another thing than before.
     pub fn waits_for(&self, obstacle: Option<&'static str>) -> bool {

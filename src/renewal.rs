@@ -40,7 +40,18 @@ pub async fn keep(
     let engine = router.engine().clone();
     let claimed = Instant::now();
     let clearing = JoinSet::new();
-    let mut keeper = Keeper { router, engine, ttl, hurry, clearing, claimed, held_before: false, away: None };
+    let mut keeper = Keeper {
+        router,
+        engine,
+        ttl,
+        hurry,
+        clearing,
+        claimed,
+        held_before: false,
+        away: None,
+        lost: None,
+        took: Duration::ZERO,
+    };
     let mut pause = Duration::ZERO;
     let mut failures = 0;
     loop {
@@ -58,7 +69,8 @@ pub async fn keep(
         match keeper.round().await {
             Ok(Round::Held) => {
                 failures = 0;
-                pause = (ttl / 3).min(Duration::from_secs(1));
+                // From when it was asked: the lease counts from there, however late the answer is.
+                pause = (ttl / 3).min(Duration::from_secs(1)).saturating_sub(keeper.took);
             }
             Ok(Round::NotYet) => pause = (ttl / 10).clamp(Duration::from_millis(50), Duration::from_secs(1)),
             Ok(Round::TakenOver) => return End::TakenOver,
@@ -95,6 +107,10 @@ struct Keeper {
     held_before: bool,
     /// When Redis was last told of as away, and why.
     away: Option<(Instant, Unavailable)>,
+    /// Why the lease was lost, until it is held again.
+    lost: Option<String>,
+    /// How long the last claim or beat took.
+    took: Duration,
 }
 
 impl Keeper {
@@ -102,8 +118,10 @@ impl Keeper {
         let asked = Instant::now();
         let lease = self.router.lease();
         // A lease that has run out by our clock is claimed, not renewed: the inbox may have been cleared up.
-        if self.held_before && lease.is_held() && self.engine.beat(self.router.registry().len()).await? {
+        let runs = self.held_before && lease.is_held();
+        if runs && self.engine.beat(self.router.registry().len()).await? {
             let whole = lease.renewed(asked, self.ttl);
+            (self.took, self.lost) = (asked.elapsed(), None);
             self.tell_back();
             if !whole {
                 self.router.look_all();
@@ -113,14 +131,19 @@ impl Keeper {
             }
             return Ok(Round::Held);
         }
+        if self.lost.is_none() {
+            self.lost = Some(self.why(runs, lease.was_given_up()));
+        }
         lease.lost();
         let claim = self.engine.claim().await;
         let changed = lease.waits_for(claim.as_ref().ok().and_then(Claim::obstacle));
         match claim? {
             Claim::Held => {
                 lease.renewed(asked, self.ttl);
+                self.took = asked.elapsed();
+                let why = self.lost.take().unwrap_or_default();
                 if self.held_before {
-                    warn!(node = %self.router.node(), "the lease was lost and is held again: every session registers anew");
+                    warn!(node = %self.router.node(), why, "the lease was lost and is held again: every session registers anew");
                 } else {
                     info!(node = %self.router.node(), "registered");
                 }
@@ -159,6 +182,22 @@ impl Keeper {
                 }
                 Ok(Round::NotYet)
             }
+        }
+    }
+
+    /// Why a lease is claimed anew: it `runs` until now, or else was `given_up` by this node itself, or ran out.
+    fn why(&self, runs: bool, given_up: bool) -> String {
+        match &self.away {
+            _ if runs => "Redis did not know it any more".to_owned(),
+            Some((_, error)) => format!("Redis could not be used: {error}"),
+            None if given_up => "the inbox has to be made anew".to_owned(),
+            // It counts from when it was asked for.
+            None if self.took >= self.ttl / 3 => format!(
+                "the last answer came after {} ms, and the lease lasts {} ms: Redis is slow, or this machine is",
+                self.took.as_millis(),
+                self.ttl.as_millis()
+            ),
+            None => "this process stood still until it was over".to_owned(),
         }
     }
 

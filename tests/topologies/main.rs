@@ -9,6 +9,7 @@ mod support;
 mod access;
 mod cluster;
 mod cluster_failover;
+mod frozen_master;
 mod ingress_streams;
 mod ledger;
 mod lost_tail;

@@ -14,13 +14,14 @@
 //! | `presence` | the edges that scripts note, told on the stream |
 //! | `inbox`, `ingress`, `entry`, `reads`, `turns` | the streams this node reads |
 //! | `pulse` | notices that the inbox's reader has died, and starts another |
-//! | `node`, `deaths` | the node's own lease; clearing up after others |
+//! | `node`, `beside`, `deaths` | the node's own lease; what goes on beside it; clearing up after others |
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
 //! | `status`, `traces` | how everything stands; following one user |
 
 pub mod appender;
+mod beside;
 mod broadcast;
 mod cluster;
 pub mod connection;
@@ -140,6 +141,7 @@ struct Context {
     sign_of_life: std::sync::Mutex<Option<Instant>>,
     pulse: pulse::Pulse,
     deaths: deaths::Deaths,
+    beside: beside::Beside,
     eviction: eviction::Eviction,
 }
 
@@ -188,6 +190,7 @@ impl RedisEngine {
             sign_of_life: std::sync::Mutex::new(None),
             pulse: pulse::Pulse::default(),
             deaths: deaths::Deaths::default(),
+            beside: beside::Beside::default(),
             eviction: eviction::Eviction::default(),
             config,
         });

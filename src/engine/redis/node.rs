@@ -3,6 +3,7 @@
 //! Whoever clears up after a dead node first claims its id, under its own boot id and with an empty version. So
 //! one survivor does it, and a process that starts with that id waits the moment until it is done.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,10 +11,13 @@ use redis::{Value, cmd};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::beside::Started;
 use super::keys::EVENTS;
 use super::presence::Owed;
 use super::slot::Groups;
-use super::{Context, deaths, eviction, format, inbox, ms, publish, pulse, reply, scripts, sessions, traces};
+use super::{
+    Context, beside, deaths, eviction, format, inbox, ms, publish, pulse, reply, scripts, sessions, traces,
+};
 use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
 use crate::id::{NodeId, UserId};
 
@@ -63,7 +67,7 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
 ///
 /// # Errors
 /// Where Redis is away.
-pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
+pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
     let node = &context.config.node;
     if !context.held_before.load(Ordering::Acquire)
         && let Some(stranger) = format::stranger(context).await?
@@ -90,9 +94,11 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
     }
     // Only now: what has failed is left to the next claim, and nobody registers before that.
     context.held_before.store(true, Ordering::Release);
-    announce(context, now).await?;
-    eviction::look(context).await;
+    show_life(context).await?;
     context.link.trust(asked + context.config.node_ttl);
+    let on = context.clone();
+    let looked = beside::start(&context.beside.eviction, async move { eviction::look(&on).await });
+    beside::wait(context, announce(context, now).into_iter().chain([looked])).await;
     Ok(claim)
 }
 
@@ -100,7 +106,7 @@ pub async fn claim(context: &Context) -> Result<Claim, Unavailable> {
 ///
 /// # Errors
 /// Where Redis is away.
-pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailable> {
+pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unavailable> {
     let asked = Instant::now();
     let now = renew(context, &context.config.node, sessions).await?;
     if now == 0 {
@@ -108,12 +114,11 @@ pub async fn beat(context: &Context, sessions: usize) -> Result<bool, Unavailabl
         return Ok(false);
     }
     context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
-    announce(context, now).await?;
+    show_life(context).await?;
     context.link.trust(asked + context.config.node_ttl);
-    if let Err(error) = publish::mend(context).await {
-        // Some master of a Cluster may be away. The lease does not hang on it.
-        debug!(%error, "nodes that were not told of events have still not been; the next beat tries again");
-    }
+    let on = context.clone();
+    let mended = beside::start(&context.beside.owed, async move { mend(&on).await });
+    beside::wait(context, announce(context, now).into_iter().chain([mended])).await;
     Ok(true)
 }
 
@@ -130,28 +135,46 @@ async fn renew(context: &Context, node: &NodeId, sessions: usize) -> Result<i64,
     reply::integer(&context.link.probe_one(call).await?)
 }
 
-/// Puts the node on the list of live ones, and a sign of life into its inbox.
-async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
-    let lease_end = now.saturating_add(i64::try_from(ms(context.config.node_ttl)).unwrap_or(i64::MAX));
-    let mut list = cmd("ZADD");
-    list.arg(context.keys.nodes()).arg(lease_end).arg(context.config.node.as_str());
-    let mut keep = cmd("PEXPIRE");
-    // The list goes when every node has been gone for as long as is remembered who was online.
-    keep.arg(context.keys.nodes())
-        .arg(ms(context.config.log_ttl.max(context.config.session_ttl) + context.config.node_ttl));
-    for command in [list, keep] {
-        // On a Cluster the list may be away while the node's own lease is not; whoever takes the node for dead
-        // meanwhile finds that lease.
-        if let Err(error) = context.link.probe_one(command).await {
-            debug!(%error, "the list of nodes was not renewed");
-        }
-    }
-    if let Err(error) = traces::refresh(context, now).await {
-        debug!(%error, "who is followed cannot be looked up"); // an outage shows below
-    }
+/// Puts a sign of life into the node's inbox.
+async fn show_life(context: &Context) -> Result<(), Unavailable> {
     context.link.probe_one(inbox::life(context)).await?;
     pulse::sent(context);
     Ok(())
+}
+
+/// Tells the others, and asks what concerns all of them, beside the lease: on a Cluster the masters that have those keys
+/// may be away while the node's own is not.
+fn announce(context: &Arc<Context>, now: i64) -> [Option<Started>; 2] {
+    let (for_list, for_traced) = (context.clone(), context.clone());
+    let listed = async move { list_itself(&for_list, now).await };
+    let followed = async move {
+        if let Err(error) = traces::refresh(&for_traced, now).await {
+            debug!(%error, "who is followed cannot be looked up");
+        }
+    };
+    [beside::start(&context.beside.list, listed), beside::start(&context.beside.traced, followed)]
+}
+
+/// Puts the node on the list of live ones. Whoever takes it for dead where that fails finds its lease.
+async fn list_itself(context: &Context, now: i64) {
+    let lease_end = now.saturating_add(i64::try_from(ms(context.config.node_ttl)).unwrap_or(i64::MAX));
+    let mut commands = redis::pipe();
+    commands.cmd("ZADD").arg(context.keys.nodes()).arg(lease_end).arg(context.config.node.as_str());
+    // The list goes when every node has been gone for as long as is remembered who was online.
+    commands.cmd("PEXPIRE").arg(context.keys.nodes()).arg(ms(context
+        .config
+        .log_ttl
+        .max(context.config.session_ttl)
+        + context.config.node_ttl));
+    for error in context.link.probe_each(&commands).await.into_iter().filter_map(Result::err) {
+        debug!(%error, "the list of nodes was not renewed");
+    }
+}
+
+async fn mend(context: &Context) {
+    if let Err(error) = publish::mend(context).await {
+        debug!(%error, "nodes that were not told of events have still not been; the next beat tries again");
+    }
 }
 
 /// Gives the id back.
@@ -161,6 +184,8 @@ async fn announce(context: &Context, now: i64) -> Result<(), Unavailable> {
 pub async fn release(context: &Context) -> Result<(), Unavailable> {
     // Whom Redis did not hear leave.
     forget(context, &context.config.node).await?;
+    // A beat that still puts the node on the list must not do that after it was taken off.
+    let _listed = context.beside.list.lock().await;
     let_go(context, &context.config.node).await
 }
 

@@ -1,0 +1,48 @@
+//! What goes on with each beat beside the node's own lease. On a Cluster it is asked of other masters than the one that
+//! has the lease, and one of them that does not answer keeps a question for 3 s, or for longer with `--wait-timeout`:
+//! a short lease would be over by then.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Context;
+
+/// The share of a lease for which a beat waits. Where all masters answer it is done by then, and whoever awaits a beat
+/// finds it done; of what is left, two more beats come in time.
+const SHARE: u32 = 10;
+
+/// Each is held for as long as its work goes on: where it hangs, the next beat does not add to it.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// The list of nodes.
+    pub list: Turn,
+    /// Who is followed.
+    pub traced: Turn,
+    /// Hints that are owed.
+    pub owed: Turn,
+    /// Whether Redis may throw keys away.
+    pub eviction: Turn,
+}
+
+/// Held by whoever does the work.
+pub type Turn = Arc<Mutex<()>>;
+/// For waiting; the work goes on without.
+pub type Started = JoinHandle<()>;
+
+/// Starts work, unless it is still going on.
+pub fn start(turn: &Turn, work: impl Future<Output = ()> + Send + 'static) -> Option<Started> {
+    let turn = turn.clone().try_lock_owned().ok()?;
+    Some(tokio::spawn(async move {
+        let _turn = turn;
+        work.await;
+    }))
+}
+
+/// Waits for work that was started, but not for longer than the lease bears.
+pub async fn wait(context: &Context, started: impl IntoIterator<Item = Option<Started>>) {
+    let _ = timeout(context.config.node_ttl / SHARE, join_all(started.into_iter().flatten())).await;
+}

@@ -1,0 +1,71 @@
+//! A master of a Cluster that freezes, and has no replica: what lies on the others goes on.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::cluster::node;
+use crate::servers::Cluster;
+use crate::support::wait::same;
+use crate::support::{BOUND, Node, eventually, http};
+
+/// Short: a question that a frozen master leaves open takes as long.
+const SETTINGS: &[(&str, &str)] = &[("--node-ttl", "3s")];
+/// Two leases, and the beat in which the master is found frozen.
+const FROZEN: Duration = Duration::from_secs(8);
+
+/// How often a node has lost its lease.
+fn losses(node: &&Node) -> usize {
+    node.lines().iter().filter(|line| line.contains("lease was lost")).count()
+}
+
+/// Freezes the master of a key for some time; it must not be the one of these nodes' own keys.
+async fn while_frozen(cluster: &Cluster, key: &str, bystanders: &[&Node]) {
+    let frozen = cluster.holders(key).await[0];
+    let before: Vec<_> = bystanders.iter().map(losses).collect();
+    cluster.servers[frozen].signal(Signal::STOP);
+    let (since, mut not_ready) = (Instant::now(), Vec::new());
+    while since.elapsed() < FROZEN {
+        for node in bystanders {
+            let answer = http::get(&node.worker_http("/readyz")).await;
+            if answer.status != 200 {
+                not_ready.push((since.elapsed(), answer.body));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.servers[frozen].signal(Signal::CONT);
+    assert_eq!(bystanders.iter().map(losses).collect::<Vec<_>>(), before, "leases lost: {key}");
+    assert!(not_ready.is_empty(), "{key}: {not_ready:?}");
+}
+
+async fn ready(nodes: &[&Node]) {
+    for node in nodes {
+        let url = node.worker_http("/readyz");
+        eventually(BOUND * 2, "a node that is ready", async || same(http::try_get(&url).await?.status, 200))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_master_costs_nodes_on_others_no_lease() {
+    let cluster = Cluster::of_masters().await;
+    let (a, c, d) = (
+        node(&cluster, "node-a", SETTINGS).await,
+        node(&cluster, "node-c", SETTINGS).await,
+        node(&cluster, "node-d", SETTINGS).await,
+    );
+    let master = async |key: &str| cluster.holders(key).await[0];
+    let (nodes, traced) = (master("nodes").await, master("traced").await);
+    assert_eq!((master("node:node-a").await, master("node:node-d").await), (nodes, traced));
+    assert_eq!((master("events").await, master("uplink").await), (nodes, traced));
+    assert!(![nodes, traced].contains(&master("node:node-c").await), "alone on the third");
+
+    while_frozen(&cluster, "traced", &[&a, &c]).await;
+    ready(&[&a, &c, &d]).await;
+    let again = d.log_line(BOUND, "a lease that is held again", |line| line.contains("lease was lost")).await;
+    assert!(again.contains("Redis could not be used"), "{again}");
+
+    while_frozen(&cluster, "nodes", &[&c, &d]).await;
+    ready(&[&a, &c, &d]).await;
+}
