@@ -168,3 +168,25 @@ async fn clearing_up_after_a_large_node_costs_nobody_its_own_lease() {
     let held = single.db.hash("node:node-a").await;
     assert!(held.contains_key("boot"), "{held:?}");
 }
+
+#[tokio::test]
+async fn a_dead_node_that_cannot_be_cleared_up_after_is_told_of_once() {
+    let mut single = Single::with(&[("--node-ttl", "1500ms")]).await;
+    let users = "users:{node:dead}";
+    let mut dead = redis::pipe();
+    // It has a user who goes offline by that, and nowhere to say so.
+    dead.cmd("SADD").arg(users).arg("42").ignore();
+    dead.cmd("SADD").arg("user:42").arg("tab-1@dead").ignore();
+    dead.cmd("SET").arg("presence").arg("x").ignore();
+    dead.cmd("ZADD").arg("nodes").arg(1).arg("dead").ignore();
+    single.db.run_pipeline::<()>(&dead).await;
+    let failed = "was not cleared up after";
+    single.a.log_line(BOUND, "that it failed", |line| line.contains(failed)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let lines = single.a.lines();
+    let about = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((about(failed), about("clearing up after it")), (1, 1), "{lines:#?}");
+
+    let () = single.db.run(redis::cmd("DEL").arg("presence")).await;
+    eventually(BOUND, "the dead node cleared up", async || same(single.db.exists(users).await, false)).await;
+}

@@ -41,6 +41,46 @@ async fn a_group_that_was_destroyed_is_made_again_and_no_later_entry_is_lost() {
 }
 
 #[tokio::test]
+async fn a_flood_of_bad_entries_is_told_of_once() {
+    let mut stage = Single::start().await;
+    let mut flood = redis::pipe();
+    for _ in 0..500 {
+        flood.cmd("XADD").arg(&["events", "*", "user", "4 2", "event", "e"]).ignore();
+    }
+    stage.db.run_pipeline::<()>(&flood).await;
+    eventually(BOUND, "all of them put aside", async || {
+        same(stage.db.run::<usize>(redis::cmd("XLEN").arg("events:dead")).await, 500)
+    })
+    .await;
+    let told = "an ingress entry could not be routed";
+    let line = stage.a.log_line(BOUND, "the first of them", |line| line.contains(told)).await;
+    assert!(line.contains(r#""times":1"#), "{line}");
+    assert_eq!(stage.a.lines().iter().filter(|line| line.contains("could not be routed")).count(), 1);
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_put_aside_is_tried_again_quietly() {
+    let mut stage = Single::start().await;
+    let () = stage.db.run(redis::cmd("SET").arg("events:dead").arg("not a stream")).await;
+    let id = stage.db.xadd("events", &[("user", "4 2"), ("event", "e")]).await;
+    let stuck = "cannot be read on now";
+    let line = stage.a.log_line(BOUND, "that it cannot go on", |line| line.contains(stuck)).await;
+    assert!(line.contains(&id) && line.contains("WRONGTYPE"), "{line}");
+    // Some four times more.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let lines = stage.a.lines();
+    let about = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    let told = [about(stuck), about("could not be routed"), about("reading the ingress stream")];
+    assert_eq!(told, [1, 0, 1], "{lines:#?}");
+
+    let () = stage.db.run(redis::cmd("DEL").arg("events:dead")).await;
+    eventually(BOUND, "the entry put aside", async || {
+        same(stage.db.run::<usize>(redis::cmd("XLEN").arg("events:dead")).await, 1)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_stream_that_was_deleted_is_read_again_from_its_new_start() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use redis::Value;
 
 use super::reply;
+use super::retold::Retold;
 use crate::engine::Unavailable;
 use crate::lock::lock;
 
@@ -29,21 +30,49 @@ pub fn leases(list: Value) -> Result<Leases, Unavailable> {
     Ok(leases)
 }
 
-/// The leases that were held when the list was last looked at.
+/// What is known of other nodes' deaths.
 #[derive(Default)]
-pub struct Deaths(Mutex<Leases>);
+pub struct Deaths {
+    /// The leases that were held when the list was last looked at.
+    held: Mutex<Leases>,
+    /// The dead after whom this node could not clear up to the end, for as long as they are listed.
+    unfinished: Mutex<HashMap<String, Unfinished>>,
+}
+
+/// It is tried again each second, for as long as a master of a Cluster is away.
+#[derive(Default)]
+struct Unfinished {
+    begun: bool,
+    failures: Retold,
+}
 
 impl Deaths {
     /// Whether a lease that was held has run out since: it is listed as lapsed; or somebody has taken it off the list
     /// after its end; or it was taken anew by then, by a process that came after. Who leaves takes itself off before.
     pub fn look(&self, leases: Leases, now: i64, ttl_ms: u64) -> bool {
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
-        let mut held = lock(&self.0);
+        let mut held = lock(&self.held);
         let died = held.iter().any(|(node, old)| {
             *old <= now && leases.get(node).is_none_or(|end| *end <= now || end.saturating_sub(ttl) > *old)
         });
+        lock(&self.unfinished).retain(|node, _| leases.get(node).is_some_and(|end| *end <= now));
         *held = leases.into_iter().filter(|(_, end)| *end > now).collect();
         died
+    }
+
+    /// Clearing up after a node begins; false where it was begun before, and did not come to its end.
+    pub fn begins(&self, node: &str) -> bool {
+        !std::mem::replace(&mut lock(&self.unfinished).entry(node.to_owned()).or_default().begun, true)
+    }
+
+    /// It has come to its end.
+    pub fn finished(&self, node: &str) {
+        lock(&self.unfinished).remove(node);
+    }
+
+    /// It failed: how often since that was told last, where it is time to tell it.
+    pub fn failed(&self, node: &str) -> Option<u64> {
+        lock(&self.unfinished).entry(node.to_owned()).or_default().failures.again()
     }
 }
 

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use super::entry::{parse, per_user};
 use super::publish::{self, Entry};
 use super::reads::Read;
+use super::retold::Retold;
 use super::turns::Turn;
 use super::wire::send;
 use super::{Context, broadcast, inbox, ms, reply, scripts, sessions};
@@ -25,28 +26,23 @@ use crate::engine::{Event, Unavailable};
 use crate::id::UserId;
 use crate::metrics::Via;
 
-/// How often it is told that a stream cannot be read on.
-const RETOLD: Duration = Duration::from_secs(60);
-
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
-    let (mut turn, mut told) = (Turn::default(), None::<Instant>);
+    let (mut turn, mut stuck, mut bad) = (Turn::default(), Retold::default(), Retold::default());
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
             match lead(&context, &stream, ttl).await {
                 Ok(true) => {
                     context.turns.taken(&mut turn, ttl);
-                    info!(node = %context.config.node, stream, "reading the ingress stream");
-                    match Reader::serve(&context, &stream, &mut turn, &wanted).await {
+                    match Reader::serve(&context, &stream, &mut turn, &mut bad, &wanted).await {
                         Err(Stopped::GivenAway) => {
                             debug!(stream, "another node may read this ingress stream")
                         }
                         Err(error) => {
                             context.turns.ended();
-                            if told.is_none_or(|told| told.elapsed() >= RETOLD) {
-                                told = Some(Instant::now());
-                                warn!(stream, %error, "the ingress stream cannot be read on now: it is tried again");
+                            if let Some(times) = stuck.again() {
+                                warn!(stream, %error, times, "the ingress stream cannot be read on now: it is tried again");
                             }
                         }
                         Ok(()) => context.turns.ended(),
@@ -59,9 +55,17 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                 Err(error) => debug!(%error, "the ingress lease cannot be had now"),
             }
         }
+        tell_bad(&stream, &mut bad);
         // A standby looks every third of the lease, with jitter, so that not all ask at once.
         let pause = (ttl / 3).min(Duration::from_secs(1)).mul_f64(0.5 + fastrand::f64() / 2.0);
         let _ = timeout(pause, wanted.changed()).await;
+    }
+}
+
+/// Tells of bad entries that came in the minute after one was told of.
+fn tell_bad(stream: &str, bad: &mut Retold) {
+    if let Some(times) = bad.due() {
+        warn!(stream, times, "more ingress entries could not be routed: `events:dead` says why");
     }
 }
 
@@ -86,6 +90,10 @@ struct Reader<'a> {
     /// Until when this process may publish what it has read.
     lease_end: Instant,
     turn: &'a mut Turn,
+    /// Tells of bad entries: an application may send nothing else.
+    bad: &'a mut Retold,
+    /// It was told that this process reads.
+    told: bool,
 }
 
 /// How far a read of entries is with being published.
@@ -105,6 +113,8 @@ enum Stopped {
     Unavailable(#[from] Unavailable),
     #[error(transparent)]
     Redis(#[from] RedisError),
+    #[error("the entry {entry} can neither be routed ({reason}) nor be put aside: {error}")]
+    NotPutAside { entry: String, reason: String, error: Unavailable },
     #[error("the ingress lease went to another process")]
     LeaseLost,
     #[error("another node has fewer streams to read")]
@@ -116,6 +126,7 @@ impl<'a> Reader<'a> {
         context: &'a Context,
         name: &'a str,
         turn: &'a mut Turn,
+        bad: &'a mut Retold,
         wanted: &watch::Receiver<bool>,
     ) -> Result<(), Stopped> {
         let stream = context.keys.ingress(name);
@@ -127,6 +138,8 @@ impl<'a> Reader<'a> {
             read: Read::default(),
             lease_end: Instant::now() + context.config.node_ttl,
             turn,
+            bad,
+            told: false,
         };
         loop {
             let outcome = reader.run(wanted).await;
@@ -148,6 +161,10 @@ impl<'a> Reader<'a> {
 
     async fn run(&mut self, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
         self.take_over().await?;
+        // Only now: an entry that cannot be got rid of stops each reader there, about twice a second.
+        if !std::mem::replace(&mut self.told, true) {
+            info!(node = %self.context.config.node, stream = self.name, "reading the ingress stream");
+        }
         // Short enough that the lease is renewed in time and that a drain need not wait.
         let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
         // What has been handled is gone from the stream.
@@ -156,6 +173,7 @@ impl<'a> Reader<'a> {
             if self.renew_in_time().await? && self.context.turns.give_away(self.context, self.turn).await {
                 return Err(Stopped::GivenAway);
             }
+            tell_bad(self.name, self.bad);
             let entries = self.take().await?;
             if entries.is_empty() {
                 self.wait(&mut handled, block).await?;
@@ -336,9 +354,10 @@ impl<'a> Reader<'a> {
         let went_out = |at: usize, id: &str| at < progress.through && !progress.undone.contains(id);
         let reason = |id: &str| progress.bad.iter().find(|(bad, _)| *bad == id).map(|(_, reason)| reason);
         let mut dead = redis::pipe();
+        let mut bad = Vec::new();
         for (_, (id, fields)) in entries.iter().enumerate().filter(|(at, (id, _))| went_out(*at, id)) {
             let Some(reason) = reason(id) else { continue };
-            warn!(entry = %id, reason, "an ingress entry could not be routed");
+            bad.push((id, reason));
             let mut add = sessions::bounded_add(self.context, self.context.keys.dead());
             for (field, value) in fields {
                 add.arg(&field[..]).arg(&value[..]);
@@ -346,7 +365,19 @@ impl<'a> Reader<'a> {
             add.arg("reason").arg(reason);
             dead.add_command(add);
         }
-        let put_aside = self.context.link.run(&dead).await;
+        let put_aside = self.context.link.run(&dead).await.map_err(|error| match bad.first() {
+            Some((entry, reason)) => {
+                Stopped::NotPutAside { entry: entry.to_string(), reason: reason.to_string(), error }
+            }
+            None => error.into(),
+        });
+        if put_aside.is_ok() {
+            for (entry, reason) in bad {
+                if let Some(times) = self.bad.again() {
+                    warn!(stream = self.name, %entry, reason, times, "an ingress entry could not be routed");
+                }
+            }
+        }
 
         let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
         let (done, undone): (Vec<_>, Vec<_>) =
@@ -364,6 +395,6 @@ impl<'a> Reader<'a> {
             self.ask_all(done, Duration::ZERO).await?;
             self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);
         }
-        Ok(put_aside.map(drop)?)
+        put_aside.map(drop)
     }
 }

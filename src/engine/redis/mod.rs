@@ -18,6 +18,7 @@
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
+//! | `retold` | warnings that would come many times a second |
 //! | `status`, `traces` | how everything stands; following one user |
 
 pub mod appender;
@@ -44,6 +45,7 @@ mod publish;
 mod pulse;
 mod reads;
 mod reply;
+mod retold;
 mod scripts;
 mod sentinel;
 mod server;

@@ -223,8 +223,10 @@ pub async fn clear_up(context: &Context) -> Result<bool, Unavailable> {
             continue;
         }
         // One that cannot be cleared up after, because of the master that its keys are on, holds up no other.
-        if let Err(error) = clear_up_after(context, &dead).await {
-            warn!(%dead, %error, "a dead node was not cleared up after: a later round, or another node, goes on");
+        if let Err(error) = clear_up_after(context, &dead).await
+            && let Some(times) = context.deaths.failed(dead.as_str())
+        {
+            warn!(%dead, %error, times, "a dead node was not cleared up after: a later round, or another node, goes on");
         }
     }
     Ok(context.deaths.look(leases, now, ms(context.config.node_ttl)))
@@ -235,10 +237,13 @@ async fn clear_up_after(context: &Context, dead: &NodeId) -> Result<(), Unavaila
     if claim != Claim::Held {
         return Ok(());
     }
-    warn!(%dead, "a node's lease has lapsed: clearing up after it");
+    if context.deaths.begins(dead.as_str()) {
+        warn!(%dead, "a node's lease has lapsed: clearing up after it");
+    }
     if forget(context, dead).await? {
         let_go(context, dead).await?;
     }
+    context.deaths.finished(dead.as_str());
     Ok(())
 }
 

@@ -1,0 +1,55 @@
+//! A warning whose cause may go on for hours, many times a second: the first is told at once, and from then on one a
+//! minute, with how many there were.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often it is told that something still goes wrong.
+pub const RETOLD: Duration = Duration::from_secs(60);
+
+/// What was told last, and how often it was not told since.
+#[derive(Debug, Default)]
+pub struct Retold {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Retold {
+    /// It happened once more. How often since it was told last, where it is time to tell it again.
+    pub fn again(&mut self) -> Option<u64> {
+        self.untold += 1;
+        self.due()
+    }
+
+    /// How often it happened since it was told last, where that is long enough ago, and it did.
+    pub fn due(&mut self) -> Option<u64> {
+        let due = self.untold > 0 && self.told.is_none_or(|told| told.elapsed() >= RETOLD);
+        due.then(|| {
+            self.told = Some(Instant::now());
+            std::mem::take(&mut self.untold)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_is_told_and_then_once_a_minute_how_many() {
+        let mut retold = Retold::default();
+        assert_eq!(retold.due(), None, "nothing has happened");
+        assert_eq!(retold.again(), Some(1));
+        for _ in 0..20_000 {
+            assert_eq!(retold.again(), None);
+        }
+        sleep(RETOLD).await;
+        assert_eq!(retold.due(), Some(20_000), "also where no other one comes");
+        assert_eq!((retold.due(), retold.again()), (None, None));
+        sleep(RETOLD).await;
+        assert_eq!(retold.again(), Some(2));
+    }
+}
