@@ -83,6 +83,12 @@ impl From<Unavailable> for Refusal {
     }
 }
 
+/// What a question comes to that Redis does not answer: nothing can have been done by it.
+pub fn unread(error: Unavailable) -> Refusal {
+    debug!(%error, "cannot be read");
+    Refusal::unread()
+}
+
 impl Router {
     /// A router without sessions. `send_queue` events may wait for one slow socket.
     pub fn new(node: NodeId, engine: Arc<dyn Engine>, metrics: Arc<Metrics>, send_queue: usize) -> Self {

@@ -79,6 +79,9 @@ async fn look(to: &Endpoint) -> Result<Value, Failure> {
 
 /// Whether the node at a URL should get clients, if it says so, and else why.
 async fn is_ready(url: String, node: String) -> (Option<bool>, Option<String>) {
+    if url.is_empty() {
+        return (None, Some("its worker URL cannot be read".into()));
+    }
     let Ok(to) = Endpoint::at(&url) else { return (None, Some("its worker URL is no address".into())) };
     match timeout(PATIENCE, wire::ask(&to, Method::GET, "/readyz", None)).await {
         // A node of an older release does not say who it is.
@@ -121,6 +124,9 @@ fn table(report: &Value) -> String {
             number(&node["inbox"]["pending"]),
         ]);
     }
+    if report["nodes"].is_null() {
+        rows.push(["-"; 8].map(str::to_owned));
+    }
     let mut table = String::new();
     for row in &rows {
         for (column, cell) in row.iter().enumerate() {
@@ -130,7 +136,15 @@ fn table(report: &Value) -> String {
         table.truncate(table.trim_end().len());
         table.push('\n');
     }
-    let sum = |field: &str| nodes.iter().filter_map(|node| node[field].as_u64()).sum::<u64>();
+    let sum = |field: &str| {
+        let known: Vec<u64> = nodes.iter().filter_map(|node| node[field].as_u64()).collect();
+        let sum: u64 = known.iter().sum();
+        match report["nodes"].is_array() && known.len() == nodes.len() {
+            true => sum.to_string(),
+            false if known.is_empty() => "-".to_owned(),
+            false => format!("at least {sum}"),
+        }
+    };
     let _ = writeln!(
         table,
         "\nonline       {} users (counted on each node), {} sessions",
@@ -143,9 +157,11 @@ fn table(report: &Value) -> String {
     }
     let mut lines = Vec::new();
     for stream in streams["ingress"].as_array().into_iter().flatten() {
-        let reader = stream["reader"]
-            .as_str()
-            .map_or("nobody reads it now".to_owned(), |node| format!("read by {node}"));
+        let reader = match stream["reader"].as_str() {
+            Some(node) => format!("read by {node}"),
+            None if stream["lag"].is_null() => "reader unknown".to_owned(),
+            None => "nobody reads it now".to_owned(),
+        };
         let (lag, pending) = (number(&stream["lag"]), number(&stream["pending"]));
         lines.push((text(&stream["name"]), format!("{lag} unread, {pending} pending, {reader}")));
     }
@@ -193,5 +209,32 @@ mod tests {
         assert!(table.contains("online       6 users (counted on each node), 9 sessions"), "{table}");
         assert!(table.contains("events       5 unread, 4 pending, read by b"), "{table}");
         assert!(table.contains("events:2     0 unread, 0 pending, nobody reads it now"), "{table}");
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_a_dash_and_no_number() {
+        let streams = json!({
+            "ingress": [{"name": "events", "length": null, "lag": null, "pending": null, "reader": null}],
+            "dead": null, "uplink": 3, "presence": 0,
+        });
+        let unread = json!({"nodeId": "b", "ready": null, "sessions": null, "users": null, "version": null,
+            "started": null, "inbox": null});
+        let read = json!({"nodeId": "a", "ready": true, "sessions": 2, "users": 1, "version": "1", "started": 0,
+            "inbox": {"length": 0, "lag": 0, "pending": 0}});
+        let lines = |nodes: Value| {
+            let table = table(&json!({"time": 1000, "nodes": nodes, "streams": streams}));
+            table
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+        };
+        let some = lines(json!([read, unread]));
+        assert_eq!(some[1..3], ["a yes 2 1 1s 1 0 0", "b unknown - - - - - -"]);
+        assert_eq!(some[4], "online at least 1 users (counted on each node), at least 2 sessions");
+        assert_eq!(some[5], "events - unread, - pending, reader unknown");
+        assert_eq!(some[6..8], ["events:dead - entries", "uplink 3 entries"]);
+        let none = lines(Value::Null);
+        assert_eq!(none[1], "- - - - - - - -");
+        assert_eq!(none[3], "online - users (counted on each node), - sessions");
     }
 }

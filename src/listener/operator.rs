@@ -12,6 +12,7 @@ use crate::id::UserId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json::{self, List, MAX_ITEMS};
 use crate::protocol::publish::ENVELOPE;
+use crate::router::unread;
 
 /// Answers what is neither health nor publishing; `parts` are those of the path that stand for something.
 pub async fn handle(verb: Verb, parts: &[&str], request: Request<Incoming>, ports: &Ports) -> Answer {
@@ -47,12 +48,12 @@ pub fn user_id(part: &str) -> Result<UserId, Refusal> {
 }
 
 async fn nodes(ports: &Ports) -> Result<Answer, Refusal> {
-    let nodes = ports.router.engine().nodes().await?;
+    let nodes = ports.router.engine().nodes().await.map_err(unread)?;
     Ok(http::json(&serde_json::json!({ "nodes": nodes })))
 }
 
 async fn status(ports: &Ports) -> Result<Answer, Refusal> {
-    Ok(http::json(&ports.router.engine().status().await?))
+    Ok(http::json(&ports.router.engine().status().await.map_err(unread)?))
 }
 
 async fn sessions(user: &str, ports: &Ports) -> Result<Answer, Refusal> {
@@ -70,7 +71,7 @@ async fn sessions(user: &str, ports: &Ports) -> Result<Answer, Refusal> {
         sessions: Vec<Session>,
     }
     let user = user_id(user)?;
-    let sessions: Vec<_> = ports.router.engine().sessions(user.clone()).await?;
+    let sessions: Vec<_> = ports.router.engine().sessions(user.clone()).await.map_err(unread)?;
     let sessions: Vec<_> = sessions
         .into_iter()
         .map(|(client, node)| Session { client_id: client.to_string(), node_id: node.to_string() })
@@ -92,7 +93,7 @@ async fn online(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Ref
     }
     let parse = |user: &String| user.parse::<UserId>().map_err(Refusal::invalid(Code::InvalidUserId));
     let users = question.user_ids.0.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    let online = ports.router.engine().online(users).await?;
+    let online = ports.router.engine().online(users).await.map_err(unread)?;
     let online: Vec<&str> = online.iter().map(UserId::as_str).collect();
     Ok(http::json(&serde_json::json!({ "online": online })))
 }

@@ -14,6 +14,7 @@ use crate::id::EventId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json;
 use crate::protocol::publish::ENVELOPE;
+use crate::router::unread;
 use crate::trace::{LONGEST, MAX_USERS};
 
 /// How long a user is followed where nobody says so.
@@ -57,7 +58,7 @@ pub async fn read(user: &str, query: &str, ports: &Ports) -> Result<Answer, Refu
         Some(text) => place(&text)?,
         None => EventId::ZERO,
     };
-    let steps = ports.router.engine().traces(user.clone(), after).await?;
+    let steps = ports.router.engine().traces(user.clone(), after).await.map_err(unread)?;
     Ok(http::json(&json!({"userId": user.as_str(), "steps": steps})))
 }
 

@@ -138,6 +138,14 @@ impl Refusal {
         )
     }
 
+    /// What was asked cannot be read now. On a Cluster a part of Redis may be away while the node is ready.
+    pub fn unread() -> Self {
+        Self::new(
+            Code::Unavailable,
+            "what was asked is in Redis, which does not answer now, or not for this part of it (GET /readyz says why where it is away as a whole): try again",
+        )
+    }
+
     /// What becomes of an id or name that is not one, under `code`.
     pub fn invalid(code: Code) -> impl Fn(InvalidId) -> Self {
         move |error| Self::new(code, error.to_string())

@@ -1,11 +1,13 @@
-//! A master of a Cluster that freezes, and has no replica: what lies on the others goes on.
+//! A master of a Cluster that freezes, and has no replica: what lies on the others goes on, and is told of.
 
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::cluster::node;
 use crate::servers::Cluster;
+use crate::support::terminal::at;
 use crate::support::wait::same;
 use crate::support::{BOUND, Node, eventually, http};
 
@@ -19,8 +21,8 @@ fn losses(node: &&Node) -> usize {
     node.lines().iter().filter(|line| line.contains("lease was lost")).count()
 }
 
-/// Freezes the master of a key for some time; it must not be the one of these nodes' own keys.
-async fn while_frozen(cluster: &Cluster, key: &str, bystanders: &[&Node]) {
+/// Freezes the master of a key until `checks` is done; it must not be the one of these nodes' own keys.
+async fn while_frozen(cluster: &Cluster, key: &str, bystanders: &[&Node], checks: impl AsyncFnOnce()) {
     let frozen = cluster.holders(key).await[0];
     let before: Vec<_> = bystanders.iter().map(losses).collect();
     cluster.servers[frozen].signal(Signal::STOP);
@@ -34,6 +36,7 @@ async fn while_frozen(cluster: &Cluster, key: &str, bystanders: &[&Node]) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    checks().await;
     cluster.servers[frozen].signal(Signal::CONT);
     assert_eq!(bystanders.iter().map(losses).collect::<Vec<_>>(), before, "leases lost: {key}");
     assert!(not_ready.is_empty(), "{key}: {not_ready:?}");
@@ -47,8 +50,22 @@ async fn ready(nodes: &[&Node]) {
     }
 }
 
+async fn status(node: &Node) -> Value {
+    let answer = http::get(&node.worker_http("/status")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+/// A list without those who live would be wrong; and nothing can have been done by asking for it.
+async fn has_no_list(node: &Node) {
+    let answer = http::get(&node.worker_http("/nodes")).await;
+    let message = answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(message.contains("not for this part") && !message.contains("may not have been"), "{message}");
+}
+
 #[tokio::test]
-async fn a_frozen_master_costs_nodes_on_others_no_lease() {
+async fn a_frozen_master_costs_nodes_on_others_no_lease_and_hides_no_other_part() {
     let cluster = Cluster::of_masters().await;
     let (a, c, d) = (
         node(&cluster, "node-a", SETTINGS).await,
@@ -61,11 +78,39 @@ async fn a_frozen_master_costs_nodes_on_others_no_lease() {
     assert_eq!((master("events").await, master("uplink").await), (nodes, traced));
     assert!(![nodes, traced].contains(&master("node:node-c").await), "alone on the third");
 
-    while_frozen(&cluster, "traced", &[&a, &c]).await;
+    while_frozen(&cluster, "traced", &[&a, &c], async || {
+        let status = status(&c).await;
+        let known = |node: usize| {
+            let node = &status["nodes"][node];
+            [&node["nodeId"], &node["sessions"], &node["users"], &node["inbox"]["lag"]].map(Value::clone)
+        };
+        assert_eq!(known(0), [json!("node-a"), json!(0), json!(0), json!(0)], "{status}");
+        assert_eq!(known(2), [json!("node-d"), Value::Null, Value::Null, Value::Null], "{status}");
+        let streams = &status["streams"];
+        assert_eq!([&streams["uplink"], &streams["presence"]], [&Value::Null; 2], "{status}");
+        assert_eq!((&streams["dead"], &streams["ingress"][0]["lag"]), (&json!(0), &json!(0)), "{status}");
+        has_no_list(&c).await;
+    })
+    .await;
     ready(&[&a, &c, &d]).await;
     let again = d.log_line(BOUND, "a lease that is held again", |line| line.contains("lease was lost")).await;
     assert!(again.contains("Redis could not be used"), "{again}");
 
-    while_frozen(&cluster, "nodes", &[&c, &d]).await;
+    while_frozen(&cluster, "nodes", &[&c, &d], async || {
+        let status = status(&c).await;
+        assert_eq!(status["nodes"], Value::Null, "{status}");
+        let streams = &status["streams"];
+        assert_eq!((&streams["dead"], &streams["uplink"]), (&Value::Null, &json!(0)), "{status}");
+        assert_eq!(streams["ingress"][0]["lag"], Value::Null, "{status}");
+        let ran = at(&c, &["status"]).await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(
+            ran.out.contains("reader unknown") && ran.out.contains("uplink       0 entries"),
+            "{}",
+            ran.out
+        );
+        has_no_list(&c).await;
+    })
+    .await;
     ready(&[&a, &c, &d]).await;
 }

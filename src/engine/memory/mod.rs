@@ -191,8 +191,9 @@ impl Engine for MemoryEngine {
             info.sessions = state.sessions as u64;
             state.users.values().filter(|user| !user.sessions.is_empty()).count()
         });
-        let node = NodeStatus { info, users: users as u64, inbox: None };
-        ready(Status { time: self.context.now_ms(), nodes: vec![node], streams: None })
+        let mut node = NodeStatus::new(info.node_id.clone(), Some(info));
+        node.users = Some(users as u64);
+        ready(Status { time: self.context.now_ms(), nodes: Some(vec![node]), streams: None })
     }
 
     fn claim(&self) -> Answer<Claim> {

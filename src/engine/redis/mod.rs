@@ -255,11 +255,11 @@ impl Engine for RedisEngine {
     }
 
     fn nodes(&self) -> Answer<Vec<NodeInfo>> {
-        self.with_context(|context| async move { node::list(&context).await })
+        self.with_context(|context| async move { status::list(&context).await })
     }
 
     fn lag(&self) -> Answer<Lag> {
-        self.with_context(|context| async move { node::lag(&context).await })
+        self.with_context(|context| async move { status::lag(&context).await })
     }
 
     fn tracer(&self) -> &Tracer {

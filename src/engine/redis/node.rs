@@ -18,7 +18,7 @@ use super::slot::Groups;
 use super::{
     Context, beside, deaths, eviction, format, inbox, ms, publish, pulse, reply, scripts, sessions, traces,
 };
-use crate::engine::{Claim, Lag, NodeInfo, Unavailable};
+use crate::engine::{Claim, Unavailable};
 use crate::id::{NodeId, UserId};
 
 /// Users of a dead node that one script call takes: each costs about as much as a lease.
@@ -330,54 +330,4 @@ async fn create(context: &Context, group: redis::Cmd) -> Result<(), Unavailable>
         Err(error) if !error.to_string().contains("BUSYGROUP") => Err(error),
         _ => Ok(()), // BUSYGROUP: it is there already
     }
-}
-
-/// The live nodes, by id.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
-    let mut names = cmd("ZRANGE");
-    names.arg(context.keys.nodes()).arg(0).arg(-1);
-    let mut nodes = Vec::new();
-    for name in reply::array(context.link.run_one(names).await?)? {
-        let name = reply::text(&name)?;
-        let mut fields = cmd("HMGET");
-        fields.arg(context.keys.node(name));
-        fields.arg(&["sessions", "version", "started", "client_url", "worker_url"]);
-        let fields = reply::array(context.link.run_one(fields).await?)?;
-        let field = |at: usize| fields.get(at).and_then(|value| reply::text(value).ok()).unwrap_or_default();
-        if field(1).is_empty() {
-            continue; // gone, or being cleared up after
-        }
-        nodes.push(NodeInfo {
-            node_id: name.to_owned(),
-            sessions: field(0).parse().unwrap_or_default(),
-            version: field(1).to_owned(),
-            started: field(2).parse().unwrap_or_default(),
-            client_url: field(3).to_owned(),
-            worker_url: field(4).to_owned(),
-        });
-    }
-    nodes.sort_by(|a, b| a.node_id.cmp(&b.node_id));
-    Ok(nodes)
-}
-
-/// What is waiting. Both streams are trimmed behind their reader, so their lengths are what is not done: no need for
-/// the `lag` of `XINFO GROUPS`, which Redis 6.2 does not tell.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn lag(context: &Context) -> Result<Lag, Unavailable> {
-    let length = async |stream: String| {
-        let mut length = cmd("XLEN");
-        length.arg(stream);
-        reply::integer(&context.link.run_one(length).await?)
-            .map(|length| u64::try_from(length).unwrap_or_default())
-    };
-    let mut ingress = 0;
-    for stream in &context.config.ingress {
-        ingress += length(context.keys.ingress(stream)).await?;
-    }
-    Ok(Lag { inbox: length(context.keys.inbox(context.config.node.as_str())).await?, ingress })
 }

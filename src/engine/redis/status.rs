@@ -2,42 +2,127 @@
 //! asked of any server of a cluster.
 
 use redis::{Cmd, Value, cmd};
+use tracing::debug;
 
-use super::{Context, node, reply};
-use crate::engine::Unavailable;
+use super::{Context, reply};
 use crate::engine::status::{Backlog, Ingress, NodeStatus, Status, Streams};
+use crate::engine::{Lag, NodeInfo, Unavailable};
 
-/// Asks for everything.
+/// Asks for everything. What cannot be read on its own is none: where a master of a Cluster is away, an operator looks for
+/// what is left.
 ///
 /// # Errors
-/// Where Redis is away.
+/// Where Redis is away as a whole.
 pub async fn status(context: &Context) -> Result<Status, Unavailable> {
     let time = clock(context).await?;
-    let mut nodes = Vec::new();
-    for info in node::list(context).await? {
-        let users = match info.node_id.parse() {
-            Ok(id) => number(context, "SCARD", context.keys.users(&id)).await?,
-            Err(_) => 0,
-        };
-        let inbox = backlog(context, &context.keys.inbox(&info.node_id), "node").await?;
-        nodes.push(NodeStatus { info, users, inbox });
-    }
+    let nodes = match known("the list of nodes", names(context).await) {
+        Some(names) => Some(nodes(context, names).await),
+        None => None,
+    };
     let mut ingress = Vec::with_capacity(context.config.ingress.len());
     for name in &context.config.ingress {
         let stream = context.keys.ingress(name);
+        let backlog =
+            known(name, backlog(context, &stream, "switchboard").await).map(Option::unwrap_or_default);
         ingress.push(Ingress {
             name: name.clone(),
-            backlog: backlog(context, &stream, "switchboard").await?.unwrap_or_default(),
-            reader: reader(context, &stream, time).await?,
+            length: backlog.map(|its| its.length),
+            lag: backlog.map(|its| its.lag),
+            pending: backlog.map(|its| its.pending),
+            reader: known(name, reader(context, &stream, time).await).flatten(),
         });
     }
+    let length = async |stream: String| known(&stream, number(context, "XLEN", &stream).await);
     let streams = Streams {
         ingress,
-        dead: number(context, "XLEN", context.keys.dead()).await?,
-        uplink: number(context, "XLEN", context.keys.uplink()).await?,
-        presence: number(context, "XLEN", context.keys.presence()).await?,
+        dead: length(context.keys.dead()).await,
+        uplink: length(context.keys.uplink()).await,
+        presence: length(context.keys.presence()).await,
     };
+    // It has gone away meanwhile, and nothing was read after that.
+    if !context.link.is_up() {
+        return Err(Unavailable::new("Redis is away"));
+    }
     Ok(Status { time, nodes, streams: Some(streams) })
+}
+
+async fn nodes(context: &Context, names: Vec<String>) -> Vec<NodeStatus> {
+    let mut nodes = Vec::with_capacity(names.len());
+    for name in names {
+        let info = match info(context, &name).await {
+            Ok(None) => continue,
+            read => known(&name, read).flatten(),
+        };
+        let mut node = NodeStatus::new(name, info);
+        if let Ok(id) = node.node_id.parse() {
+            node.users = known(&node.node_id, number(context, "SCARD", &context.keys.users(&id)).await);
+        }
+        let inbox = backlog(context, &context.keys.inbox(&node.node_id), "node").await;
+        node.inbox = known(&node.node_id, inbox).flatten();
+        nodes.push(node);
+    }
+    nodes
+}
+
+/// A part, where it can be read.
+fn known<T>(part: &str, read: Result<T, Unavailable>) -> Option<T> {
+    read.inspect_err(|error| debug!(part, %error, "a part of the status cannot be read")).ok()
+}
+
+/// The live nodes, by id: all of them.
+///
+/// # Errors
+/// Where Redis is away, or a part of it without which one of them would be left out.
+pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
+    let mut nodes = Vec::new();
+    for name in names(context).await? {
+        nodes.extend(info(context, &name).await?);
+    }
+    Ok(nodes)
+}
+
+/// The ids on the list of nodes, in order.
+async fn names(context: &Context) -> Result<Vec<String>, Unavailable> {
+    let mut names = cmd("ZRANGE");
+    names.arg(context.keys.nodes()).arg(0).arg(-1);
+    let names = reply::array(context.link.run_one(names).await?)?;
+    let mut names =
+        names.iter().map(|name| reply::text(name).map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// What a node says of itself; none where it is gone, or being cleared up after.
+async fn info(context: &Context, name: &str) -> Result<Option<NodeInfo>, Unavailable> {
+    let mut fields = cmd("HMGET");
+    fields.arg(context.keys.node(name));
+    fields.arg(&["sessions", "version", "started", "client_url", "worker_url"]);
+    let fields = reply::array(context.link.run_one(fields).await?)?;
+    let field = |at: usize| fields.get(at).and_then(|value| reply::text(value).ok()).unwrap_or_default();
+    Ok((!field(1).is_empty()).then(|| NodeInfo {
+        node_id: name.to_owned(),
+        sessions: field(0).parse().unwrap_or_default(),
+        version: field(1).to_owned(),
+        started: field(2).parse().unwrap_or_default(),
+        client_url: field(3).to_owned(),
+        worker_url: field(4).to_owned(),
+    }))
+}
+
+/// What is waiting. Both streams are trimmed behind their reader, so their lengths are what is not done: no need for
+/// the `lag` of `XINFO GROUPS`, which Redis 6.2 does not tell.
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn lag(context: &Context) -> Result<Lag, Unavailable> {
+    let mut ingress = 0;
+    for stream in &context.config.ingress {
+        ingress += number(context, "XLEN", &context.keys.ingress(stream)).await?;
+    }
+    Ok(Lag {
+        inbox: number(context, "XLEN", &context.keys.inbox(context.config.node.as_str())).await?,
+        ingress,
+    })
 }
 
 /// The clock of Redis, Unix ms.
@@ -47,7 +132,7 @@ pub async fn clock(context: &Context) -> Result<u64, Unavailable> {
     Ok(u64::try_from(part(0)? * 1000 + part(1)? / 1000).unwrap_or_default())
 }
 
-async fn number(context: &Context, command: &str, key: String) -> Result<u64, Unavailable> {
+async fn number(context: &Context, command: &str, key: &str) -> Result<u64, Unavailable> {
     let mut question = cmd(command);
     question.arg(key);
     reply::integer(&context.link.run_one(question).await?).map(|n| u64::try_from(n).unwrap_or_default())
@@ -72,7 +157,7 @@ async fn backlog(context: &Context, stream: &str, group: &str) -> Result<Option<
     let mut question = cmd("XINFO");
     question.arg("GROUPS").arg(stream);
     let Some(groups) = items(context, question).await? else { return Ok(None) };
-    let length = number(context, "XLEN", stream.to_owned()).await?;
+    let length = number(context, "XLEN", stream).await?;
     let ours = groups
         .iter()
         .find(|its| field(its, "name").is_some_and(|name| reply::text(name).is_ok_and(|name| name == group)));
