@@ -23,6 +23,17 @@ local lease_end = now + session_ttl
 local lease = string.format('%d', lease_end)
 local due_each = log_ttl / 8 -- ms
 
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function newer(a, b)
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
+end
+
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
@@ -55,7 +66,9 @@ local function heartbeat(user, nodes, log, cursor, at, pairs_given)
   redis.call('HSET', nodes, node, lease)
   redis.call('PEXPIRE', nodes, ttl)
   for p = 0, pairs_given - 1 do
-    redis.call('HSET', cursor, ARGV[at + 1 + 2 * p], ARGV[at + 2 + 2 * p])
+    local client, confirmed = ARGV[at + 1 + 2 * p], ARGV[at + 2 + 2 * p]
+    local known = redis.call('HGET', cursor, client)
+    if not known or newer(confirmed, known) then redis.call('HSET', cursor, client, confirmed) end
   end
   if last and last ~= noted[3] then
     redis.call('HSET', cursor, '@newest', last) -- outlives the leases, and the log

@@ -198,14 +198,14 @@ impl<'a> History<'a> {
             Step::Confirm { client, unconfirmed } => {
                 let Some(its) = self.clients.get_mut(client).filter(|its| its.open) else { return };
                 let confirmed = its.got.iter().rev().nth(*unconfirmed).copied();
-                let Some(confirmed) = confirmed.filter(|id| Some(*id) > its.confirmed) else { return };
+                let Some(confirmed) = confirmed else { return };
                 let others = self.others_here(*client);
                 let state = self.stage(*client).heartbeat(&self.user, &[(&name(*client), confirmed)]).await;
                 let its = self.clients.entry(*client).or_default();
                 // The lease is the node's: another client there may have registered anew.
                 assert_eq!(state != LeaseState::Lost, its.here || others, "{state:?}");
                 if state != LeaseState::Lost {
-                    its.confirmed = Some(confirmed);
+                    its.confirmed = its.confirmed.max(Some(confirmed));
                 }
             }
             Step::Publish(publish) => self.publish(publish).await,

@@ -17,6 +17,7 @@ crate::on_both_engines!(
     a_confirmed_position_never_goes_back,
     since_wins_over_the_confirmed_position,
     a_heartbeat_keeps_what_was_confirmed,
+    a_heartbeat_takes_no_position_back,
     each_client_has_its_own_position,
     many_others_do_not_push_a_position_out,
     whose_position_may_have_been_dropped_is_told_a_gap,
@@ -163,6 +164,20 @@ async fn a_heartbeat_keeps_what_was_confirmed(kind: Kind) {
     stage.disconnect(&user, "tab", None).await;
     let back = stage.connect(&user, "tab").await;
     assert_eq!((back.from, ids(&back)), (first, vec![second]));
+}
+
+async fn a_heartbeat_takes_no_position_back(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    stage.disconnect(&user, "tab", Some(second)).await;
+    // It asks for more than it has to, and confirms less than before.
+    stage.connect_since(&user, "tab", EventId::ZERO).await;
+    stage.heartbeat(&user, &[("tab", first), ("other", second)]).await;
+    stage.disconnect(&user, "tab", None).await;
+    assert_eq!(stage.connect(&user, "tab").await.from, second);
+    assert_eq!(stage.connect(&user, "other").await.from, second);
 }
 
 async fn each_client_has_its_own_position(kind: Kind) {

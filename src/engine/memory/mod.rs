@@ -85,10 +85,7 @@ impl Engine for MemoryEngine {
             if user.sessions.remove(&disconnect.client) {
                 state.sessions -= 1;
             }
-            if let Some(confirmed) = disconnect.confirmed {
-                let known = user.cursors.entry(disconnect.client).or_default();
-                *known = confirmed.max(*known);
-            }
+            user.confirm(disconnect.confirmed.map(|confirmed| (disconnect.client, confirmed)));
             user.expires = user.expires.max(Instant::now() + self.context.config.log_ttl);
         });
         ready(())
@@ -114,7 +111,7 @@ impl Engine for MemoryEngine {
             for lease in leases {
                 states.push(match state.users.get_mut(&lease.user) {
                     Some(user) if !user.sessions.is_empty() => {
-                        user.cursors.extend(lease.confirmed);
+                        user.confirm(lease.confirmed);
                         LeaseState::Renewed(user.last)
                     }
                     _ => LeaseState::Lost,

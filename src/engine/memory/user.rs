@@ -77,6 +77,14 @@ impl User {
         }
     }
 
+    /// Moves positions on, never back.
+    pub(super) fn confirm(&mut self, confirmed: impl IntoIterator<Item = (ClientId, EventId)>) {
+        for (client, confirmed) in confirmed {
+            let known = self.cursors.entry(client).or_default();
+            *known = confirmed.max(*known);
+        }
+    }
+
     /// Positions of clients that never come back must not pile up on a user who is always there.
     pub(super) fn drop_oldest_positions(&mut self) {
         if self.cursors.len() <= MOST_POSITIONS {
