@@ -72,9 +72,13 @@ impl Registry {
         }
     }
 
-    /// Gives a place back to the session that had it, if `handle` still has it.
+    /// Gives a place back to the session that had it, if `handle` still has it, and unless that session has ended: its end
+    /// has found the place taken, and nobody would take it out again. One that ends from here on finds itself.
     pub fn restore(&self, handle: &Arc<Handle>, former: Arc<Handle>) -> bool {
         let mut shard = self.shard(handle.user.as_str());
+        if former.has_ended() {
+            return false;
+        }
         let known = shard
             .get_mut(handle.user.as_str())
             .and_then(|sessions| sessions.iter_mut().find(|known| Arc::ptr_eq(known, handle)));
@@ -175,5 +179,18 @@ mod tests {
         registry.insert(newest.clone());
         assert!(!registry.restore(&new, old));
         assert!(registry.remove(&newest, || ()).is_some());
+    }
+
+    #[test]
+    fn no_place_is_given_back_to_a_session_that_has_ended_meanwhile() {
+        let registry = Registry::default();
+        let (old, new) = (handle("a"), handle("a"));
+        registry.insert(old.clone());
+        registry.insert(new.clone());
+        old.end();
+        assert!(registry.remove(&old, || ()).is_none());
+        assert!(!registry.restore(&new, old), "nobody would take it out again");
+        assert!(registry.remove(&new, || ()).is_some());
+        assert!(registry.is_empty());
     }
 }

@@ -363,7 +363,7 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let former = self.former.take().filter(|former| !former.has_ended());
+        let former = self.former.take();
         if let Some(former) = &former
             && self.router.registry.restore(&self.handle, former.clone())
         {
@@ -372,7 +372,7 @@ impl Drop for Registered {
             former.look();
             return;
         }
-        // A third connection has the place: nobody knows this one any more, so it must go as well.
+        // A third connection has the place: nobody knows the older one any more, so it must go as well. Or it has gone.
         if let Some(former) = former {
             former.close(Close::Overloaded);
         }
