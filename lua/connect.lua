@@ -16,7 +16,8 @@
 -- ARGV[4i+8] -> 'new': replaces an older connection of the client; else the order of a connection that was registered
 --   before and resumes: it yields to a newer one, and to a sign-out since
 -- ARGV[4i+9] -> id after which to read, or '' for the client's confirmed position
--- ARGV[4i+10] -> resume only: id that the client has confirmed, or ''; kept where no position is known
+-- ARGV[4i+10] -> id that the client has confirmed, as its node knows, or ''; new: counts where no newer position is known;
+--   resume: kept where none is known
 --
 -- returns an array with one of these for each session (values in an array of their own would be read one by one):
 --   'later'     this call has read enough; not registered, but what had lapsed is gone
@@ -230,7 +231,10 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
   local position = newest or clock
-  local confirmed = noted[1]
+  local stored, confirmed = noted[1], noted[1]
+  if mode == 'new' and has_confirmed ~= '' and not (stored and newer(stored, has_confirmed)) then
+    confirmed = has_confirmed
+  end
   local from = since ~= '' and since or confirmed or position
   if from ~= position and spent > CALL_BYTES then return 'later' end
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
@@ -251,15 +255,17 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   end
 
   local notes = {}
-  if mode == 'new' and (not confirmed or newer(from, confirmed)) then
-    notes[1], notes[2] = client, from
+  -- Who asks for more than it has to has confirmed no less.
+  local reached = confirmed and newer(confirmed, from) and confirmed or from
+  if mode == 'new' and reached ~= stored then
+    notes[1], notes[2] = client, reached
     -- Not all fields are positions, so those are counted: '@positions', but for the first, and about.
-    if noted[2] and not confirmed then
+    if noted[2] and not stored then
       local positions = (noted[6] or 0) + 1
       if positions > MOST_POSITIONS then positions = drop_oldest_positions(cursor, members, client) end
       notes[3], notes[4] = '@positions', positions
     end
-  elseif mode ~= 'new' and not confirmed and has_confirmed ~= '' then
+  elseif mode ~= 'new' and not stored and has_confirmed ~= '' then
     notes[1], notes[2] = client, has_confirmed
   end
   local edges = online_edges(noted[2], noted[3], mode, #members == 0, notes)

@@ -92,11 +92,15 @@ impl Registry {
     }
 
     /// Takes out this very session, if it is there, and does `then`, before another can take its place. `then` must not
-    /// come back here.
+    /// come back here. Where its place is another's by now, that one has what its client has confirmed.
     pub fn remove<T>(&self, handle: &Arc<Handle>, then: impl FnOnce() -> T) -> Option<T> {
         let mut shard = self.shard(handle.user.as_str());
         let sessions = shard.get_mut(handle.user.as_str())?;
-        let at = sessions.iter().position(|known| Arc::ptr_eq(known, handle))?;
+        let at = sessions.iter().position(|known| known.client == handle.client)?;
+        if !Arc::ptr_eq(&sessions[at], handle) {
+            sessions[at].confirm_as(handle);
+            return None;
+        }
         sessions.swap_remove(at);
         self.sessions.fetch_sub(1, Ordering::Relaxed);
         if sessions.is_empty() {

@@ -183,13 +183,11 @@ impl Router {
             return Err(Refusal::unavailable());
         }
         let Identity { user, client, since } = identity;
-        let handle = Arc::new(Handle::new(user.clone(), client.clone()));
-        let former = self.registry.insert(handle.clone());
         // From here on whoever drops this takes the session out again, finished or not.
-        let mut registered = Registered { router: self.clone(), handle, former };
-        let connected =
-            self.engine.connect(Connect { user, client, mode: Mode::New, since, confirmed: None }).await;
-        match connected {
+        let mut registered = self.take_place(Handle::new(user.clone(), client.clone()));
+        let confirmed = registered.handle.confirmed();
+        let connect = Connect { user, client, mode: Mode::New, since, confirmed };
+        match self.engine.connect(connect).await {
             Ok(Connected::Registered(registration)) => {
                 if let Some(former) = registered.former.take() {
                     former.close(Close::Replaced);
@@ -204,6 +202,17 @@ impl Router {
             )),
             Err(unavailable) => Err(unavailable.into()),
         }
+    }
+
+    /// Puts a session in, which is not registered yet. The engine has not been told all that an older connection of the
+    /// client has confirmed, and will not be by its end, which finds its place taken: the new one answers for that.
+    fn take_place(self: &Arc<Self>, handle: Handle) -> Registered {
+        let handle = Arc::new(handle);
+        let former = self.registry.insert(handle.clone());
+        if let Some(former) = &former {
+            handle.confirm_as(former);
+        }
+        Registered { router: self.clone(), handle, former }
     }
 
     /// Reads what a session has missed since `last`, and registers it anew by that.
@@ -374,9 +383,13 @@ impl Drop for Registered {
         }
         // A third connection has the place: nobody knows the older one any more, so it must go as well. Or it has gone.
         if let Some(former) = former {
+            self.handle.confirm_as(&former);
             former.close(Close::Overloaded);
         }
         // Queued at once; nobody need wait for the answer.
         drop(self.router.end(&self.handle));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,7 +66,7 @@ pub struct Connect {
     pub mode: Mode,
     /// Read after this id; none: after the client's confirmed position, at first the user's newest event.
     pub since: Option<EventId>,
-    /// What the client has confirmed, as far as this node knows: kept where the engine has lost it.
+    /// What the client has confirmed here: counts where the engine knows nothing newer, or, to resume, nothing.
     pub confirmed: Option<EventId>,
 }
 

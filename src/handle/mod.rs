@@ -348,13 +348,19 @@ impl Handle {
     /// Registered from this position on, which the engine has noted.
     pub fn begin(&self, from: EventId) {
         let mut state = self.state();
-        (state.confirmed, state.saved) = (from, from);
+        (state.confirmed, state.saved) = (from.max(state.confirmed), from);
     }
 
     /// The client has confirmed everything up to `id`.
     pub fn confirm(&self, id: EventId) {
         let mut state = self.state();
         state.confirmed = state.confirmed.max(id);
+    }
+
+    /// What the client has confirmed on an older connection, which this one takes the place of, it has confirmed.
+    pub fn confirm_as(&self, older: &Self) {
+        let confirmed = older.state().confirmed;
+        self.confirm(confirmed);
     }
 
     /// What the client has confirmed, if anything.

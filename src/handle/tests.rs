@@ -206,3 +206,15 @@ fn events_that_redis_lost_before_they_were_got_are_noticed_by_the_next() {
     handle.push(&hint(10, 6), 4);
     assert!(!handle.take_forked());
 }
+
+#[test]
+fn what_an_older_connection_confirmed_while_this_one_waited_is_yet_to_be_saved() {
+    let (older, newer) = (handle(), handle());
+    let (before, since) = (EventId { ms: 1, seq: 0 }, EventId { ms: 2, seq: 0 });
+    older.confirm(since);
+    newer.confirm_as(&older);
+    newer.begin(before);
+    assert_eq!(newer.unsaved(), Some(since));
+    newer.saved(since);
+    assert_eq!((newer.confirmed(), newer.unsaved()), (Some(since), None));
+}

@@ -174,3 +174,46 @@ async fn of_three_connections_none_is_left_that_nobody_knows() {
         assert!(matches!(told, (Some("event"), _, Some("last")) | (Some("bye"), Some(1013), _)), "{frame}");
     }
 }
+
+/// A client that has got three events, and acknowledged two of them.
+async fn acknowledged(node: &Node) -> (Client, Vec<String>) {
+    let mut client = Client::as_user(node, "42", "tab-1").await;
+    let published = Worker::open(node).await.count("42", 1, 3).await;
+    client.events(3).await;
+    client.send(&format!(r#"{{"type":"ack","id":"{}"}}"#, published[1])).await;
+    client.round_trip().await;
+    (client, published)
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_on_the_old_one_does_not_come_again() {
+    let (solo, stage) = (NodeBuilder::local("solo").start().await, Single::start().await);
+    for node in [&solo, &stage.a] {
+        let (mut old, published) = acknowledged(node).await;
+        let mut new = Client::as_user(node, "42", "tab-1").await;
+        assert_eq!(new.welcome["replayed"], 1, "{}", new.welcome);
+        assert_eq!(new.event().await.id.as_ref(), Some(&published[2]));
+        assert_eq!(old.closed().await.code, 4009);
+        // Nor where it closes, and its end is on its way when the next one comes.
+        new.send(&format!(r#"{{"type":"ack","id":"{}"}}"#, published[2])).await;
+        new.round_trip().await;
+        let (_, again) = tokio::join!(new.close(), Client::as_user(node, "42", "tab-1"));
+        assert_eq!(again.welcome["replayed"], 0, "{}", again.welcome);
+    }
+}
+
+#[tokio::test]
+async fn on_another_node_it_counts_once_the_old_one_has_ended() {
+    let mut pair = Pair::start().await;
+    let (mut old, published) = acknowledged(&pair.a).await;
+    let _new = Client::as_user(&pair.b, "42", "tab-1").await;
+    assert_eq!(old.closed().await.code, 4009);
+    eventually(BOUND, "what was acknowledged, saved", async || {
+        let mut position = redis::cmd("HGET");
+        position.arg("cursor:{user:42}").arg("tab-1");
+        same(pair.db.run::<String>(&position).await, published[1].clone())
+    })
+    .await;
+    let last = Client::as_user(&pair.a, "42", "tab-1").await;
+    assert_eq!(last.welcome["replayed"], 1, "{}", last.welcome);
+}

@@ -1,8 +1,9 @@
 //! From where a session reads: `since`, what it has confirmed, or the newest event.
 
+use switchboard::engine::Connect;
 use switchboard::id::{EventId, UserId};
 
-use crate::stage::{Kind, Stage, event, ids, user};
+use crate::stage::{Kind, RESUME, Stage, event, ids, user};
 
 crate::on_both_engines!(
     a_first_connection_begins_at_the_newest_event,
@@ -18,6 +19,9 @@ crate::on_both_engines!(
     since_wins_over_the_confirmed_position,
     a_heartbeat_keeps_what_was_confirmed,
     a_heartbeat_takes_no_position_back,
+    what_an_older_connection_confirmed_counts,
+    what_an_older_connection_confirmed_is_kept_though_more_is_asked_for,
+    who_resumes_moves_no_position_that_is_known,
     each_client_has_its_own_position,
     many_others_do_not_push_a_position_out,
     whose_position_may_have_been_dropped_is_told_a_gap,
@@ -178,6 +182,59 @@ async fn a_heartbeat_takes_no_position_back(kind: Kind) {
     stage.disconnect(&user, "tab", None).await;
     assert_eq!(stage.connect(&user, "tab").await.from, second);
     assert_eq!(stage.connect(&user, "other").await.from, second);
+}
+
+async fn what_an_older_connection_confirmed_counts(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    let newer = stage.connect_after(&user, "tab", None, first).await;
+    assert_eq!((newer.from, ids(&newer), newer.replayed), (first, vec![second], 1));
+    // It is kept; and what is known is not taken back.
+    for confirmed in [None, Some(welcome.position)] {
+        stage.disconnect(&user, "tab", None).await;
+        let back = match confirmed {
+            Some(older) => stage.connect_after(&user, "tab", None, older).await,
+            None => stage.connect(&user, "tab").await,
+        };
+        assert_eq!((back.from, ids(&back)), (first, vec![second]));
+    }
+    // Of a client without a position, too: Redis may have lost it.
+    assert_eq!(stage.connect_after(&user, "other", None, first).await.from, first);
+    assert_eq!(stage.connect(&user, "other").await.from, first);
+}
+
+async fn what_an_older_connection_confirmed_is_kept_though_more_is_asked_for(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let second = stage.publish_plain(&user, "2").await;
+    let third = stage.publish_plain(&user, "3").await;
+    let newer = stage.connect_after(&user, "tab", Some(first), second).await;
+    assert_eq!((newer.from, ids(&newer)), (first, vec![second, third]));
+    assert_eq!(stage.connect(&user, "tab").await.from, second);
+    assert_eq!(stage.connect_after(&user, "tab", Some(third), first).await.from, third);
+    assert_eq!(stage.connect(&user, "tab").await.from, third);
+}
+
+async fn who_resumes_moves_no_position_that_is_known(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let welcome = stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    for client in ["tab", "other"] {
+        let resumed = Connect {
+            user: user.clone(),
+            client: client.parse().unwrap(),
+            mode: RESUME,
+            since: Some(first),
+            confirmed: Some(first),
+        };
+        stage.engine.connect(resumed).await.unwrap();
+    }
+    // That is the heartbeat's. Only what is not known is taken.
+    assert_eq!(stage.connect(&user, "tab").await.from, welcome.position);
+    assert_eq!(stage.connect(&user, "other").await.from, first);
 }
 
 async fn each_client_has_its_own_position(kind: Kind) {

@@ -219,6 +219,22 @@ impl Stage {
         self.registered(user, client, Mode::New, Some(since)).await
     }
 
+    /// A new connection that takes the place of one on which its client has confirmed so much.
+    pub async fn connect_after(
+        &self,
+        user: &UserId,
+        client: &str,
+        since: Option<EventId>,
+        confirmed: EventId,
+    ) -> Registration {
+        let (user, client) = (user.clone(), client.parse().unwrap());
+        let connect = Connect { user, client, mode: Mode::New, since, confirmed: Some(confirmed) };
+        match self.engine.connect(connect).await.unwrap() {
+            Connected::Registered(registration) => registration,
+            other => panic!("not registered: {other:?}"),
+        }
+    }
+
     /// A connection that is there reads on.
     pub async fn resume(&self, user: &UserId, client: &str, since: EventId) -> Registration {
         self.registered(user, client, RESUME, Some(since)).await

@@ -81,17 +81,22 @@ impl Context {
             }
             let newest = user.log.back().map(|entry| entry.id);
             let position = newest.unwrap_or(clock);
-            let confirmed = user.cursors.get(&connect.client).copied();
+            let stored = user.cursors.get(&connect.client).copied();
+            let confirmed = match connect.mode {
+                Mode::New => stored.max(connect.confirmed),
+                Mode::Resume { .. } => stored,
+            };
             let from = connect.since.or(confirmed).unwrap_or(position);
             // Whose position was dropped within the log's time may have missed something; who is new is told so as well.
             let forgotten = connect.since.is_none()
                 && confirmed.is_none()
                 && user.dropped.is_some_and(|dropped| dropped.elapsed() < self.config.log_ttl);
-            if connect.mode == Mode::New && confirmed.is_none_or(|known| from > known) {
-                user.cursors.insert(connect.client.clone(), from);
+            let reached = confirmed.max(Some(from));
+            if connect.mode == Mode::New && reached > stored {
+                user.confirm(reached.map(|reached| (connect.client.clone(), reached)));
                 user.drop_oldest_positions();
-            } else if let (None, Some(confirmed)) = (confirmed, connect.confirmed) {
-                user.cursors.insert(connect.client.clone(), confirmed);
+            } else if let (None, Some(confirmed)) = (stored, connect.confirmed) {
+                user.confirm([(connect.client.clone(), confirmed)]);
             }
             let mut registration = user.read(from, &connect.client, connect.mode);
             registration.position = position;

@@ -1,0 +1,123 @@
+//! Two connections of one client, whose beginnings and ends overlap: what it has confirmed is not forgotten.
+
+use super::*;
+use crate::engine::NodeInfo;
+use crate::engine::memory::{Config, MemoryEngine};
+use crate::protocol::publish::Data;
+
+struct Stage {
+    router: Arc<Router>,
+    identity: Identity,
+    /// The ids of what was published after the first connection began.
+    ids: Vec<EventId>,
+}
+
+/// A first connection, and three events that it may confirm.
+async fn stage() -> (Stage, Registered) {
+    let node_id: NodeId = "n".parse().unwrap();
+    let config = Config {
+        node: NodeInfo::default(),
+        node_id: node_id.clone(),
+        log_ttl: Duration::from_secs(600),
+        log_length: 8,
+        max_sessions_per_user: 1,
+    };
+    let metrics = Arc::new(Metrics::new("n", &[]).unwrap());
+    let router = Arc::new(Router::new(node_id, Arc::new(MemoryEngine::new(config)), metrics, 1));
+    router.lease().renewed(tokio::time::Instant::now(), Duration::from_secs(600));
+    let identity = Identity { user: "u".parse().unwrap(), client: "c".parse().unwrap(), since: None };
+    let mut stage = Stage { router, identity, ids: Vec::new() };
+    let first = stage.open().await.0;
+    for _ in 0..3 {
+        let event = Event {
+            user: stage.identity.user.clone(),
+            client: None,
+            except: None,
+            event: "e".parse().unwrap(),
+            data: Data::from_json_text("1".to_owned()),
+            collapse: None,
+            key: None,
+            transient: false,
+        };
+        stage.ids.push(stage.router.engine().publish(event).await.unwrap().id.unwrap());
+    }
+    (stage, first)
+}
+
+impl Stage {
+    async fn open(&self) -> (Registered, Box<Registration>) {
+        self.router.open(self.identity.clone()).await.unwrap_or_else(|_| panic!("refused"))
+    }
+
+    /// A connection as it is while it waits for the engine. Dropped, it was not let in.
+    fn waiting(&self) -> Registered {
+        let Identity { user, client, .. } = self.identity.clone();
+        self.router.take_place(Handle::new(user, client))
+    }
+}
+
+#[tokio::test]
+async fn what_a_replaced_connection_confirmed_is_not_sent_again() {
+    let (stage, first) = stage().await;
+    first.handle().confirm(stage.ids[1]);
+    let (second, welcome) = stage.open().await;
+    assert_eq!((welcome.from, welcome.replayed), (stage.ids[1], 1));
+    assert_eq!(second.handle().unsaved(), None, "the engine has it");
+    // What the older one is told until its end counts too: the next heartbeat saves it.
+    first.handle().confirm(stage.ids[2]);
+    drop(first);
+    assert_eq!(second.handle().unsaved(), Some(stage.ids[2]));
+    drop(second);
+    assert_eq!(stage.open().await.1.from, stage.ids[2]);
+}
+
+#[tokio::test]
+async fn an_older_since_forgets_nothing() {
+    let (mut stage, first) = stage().await;
+    first.handle().confirm(stage.ids[2]);
+    stage.identity.since = Some(stage.ids[0]);
+    let (second, welcome) = stage.open().await;
+    assert_eq!((welcome.from, welcome.replayed), (stage.ids[0], 2));
+    stage.identity.since = None;
+    drop((first, second));
+    assert_eq!(stage.open().await.1.from, stage.ids[2]);
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_forgets_nothing() {
+    // The older one ends while the newer one waits, or as it is refused, or not at all.
+    for (ends_before, ends_after) in [(true, false), (false, true), (false, false)] {
+        let (stage, first) = stage().await;
+        first.handle().confirm(stage.ids[0]);
+        let second = stage.waiting();
+        first.handle().confirm(stage.ids[1]);
+        let handle = first.handle().clone();
+        if ends_before {
+            drop(first);
+            drop(second);
+        } else if ends_after {
+            assert!(handle.end(), "it has not looked for its place yet");
+            drop(second);
+            assert!(stage.router.registry().remove(&handle, || ()).is_none());
+        } else {
+            drop(second);
+            drop(first);
+        }
+        assert!(stage.router.registry().is_empty(), "nobody is left whom nobody takes out");
+        assert_eq!(stage.open().await.1.from, stage.ids[1]);
+    }
+}
+
+#[tokio::test]
+async fn a_third_connection_knows_what_the_first_one_confirmed() {
+    let (stage, first) = stage().await;
+    first.handle().confirm(stage.ids[1]);
+    let second = stage.waiting();
+    let (third, welcome) = stage.open().await;
+    assert_eq!(welcome.from, stage.ids[1]);
+    first.handle().confirm(stage.ids[2]);
+    drop(second);
+    assert_eq!(third.handle().confirmed(), Some(stage.ids[2]));
+    drop((first, third));
+    assert_eq!(stage.open().await.1.from, stage.ids[2]);
+}
