@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use switchboard::engine::{Claim, Disconnect, LeaseState, MAX_BEATS, Uplink, UserLease};
-use switchboard::id::EventId;
+use switchboard::engine::{Claim, Connect, Disconnect, LeaseState, MAX_BEATS, Mode, Uplink, UserLease};
+use switchboard::id::{EventId, UserId};
 use switchboard::protocol::publish::Data;
 
 use crate::recorder::Told;
@@ -185,4 +185,44 @@ async fn a_node_that_has_its_id_keeps_it(kind: Kind) {
     stage.engine.clear_up().await.unwrap();
     stage.engine.stop_ingress().await;
     stage.engine.release().await.unwrap();
+}
+
+/// A user with a session whose end Redis does not take, and what that has confirmed.
+async fn cut_off() -> (Stage, UserId, EventId) {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    // Ends fail: with the last session of a node, that is taken off the user's.
+    stage.another("node-2").await.connect(&user, "phone").await;
+    stage.connect(&user, "tab").await;
+    stage.publish_plain(&user, "1").await;
+    let confirmed = stage.publish_plain(&user, "2").await;
+    let () = stage.ask(&["ACL", "SETUSER", "default", "-hdel"]);
+    (stage, user, confirmed)
+}
+
+#[tokio::test]
+async fn what_was_confirmed_outlives_whoever_comes_back_in_vain() {
+    let (stage, user, confirmed) = cut_off().await;
+    let end = |confirmed| Disconnect { user: user.clone(), client: client("tab"), confirmed };
+    let begin =
+        Connect { user: user.clone(), client: client("tab"), mode: Mode::New, since: None, confirmed: None };
+    let () = stage.ask(&["ACL", "SETUSER", "default", "-xrevrange"]);
+    stage.engine.disconnect(end(Some(confirmed))).await.unwrap_err();
+    // Who is not let in has confirmed nothing; the next one's end does not even come.
+    stage.engine.connect(begin.clone()).await.unwrap_err();
+    stage.engine.disconnect(end(None)).await.unwrap_err();
+    stage.engine.connect(begin).await.unwrap_err();
+    let () = stage.ask(&["ACL", "SETUSER", "default", "+xrevrange", "+hdel"]);
+    assert_eq!(stage.connect(&user, "tab").await.from, confirmed);
+}
+
+#[tokio::test]
+async fn who_is_back_before_its_end_got_through_has_what_it_confirmed() {
+    let (stage, user, confirmed) = cut_off().await;
+    let end = Disconnect { user: user.clone(), client: client("tab"), confirmed: Some(confirmed) };
+    stage.engine.disconnect(end).await.unwrap_err();
+    assert_eq!(stage.connect(&user, "tab").await.from, confirmed);
+    // That end is owed no more.
+    let () = stage.ask(&["ACL", "SETUSER", "default", "+hdel"]);
+    stage.connect(&user, "another").await;
+    assert_eq!(stage.sessions(&user).await, ["another@node-1", "phone@node-2", "tab@node-1"]);
 }

@@ -127,9 +127,13 @@ impl Sessions {
         for op in taken.drain(..) {
             match op {
                 Op::Connect(connect, reply) => connects.push((connect, reply)),
-                Op::Disconnect(disconnect, reply) => {
+                Op::Disconnect(mut disconnect, reply) => {
                     let whose = (disconnect.user.clone(), disconnect.client.clone());
                     connects.retain(|(connect, reply)| !is_over(connect, reply, &disconnect));
+                    if let Some(older) = self.owed.get(&whose) {
+                        // Of one that was served. This one may never have been let in.
+                        disconnect.confirmed = disconnect.confirmed.max(older.confirmed);
+                    }
                     self.owed.insert(whose.clone(), disconnect);
                     ends.push((whose, reply));
                 }
@@ -140,16 +144,25 @@ impl Sessions {
             let owed = self.owed.contains_key(&whose);
             let _ = reply.send(if owed { ended.clone() } else { Ok(()) });
         }
-        for (connect, _) in &connects {
-            // It is here again: its older connection's end must not take it away.
-            self.owed.remove(&(connect.user.clone(), connect.client.clone()));
+        let (mut questions, replies): (Vec<_>, Vec<_>) = connects.into_iter().unzip();
+        for connect in &mut questions {
+            // It is back before its older connection's end got through.
+            if let Some(owed) = self.owed.get(&whose(connect)) {
+                connect.confirmed = connect.confirmed.max(owed.confirmed);
+            }
         }
-        let (questions, replies): (Vec<_>, Vec<_>) = connects.into_iter().unzip();
         let mut replies = replies.into_iter();
         // What goes to several masters at once may be as much more.
         let masters = self.context.link.masters();
         for batch in questions.chunks(sessions::MAX_CONNECTS * masters) {
-            answer(replies.by_ref().take(batch.len()), sessions::connect(&self.context, batch).await);
+            let outcomes = sessions::connect(&self.context, batch).await;
+            for (connect, outcome) in batch.iter().zip(&outcomes) {
+                if let Ok(Connected::Registered(_)) = outcome {
+                    // It is here again, and that end must not take it away.
+                    self.owed.remove(&whose(connect));
+                }
+            }
+            answer(replies.by_ref().take(batch.len()), outcomes);
         }
     }
 
@@ -166,6 +179,10 @@ impl Sessions {
         }
         all
     }
+}
+
+fn whose(connect: &Connect) -> (UserId, ClientId) {
+    (connect.user.clone(), connect.client.clone())
 }
 
 /// Whether a beginning is of the session whose end was queued after it: its caller has gone meanwhile (it awaits nothing
