@@ -52,6 +52,7 @@ async fn the_budget_is_forgotten_with_the_last_drain() {
     assert_eq!(drain(&b, 1, 1000).await.1, STEP);
     let fields: Vec<String> = a.ask(&["HKEYS", "drain"]);
     assert!(!fields.contains(&"node node-1".to_owned()), "{fields:?}");
+    assert!(a.ask::<i64>(&["PTTL", "drain"]) > 0, "nor is the budget where all have died");
 }
 
 #[tokio::test]

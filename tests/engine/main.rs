@@ -22,3 +22,4 @@ mod publish;
 mod registration;
 mod replay;
 mod sessions;
+mod ttls;

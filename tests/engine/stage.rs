@@ -159,6 +159,20 @@ impl Stage {
         Self::unclaimed(self.server.clone().unwrap(), id, self.options)
     }
 
+    /// Another node, to which this one is dead: as after its lease has lapsed.
+    pub async fn survivor(&self) -> Self {
+        let survivor = self.another("node-2").await;
+        let () = self.ask(&["DEL", &format!("node:{}", self.id)]);
+        let () = self.ask(&["ZADD", "nodes", "1", self.id.as_str()]);
+        survivor
+    }
+
+    /// The states that the presence stream tells, oldest first.
+    pub fn edges(&self) -> Vec<String> {
+        let told: Vec<(String, Vec<String>)> = self.ask(&["XRANGE", "presence", "-", "+"]);
+        told.into_iter().map(|(_, fields)| fields[3].clone()).collect()
+    }
+
     /// Runs one command on the test's own connection to Redis.
     pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::Cmd::new();
