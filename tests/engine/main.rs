@@ -12,6 +12,7 @@ mod completeness;
 mod drain;
 mod formats;
 mod histories;
+mod ingress_lease;
 mod many_nodes;
 mod mends;
 mod model;

@@ -1,0 +1,95 @@
+//! The lease on an ingress stream: one node reads at a time, and what others left behind stays or goes.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::stage::{Kind, Stage};
+
+const LONG: &str = "60000";
+
+/// Whether `node` has the lease now, for so many ms.
+fn lead(stage: &Stage, node: &str, ttl: &str) -> bool {
+    let boot = format!("boot-{node}");
+    stage.ask::<i64>(&["EVAL", include_str!("../../lua/lead.lua"), "1", "other", node, &boot, ttl]) == 1
+}
+
+/// What `node` is given to read; none where the stream is not its own.
+fn take(stage: &Stage, node: &str) -> Option<Vec<(String, Vec<String>)>> {
+    let boot = format!("boot-{node}");
+    stage.ask(&["EVAL", include_str!("../../lua/take.lua"), "1", "other", node, &boot, "10"])
+}
+
+fn entry(stage: &Stage) {
+    let _: String = stage.ask(&["XADD", "other", "*", "user", "42", "event", "e"]);
+}
+
+fn consumers(stage: &Stage) -> Vec<String> {
+    let all: Vec<HashMap<String, redis::Value>> = stage.ask(&["XINFO", "CONSUMERS", "other", "switchboard"]);
+    let name = |consumer: &HashMap<String, redis::Value>| redis::from_redis_value(consumer["name"].clone());
+    all.iter().map(|consumer| name(consumer).unwrap()).collect()
+}
+
+/// More than a lease of one millisecond.
+async fn it_lapses(stage: &Stage) {
+    stage.time_passes(Duration::from_millis(5)).await;
+}
+
+#[tokio::test]
+async fn who_has_no_lease_takes_nothing() {
+    let stage = Kind::Redis.stage().await;
+    let () = stage.ask(&["XGROUP", "CREATE", "other", "switchboard", "0", "MKSTREAM"]);
+    entry(&stage);
+    assert_eq!(take(&stage, "a"), None, "nobody has it");
+    assert!(lead(&stage, "b", LONG));
+    assert_eq!(take(&stage, "a"), None, "another has it");
+    assert_eq!(take(&stage, "b").unwrap().len(), 1, "and gets what waits");
+    assert_eq!(take(&stage, "b").unwrap().len(), 0);
+    let () = stage.ask(&["DEL", "other"]);
+    assert_eq!(take(&stage, "b"), None, "gone with its group");
+}
+
+#[tokio::test]
+async fn a_lease_is_one_nodes_until_it_lapses_or_is_given_back() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead(&stage, "a", LONG));
+    assert!(!lead(&stage, "b", LONG), "another has it");
+    assert!(!lead(&stage, "a", "0"), "given back");
+    assert!(lead(&stage, "b", "1"));
+    entry(&stage);
+    it_lapses(&stage).await;
+    assert_eq!(take(&stage, "b"), None, "lapsed");
+    assert!(lead(&stage, "a", LONG));
+    assert_eq!(take(&stage, "a").unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_lease_however_often_renewed_is_one_consumer() {
+    let stage = Kind::Redis.stage().await;
+    for _ in 0..3 {
+        assert!(lead(&stage, "a", LONG));
+        // Its end is part of its name.
+        stage.time_passes(Duration::from_millis(2)).await;
+    }
+    assert_eq!(consumers(&stage).len(), 1, "{:?}", consumers(&stage));
+}
+
+#[tokio::test]
+async fn who_left_nothing_behind_is_struck_off_and_nobody_else() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead(&stage, "a", "1"));
+    for name in ["idle", "since-1"] {
+        let _: i64 = stage.ask(&["XGROUP", "CREATECONSUMER", "other", "switchboard", name]);
+    }
+    entry(&stage);
+    let _: redis::Value = stage.ask(&["XREADGROUP", "GROUP", "switchboard", "a", "STREAMS", "other", ">"]);
+    it_lapses(&stage).await;
+    assert!(lead(&stage, "b", LONG));
+    let left = consumers(&stage);
+    let has = |name: &str| left.iter().any(|consumer| consumer == name);
+    assert!(!has("idle"), "{left:?}");
+    assert!(has("since-1"), "the age of the data is lost: {left:?}");
+    assert!(has("a"), "what it had in hand is lost: {left:?}");
+    let pending: (usize, redis::Value, redis::Value, redis::Value) =
+        stage.ask(&["XPENDING", "other", "switchboard"]);
+    assert_eq!(pending.0, 1);
+}
