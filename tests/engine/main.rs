@@ -23,4 +23,5 @@ mod publish;
 mod registration;
 mod replay;
 mod sessions;
+mod thrown_away;
 mod ttls;

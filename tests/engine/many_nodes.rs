@@ -132,6 +132,31 @@ async fn an_id_is_held_by_one_process() {
 }
 
 #[tokio::test]
+async fn an_id_that_is_being_cleared_up_after_is_free_in_a_moment() {
+    let stage = Kind::Redis.stage().await;
+    // As a survivor claims it, without a version; then another process.
+    for (version, clears_up) in [("", true), ("1", false)] {
+        let _: i64 = stage.ask(&["HSET", "node:node-1", "boot", "another", "version", version]);
+        let claim = stage.engine.claim().await.unwrap();
+        assert_eq!(claim == Claim::ClearingUp, clears_up, "{claim:?}");
+        assert_eq!(matches!(claim, Claim::Taken(_)), !clears_up, "{claim:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_an_earlier_process_is_not_told_to_the_next() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let inbox = "inbox:{node:node-2}";
+    let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
+    let _: String = a.ask(&["XADD", inbox, "*", "hints", "0 signout 42\n\n"]);
+    let b = a.another("node-2").await;
+    a.engine.broadcast("notice".parse().unwrap(), event(&user, "1").data).await.unwrap();
+    let told = Told::Broadcast { event: "notice".to_owned(), data: "1".to_owned() };
+    b.node.wait_for("the broadcast", |it| (*it == told).then_some(())).await;
+    assert_eq!(b.node.told(), [told]);
+}
+
+#[tokio::test]
 async fn who_was_frozen_takes_nothing_from_whoever_has_its_id_now() {
     let options = Options { node_ttl: Duration::from_secs(2), ..Options::default() };
     let (old, user) = (Kind::Redis.stage_with(options).await, user("42"));
@@ -263,6 +288,18 @@ async fn both_keys_of_a_session_end_with_the_last_lease() {
         }
         let _: i64 = a.ask(&["HDEL", "nodes:{user:42}", "node-2"]);
     }
+}
+
+#[tokio::test]
+async fn a_lease_that_lapsed_goes_with_its_sessions_when_somebody_comes() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    a.connect(&user, "x").await;
+    b.connect(&user, "y").await;
+    let _: i64 = a.ask(&["HSET", "nodes:{user:42}", "node-1", "1"]);
+    b.connect(&user, "z").await;
+    assert_eq!(b.sessions(&user).await, ["y@node-2", "z@node-2"]);
+    assert_eq!(a.ask::<i64>(&["HEXISTS", "nodes:{user:42}", "node-1"]), 0);
 }
 
 #[tokio::test]
