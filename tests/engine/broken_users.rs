@@ -1,11 +1,13 @@
 //! One user's key that is not as the relay left it: an application has written to it, or its own is of that name.
 //! Everybody else is served.
 
+use std::fmt::Debug;
+
 use futures_util::future::join_all;
-use switchboard::engine::{Claim, Connect, Disconnect, LeaseState, Mode, UserLease};
+use switchboard::engine::{Claim, Connect, Disconnect, LeaseState, Mode, Unavailable, UserLease};
 use switchboard::id::{EventId, UserId};
 
-use crate::stage::{Kind, Stage, client, user};
+use crate::stage::{Kind, Stage, client, event, user};
 
 /// Each of a user's keys, and one that holds what a script stumbles over.
 const BREAK: [&[&str]; 5] = [
@@ -40,6 +42,49 @@ async fn crowd(stage: &Stage, breaks: &[&str], before: bool) -> Vec<UserId> {
         let () = stage.ask(breaks);
     }
     users.into()
+}
+
+/// Users 1 and 3 are served, and 42 is told of its key, of all that is asked for at once.
+fn assert_others<T: Debug>(done: &[Result<T, Unavailable>], breaks: &[&str]) {
+    assert!(matches!(done, [Ok(_), Err(_), Ok(_)]), "{breaks:?}: {done:?}");
+}
+
+#[tokio::test]
+async fn coming() {
+    let stage = Kind::Redis.stage().await;
+    for (number, breaks) in BREAK.into_iter().enumerate() {
+        let () = stage.ask(&["DEL", "user:42", "nodes:{user:42}", "log:{user:42}", "cursor:{user:42}"]);
+        let () = stage.ask(breaks);
+        // All are queued before any is done.
+        let connects = ["1", "42", "3"].map(|id| Connect {
+            user: user(id),
+            client: client("tab"),
+            mode: Mode::New,
+            since: None,
+            confirmed: None,
+        });
+        let connected = join_all(connects.into_iter().map(|connect| stage.engine.connect(connect))).await;
+        assert_others(&connected, breaks);
+        for id in ["1", "3"] {
+            assert_eq!(stage.sessions(&user(id)).await, ["tab@node-1"], "{breaks:?}");
+            stage.disconnect(&user(id), "tab", None).await;
+        }
+        let told = |user: &str, state| {
+            let edges: Vec<(String, Vec<String>)> = stage.ask(&["XRANGE", "presence", "-", "+"]);
+            edges.iter().filter(|(_, fields)| fields[1] == user && fields[3] == state).count()
+        };
+        assert_eq!([told("1", "online"), told("3", "online")], [number + 1; 2], "{breaks:?}");
+    }
+}
+
+#[tokio::test]
+async fn getting_events() {
+    let stage = Kind::Redis.stage().await;
+    for breaks in [BREAK[1], BREAK[2]] {
+        let users = crowd(&stage, breaks, false).await;
+        let published = join_all(users.iter().map(|user| stage.engine.publish(event(user, "1")))).await;
+        assert_others(&published, breaks);
+    }
 }
 
 async fn assert_gone(stage: &Stage, users: &[UserId], what: &str) {
@@ -77,10 +122,8 @@ async fn leaving_after_being_refused() {
 async fn clearing_up_after_a_dead_node() {
     for breaks in BREAK {
         let dead = Kind::Redis.stage().await;
-        let survivor = dead.another("node-2").await;
         let users = crowd(&dead, breaks, false).await;
-        let () = dead.ask(&["DEL", "node:node-1"]);
-        let () = dead.ask(&["ZADD", "nodes", "1", "node-1"]);
+        let survivor = dead.survivor().await;
         survivor.engine.clear_up().await.unwrap_or_else(|error| panic!("{breaks:?}: {error}"));
         assert_gone(&survivor, &users, &format!("{breaks:?}")).await;
         assert_eq!(survivor.engine.nodes().await.unwrap().len(), 1, "{breaks:?}");

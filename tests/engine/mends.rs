@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchboard::engine::{Claim, Connect, Mode};
+use switchboard::engine::{Claim, Connect, Disconnect, Mode};
 
 use crate::recorder::{Recorder, Told};
 use crate::stage::{Kind, Options, client, event, user};
@@ -138,4 +138,44 @@ async fn whose_place_was_taken_by_one_that_could_not_begin_is_told_to_look() {
     let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
     assert!(b.engine.beat(0).await.unwrap());
     a.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned(), None)).then_some(())).await;
+}
+
+/// What Redis refuses of an end, and how that is put right.
+const REFUSED: [[&[&str]; 2]; 2] = [
+    [&["CONFIG", "SET", "min-replicas-to-write", "1"], &["CONFIG", "SET", "min-replicas-to-write", "0"]],
+    [&["SET", "presence", "x"], &["DEL", "presence"]],
+];
+
+#[tokio::test]
+async fn an_end_that_redis_refused_is_tried_again_by_itself() {
+    for [breaks, mends] in REFUSED {
+        let (stage, user) = (Kind::Redis.stage().await, user("42"));
+        stage.connect(&user, "tab").await;
+        let () = stage.ask(&["DEL", "presence"]);
+        let () = stage.ask(breaks);
+        let end = Disconnect { user, client: client("tab"), confirmed: None };
+        stage.engine.disconnect(end).await.unwrap_err();
+        let () = stage.ask(mends);
+        let served = || stage.ask::<i64>(&["EXISTS", "user:42", "users:{node:node-1}"]);
+        Recorder::eventually("the end", async || served() == 0).await;
+        assert_eq!(stage.edges(), ["offline"], "{breaks:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_redis_refused_takes_nobody_off_who_is_back() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let () = stage.ask(&["SET", "presence", "x"]);
+    let end = Disconnect { user: user.clone(), client: client("tab"), confirmed: None };
+    stage.engine.disconnect(end).await.unwrap_err();
+    stage.connect(&user, "tab").await;
+    let () = stage.ask(&["DEL", "presence"]);
+    // Whoever leaves next takes along what is still to be ended.
+    stage.disconnect(&self::user("another"), "tab", None).await;
+    assert_eq!(stage.sessions(&user).await, ["tab@node-1"]);
+    assert_eq!(stage.ask::<Vec<String>>(&["SMEMBERS", "users:{node:node-1}"]), ["42"]);
+    // Both edges are owed still, and told in their order.
+    stage.heartbeat(&user, &[]).await;
+    assert_eq!(stage.edges(), ["offline", "online"]);
 }
