@@ -5,19 +5,13 @@ use std::time::Duration;
 use switchboard::engine::{Claim, Event, LeaseState};
 use switchboard::id::{EventId, UserId};
 
-use crate::stage::{Kind, Options, Stage, event, ids, user};
+use crate::stage::{Kind, Options, event, ids, user};
 
 crate::on_both_engines!(
     a_trimmed_log_is_whole_only_for_who_is_not_behind_it,
     of_a_long_log_no_more_is_read_than_is_kept,
     a_log_that_lapsed_is_a_gap,
     a_lapsed_log_is_a_gap_also_once_it_has_begun_anew,
-    a_position_lasts_as_long_as_the_log,
-    a_position_lasts_as_long_as_what_came_before_its_node_died,
-    an_idle_client_of_an_empty_log_misses_nothing_however_long,
-    a_heartbeat_keeps_the_log_of_who_is_connected,
-    an_event_is_kept_its_full_time_also_where_someone_was_connected,
-    whoever_connects_just_before_the_log_lapses_misses_nothing,
     a_collapsed_entry_is_not_missing,
     a_collapsed_front_is_not_missing,
     collapsed_entries_do_not_hide_a_trimmed_one,
@@ -33,14 +27,6 @@ fn short_log() -> Options {
 
 fn progress(user: &UserId, key: &str, data: &str) -> Event {
     Event { collapse: Some(key.parse().unwrap()), ..event(user, data) }
-}
-
-/// Time passes as it does for a node that renews its leases.
-async fn time_passes_with_heartbeats(stage: &Stage, user: &UserId, span: Duration) {
-    for _ in 0..9 {
-        stage.time_passes(span / 9).await;
-        assert_ne!(stage.heartbeat(user, &[]).await, LeaseState::Lost);
-    }
 }
 
 async fn a_trimmed_log_is_whole_only_for_who_is_not_behind_it(kind: Kind) {
@@ -99,79 +85,6 @@ async fn a_lapsed_log_is_a_gap_also_once_it_has_begun_anew(kind: Kind) {
     let kept = stage.publish_plain(&user, "2").await;
     let back = stage.connect_since(&user, "tab", seen).await;
     assert_eq!((ids(&back), back.whole), (vec![kept], false));
-}
-
-async fn a_position_lasts_as_long_as_the_log(kind: Kind) {
-    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
-    let welcome = stage.connect(&user, "tab").await;
-    stage.disconnect(&user, "tab", None).await;
-    stage.time_passes(LAPSES * 3 / 4).await;
-    let missed = stage.publish_plain(&user, "1").await;
-    stage.time_passes(LAPSES / 2).await;
-    // The event is kept still; so its reader's place must be.
-    let back = stage.connect(&user, "tab").await;
-    assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![missed], true));
-}
-
-async fn a_position_lasts_as_long_as_what_came_before_its_node_died(kind: Kind) {
-    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
-    let welcome = stage.connect(&user, "tab").await;
-    let first = stage.publish_plain(&user, "1").await;
-    stage.time_passes(LAPSES * 3 / 4).await;
-    let second = stage.publish_plain(&user, "2").await;
-    // No heartbeat, and no end of the session.
-    stage.time_passes(LAPSES / 2).await;
-    let back = stage.connect(&user, "tab").await;
-    assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![first, second], true));
-}
-
-async fn an_idle_client_of_an_empty_log_misses_nothing_however_long(kind: Kind) {
-    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
-    let welcome = stage.connect(&user, "tab").await;
-    time_passes_with_heartbeats(&stage, &user, LAPSES * 2).await;
-    let still = stage.resume(&user, "tab", welcome.position).await;
-    assert_eq!((ids(&still), still.whole), (vec![], true));
-    let first = stage.publish_plain(&user, "1").await;
-    let page = stage.resume(&user, "tab", welcome.position).await;
-    assert_eq!((ids(&page), page.whole), (vec![first], true));
-    // And that proof does not lapse while somebody is there.
-    time_passes_with_heartbeats(&stage, &user, LAPSES * 2).await;
-    assert!(stage.resume(&user, "tab", welcome.position).await.whole);
-}
-
-async fn a_heartbeat_keeps_the_log_of_who_is_connected(kind: Kind) {
-    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
-    let welcome = stage.connect(&user, "tab").await;
-    let first = stage.publish_plain(&user, "1").await;
-    time_passes_with_heartbeats(&stage, &user, LAPSES * 2).await;
-    let second = stage.publish_plain(&user, "2").await;
-    stage.disconnect(&user, "tab", None).await;
-    stage.time_passes(LAPSES / 2).await;
-    let back = stage.connect(&user, "tab").await;
-    assert_eq!((back.from, ids(&back), back.whole), (welcome.position, vec![first, second], true));
-}
-
-async fn an_event_is_kept_its_full_time_also_where_someone_was_connected(kind: Kind) {
-    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
-    let old = stage.publish_plain(&user, "1").await;
-    stage.time_passes(LAPSES * 3 / 4).await;
-    // The log is nearly over, and no heartbeat comes before it is.
-    stage.connect_since(&user, "tab", old).await;
-    stage.time_passes(LAPSES / 8).await;
-    let missed = stage.publish_plain(&user, "2").await;
-    stage.time_passes(LAPSES * 3 / 4).await;
-    let back = stage.connect_since(&user, "other", old).await;
-    assert_eq!((ids(&back), back.whole), (vec![missed], true));
-}
-
-async fn whoever_connects_just_before_the_log_lapses_misses_nothing(kind: Kind) {
-    let (stage, user) = (kind.stage_with(short_log()).await, user("42"));
-    let seen = stage.publish_plain(&user, "1").await;
-    stage.time_passes(LAPSES * 3 / 4).await;
-    stage.connect_since(&user, "tab", seen).await;
-    stage.time_passes(LAPSES / 2).await;
-    let still = stage.resume(&user, "tab", seen).await;
-    assert_eq!((ids(&still), still.whole), (vec![], true));
 }
 
 async fn a_collapsed_entry_is_not_missing(kind: Kind) {
