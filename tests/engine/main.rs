@@ -15,6 +15,7 @@ mod histories;
 mod ingress_lease;
 mod lasting;
 mod many_nodes;
+mod memory;
 mod mends;
 mod model;
 mod operators;

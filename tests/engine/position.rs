@@ -1,9 +1,11 @@
 //! From where a session reads: `since`, what it has confirmed, or the newest event.
 
+use std::ops::Range;
+
 use switchboard::engine::Connect;
 use switchboard::id::{EventId, UserId};
 
-use crate::stage::{Kind, RESUME, Stage, event, ids, user};
+use crate::stage::{Kind, Options, RESUME, Stage, event, ids, user};
 
 crate::on_both_engines!(
     a_first_connection_begins_at_the_newest_event,
@@ -250,8 +252,8 @@ async fn each_client_has_its_own_position(kind: Kind) {
 }
 
 /// Clients that come once and never again.
-async fn passers_by(stage: &Stage, user: &UserId, count: usize) {
-    for number in 0..count {
+async fn passers_by(stage: &Stage, user: &UserId, numbers: Range<usize>) {
+    for number in numbers {
         let id = format!("other-{number}");
         stage.connect(user, &id).await;
         stage.disconnect(user, &id, None).await;
@@ -264,7 +266,7 @@ async fn many_others_do_not_push_a_position_out(kind: Kind) {
     stage.connect(&user, "tab").await;
     stage.disconnect(&user, "tab", None).await;
     let missed = stage.publish_plain(&user, "1").await;
-    passers_by(&stage, &user, 500).await;
+    passers_by(&stage, &user, 0..500).await;
     let welcome = stage.connect(&user, "tab").await;
     assert_eq!((ids(&welcome), welcome.whole), (vec![missed], true));
 }
@@ -275,13 +277,24 @@ async fn whose_position_may_have_been_dropped_is_told_a_gap(kind: Kind) {
     stage.connect(&user, "tab").await;
     stage.disconnect(&user, "tab", None).await;
     let missed = stage.publish_plain(&user, "1").await;
-    passers_by(&stage, &user, 1100).await;
+    passers_by(&stage, &user, 0..600).await;
+    let newest = stage.publish_plain(&user, "2").await;
+    passers_by(&stage, &user, 600..1100).await;
     let welcome = stage.connect(&user, "tab").await;
-    assert!(!welcome.whole && welcome.from == missed, "what it has missed is not known: {welcome:?}");
+    assert!(!welcome.whole && welcome.from == newest, "what it has missed is not known: {welcome:?}");
     stage.disconnect(&user, "tab", None).await;
     assert!(stage.connect(&user, "tab").await.whole, "it has been told");
-    assert!(stage.connect(&user, "other-1099").await.whole, "newer positions are kept");
+    for kept in ["other-600", "other-1099"] {
+        assert!(stage.connect(&user, kept).await.whole, "newer positions are kept");
+    }
     assert!(stage.connect_since(&user, "tab-2", missed).await.whole, "who says where it stands is not asked");
+    assert!(!stage.connect(&user, "tab-3").await.whole, "it may have been one of them");
+    // Nothing is kept for longer than a log, so who comes later than that has no position that was dropped.
+    match kind {
+        Kind::Memory => stage.time_passes(Options::default().log_ttl).await,
+        Kind::Redis => assert_eq!(stage.ask::<i64>(&["HSET", "cursor:{user:42}", "@dropped", "1"]), 0),
+    }
+    assert!(stage.connect(&user, "tab-4").await.whole, "that was long ago");
 }
 
 /// As if Redis' clock had been so far ahead while clients came, and had gone back since.

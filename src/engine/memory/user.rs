@@ -36,7 +36,7 @@ impl Entry {
 pub(super) struct User {
     pub(super) sessions: BTreeSet<ClientId>,
     pub(super) log: VecDeque<Entry>,
-    /// The newest id there ever was.
+    /// The newest id, as far as one is known.
     pub(super) last: EventId,
     /// Events up to this one may have left the log, other than for a newer one of their collapse key.
     pub(super) floor: EventId,
@@ -70,10 +70,7 @@ impl User {
     /// Forgets the log and the positions where their time is over.
     pub(super) fn lapse(&mut self, fresh: impl FnOnce() -> Self) {
         if self.sessions.is_empty() && self.expires <= Instant::now() {
-            let last = self.last;
             *self = fresh();
-            self.last = last;
-            self.floor = self.floor.max(last);
         }
     }
 
