@@ -28,6 +28,19 @@ async fn hints_that_crossed_on_the_way_are_put_in_order() {
 }
 
 #[tokio::test]
+async fn a_hint_that_comes_twice_is_one_event() {
+    let mut single = Single::start().await;
+    let mut client = Client::as_user(&single.a, "42", "tab-1").await;
+    let position = client.welcomed("position").to_owned();
+    let id = Worker::open(&single.a).await.event("42", "1").await;
+    assert_eq!(client.event().await.data, "1");
+    let again = format!("event 42 {id} {position} e");
+    // What comes after it shows that it has been handled.
+    hint(&mut single, &[(&again, "1"), ("transient 42 t", "2")]).await;
+    assert_eq!(client.event().await.data, "2");
+}
+
+#[tokio::test]
 async fn what_is_missing_for_long_is_read_from_the_log() {
     let mut single = Single::start().await;
     let mut client = Client::as_user(&single.a, "42", "tab-1").await;

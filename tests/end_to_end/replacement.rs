@@ -4,6 +4,7 @@ use rustix::process::Signal;
 
 use crate::support::db::set;
 use crate::support::pair::Single;
+use crate::support::scrape::counted;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Db, Node, NodeBuilder, Pair, Worker, eventually, http};
 
@@ -216,4 +217,21 @@ async fn on_another_node_it_counts_once_the_old_one_has_ended() {
     .await;
     let last = Client::as_user(&pair.a, "42", "tab-1").await;
     assert_eq!(last.welcome["replayed"], 1, "{}", last.welcome);
+}
+
+#[tokio::test]
+async fn a_late_word_of_what_replaced_it_before_it_was_registered_anew_is_nothing_to_it() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let (seconds, micros): (u64, u64) = stage.db.run(&redis::cmd("TIME")).await;
+    let inbox = "inbox:{node:node-a}";
+    stage.db.xadd(inbox, &[("hints", "0 look 42\n\n")]).await;
+    counted(&stage.a, "catch_ups_total", 1.0).await;
+    let id = Worker::open(&stage.a).await.event("42", "1").await;
+    assert_eq!(client.event().await.id, Some(id));
+    // It has its place by then, so whoever had it meanwhile is gone.
+    let late = format!("0 replaced 42 tab-1 {seconds}{micros:06}\n\n1 transient 42 t\n2\n");
+    stage.db.xadd(inbox, &[("hints", &late)]).await;
+    assert_eq!(client.event().await.data, "2");
+    client.round_trip().await;
 }
