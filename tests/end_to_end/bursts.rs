@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::client::{data, numbers};
-use crate::support::pair::Single;
+use crate::support::pair::{Pair, Single};
 use crate::support::raw::{FIN, TEXT, frame};
 use crate::support::terminal::{line_at, run};
 use crate::support::{Client, Node, NodeBuilder, RawClient, Scrape, Worker, http};
@@ -82,6 +82,20 @@ async fn all_of_one_write_arrives_in_memory() {
 #[tokio::test]
 async fn all_of_one_write_arrives_through_redis() {
     all_of_one_write_arrives(&Single::start().await.a, kinds()).await;
+}
+
+#[tokio::test]
+async fn broadcasts_and_events_of_one_write_keep_their_order() {
+    let pair = Pair::start().await;
+    // At another node than the worker's, both kinds come by the inbox.
+    let mut client = Client::as_user(&pair.b, "42", "tab-1").await;
+    let mut worker = RawClient::upgrade_at(pair.a.worker_address(), "").await;
+    let kinds = [&kinds()[0], &kinds()[3]].map(|kind| counting(kind, ITEMS));
+    // Changing places after every one, two and three.
+    let items = (0..ITEMS).map(|at| &kinds[usize::from(at % 6 == 0 || at % 6 > 3)][at]);
+    let frames: Vec<u8> = items.flat_map(|item| frame(FIN | TEXT, item.to_string().as_bytes())).collect();
+    assert!(worker.write(&frames).await);
+    assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS));
 }
 
 #[tokio::test]
