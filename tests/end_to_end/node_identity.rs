@@ -120,7 +120,7 @@ async fn who_thaws_after_another_has_taken_its_id_takes_no_session_away() {
     let builder = NodeBuilder::redis("node-a", &redis).set("--node-ttl", "1500ms");
     let mut first = builder.start().await;
     let users = ["42", "43"];
-    let open = Client::as_user(&first, users[0], "tab-1").await;
+    let mut open = Client::as_user(&first, users[0], "tab-1").await;
     let closed = Client::as_user(&first, users[1], "tab-1").await;
     first.signal(Signal::STOP);
     let second = builder.start().await;
@@ -131,8 +131,8 @@ async fn who_thaws_after_another_has_taken_its_id_takes_no_session_away() {
     // One socket has ended when it thaws, the other one it closes itself.
     drop(closed);
     first.signal(Signal::CONT);
+    assert_eq!(open.closed().await.code, 4201);
     first.exit(BOUND).await;
-    drop(open);
     for user in users {
         assert_eq!(db.members(&format!("user:{user}")).await, set(["tab-1@node-a"]));
         assert_eq!(db.presence(user).await, ["online", "offline", "online"], "{user}");

@@ -215,10 +215,15 @@ async fn an_inbox_whose_reader_waits_in_vain_is_made_anew_and_read() {
     place.arg("SETID").arg("inbox:{node:node-a}").arg("node").arg("99999999999999-0");
     pair.db.run::<String>(&place).await;
     let second = worker.event("42", "2").await;
-    not_ready(&pair.a.worker_http("/readyz")).await;
+    let ready_at = pair.a.worker_http("/readyz");
+    eventually(BOUND, "that it hears nothing", async || {
+        let told = "not ready: no entry of its own has come through the inbox lately\n";
+        same(http::try_get(&ready_at).await?.body, told.to_owned())
+    })
+    .await;
     // Long before the next heartbeat on the user: what was in the inbox is found in the log.
     assert_eq!(client.event().await.id, Some(second));
-    ready(&pair.a.worker_http("/readyz")).await;
+    ready(&ready_at).await;
     let third = worker.event("42", "3").await;
     assert_eq!(client.event().await.id, Some(third));
 }
