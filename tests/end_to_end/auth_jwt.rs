@@ -271,6 +271,17 @@ async fn a_token_frame_renews_a_bad_one_does_not() {
 }
 
 #[tokio::test]
+async fn a_token_frame_may_bring_an_earlier_end() {
+    let node = hs256().start().await;
+    let token = |exp| Issuer::hs256().token(json!({"sub": "42", "exp": exp}));
+    let mut client = Client::open(&node, &format!("token={}", token(unix(600)))).await;
+    let end = unix(2);
+    client.send(&json!({"type": "token", "token": token(end)}).to_string()).await;
+    assert_eq!(client.closed().await.code, 4002);
+    assert!(unix(0) >= end, "not before");
+}
+
+#[tokio::test]
 async fn event_streams_follow_the_same_rules() {
     let node = hs256().start().await;
     let token = Issuer::hs256().token(json!({"sub": "42", "exp": unix(2)}));

@@ -67,6 +67,21 @@ async fn a_gap_is_told_and_what_is_kept_comes_after_it() {
 }
 
 #[tokio::test]
+async fn a_gap_that_nothing_comes_after_is_told_once() {
+    let pair = Pair::start().await;
+    // Nobody can say what was before, and nothing is there.
+    let mut client = EventStream::after(&pair.a, "userId=42&clientId=curl", "1-0").await;
+    let gap = client.block("a gap").await;
+    assert_eq!(gap.json()["type"], "gap");
+    let last = gap.id.expect("an id with a gap at the end");
+    drop(client);
+    let mut client = EventStream::after(&pair.b, "userId=42&clientId=curl", &last).await;
+    assert_eq!(client.welcome["recovered"], true);
+    Worker::open(&pair.b).await.count("42", 1, 1).await;
+    assert_eq!(data(&client.events(1).await), numbers(1, 1));
+}
+
+#[tokio::test]
 async fn data_arrives_whole_whatever_lines_it_has() {
     let node = NodeBuilder::local("solo").start().await;
     let mut client = EventStream::open(&node, "userId=42").await;
