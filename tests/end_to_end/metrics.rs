@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::pair::Single;
 use crate::support::scrape::counted;
 use crate::support::{BOUND, Client, Node, NodeBuilder, Pair, RedisServer, Scrape, Worker, eventually, http};
 
@@ -111,6 +112,34 @@ async fn a_node_on_redis_counts_what_happens() {
     }
     // A sign of life counts until it is acknowledged, a moment later.
     counted(&node, "inbox_lag", 0.0).await;
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_is_counted_by_what_kept_it_out() {
+    let node = NodeBuilder::local("solo").set("--hello-timeout", "1s").start().await;
+    let mut refused = Client::upgrade(&node, "").await;
+    refused.send(r#"{"userId":"4 2"}"#).await;
+    assert_eq!(refused.closed().await.code, 4000);
+    Client::upgrade(&node, "").await.close().await;
+    let mut silent = Client::upgrade(&node, "").await;
+    assert_eq!(silent.closed().await.code, 4008);
+    for (result, count) in [("invalid_user_id", 1.0), ("gone", 1.0), ("hello_timeout", 1.0), ("ok", 0.0)] {
+        counted(&node, &format!("connects_total{{result=\"{result}\"}}"), count).await;
+    }
+}
+
+#[tokio::test]
+async fn what_goes_up_and_what_goes_to_everyone_is_counted() {
+    let mut single = Single::start().await;
+    let mut client = Client::as_user(&single.a, "42", "tab-1").await;
+    for frame in [r#"{"type":"message","event":"up"}"#, r#"{"type":"message","event":"not a name"}"#] {
+        client.send(frame).await;
+    }
+    assert_eq!(client.frame("an error").await["code"], "invalid_frame");
+    counted(&single.a, "uplink_messages_total", 1.0).await;
+    single.db.xadd("events", &[("broadcast", "1"), ("event", "e")]).await;
+    client.event().await;
+    counted(&single.a, "events_published_total{via=\"ingress\"}", 1.0).await;
 }
 
 #[tokio::test]
