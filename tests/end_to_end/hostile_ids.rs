@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::pair::{Pair, Single};
-use crate::support::{BOUND, Beside, Client, Worker, eventually, http};
+use crate::support::{BOUND, Beside, Client, NodeBuilder, Worker, eventually, http};
 
 /// No ids at all.
 const BAD: &[&str] = &[
@@ -134,4 +134,17 @@ async fn odd_ids_are_names_and_no_more() {
     assert_eq!(pair.db.log_ids("healthy").await, log, "somebody wrote into another user's log");
     assert_eq!(pair.db.members("user:healthy").await, ["beside@node-a".to_owned()].into());
     beside.served().await;
+}
+
+#[tokio::test]
+async fn of_a_workers_id_the_log_has_a_name_and_no_more() {
+    let node = NodeBuilder::local("solo").start().await;
+    let id = format!("back end\n\u{1b}[31m\u{e9}{}", "x".repeat(1000));
+    let url = format!("{}/?workerId={}", node.worker_url, encoded(&id));
+    let mut worker = Worker::open_with(&url, None).await.expect("an open worker port");
+    worker.event("42", "1").await;
+    let line = node.log_line(BOUND, "the worker's", |line| line.contains("worker connected")).await;
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let name: String = format!("backend[31m{}", "x".repeat(1000)).chars().take(64).collect();
+    assert_eq!(line["fields"]["worker"], name, "{line}");
 }

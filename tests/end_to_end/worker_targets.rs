@@ -89,6 +89,19 @@ async fn several_users_get_their_events_and_the_answer_has_their_ids_in_order() 
 }
 
 #[tokio::test]
+async fn a_node_that_holds_several_of_the_users_is_named_once() {
+    let pair = Pair::start().await;
+    let mut worker = Worker::open(&pair.b).await;
+    let _first = Client::as_user(&pair.a, "u1", "tab-1").await;
+    let _second = Client::as_user(&pair.b, "u2", "tab-1").await;
+    let _third = Client::as_user(&pair.a, "u3", "tab-1").await;
+    let ack = worker.publish(json!({"userIds": ["u1", "u2", "u3"], "event": "e"})).await;
+    assert_eq!(ack["nodes"], json!(["node-a", "node-b"]));
+    let ack = worker.publish(json!({"userIds": ["u3", "u1"], "event": "e"})).await;
+    assert_eq!(ack["nodes"], json!(["node-a"]));
+}
+
+#[tokio::test]
 async fn a_broadcast_reaches_every_client_of_every_node_without_an_id() {
     let mut pair = Pair::start().await;
     let mut clients = Vec::new();

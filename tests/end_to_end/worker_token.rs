@@ -26,6 +26,7 @@ async fn without_a_good_token_the_upgrade_is_401() {
         let headers: Vec<_> = authorization.iter().map(|value| ("authorization", *value)).collect();
         let answer = http::upgrade(&url, &headers).await;
         assert_eq!(answer.refused(401), "unauthorized", "{url} with {authorization:?}");
+        assert_eq!(answer.header("www-authenticate"), "Bearer");
     }
 }
 
