@@ -220,6 +220,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_came_together_does_not_go_together() {
+        let now = Instant::now();
+        let ages = (0..1000).map(|_| clock(Some(1000), None).ages_out.unwrap() - now);
+        let (least, most) =
+            ages.fold((Duration::MAX, Duration::ZERO), |(least, most), age| (least.min(age), most.max(age)));
+        // A tenth less or more; that none of so many comes near an end is not going to happen.
+        assert!((900..920).contains(&least.as_secs()), "{least:?}");
+        assert!((1080..=1100).contains(&most.as_secs()), "{most:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_session_has_a_greatest_age() {
         let mut clock = clock(Some(1), None);
         assert_eq!(tick(&mut clock).await, Tick::Age);
