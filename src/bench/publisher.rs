@@ -190,7 +190,8 @@ impl Publisher {
                 continue;
             }
             let burst = sent + BURST;
-            while sent < burst && due(sent) <= now {
+            // Late, all that was due comes at once; what is due at the end or after it never is.
+            while sent < burst && due(sent) <= now && due(sent) < end_ns {
                 self.append(due(sent));
                 sent += 1;
             }
