@@ -152,7 +152,7 @@ async fn who_does_not_read_beside_it_costs_the_reader_nothing_in_memory() {
 async fn many_who_read_get_all_of_many_broadcasts_in_memory() {
     let node = NodeBuilder::local("node-a").start().await;
     let mut clients = Vec::new();
-    for number in 0..100 {
+    for number in 0..50 {
         clients.push(Client::as_user(&node, &format!("u{number}"), "tab-1").await);
     }
     let items = Value::from(counting(&json!({"broadcast": true, "event": "e"}), ITEMS)).to_string();
