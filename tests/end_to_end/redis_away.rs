@@ -228,6 +228,19 @@ async fn an_inbox_whose_reader_waits_in_vain_is_made_anew_and_read() {
     assert_eq!(client.event().await.id, Some(third));
 }
 
+#[tokio::test]
+async fn a_node_that_cannot_renew_its_lease_is_not_ready_though_redis_is_there() {
+    let mut stage = Single::with(&[("--node-ttl", "1500ms")]).await;
+    let ready_at = stage.a.worker_http("/readyz");
+    let () = stage.db.run(redis::cmd("SET").arg("node:node-a").arg("another program's")).await;
+    eventually(BOUND, "that it is not registered", async || {
+        same(http::try_get(&ready_at).await?.body, "not ready: not registered\n".to_owned())
+    })
+    .await;
+    let () = stage.db.run(redis::cmd("DEL").arg("node:node-a")).await;
+    ready(&ready_at).await;
+}
+
 /// Redis answers, and takes nothing: as if it were away.
 #[tokio::test]
 async fn a_redis_that_is_full_is_told_of_and_so_is_the_next_reason() {
