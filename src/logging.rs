@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use crate::lock::lock;
 const MOST_BYTES: usize = 4 << 20;
 /// Of which the thread keeps room for so many.
 const KEPT_BYTES: usize = 64 << 10;
+/// A line waits so long for others: when thousands come at once, a wake-up and a write for each would be dear.
+const GATHERING: Duration = Duration::from_millis(2);
 /// How long the end of the process waits for a reader.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -84,10 +86,12 @@ impl Log {
         waiting.at_work = false;
         self.changed.notify_all();
         let idle = |waiting: &mut Waiting| waiting.text.is_empty();
-        let mut waiting: MutexGuard<'_, Waiting> =
-            self.changed.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner);
-        mem::swap(&mut waiting.text, text);
+        let mut waiting = self.changed.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner);
         waiting.at_work = true;
+        drop(waiting);
+        thread::sleep(GATHERING);
+        let mut waiting = lock(&self.waiting);
+        mem::swap(&mut waiting.text, text);
         mem::take(&mut waiting.untold)
     }
 }
