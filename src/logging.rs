@@ -21,11 +21,7 @@ const GATHERING: Duration = Duration::from_millis(2);
 /// How long the end of the process waits for a reader.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-static LOG: Log = Log {
-    waiting: Mutex::new(Waiting { text: Vec::new(), untold: 0, at_work: false }),
-    changed: Condvar::new(),
-    left_out: AtomicU64::new(0),
-};
+static LOG: Log = Log::new();
 
 /// What the log's lines are written to.
 #[derive(Debug)]
@@ -66,6 +62,14 @@ pub fn left_out() -> u64 {
 }
 
 impl Log {
+    const fn new() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting { text: Vec::new(), untold: 0, at_work: false }),
+            changed: Condvar::new(),
+            left_out: AtomicU64::new(0),
+        }
+    }
+
     fn run(&self, mut out: impl Write) {
         let mut text = Vec::new();
         loop {
@@ -145,11 +149,7 @@ mod tests {
 
     #[test]
     fn a_reader_who_stalls_holds_nobody_up_and_gets_what_there_was_room_for() {
-        let log: &'static Log = Box::leak(Box::new(Log {
-            waiting: Mutex::new(Waiting { text: Vec::new(), untold: 0, at_work: false }),
-            changed: Condvar::new(),
-            left_out: AtomicU64::new(0),
-        }));
+        let log: &'static Log = Box::leak(Box::new(Log::new()));
         let ((go, may_read), (read, texts)) = (mpsc::channel(), mpsc::channel());
         thread::spawn(move || log.run(Reader { may_read, read }));
         let line = "x".repeat(MOST_BYTES / 4 - 1) + "\n";

@@ -66,8 +66,10 @@ async fn look(to: &Endpoint) -> Result<Value, Failure> {
     let mut report: Value = serde_json::from_slice(&body)
         .map_err(|error| Failure::Failed(format!("{to} answered with something else than JSON: {error}")))?;
     if let Some(nodes) = report["nodes"].as_array_mut() {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let asked = nodes.iter().map(|node| is_ready(text(&node["workerUrl"]), text(&node["nodeId"])));
+        let asked = nodes.iter().map(|node| {
+            let [url, id] = ["workerUrl", "nodeId"].map(|name| node[name].as_str().unwrap_or_default());
+            is_ready(url, id)
+        });
         let ready = join_all(asked).await;
         for (node, (ready, reason)) in nodes.iter_mut().zip(ready) {
             node["ready"] = json!(ready);
@@ -78,14 +80,14 @@ async fn look(to: &Endpoint) -> Result<Value, Failure> {
 }
 
 /// Whether the node at a URL should get clients, if it says so, and else why.
-async fn is_ready(url: String, node: String) -> (Option<bool>, Option<String>) {
+async fn is_ready(url: &str, node: &str) -> (Option<bool>, Option<String>) {
     if url.is_empty() {
         return (None, Some("its worker URL cannot be read".into()));
     }
-    let Ok(to) = Endpoint::at(&url) else { return (None, Some("its worker URL is no address".into())) };
+    let Ok(to) = Endpoint::at(url) else { return (None, Some("its worker URL is no address".into())) };
     match timeout(PATIENCE, wire::ask(&to, Method::GET, "/readyz", None)).await {
         // A node of an older release does not say who it is.
-        Ok(Ok(answer)) if answer.headers().get(NODE_HEADER).is_some_and(|other| *other != *node) => {
+        Ok(Ok(answer)) if answer.headers().get(NODE_HEADER).is_some_and(|other| other != node) => {
             (None, Some(format!("from here, {url} is another node")))
         }
         Ok(Ok(answer)) if answer.status().is_success() => (Some(true), None),

@@ -1,5 +1,6 @@
 //! `.env` in the working directory.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::ErrorKind;
 
@@ -77,13 +78,12 @@ fn parse(text: &str) -> DotEnv {
 fn literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
-        let colon = line.find(": ").filter(|&at| names_setting(&line[..at]));
+        let mut line = Cow::Borrowed(line);
+        if let Some((name, value)) = line.split_once(": ").filter(|(name, _)| names_setting(name)) {
+            line = Cow::Owned(format!("{name}= {value}"));
+        }
         let mut before = ' ';
-        for (at, character) in line.char_indices() {
-            if colon == Some(at) {
-                out.push('=');
-                continue;
-            }
+        for character in line.chars() {
             // Between single quotes nothing is replaced, and nothing can be escaped.
             if character == '$' && before != '\\' && !line.contains('\'') {
                 out.push('\\');

@@ -267,15 +267,11 @@ fn node_id(r: &mut Reader) -> Option<NodeId> {
 
 /// The outer option is none where it is off, the inner where it is not set.
 fn url(r: &mut Reader, flag: &str, schemes: &[&str]) -> Option<Option<String>> {
-    if r.given(flag).is_none() {
-        return Some(None);
-    }
     let allowed = format!("a URL without spaces that begins with {}", schemes.join(", "));
-    r.value(flag, &allowed, |text| {
+    r.optional(flag, &allowed, |text| {
         let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme))?;
         (!rest.is_empty() && !rest.contains(char::is_whitespace)).then(|| text.to_owned())
     })
-    .map(Some)
 }
 
 /// How Redis is used; none in local mode.

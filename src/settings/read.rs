@@ -164,6 +164,19 @@ impl Reader {
         value
     }
 
+    /// A value that may be left out; the inner option is none where it is.
+    pub fn optional<T>(
+        &mut self,
+        flag: &str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.given(flag) {
+            Some(_) => self.value(flag, allowed, parse).map(Some),
+            None => Some(None),
+        }
+    }
+
     /// One of several words.
     pub fn choice<T: Copy>(&mut self, flag: &str, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();

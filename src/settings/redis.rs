@@ -66,9 +66,12 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
         Some(_) => r.number("redis-db", 0, 65_535).map(|db| Some(i64::try_from(db).unwrap_or_default())),
         None => Some(None),
     };
-    let ca = pem(r, "redis-ca", "a PEM file with certificates", has_certificates);
-    let cert = pem(r, "redis-cert", "a PEM file with a certificate", has_certificates);
-    let key = pem(r, "redis-key", "a PEM file with a private key", has_key);
+    let mut pem = |flag, allowed, fits: fn(&Path) -> bool| {
+        r.optional(flag, allowed, |path| fits(Path::new(path)).then(|| PathBuf::from(path)))
+    };
+    let ca = pem("redis-ca", "a PEM file with certificates", has_certificates);
+    let cert = pem("redis-cert", "a PEM file with a certificate", has_certificates);
+    let key = pem("redis-key", "a PEM file with a private key", has_key);
     let (ca, cert, key) = (ca?, cert?, key?);
     if cert.is_some() != key.is_some() {
         r.mistake(
@@ -87,14 +90,6 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
         return None;
     }
     Some(address)
-}
-
-/// A file that has what it should; the inner option is none where none is given.
-fn pem(r: &mut Reader, flag: &str, allowed: &str, fits: fn(&Path) -> bool) -> Option<Option<PathBuf>> {
-    if r.given(flag).is_none() {
-        return Some(None);
-    }
-    r.value(flag, allowed, |path| fits(Path::new(path)).then(|| PathBuf::from(path))).map(Some)
 }
 
 /// Whether a URL has one of the schemes, and the form that goes with it.

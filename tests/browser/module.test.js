@@ -346,13 +346,17 @@ test("a gap after which nothing is kept is told once", async (context) => {
   }
 });
 
-test("after a bad moment by server-sent events it goes back to a WebSocket", async (context) => {
-  const node = await startNode(context);
-  const wire = await startWire(context, node.client.port);
-  // The minute after which it tries is over sooner here.
+/** The minute after which it first tries a WebSocket again is over sooner, and no other wait. */
+function shortenMinute(context) {
   const { setTimeout } = globalThis;
   globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, ms === 60_000 ? 200 : ms, ...rest);
   context.after(() => (globalThis.setTimeout = setTimeout));
+}
+
+test("after a bad moment by server-sent events it goes back to a WebSocket", async (context) => {
+  const node = await startNode(context);
+  const wire = await startWire(context, node.client.port);
+  shortenMinute(context);
   const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42", backoffMs: [10, 50] });
   await seen.opened();
   wire.blocks = /upgrade: websocket/i;
@@ -371,10 +375,7 @@ test("after a bad moment by server-sent events it goes back to a WebSocket", asy
 test("where WebSockets fail from now on, one attempt at a time interrupts server-sent events", async (context) => {
   const node = await startNode(context);
   const wire = await startWire(context, node.client.port);
-  // The first minute is over sooner here, and no other.
-  const { setTimeout } = globalThis;
-  globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, ms === 60_000 ? 200 : ms, ...rest);
-  context.after(() => (globalThis.setTimeout = setTimeout));
+  shortenMinute(context);
   const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42", backoffMs: [10, 50] });
   await seen.opened();
   let attempts = 0;

@@ -1,9 +1,8 @@
 //! Whoever reads the log may stall, or go: that costs the log, and nobody else.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::process::Launch;
@@ -11,16 +10,6 @@ use crate::support::{BOUND, eventually, http, within};
 
 /// Each session writes two lines: more of them than a pipe holds.
 const SESSIONS: usize = 600;
-
-/// Killed when dropped, as every node of a test.
-struct Node(Child);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 async fn sessions(client_url: &str, count: usize) {
     let serve = async {
@@ -37,11 +26,8 @@ async fn a_reader_that_stalls_or_goes_costs_the_log_alone() {
     let args = ["--mode", "local", "--client-port", "0", "--worker-port", "0", "--log-format", "json"];
     let more = ["--bind", "127.0.0.1", "--drain-timeout", "1s"];
     let args = args.iter().chain(&more).map(|&arg| arg.to_owned()).collect();
-    let (mut command, _dir) = Launch { args, ..Launch::default() }.command();
     let (log, both) = std::io::pipe().unwrap();
-    command.stdout(both.try_clone().unwrap()).stderr(both).stdin(Stdio::null());
-    let mut node = Node(command.spawn().unwrap());
-    drop(command); // it has both ends' copies
+    let mut node = Launch { args, ..Launch::default() }.spawn_into("solo", both);
     let mut log = BufReader::new(log);
     let (mut client, mut worker) = (String::new(), String::new());
     while client.is_empty() || worker.is_empty() {
@@ -68,10 +54,6 @@ async fn a_reader_that_stalls_or_goes_costs_the_log_alone() {
     drop(log);
     sessions(&client, 10).await;
     assert_eq!(within(BOUND, "an answer", http::get(&health)).await.status, 200);
-    kill_process(Pid::from_child(&node.0), Signal::TERM).unwrap();
-    let status = eventually(2 * BOUND, "the end", async || {
-        node.0.try_wait().unwrap().ok_or_else(|| "it runs on".to_owned())
-    })
-    .await;
-    assert_eq!(status.code(), Some(0), "a drain");
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit(2 * BOUND).await.code(), Some(0), "a drain");
 }

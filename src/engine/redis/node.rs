@@ -157,15 +157,13 @@ fn announce(context: &Arc<Context>, now: i64) -> [Option<Started>; 2] {
 
 /// Puts the node on the list of live ones. Whoever takes it for dead where that fails finds its lease.
 async fn list_itself(context: &Context, now: i64) {
-    let lease_end = now.saturating_add(i64::try_from(ms(context.config.node_ttl)).unwrap_or(i64::MAX));
+    let config = &context.config;
+    let lease_end = now.saturating_add(i64::try_from(ms(config.node_ttl)).unwrap_or(i64::MAX));
     let mut commands = redis::pipe();
-    commands.cmd("ZADD").arg(context.keys.nodes()).arg(lease_end).arg(context.config.node.as_str());
+    commands.cmd("ZADD").arg(context.keys.nodes()).arg(lease_end).arg(config.node.as_str());
     // The list goes when every node has been gone for as long as is remembered who was online.
-    commands.cmd("PEXPIRE").arg(context.keys.nodes()).arg(ms(context
-        .config
-        .log_ttl
-        .max(context.config.session_ttl)
-        + context.config.node_ttl));
+    let kept = config.log_ttl.max(config.session_ttl) + config.node_ttl;
+    commands.cmd("PEXPIRE").arg(context.keys.nodes()).arg(ms(kept));
     for error in context.link.probe_each(&commands).await.into_iter().filter_map(Result::err) {
         debug!(%error, "the list of nodes was not renewed");
     }

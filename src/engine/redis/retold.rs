@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often it is told that something still goes wrong.
-pub const RETOLD: Duration = Duration::from_secs(60);
+const RETOLD: Duration = Duration::from_secs(60);
 
 /// What was told last, and how often it was not told since.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! One run of the real binary, with a clean environment, its output captured, and no way to outlive its test.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -69,6 +69,15 @@ impl Launch {
         capture(child.stdout.take().expect("stdout"), Arc::clone(&lines));
         capture(child.stderr.take().expect("stderr"), Arc::clone(&lines));
         Process { name: name.to_owned(), child, lines, _dir: dir }
+    }
+
+    /// Starts the process, and leaves what it prints to whoever has the other end of the pipe.
+    #[allow(dead_code)] // for tests/chaos
+    pub fn spawn_into(&self, name: &str, pipe: PipeWriter) -> Process {
+        let (mut command, dir) = self.command();
+        command.stdout(pipe.try_clone().expect("its twin")).stderr(pipe);
+        let child = command.spawn().expect("starting the switchboard binary");
+        Process { name: name.to_owned(), child, lines: Arc::default(), _dir: dir }
     }
 
     /// Runs the process to its end, for the starts that are meant to fail or to print something.
