@@ -127,37 +127,17 @@ mod tests {
     use std::future::poll_fn;
 
     use futures_util::FutureExt;
-    use tokio::time::Instant;
 
     use super::*;
-    use crate::engine::memory::{Config, MemoryEngine};
-    use crate::engine::{Event, NodeInfo};
     use crate::handle::{Outgoing, Signal};
-    use crate::id::{Logged, NodeId};
-    use crate::metrics::Metrics;
+    use crate::id::Logged;
     use crate::protocol::hello::Identity;
-    use crate::protocol::publish::Data;
     use crate::router::Registered;
+    use crate::router::tests::{event, router};
 
     const SESSION_TTL: Duration = Duration::from_secs(192);
     const ROUND: Duration = Duration::from_secs(64);
     const USERS: usize = 300;
-
-    fn router() -> Arc<Router> {
-        let node_id: NodeId = "n".parse().unwrap();
-        let node = NodeInfo { node_id: node_id.to_string(), ..NodeInfo::default() };
-        let config = Config {
-            node,
-            node_id: node_id.clone(),
-            log_ttl: SESSION_TTL,
-            log_length: 1,
-            max_sessions_per_user: 1,
-        };
-        let metrics = Arc::new(Metrics::new("n", &[]).unwrap());
-        let router = Arc::new(Router::new(node_id, Arc::new(MemoryEngine::new(config)), metrics, 1));
-        router.lease().renewed(Instant::now(), 10 * SESSION_TTL);
-        router
-    }
 
     async fn users(router: &Arc<Router>) -> Vec<Registered> {
         let mut users = Vec::new();
@@ -199,18 +179,8 @@ mod tests {
         let router = router();
         let users = users(&router).await;
         for user in &users {
-            let event = Event {
-                user: user.user().clone(),
-                client: None,
-                except: None,
-                event: "e".parse().unwrap(),
-                data: Data::from_json_text("1".to_owned()),
-                collapse: None,
-                key: None,
-                transient: false,
-            };
             user.handle().caught_up(EventId::ZERO);
-            router.engine().publish(event).await.unwrap();
+            router.engine().publish(event(user.user())).await.unwrap();
         }
         let next = |user: &UserId| {
             let user = users.iter().find(|known| known.user() == user).unwrap();

@@ -392,4 +392,4 @@ impl Drop for Registered {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

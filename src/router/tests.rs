@@ -1,9 +1,40 @@
 //! Two connections of one client, whose beginnings and ends overlap: what it has confirmed is not forgotten.
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::engine::NodeInfo;
 use crate::engine::memory::{Config, MemoryEngine};
 use crate::protocol::publish::Data;
+
+/// A router in memory that may deliver for an hour.
+pub fn router() -> Arc<Router> {
+    let config = Config {
+        node: NodeInfo::default(),
+        node_id: "n".parse().unwrap(),
+        log_ttl: Duration::from_secs(600),
+        log_length: 8,
+        max_sessions_per_user: 1,
+    };
+    let metrics = Arc::new(Metrics::new("n", &[]).unwrap());
+    let router = Arc::new(Router::new("n".parse().unwrap(), Arc::new(MemoryEngine::new(config)), metrics, 1));
+    router.lease().renewed(Instant::now(), Duration::from_secs(3600));
+    router
+}
+
+/// An event for every session of a user.
+pub fn event(user: &UserId) -> Event {
+    Event {
+        user: user.clone(),
+        client: None,
+        except: None,
+        event: "e".parse().unwrap(),
+        data: Data::from_json_text("1".to_owned()),
+        collapse: None,
+        key: None,
+        transient: false,
+    }
+}
 
 struct Stage {
     router: Arc<Router>,
@@ -14,31 +45,12 @@ struct Stage {
 
 /// A first connection, and three events that it may confirm.
 async fn stage() -> (Stage, Registered) {
-    let node_id: NodeId = "n".parse().unwrap();
-    let config = Config {
-        node: NodeInfo::default(),
-        node_id: node_id.clone(),
-        log_ttl: Duration::from_secs(600),
-        log_length: 8,
-        max_sessions_per_user: 1,
-    };
-    let metrics = Arc::new(Metrics::new("n", &[]).unwrap());
-    let router = Arc::new(Router::new(node_id, Arc::new(MemoryEngine::new(config)), metrics, 1));
-    router.lease().renewed(tokio::time::Instant::now(), Duration::from_secs(600));
+    let router = router();
     let identity = Identity { user: "u".parse().unwrap(), client: "c".parse().unwrap(), since: None };
     let mut stage = Stage { router, identity, ids: Vec::new() };
     let first = stage.open().await.0;
     for _ in 0..3 {
-        let event = Event {
-            user: stage.identity.user.clone(),
-            client: None,
-            except: None,
-            event: "e".parse().unwrap(),
-            data: Data::from_json_text("1".to_owned()),
-            collapse: None,
-            key: None,
-            transient: false,
-        };
+        let event = event(&stage.identity.user);
         stage.ids.push(stage.router.engine().publish(event).await.unwrap().id.unwrap());
     }
     (stage, first)
