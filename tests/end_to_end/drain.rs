@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::json;
 
+use crate::support::api::{ApiServer, Reply};
 use crate::support::client::{data, numbers};
 use crate::support::db::set;
 use crate::support::socket::Socket;
@@ -194,15 +196,40 @@ async fn who_has_not_said_hello_is_sent_away_at_once() {
 }
 
 #[tokio::test]
-async fn a_second_sigterm_ends_at_once() {
-    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "10m").start().await;
-    let _clients = users(&node, 20).await;
+async fn who_is_being_looked_at_when_a_drain_begins_is_not_let_in() {
+    let api = ApiServer::start_holding(|asked| Reply::ok(json!({"userId": asked.json()["userId"]}))).await;
+    let settings = [("--auth", "api"), ("--api-server-url", api.url.as_str()), ("--drain-timeout", "10m")];
+    let node = NodeBuilder::local("solo").with(&settings).start().await;
+    api.let_out(2);
+    let _clients = users(&node, 2).await; // one of them is sent away in five minutes
+    let url = node.client_ws("userId=late");
+    let late = tokio::spawn(async move { http::upgrade(&url, &[]).await });
+    eventually(BOUND, "the question", async || {
+        if api.at_once() == 1 { Ok(()) } else { Err("it was not asked".to_owned()) }
+    })
+    .await;
     node.signal(Signal::TERM);
+    draining(&node).await;
+    api.let_out(1);
+    let answer = late.await.unwrap();
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("draining")), "{answer:?}");
+}
+
+/// Waits until the node has begun to drain.
+async fn draining(node: &Node) {
     eventually(BOUND, "the drain", async || {
         let answer = http::try_get(&node.worker_http("/readyz")).await?;
         if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_at_once() {
+    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "10m").start().await;
+    let _clients = users(&node, 20).await;
+    node.signal(Signal::TERM);
+    draining(&node).await;
     assert!(node.try_exit().is_none(), "ten minutes cannot be over");
     node.signal(Signal::TERM);
     node.exit(Duration::from_secs(3)).await;
