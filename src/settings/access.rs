@@ -83,6 +83,8 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
     let secret = r.given("jwt-secret").map(Key::of_secret);
     let public_key = r.given("jwt-public-key").map(str::to_owned).map(|given| public_key(r, &given));
     let jwks = r.given("jwt-jwks").map(str::to_owned).map(|given| jwks(r, &given));
+    let audiences = names(r, "jwt-audience");
+    let issuers = names(r, "jwt-issuer");
     let api = api(r);
     let keys = [
         secret.map(|key| Some(Keys::One(key))),
@@ -107,9 +109,7 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
                 );
                 return None;
             };
-            let audiences = list(r.given("jwt-audience"));
-            let issuers = list(r.given("jwt-issuer"));
-            Some(auth::Config::Jwt(jwt::Config { keys: keys?, audiences, issuers }))
+            Some(auth::Config::Jwt(jwt::Config { keys: keys?, audiences: audiences?, issuers: issuers? }))
         }
     }
 }
@@ -168,9 +168,13 @@ fn jwks(r: &mut Reader, given: &str) -> Option<Source> {
     }
 }
 
-fn list(given: Option<&str>) -> Vec<String> {
-    let parts = given.unwrap_or_default().split(',').map(str::trim);
-    parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+/// Whom a token may be for, or from: none where that is left out. An empty one would let in any.
+fn names(r: &mut Reader, flag: &str) -> Option<Vec<String>> {
+    let names = r.optional(flag, "names, comma-separated, none of them empty", |text| {
+        let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        names.iter().all(|name| !name.is_empty()).then_some(names)
+    });
+    Some(names?.unwrap_or_default())
 }
 
 fn tokens(text: &str) -> Option<Vec<String>> {

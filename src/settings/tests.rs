@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::read::Reader;
 use super::table::SETTINGS;
 use super::{LogFormat, Settings};
+use crate::auth::Config;
 
 fn parse(flags: &[(&str, &str)], env: &[(&str, &str)], dot_env: &[(&str, &str)]) -> Result<Settings, String> {
     let look = |pairs: &[(&str, &str)], name: &str| {
@@ -182,6 +183,20 @@ fn a_key_prefix_cannot_be_spelt_by_an_id_of_another_deployment() {
         let told = parse(&[("key-prefix", bad)], &[], &[]).unwrap_err();
         assert!(told.starts_with("--key-prefix"), "{told}");
     }
+}
+
+#[test]
+fn a_list_of_whom_tokens_are_for_has_no_empty_name() {
+    for flag in ["jwt-audience", "jwt-issuer"] {
+        for value in ["", ",", "api,"] {
+            let told = parse(&[("auth", "jwt"), ("jwt-secret", "s"), (flag, value)], &[], &[]).unwrap_err();
+            assert!(told.contains(flag) && told.contains("none of them empty"), "{flag} {value:?}: {told}");
+        }
+    }
+    let settings =
+        parse(&[("auth", "jwt"), ("jwt-secret", "s"), ("jwt-audience", "a, b")], &[], &[]).unwrap();
+    let Config::Jwt(jwt) = settings.auth else { panic!() };
+    assert_eq!((jwt.audiences, jwt.issuers), (vec!["a".to_owned(), "b".to_owned()], Vec::new()));
 }
 
 #[test]
