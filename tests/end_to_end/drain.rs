@@ -212,7 +212,11 @@ async fn who_is_being_looked_at_when_a_drain_begins_is_not_let_in() {
     draining(&node).await;
     api.let_out(1);
     let answer = late.await.unwrap();
-    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("draining")), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.json()["error"]["code"].as_str()),
+        (503, Some("draining")),
+        "{answer:?}"
+    );
 }
 
 /// Waits until the node has begun to drain.

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    TlsCertificates,
+};
 
 /// How Redis is reached. Printing it shows no password.
 #[derive(Clone)]
@@ -133,7 +136,8 @@ impl Address {
         } else {
             url.into_connection_info()?
         };
-        let mut settings = info.redis_settings().clone();
+        // Answers are read as RESP2 shapes them, whatever the URL asks for.
+        let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
         if let Some(db) = self.db {
             settings = settings.set_db(db);
         }
@@ -194,6 +198,12 @@ mod tests {
         assert_eq!(shown(&info), "h:1 u p@ 3 false");
         let Ok(Topology::Server(info)) = topology("unix:///run/redis.sock?db=1", None) else { panic!() };
         assert_eq!(shown(&info), "/run/redis.sock - - 1 false");
+    }
+
+    #[test]
+    fn answers_have_one_shape_whatever_the_url_says() {
+        let Ok(Topology::Server(info)) = topology("redis://h/?protocol=resp3", None) else { panic!() };
+        assert!(!info.redis_settings().protocol().supports_resp3());
     }
 
     #[test]

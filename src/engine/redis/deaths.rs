@@ -21,10 +21,8 @@ pub fn leases(list: Value) -> Result<Leases, Unavailable> {
     let mut items = reply::array(list)?.into_iter();
     let mut leases = Leases::new();
     while let (Some(node), Some(end)) = (items.next(), items.next()) {
-        let end: f64 = match &end {
-            Value::Double(end) => *end,
-            text => reply::text(text)?.parse().map_err(|_| Unavailable::new("a lease's end is no number"))?,
-        };
+        let end: f64 =
+            reply::text(&end)?.parse().map_err(|_| Unavailable::new("a lease's end is no number"))?;
         leases.insert(reply::text(&node)?.to_owned(), end as i64);
     }
     Ok(leases)

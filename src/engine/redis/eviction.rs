@@ -71,7 +71,7 @@ async fn policy(context: &Context) -> Result<Option<String>, Unavailable> {
     let mut policies = Vec::new();
     for info in context.link.probe_all(info).await {
         policies.extend(
-            text(&info?)?.lines().find_map(|line| {
+            reply::text(&info?)?.lines().find_map(|line| {
                 line.strip_prefix("maxmemory_policy:").map(|policy| policy.trim().to_owned())
             }),
         );
@@ -84,18 +84,7 @@ fn worst(policies: impl Iterator<Item = String>) -> Option<String> {
     policies.max_by_key(|policy| policy != SAFE)
 }
 
-fn text(value: &Value) -> Result<&str, Unavailable> {
-    match value {
-        Value::VerbatimString { text, .. } => Ok(text),
-        other => reply::text(other),
-    }
-}
-
 fn configured(answer: Value) -> Option<String> {
-    let value = match answer {
-        Value::Map(pairs) => pairs.into_iter().next()?.1,
-        Value::Array(items) => items.into_iter().nth(1)?,
-        _ => return None,
-    };
+    let value = reply::array(answer).ok()?.into_iter().nth(1)?;
     reply::text(&value).ok().map(str::to_owned)
 }

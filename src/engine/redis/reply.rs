@@ -106,7 +106,6 @@ pub fn entries(value: Value) -> Result<Vec<Entry>, Unavailable> {
 pub fn read(value: Value) -> Result<Vec<Entry>, Unavailable> {
     let stream = match value {
         Value::Nil => return Ok(Vec::new()),
-        Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
         Value::Array(mut streams) => match streams.pop() {
             Some(Value::Array(mut stream)) => stream.pop(),
             _ => None,
