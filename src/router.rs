@@ -13,7 +13,7 @@ use tracing::debug;
 use crate::acked::Acked;
 use crate::close::Close;
 use crate::engine::{
-    Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Published, Registration,
+    Answer, Cause, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Published, Registration,
     Unavailable,
 };
 use crate::fault;
@@ -79,7 +79,10 @@ pub struct Router {
 impl From<Unavailable> for Refusal {
     fn from(error: Unavailable) -> Self {
         debug!(%error, "refused as unavailable");
-        Refusal::unavailable()
+        match error.cause {
+            Cause::Full => Refusal::full(),
+            Cause::Redis | Cause::BrokenKey => Refusal::unavailable(),
+        }
     }
 }
 

@@ -1,13 +1,41 @@
-//! The answer of an engine's verb, later.
+//! The answer of an engine's verb, later, or why there is none.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Unavailable;
+/// Why there is no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unavailable {
+    /// For the log.
+    pub reason: Arc<str>,
+    /// What to make of it.
+    pub cause: Cause,
+}
+
+/// What kept an answer from coming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Redis did not answer, or not as it should: it may or may not have happened.
+    Redis,
+    /// One of the user's keys holds something else: trying again does not help.
+    BrokenKey,
+    /// Too much is waiting: it has not happened.
+    Full,
+}
+
+impl Unavailable {
+    /// With a reason for the log; whether it happened is not known.
+    pub fn new(reason: impl Into<Arc<str>>) -> Self {
+        Self { reason: reason.into(), cause: Cause::Redis }
+    }
+}
 
 /// The answer. Of an event that is published nothing is allocated for it but the slot that its outcome is put into.
 pub struct Answer<T>(State<T>);
@@ -37,7 +65,10 @@ impl<T> Answer<T> {
         let (sender, receiver) = oneshot::channel();
         match lane.try_send(op(sender)) {
             Ok(()) => Self::later(receiver),
-            Err(_) => Self::now(Err(Unavailable::new("too much is waiting"))),
+            Err(TrySendError::Full(_)) => {
+                Self::now(Err(Unavailable { cause: Cause::Full, ..Unavailable::new("too much is waiting") }))
+            }
+            Err(TrySendError::Closed(_)) => Self::now(Err(Unavailable::new("the engine has stopped"))),
         }
     }
 

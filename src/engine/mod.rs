@@ -13,7 +13,7 @@ pub mod redis;
 pub mod status;
 mod steps;
 
-pub use answer::Answer;
+pub use answer::{Answer, Cause, Unavailable};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,23 +24,6 @@ use futures_util::future::BoxFuture;
 use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, Logged, NodeId, UserId};
 use crate::protocol::publish::{Data, Publish};
 use crate::trace::{Traced, Tracer};
-
-/// Redis did not answer, or not as it should: whether it happened is not known.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{reason}")]
-pub struct Unavailable {
-    /// For the log.
-    pub reason: Arc<str>,
-    /// One of the user's keys holds something else: trying again does not help.
-    pub broken_key: bool,
-}
-
-impl Unavailable {
-    /// With a reason for the log.
-    pub fn new(reason: impl Into<Arc<str>>) -> Self {
-        Self { reason: reason.into(), broken_key: false }
-    }
-}
 
 /// How a session registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -331,10 +314,11 @@ pub trait Node: Send + Sync + 'static {
     fn doubted(&self, whose: &dyn Fn(&UserId) -> bool);
 }
 
-/// The verbs. Each is carried out in the order of calls for one user, and may be repeated without harm, but for a
-/// publish without a key. A call queues the operation at once; the answer is awaited apart.
+/// The verbs. Each may be repeated without harm, but for a publish without a key. A call of the first four queues the
+/// operation at once, in the order of calls for one user, and it is done whether or not anyone waits for its answer; so
+/// is a sign-out. The others may begin when their answer is first polled, and end where it is dropped.
 ///
-/// Whoever calls has validated ids and sizes. A verb that answers [`Unavailable`] may or may not have happened.
+/// Whoever calls has validated ids and sizes. What is known of a verb that answers [`Unavailable`] is in its [`Cause`].
 pub trait Engine: Send + Sync + 'static {
     /// Registers a session and reads one page of what it has missed, in one step: no event falls between.
     fn connect(&self, connect: Connect) -> Answer<Connected>;

@@ -15,9 +15,10 @@ use crate::protocol::code::Refusal;
 use crate::protocol::publish::Receipt;
 use crate::router::Outcome;
 
-/// Frames of one worker that may be on their way; the next is read when the first of them is answered.
+/// Events of one worker that may be on their way; the next frame is read when the first of them is answered. One frame
+/// may go beyond it.
 const MOST: usize = 1024;
-/// Their bytes: a hundred times what two nodes have on their way at full load. One frame may go beyond it.
+/// Their bytes: a hundred times what two nodes have on their way at full load. One frame may go beyond it, too.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of all workers' frames together: as much as of all bodies of requests. Beyond it each worker has one frame on
 /// its way at a time.
@@ -40,6 +41,7 @@ impl OnTheirWay {
 /// The queue.
 pub struct InFlight {
     frames: VecDeque<Waiting>,
+    events: usize,
     bytes: usize,
     all: Arc<OnTheirWay>,
 }
@@ -47,6 +49,7 @@ pub struct InFlight {
 struct Waiting {
     reference: Option<String>,
     outcome: Result<Outcome, Option<Refusal>>,
+    events: usize,
     size: usize,
 }
 
@@ -62,20 +65,27 @@ pub struct Done {
 impl InFlight {
     /// An empty queue, one of all.
     pub fn new(all: Arc<OnTheirWay>) -> Self {
-        Self { frames: VecDeque::new(), bytes: 0, all }
+        Self { frames: VecDeque::new(), events: 0, bytes: 0, all }
     }
 
     /// Whether another frame may be read. Where it may not, that changes with the next one that is done here.
     pub fn has_room(&self) -> bool {
         let crowded = self.all.bytes.load(Ordering::Relaxed) >= self.all.most;
-        self.frames.is_empty() || (self.frames.len() < MOST && self.bytes < MOST_BYTES && !crowded)
+        self.frames.is_empty() || (self.events < MOST && self.bytes < MOST_BYTES && !crowded)
     }
 
-    /// Puts in a frame of `size` bytes.
-    pub fn push(&mut self, reference: Option<String>, outcome: Result<Outcome, Refusal>, size: usize) {
+    /// Puts in a frame that comes to so many events, of `size` bytes.
+    pub fn push(
+        &mut self,
+        reference: Option<String>,
+        outcome: Result<Outcome, Refusal>,
+        events: usize,
+        size: usize,
+    ) {
+        self.events += events;
         self.bytes += size;
         self.all.bytes.fetch_add(size, Ordering::Relaxed);
-        self.frames.push_back(Waiting { reference, outcome: outcome.map_err(Some), size });
+        self.frames.push_back(Waiting { reference, outcome: outcome.map_err(Some), events, size });
     }
 
     /// The next frame that is done, in order; none where there are no frames.
@@ -93,6 +103,7 @@ impl InFlight {
             },
             Err(refusal) => Err(refusal.take().unwrap_or_else(Refusal::unavailable)),
         };
+        self.events -= first.events;
         self.bytes -= first.size;
         self.all.bytes.fetch_sub(first.size, Ordering::Relaxed);
         let reference = first.reference.take();
@@ -120,9 +131,9 @@ mod tests {
     fn frames_are_done_in_their_order_whatever_is_answered_first() {
         let mut frames = InFlight::new(Arc::new(OnTheirWay::new(ALL)));
         let (first, answer) = oneshot::channel();
-        frames.push(Some("1".into()), Ok(Outcome::One(Answer::later(answer))), MOST_BYTES);
+        frames.push(Some("1".into()), Ok(Outcome::One(Answer::later(answer))), 1, MOST_BYTES);
         assert!(!frames.has_room(), "its bytes count until it is done");
-        frames.push(Some("2".into()), Err(Refusal::new(Code::InvalidEvent, "")), 1);
+        frames.push(Some("2".into()), Err(Refusal::new(Code::InvalidEvent, "")), 1, 1);
         assert!(frames.next().now_or_never().is_none(), "the second waits for the first");
         first.send(Ok(Published { id: None, nodes: Vec::new() })).unwrap();
         let done = |frames: &mut InFlight| frames.next().now_or_never().flatten().unwrap();
@@ -140,22 +151,34 @@ mod tests {
         let all = Arc::new(OnTheirWay::new(10));
         let (mut one, mut other) = (InFlight::new(all.clone()), InFlight::new(all));
         let refused = || Err(Refusal::new(Code::InvalidEvent, ""));
-        one.push(None, refused(), 9);
+        one.push(None, refused(), 1, 9);
         assert!(one.has_room() && other.has_room());
-        one.push(None, refused(), 9);
+        one.push(None, refused(), 1, 9);
         assert!(!one.has_room(), "that is too much");
         assert!(other.has_room(), "one frame is always taken");
-        other.push(None, refused(), 1);
+        other.push(None, refused(), 1, 1);
         assert!(!other.has_room());
         drop(one);
         assert!(other.has_room(), "a worker that is gone has nothing on its way");
     }
 
     #[test]
+    fn a_frame_counts_as_what_it_comes_to() {
+        let mut frames = InFlight::new(Arc::new(OnTheirWay::new(ALL)));
+        let refused = || Err(Refusal::new(Code::InvalidEvent, ""));
+        frames.push(None, refused(), MOST - 1, 1);
+        assert!(frames.has_room());
+        frames.push(None, refused(), 1, 1);
+        assert!(!frames.has_room());
+        frames.next().now_or_never().unwrap();
+        assert!(frames.has_room());
+    }
+
+    #[test]
     fn who_never_gets_an_answer_is_told_so() {
         let mut frames = InFlight::new(Arc::new(OnTheirWay::new(ALL)));
         let (gone, answer) = oneshot::channel();
-        frames.push(None, Ok(Outcome::One(Answer::later(answer))), 1);
+        frames.push(None, Ok(Outcome::One(Answer::later(answer))), 1, 1);
         drop(gone);
         let done = frames.next().now_or_never().flatten().unwrap();
         assert_eq!(done.outcome.unwrap_err().code, Code::Unavailable);

@@ -14,6 +14,9 @@ use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json::{List, MAX_ITEMS};
 use crate::protocol::publish::{ENVELOPE, Receipt, Request as PublishRequest, answer};
 
+/// Events of one request that are queued at once, a quarter of those that may wait in a node; the next ones are queued
+/// when these are answered. One item may go beyond it.
+const AT_ONCE: usize = 4096;
 /// Bytes of a body that carries many items.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
@@ -67,7 +70,18 @@ async fn all(items: Vec<Result<Utf8Bytes, Refusal>>, ports: &Ports) -> Result<Ve
             format!("a request may carry at most {MAX_ITEMS} items"),
         ));
     }
-    Ok(join_all(items.into_iter().map(|item| one(item, ports))).await)
+    let mut answers = Vec::with_capacity(items.len());
+    let mut items = items.into_iter().map(|item| parse(item, ports)).peekable();
+    while let Some(first) = items.next() {
+        let mut events = first.events();
+        let mut queued = vec![one(first, ports)];
+        while let Some(next) = items.next_if(|next| events + next.events() <= AT_ONCE) {
+            events += next.events();
+            queued.push(one(next, ports));
+        }
+        answers.extend(join_all(queued).await);
+    }
+    Ok(answers)
 }
 
 fn json(text: impl Into<Bytes>) -> Answer {
@@ -80,16 +94,17 @@ fn slice(text: &Utf8Bytes, part: &str) -> Utf8Bytes {
     Utf8Bytes::try_from(bytes).unwrap_or_default() // a `str` of it is UTF-8
 }
 
+fn parse(item: Result<Utf8Bytes, Refusal>, ports: &Ports) -> PublishRequest {
+    match item {
+        Ok(item) => PublishRequest::parse(&item, ports.max_event),
+        Err(refusal) => PublishRequest { reference: None, publish: Err(refusal) },
+    }
+}
+
 /// Publishes one of many items: queued at once, answered later.
-fn one(item: Result<Utf8Bytes, Refusal>, ports: &Ports) -> impl Future<Output = String> + '_ {
-    let (reference, publish) = match item {
-        Ok(item) => {
-            let request = PublishRequest::parse(&item, ports.max_event);
-            (request.reference, request.publish)
-        }
-        Err(refusal) => (None, Err(refusal)),
-    };
-    let published = publish.map(|publish| ports.router.publish(publish));
+fn one(request: PublishRequest, ports: &Ports) -> impl Future<Output = String> + '_ {
+    let reference = request.reference;
+    let published = request.publish.map(|publish| ports.router.publish(publish));
     async move {
         let outcome: Result<Receipt, Refusal> = match published {
             Ok(published) => published.await,

@@ -181,8 +181,10 @@ async fn flush(socket: &mut Socket, patience: Duration) -> Result<(), Error> {
 
 /// Queues what a frame publishes at once, so that a user's events keep the order of their frames.
 fn take(text: &Utf8Bytes, ports: &Ports, in_flight: &mut InFlight) {
-    let PublishRequest { reference, publish } = PublishRequest::parse(text, ports.max_event);
-    in_flight.push(reference, publish.map(|publish| ports.router.publish(publish)), text.len());
+    let request = PublishRequest::parse(text, ports.max_event);
+    let events = request.events();
+    let outcome = request.publish.map(|publish| ports.router.publish(publish));
+    in_flight.push(request.reference, outcome, events, text.len());
 }
 
 /// Puts an answer into the write buffer, and with it those that are there already. Says how many there are to flush.

@@ -138,6 +138,14 @@ impl Refusal {
         )
     }
 
+    /// More than this node takes on at a time.
+    pub fn full() -> Self {
+        Self::new(
+            Code::Unavailable,
+            "too much is waiting in this node; this, or of several users what is for some of them, has not been done: try again, with a key where once is enough",
+        )
+    }
+
     /// What was asked cannot be read now. On a Cluster a part of Redis may be away while the node is ready.
     pub fn unread() -> Self {
         Self::new(

@@ -175,6 +175,14 @@ pub struct Request {
 }
 
 impl Request {
+    /// Events that it comes to: one for each user. What is refused counts as one.
+    pub fn events(&self) -> usize {
+        match &self.publish {
+            Ok(Publish { target: Target::Users(users), .. }) => users.len(),
+            _ => 1,
+        }
+    }
+
     /// Reads one JSON object. `data` becomes a slice of `text`, not a copy.
     pub fn parse(text: &Utf8Bytes, max_event: usize) -> Self {
         match json::object::<Frame<'_>>(text) {

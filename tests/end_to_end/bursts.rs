@@ -84,6 +84,49 @@ async fn all_of_one_write_arrives_through_redis() {
     all_of_one_write_arrives(&Single::start().await.a, kinds()).await;
 }
 
+/// More events than may wait in a node, each item with as many as one may have.
+fn many_for_many() -> Vec<Value> {
+    let users: Vec<String> = (0..1000).map(|number| format!("u{number}")).collect();
+    (0..20).map(|number| json!({"userIds": users, "event": "e", "data": number, "ref": "r"})).collect()
+}
+
+/// A thousand ids in each.
+fn check_acks(answers: &[Value]) {
+    assert_eq!(answers.len(), 20);
+    for answer in answers {
+        let ids = answer["ids"].as_array().map(Vec::len);
+        assert_eq!((answer["type"].as_str(), ids), (Some("ack"), Some(1000)), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn items_that_come_to_more_than_may_wait_are_published_one_after_the_other() {
+    let (memory, single) = (NodeBuilder::local("node-a").start().await, Single::start().await);
+    for node in [&memory, &single.a] {
+        let mut client = Client::as_user(node, "u7", "tab-1").await;
+        let items = Value::from(many_for_many()).to_string();
+        let answer = http::post(&node.worker_http("/publish"), &items).await.json();
+        check_acks(answer.as_array().unwrap());
+        assert_eq!(data(&client.events(20).await), numbers(0, 19));
+    }
+}
+
+#[tokio::test]
+async fn frames_that_come_to_more_than_may_wait_are_read_one_after_the_other() {
+    let (memory, single) = (NodeBuilder::local("node-a").start().await, Single::start().await);
+    for node in [&memory, &single.a] {
+        let mut worker = Worker::open(node).await;
+        for frame in many_for_many() {
+            worker.send(&frame.to_string()).await;
+        }
+        let mut answers = Vec::new();
+        for _ in 0..20 {
+            answers.push(worker.answer().await);
+        }
+        check_acks(&answers);
+    }
+}
+
 #[tokio::test]
 async fn broadcasts_and_events_of_one_write_keep_their_order() {
     let pair = Pair::start().await;

@@ -113,7 +113,7 @@ mod tests {
 
     use super::super::{Config, MemoryEngine};
     use super::*;
-    use crate::engine::{Answer, Connect, Engine, Hint, Mode, NodeInfo};
+    use crate::engine::{Answer, Cause, Connect, Engine, Hint, Mode, NodeInfo};
     use crate::id::EventId;
 
     /// Sockets that take an event in each millisecond, or none.
@@ -221,7 +221,8 @@ mod tests {
             let (engine, _) = engine(true).await;
             let mut published: Vec<_> = (0..=MOST_EVENTS).map(|number| publish(&engine, number)).collect();
             let refused = published.pop().unwrap().now_or_never();
-            assert!(matches!(refused, Some(Err(_))), "{refused:?}");
+            let refused = refused.and_then(Result::err).map(|error| error.cause);
+            assert_eq!(refused, Some(Cause::Full));
             assert!((&mut published[0]).now_or_never().is_none(), "it was queued");
             match release {
                 false => engine.stop_ingress().await,

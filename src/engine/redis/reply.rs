@@ -4,7 +4,7 @@ use bytes::Bytes;
 use redis::Value;
 use tracing::warn;
 
-use crate::engine::Unavailable;
+use crate::engine::{Cause, Unavailable};
 use crate::id::{EventId, UserId};
 
 fn unexpected(what: &str) -> Unavailable {
@@ -65,11 +65,12 @@ pub fn event_id_or_none(word: &str) -> Result<Option<EventId>, Unavailable> {
 /// One item of a batch, or what Redis had against it.
 pub fn item(text: &str) -> Result<&str, Unavailable> {
     match text.strip_prefix("! ") {
-        Some(error) => Err(Unavailable {
+        Some(error) => {
             // Another type, or something in it that the script cannot take.
-            broken_key: error.contains("WRONGTYPE") || error.contains("attempt to"),
-            ..Unavailable::new(format!("Redis refused: {error}"))
-        }),
+            let broken = error.contains("WRONGTYPE") || error.contains("attempt to");
+            let cause = if broken { Cause::BrokenKey } else { Cause::Redis };
+            Err(Unavailable { cause, ..Unavailable::new(format!("Redis refused: {error}")) })
+        }
         None => Ok(text),
     }
 }
