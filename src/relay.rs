@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::select_all;
+use futures_util::future::{pending, select_all};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle};
@@ -67,6 +67,7 @@ pub struct Relay {
     stop_lease: watch::Sender<bool>,
     lease: JoinHandle<End>,
     tasks: Vec<JoinHandle<()>>,
+    engine_tasks: Vec<JoinHandle<()>>,
 }
 
 impl Relay {
@@ -84,7 +85,7 @@ impl Relay {
 
         let router = Router::new(settings.node_id.clone(), engine.clone(), metrics, settings.send_queue);
         let router = Arc::new(router.with_waiting(settings.bounds.registrations));
-        engine.start(router.clone());
+        let engine_tasks = engine.start(router.clone());
         let bounds = settings.bounds;
         let auth = Auth::start(settings.auth.clone(), bounds.questions).map_err(StartError::Auth)?;
         let places = u32::try_from(settings.max_connections).unwrap_or(u32::MAX).min(1 << 28);
@@ -126,7 +127,8 @@ impl Relay {
         tasks.push(tokio::spawn(listener::serve(workers, limits.clone(), waiting, move |request, _| {
             listener::worker::handle(request, for_workers.clone())
         })));
-        Ok(Self { router, ports, drain_timeout: settings.drain_timeout, stop_lease, lease, tasks })
+        let drain_timeout = settings.drain_timeout;
+        Ok(Self { router, ports, drain_timeout, stop_lease, lease, tasks, engine_tasks })
     }
 
     /// Serves until `shutdown`, then drains. Where another process takes this node's id, it leaves at once.
@@ -142,6 +144,7 @@ impl Relay {
             () = shutdown => End::Stopped,
             end = &mut self.lease => end.unwrap_or_else(|error| failed(Err(error))),
             (ended, _, _) = select_all(&mut self.tasks) => failed(ended),
+            error = panicked(&mut self.engine_tasks) => failed(Err(error)),
         };
         match end {
             End::Stopped | End::Failed => self.drain().await,
@@ -192,6 +195,18 @@ impl Relay {
             debug!("some sockets did not say goodbye in time");
         }
     }
+}
+
+/// Waits until one of these tasks has panicked. Some end by themselves, where there is nothing for them to do.
+async fn panicked(tasks: &mut Vec<JoinHandle<()>>) -> JoinError {
+    while !tasks.is_empty() {
+        let (ended, at, _) = select_all(tasks.iter_mut()).await;
+        if let Err(error) = ended {
+            return error;
+        }
+        tasks.swap_remove(at);
+    }
+    pending().await
 }
 
 fn engine(
@@ -279,5 +294,21 @@ fn tell_openings(settings: &Settings) {
     }
     if let Some(crowding) = settings.crowding() {
         warn!("{crowding}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_ends_the_node_and_one_that_is_done_does_not() {
+        let mut tasks = vec![tokio::spawn(async {}), tokio::spawn(sleep(Duration::from_secs(1)))];
+        sleep(Duration::from_secs(2)).await;
+        assert!(panicked(&mut tasks).now_or_never().is_none());
+        tasks.push(tokio::spawn(async { panic!("a bug") }));
+        assert!(panicked(&mut tasks).await.is_panic());
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
 
 use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, Logged, NodeId, UserId};
 use crate::protocol::publish::{Data, Publish};
@@ -372,8 +373,9 @@ pub trait Engine: Send + Sync + 'static {
     fn warning(&self) -> Option<String>;
     /// Waits until Redis has failed to answer: time to look whether it still knows this node.
     fn suspected(&self) -> BoxFuture<'static, ()>;
-    /// Starts what the engine does by itself: reads the inbox and the ingress stream for `node`.
-    fn start(&self, node: Arc<dyn Node>);
+    /// Starts what the engine does by itself: reads the inbox and the ingress stream for `node`. Answers with its tasks:
+    /// where one of them has panicked, this node is of no more use.
+    fn start(&self, node: Arc<dyn Node>) -> Vec<JoinHandle<()>>;
     /// Stops reading the ingress stream, so that another node goes on; the inbox is read until the end. In memory, done
     /// once what was published so far has been told.
     fn stop_ingress(&self) -> BoxFuture<'static, ()>;

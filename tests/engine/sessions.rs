@@ -17,6 +17,7 @@ crate::on_both_engines!(
     a_heartbeat_tells_the_newest_event,
     a_heartbeat_answers_each_user_in_its_place,
     a_sign_out_reaches_the_node,
+    a_sign_out_that_nobody_waits_for_reaches_the_node,
     a_broadcast_reaches_the_node,
     the_node_is_listed,
     an_upward_message_is_taken,
@@ -115,6 +116,14 @@ async fn a_sign_out_reaches_the_node(kind: Kind) {
         let told = Told::SignOut { user: "42".to_owned(), client: one.map(str::to_owned) };
         stage.node.wait_for("the sign-out", |it| (*it == told).then_some(())).await;
     }
+}
+
+async fn a_sign_out_that_nobody_waits_for_reaches_the_node(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    drop(stage.engine.sign_out(user, None)); // a caller who hangs up
+    let told = Told::SignOut { user: "42".to_owned(), client: None };
+    stage.node.wait_for("the sign-out", |it| (*it == told).then_some(())).await;
 }
 
 async fn a_broadcast_reaches_the_node(kind: Kind) {

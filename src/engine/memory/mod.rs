@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{self, BoxFuture};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::engine::status::{NodeStatus, Status};
@@ -236,13 +237,14 @@ impl Engine for MemoryEngine {
         future::pending().boxed()
     }
 
-    fn start(&self, node: Arc<dyn Node>) {
+    fn start(&self, node: Arc<dyn Node>) -> Vec<JoinHandle<()>> {
         if self.context.node.set(node.clone()).is_err() {
-            return; // started before
+            return Vec::new(); // started before
         }
         let (lane, ops) = mpsc::channel(MOST_EVENTS);
-        tokio::spawn(Lane::new(self.context.clone(), node).run(ops));
+        let task = tokio::spawn(Lane::new(self.context.clone(), node).run(ops));
         let _ = self.events.set(lane); // the first, as the node is
+        vec![task]
     }
 
     fn stop_ingress(&self) -> BoxFuture<'static, ()> {

@@ -57,12 +57,13 @@ mod turns;
 mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicI64};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::engine::status::Status;
@@ -132,7 +133,7 @@ struct Context {
     metrics: Arc<Metrics>,
     node: OnceLock<Arc<dyn Node>>,
     /// Whose hints could not be sent, though their events are in the logs.
-    unsent: std::sync::Mutex<publish::Unsent>,
+    unsent: Mutex<publish::Unsent>,
     /// This process has held its node id before.
     held_before: AtomicBool,
     /// When it first had it, by the clock of Redis, Unix ms; 0 before. The lease may be lost, and the keys with it; how long
@@ -140,7 +141,7 @@ struct Context {
     started: AtomicI64,
     tracer: Tracer,
     /// When a sign of life last came through the inbox.
-    sign_of_life: std::sync::Mutex<Option<Instant>>,
+    sign_of_life: Mutex<Option<Instant>>,
     pulse: pulse::Pulse,
     deaths: deaths::Deaths,
     beside: beside::Beside,
@@ -164,6 +165,8 @@ pub struct RedisEngine {
     events: mpsc::Sender<Publish>,
     /// The lane of sessions' beginnings and ends.
     sessions: mpsc::Sender<Op>,
+    /// The lanes' tasks, until the engine is started.
+    lanes: Mutex<Vec<JoinHandle<()>>>,
     /// Whether the ingress streams are wanted; each of their readers holds a receiver for as long as it reads.
     ingress: watch::Sender<bool>,
 }
@@ -185,11 +188,11 @@ impl RedisEngine {
             turns: turns::Turns::default(),
             metrics,
             node: OnceLock::new(),
-            unsent: std::sync::Mutex::default(),
+            unsent: Mutex::default(),
             held_before: AtomicBool::new(false),
             started: AtomicI64::new(0),
             tracer: Tracer::default(),
-            sign_of_life: std::sync::Mutex::new(None),
+            sign_of_life: Mutex::new(None),
             pulse: pulse::Pulse::default(),
             deaths: deaths::Deaths::default(),
             beside: beside::Beside::default(),
@@ -198,9 +201,11 @@ impl RedisEngine {
         });
         let ((events, published), (sessions, ops)) =
             (mpsc::channel(MOST_EVENTS), mpsc::channel(MOST_SESSIONS));
-        tokio::spawn(lane::events(context.clone(), published));
-        tokio::spawn(lane::Sessions::new(context.clone()).run(ops));
-        Self { context, events, sessions, ingress: watch::Sender::new(true) }
+        let lanes = vec![
+            tokio::spawn(lane::events(context.clone(), published)),
+            tokio::spawn(lane::Sessions::new(context.clone()).run(ops)),
+        ];
+        Self { context, events, sessions, lanes: Mutex::new(lanes), ingress: watch::Sender::new(true) }
     }
 
     fn with_context<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F) -> Answer<T>
@@ -251,7 +256,11 @@ impl Engine for RedisEngine {
     }
 
     fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()> {
-        self.with_context(|context| async move { sessions::sign_out(&context, &user, client.as_ref()).await })
+        let context = self.context.clone();
+        let work = async move { sessions::sign_out(&context, &user, client.as_ref()).await };
+        // Whoever hangs up must not leave it noted for the next connection, and the sockets open.
+        let done = tokio::spawn(work);
+        Answer::of(async move { done.await.unwrap_or_else(|error| Err(Unavailable::new(error.to_string()))) })
     }
 
     fn nodes(&self) -> Answer<Vec<NodeInfo>> {
@@ -315,27 +324,30 @@ impl Engine for RedisEngine {
         async move { context.link.suspected().await }.boxed()
     }
 
-    fn start(&self, node: Arc<dyn Node>) {
+    fn start(&self, node: Arc<dyn Node>) -> Vec<JoinHandle<()>> {
+        let mut tasks = std::mem::take(&mut *lock(&self.lanes));
         if self.context.node.set(node).is_err() {
-            return; // started before
+            return tasks; // started before
         }
-        tokio::spawn(pulse::keep(self.context.clone()));
-        tokio::spawn(eviction::watch(self.context.clone()));
-        tokio::spawn(traces::write(self.context.clone()));
+        tasks.push(tokio::spawn(pulse::keep(self.context.clone())));
+        tasks.push(tokio::spawn(eviction::watch(self.context.clone())));
+        tasks.push(tokio::spawn(traces::write(self.context.clone())));
         let context = self.context.clone();
-        tokio::spawn(async move { context.link.keep().await });
+        tasks.push(tokio::spawn(async move { context.link.keep().await }));
         let context = self.context.clone();
-        tokio::spawn(async move {
+        tasks.push(tokio::spawn(async move {
             loop {
                 let doubt = context.link.doubted().await;
                 if let Some(node) = context.node() {
                     node.doubted(&|user| doubt.concerns(sessions::user_slot(&context, user)));
                 }
             }
-        });
+        }));
         for stream in self.context.config.ingress.clone() {
-            tokio::spawn(ingress::read(self.context.clone(), stream, self.ingress.subscribe()));
+            let wanted = self.ingress.subscribe();
+            tasks.push(tokio::spawn(ingress::read(self.context.clone(), stream, wanted)));
         }
+        tasks
     }
 
     fn stop_ingress(&self) -> BoxFuture<'static, ()> {
