@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use futures_util::FutureExt;
+use serde_json::{Value, json};
 
 use crate::support::api::{ApiServer, Reply};
 use crate::support::pair::Single;
@@ -219,14 +220,26 @@ async fn where_all_workers_have_much_on_their_way_each_has_one_frame() {
 async fn what_waits_for_redis_is_bounded_and_one_more_is_refused_at_once() {
     let single = Single::with(&STUCK).await;
     let mut client = Client::as_user(&single.a, "healthy", "beside").await;
-    // 40,000 operations on two lanes.
-    let mut worker = RawClient::upgrade_at(single.a.worker_address(), "").await;
-    for number in 0..40 {
+    // 40,000 events, of two frames from each worker, as many as may be on their way.
+    let mut workers = Vec::new();
+    for number in 0..20 {
+        let mut worker = RawClient::upgrade_at(single.a.worker_address(), "").await;
         let users: Vec<String> = (0..1000).map(|user| format!("u-{number}-{user}")).collect();
         let text = json!({"ref": "1", "userIds": users, "event": "e"}).to_string();
-        worker.write(&frame(FIN | TEXT, text.as_bytes())).await;
+        for _ in 0..2 {
+            worker.write(&frame(FIN | TEXT, text.as_bytes())).await;
+        }
+        workers.push(worker);
     }
-    read_so_far(&mut worker).await;
+    eventually(BOUND, "a worker whose frame is one too many", async || {
+        let refused = workers.iter_mut().find_map(|worker| worker.frame("a refusal").now_or_never());
+        let refused = refused.flatten().ok_or("none is refused")?;
+        let refused: Value = serde_json::from_slice(&refused.payload).unwrap();
+        assert_eq!(refused["code"], "unavailable", "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains("too much is waiting"), "{refused}");
+        Ok(())
+    })
+    .await;
     for user in 0..8 {
         let text = json!({"userId": format!("late-{user}"), "event": "e"}).to_string();
         let answer = http::post(&single.a.worker_http("/publish"), &text).await;
@@ -311,4 +324,20 @@ async fn a_worker_that_takes_no_answers_is_let_go() {
     beside.served().await;
     let mut another = Worker::open(&node).await;
     another.event("42", "1").await;
+}
+
+#[tokio::test]
+async fn whoever_waits_for_replicas_keeps_no_connection_from_others() {
+    let single = Single::with(&[&STUCK[..], &[("--redis-pool-size", "1")]].concat()).await;
+    let Single { a: node, mut db, redis: _redis } = single;
+    Worker::open(&node).await.send(r#"{"userId":"42","event":"e"}"#).await;
+    let _: String = db.run(redis::cmd("XADD").arg(&["events", "*", "user", "43", "event", "e"])).await;
+    eventually(BOUND, "both waiting", async || {
+        let clients: String = db.run(redis::cmd("CLIENT").arg("LIST")).await;
+        let waiting = clients.matches(" cmd=wait ").count();
+        if waiting == 2 { Ok(()) } else { Err(format!("{waiting} are")) }
+    })
+    .await;
+    assert_eq!(http::get(&node.worker_http("/users/42")).await.status, 200);
+    Client::as_user(&node, "42", "tab-1").await;
 }

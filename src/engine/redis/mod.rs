@@ -175,8 +175,11 @@ impl RedisEngine {
     /// An engine on Redis as it is set up. Connects to nothing yet; must be called within a tokio runtime.
     pub fn new(topology: Topology, config: Config, metrics: Arc<Metrics>) -> Self {
         let keys = Keys::new(&config.key_prefix, matches!(topology, Topology::Cluster(_)));
+        // A call that waits for replicas keeps its connection for as long. Others find as many as without: the lane of
+        // events has one for that, and each reader of an ingress stream.
+        let waiting = if config.wait_replicas > 0 { 1 + config.ingress.len() as u32 } else { 0 };
         let options = Options {
-            pool_size: config.pool_size,
+            pool_size: config.pool_size + waiting,
             wait: Wait { replicas: config.wait_replicas, timeout: config.wait_timeout },
             timer: Arc::new(scripts::Timer::new(&metrics)),
             doubts: Arc::default(),
