@@ -35,6 +35,11 @@ impl Unavailable {
     pub fn new(reason: impl Into<Arc<str>>) -> Self {
         Self { reason: reason.into(), cause: Cause::Redis }
     }
+
+    /// Whether trying again does not help.
+    pub fn is_for_good(&self) -> bool {
+        self.cause == Cause::BrokenKey
+    }
 }
 
 /// The answer. Of an event that is published nothing is allocated for it but the slot that its outcome is put into.

@@ -22,7 +22,7 @@ use super::retold::Retold;
 use super::turns::Turn;
 use super::wire::send;
 use super::{Context, broadcast, inbox, ms, reply, scripts, sessions};
-use crate::engine::{Cause, Event, Unavailable};
+use crate::engine::{Event, Unavailable};
 use crate::id::UserId;
 use crate::metrics::Via;
 
@@ -333,9 +333,7 @@ impl<'a> Reader<'a> {
             for (outcome, id) in outcomes.into_iter().zip(&mut ids) {
                 match outcome {
                     Ok(_) => {}
-                    Err(error) if error.cause == Cause::BrokenKey => {
-                        progress.bad.push((id, error.to_string()))
-                    }
+                    Err(error) if error.is_for_good() => progress.bad.push((id, error.to_string())),
                     // Out of memory, say: it stays pending, and is tried again.
                     Err(error) => {
                         progress.undone.insert(id);
