@@ -1,4 +1,5 @@
-//! Where a node is found: by its URL where one is given, else by bind and port on this machine.
+//! Where a node is found: by its URL where one is given, else by bind and port on this machine; of several ways, by the
+//! one that is a flag.
 
 use hyper::Uri;
 
@@ -53,14 +54,15 @@ impl Endpoint {
     }
 
     fn find(reader: &mut Reader, url: &'static str, port: &'static str) -> Result<Self, Failure> {
-        if let Some(given) = reader.given(url) {
-            let from = named(url, reader.source(url));
+        // A flag wins over the environment, also where one says where the node is and the other what it tells of itself.
+        let source = reader.source(url);
+        let by_flag = ["bind", port].iter().any(|flag| reader.source(flag) == Source::Flag);
+        if reader.given(url).is_some() && (source == Source::Flag || !by_flag) {
+            let from = named(url, source);
             let usual = if port == "worker-port" { 4001 } else { 4000 };
-            return parse(given, &from).ok_or_else(|| {
-                Failure::Usage(format!(
-                    "{from} is no address: it must be like ws://host:{usual}, wss://, http:// or https://"
-                ))
-            });
+            let allowed = format!("an address like ws://host:{usual}, wss://, http:// or https://");
+            let found = reader.value(url, &allowed, |given| parse(given, &from));
+            return found.ok_or_else(|| mistakes(reader));
         }
         let bind = match reader.given("bind") {
             Some(_) => reader.ip("bind"),
@@ -69,8 +71,7 @@ impl Endpoint {
         let number =
             reader.number(port, 1, u64::from(u16::MAX)).and_then(|number| u16::try_from(number).ok());
         let Some(number) = number.filter(|_| reader.mistakes.is_empty()) else {
-            let mistakes: Vec<_> = reader.mistakes.iter().map(|mistake| mistake.0.clone()).collect();
-            return Err(Failure::Usage(mistakes.join("\n")));
+            return Err(mistakes(reader));
         };
         let host = bind
             .filter(|bind| !bind.is_unspecified())
@@ -108,6 +109,11 @@ impl std::fmt::Display for Endpoint {
         let scheme = if self.secure { "wss" } else { "ws" };
         write!(f, "{scheme}://{} ({})", self.authority(), self.from)
     }
+}
+
+fn mistakes(reader: &Reader) -> Failure {
+    let mistakes: Vec<_> = reader.mistakes.iter().map(|mistake| mistake.0.as_str()).collect();
+    Failure::Usage(mistakes.join("\n"))
 }
 
 fn named(flag: &str, source: Source) -> String {
@@ -185,7 +191,14 @@ mod tests {
         assert_eq!(url.to_string(), "ws://relay:7 (--worker-url (environment))");
         assert_eq!(url.token.as_deref(), Some("first-one"));
         assert_eq!(at(&[("worker-token", "none")], &[]).token, None);
-        assert!(Endpoint::worker(&mut reader(&[("worker-url", "relay")], &[])).is_err());
+        let nearer = at(&[("worker-port", "5001")], &[("WORKER_SOCKET_URL", "ws://relay:7")]);
+        assert_eq!(nearer.authority(), "127.0.0.1:5001");
+        let both = at(&[("worker-port", "5001"), ("worker-url", "ws://relay:7")], &[]);
+        assert_eq!(both.authority(), "relay:7");
+        let told = Endpoint::worker(&mut reader(&[("worker-url", "relay")], &[])).unwrap_err();
+        assert!(
+            matches!(told, Failure::Usage(told) if told.contains("--worker-url") && told.contains("\"relay\""))
+        );
         assert!(Endpoint::worker(&mut reader(&[("worker-port", "0")], &[])).is_err());
     }
 }
