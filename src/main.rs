@@ -33,10 +33,7 @@ fn main() -> ExitCode {
         Cli::Tail(given, tail) => on(1, async { ended(command::tail::run(given, tail).await) }),
         Cli::Status(given, asked) => on(1, async { ended(command::status::run(given, asked).await) }),
         Cli::Trace(given, trace) => on(1, async { ended(command::trace::run(given, trace).await) }),
-        Cli::Print(text) => {
-            command::print(&text);
-            ExitCode::SUCCESS
-        }
+        Cli::Print(text) => ended(command::print(&text)),
     }
 }
 
@@ -62,7 +59,7 @@ fn on(threads: usize, work: impl Future<Output = ExitCode>) -> ExitCode {
 
 fn ended(outcome: Outcome) -> ExitCode {
     let (message, code) = match outcome {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => return ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => (message, ExitCode::from(UNUSABLE)),
         Err(Failure::Failed(message)) => (message, ExitCode::FAILURE),
         Err(Failure::Told) => (String::new(), ExitCode::FAILURE),

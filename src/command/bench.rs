@@ -37,12 +37,11 @@ pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
         return served.map_err(|_| Failure::Told)?.map_err(|error| Failure::Failed(error.to_string()));
     }
     let report = bench::run(&plan).map_err(Failure::Failed)?;
-    if plan.json {
-        print(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"));
+    print(&if plan.json {
+        serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
     } else {
-        print(&report.to_string());
-    }
-    Ok(())
+        report.to_string()
+    })
 }
 
 fn ingress(reader: &mut Reader) -> Result<Ingress, Failure> {

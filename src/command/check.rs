@@ -54,16 +54,16 @@ pub fn run(mut reader: Reader, check: &Check) -> Outcome {
         mistakes: reader.mistakes.iter().map(|mistake| mistake.0.clone()).collect(),
         warnings: settings.as_ref().map(warnings).unwrap_or_default(),
     };
-    if check.json {
-        print(&(serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"));
+    let printed = print(&if check.json {
+        serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
     } else {
-        print(&table(&report.settings));
-    }
+        table(&report.settings)
+    });
     for warning in &report.warnings {
         eprintln!("switchboard: {warning}");
     }
     if settings.is_some() {
-        return Ok(());
+        return printed;
     }
     Err(Failure::Usage(report.mistakes.join("\n")))
 }

@@ -10,6 +10,8 @@ pub mod tail;
 pub mod trace;
 pub mod wire;
 
+use std::io::{self, ErrorKind, Write};
+
 /// How a command failed; its message goes to standard error.
 #[derive(Debug)]
 pub enum Failure {
@@ -19,14 +21,21 @@ pub enum Failure {
     Failed(String),
     /// The same, and everything about it has been said.
     Told,
+    /// Whoever read what is printed has gone (`| head`): no failure, and no reason to go on.
+    Unread,
 }
 
 /// How a command ended.
 pub type Outcome = Result<(), Failure>;
 
-/// Writes a text to standard output. A reader that went away (`| head`) is no failure.
-pub fn print(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+/// Writes a text to standard output.
+///
+/// # Errors
+/// Where nobody reads it any more, or it cannot be written: a disk that is full.
+pub fn print(text: &str) -> Outcome {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Failure::Failed(format!("standard output cannot be written to: {error}")),
+    })
 }

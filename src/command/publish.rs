@@ -78,8 +78,7 @@ pub async fn run(mut reader: Reader, publish: Publish) -> Outcome {
     }
     let frame = frame(&publish.event).map_err(|refusal| Failure::Usage(refusal.to_string()))?;
     let answer = wire::http(&to, Method::POST, "/publish", Some(frame)).await?;
-    print(&format!("{}\n", String::from_utf8_lossy(&answer).trim_end()));
-    Ok(())
+    print(&format!("{}\n", String::from_utf8_lossy(&answer).trim_end()))
 }
 
 /// The frame of an event. Only what cannot be put into one is refused here.

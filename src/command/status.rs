@@ -36,26 +36,29 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub async fn run(mut reader: Reader, asked: Asked) -> Outcome {
     let to = Endpoint::worker(&mut reader)?;
     if asked.watch {
-        tokio::select! {
-            _ = ctrl_c() => {}
-            () = watch(&to, asked.json) => {}
-        }
-    } else {
-        let report = look(&to).await?;
-        print(&if asked.json { format!("{report:#}\n") } else { table(&report) });
+        return tokio::select! {
+            _ = ctrl_c() => Ok(()),
+            failure = watch(&to, asked.json) => Err(failure),
+        };
     }
-    Ok(())
+    let report = look(&to).await?;
+    print(&if asked.json { format!("{report:#}\n") } else { table(&report) })
 }
 
-/// Looks again and again. A node that cannot be asked may be on its way back: who watches wants to see that.
-async fn watch(to: &Endpoint, json: bool) {
+/// Looks again and again, until what it sees cannot be shown. A node that cannot be asked may be on its way back: who
+/// watches wants to see that.
+async fn watch(to: &Endpoint, json: bool) -> Failure {
     let clear = if !json && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
     loop {
         match look(to).await {
-            Ok(report) if json => print(&format!("{report}\n")),
-            Ok(report) => print(&format!("{clear}{}", table(&report))),
+            Ok(report) => {
+                let text = if json { format!("{report}\n") } else { format!("{clear}{}", table(&report)) };
+                if let Err(failure) = print(&text) {
+                    return failure;
+                }
+            }
             Err(Failure::Usage(reason) | Failure::Failed(reason)) => eprintln!("switchboard: {reason}"),
-            Err(Failure::Told) => {}
+            Err(Failure::Told | Failure::Unread) => {}
         }
         sleep(EVERY).await;
     }

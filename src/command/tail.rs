@@ -1,6 +1,5 @@
 //! `switchboard tail`: connects as a user and prints what comes, one frame a line; comes back where the node says so.
 
-use std::io::Write;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -13,7 +12,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::endpoint::Endpoint;
 use super::wire::{self, NoSocket, WebSocket};
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, print};
 use crate::close;
 use crate::id::ClientId;
 use crate::settings::read::Reader;
@@ -61,8 +60,8 @@ enum End {
     Back(Option<Duration>, String),
     /// The node asks not to come back.
     Stay(u16, String),
-    /// Whoever reads the frames has gone.
-    Unread,
+    /// The frames cannot be printed.
+    Unprinted(Failure),
 }
 
 /// Prints frames until it is interrupted, or the node says that coming back is of no use.
@@ -106,9 +105,13 @@ pub async fn run(mut reader: Reader, tail: Tail) -> Outcome {
                     pause = FIRST_PAUSE;
                 }
                 match end {
-                    None | Some(End::Unread) => {
+                    None => {
                         say_goodbye(socket).await;
                         return Ok(());
+                    }
+                    Some(End::Unprinted(failure)) => {
+                        say_goodbye(socket).await;
+                        return Err(failure);
                     }
                     Some(end) => end,
                 }
@@ -136,7 +139,7 @@ pub async fn run(mut reader: Reader, tail: Tail) -> Outcome {
             End::Stay(code, reason) => {
                 return Err(Failure::Failed(format!("closed by the node: {code} {reason}")));
             }
-            End::Unread => return Ok(()),
+            End::Unprinted(failure) => return Err(failure),
         };
         tokio::select! {
             _ = &mut stop => return Ok(()),
@@ -192,8 +195,8 @@ async fn listen(socket: &mut WebSocket, place: &mut Place) -> End {
             None => return End::Back(None, "the connection ended".to_owned()),
             Some(Err(error)) => return End::Back(None, format!("the connection broke: {error}")),
         };
-        if print(&text).is_err() {
-            return End::Unread;
+        if let Err(failure) = print(&format!("{text}\n")) {
+            return End::Unprinted(failure);
         }
         let frame: Frame = serde_json::from_str(&text).unwrap_or_default();
         place.take(&frame);
@@ -242,12 +245,6 @@ fn closed(frame: Option<CloseFrame>, bye: Option<Frame>) -> End {
     } else {
         End::Stay(code, reason)
     }
-}
-
-fn print(text: &Utf8Bytes) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()
 }
 
 async fn say_goodbye(mut socket: WebSocket) {

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::endpoint::Endpoint;
-use super::{Failure, Outcome, wire};
+use super::{Failure, Outcome, print, wire};
 use crate::settings::read::Reader;
 
 /// What was asked for.
@@ -58,8 +58,7 @@ pub async fn run(mut reader: Reader, trace: Trace) -> Outcome {
     let end = Instant::now() + trace.long;
     let outcome = loop {
         match look(&to, &path, &mut after, trace.json).await {
-            Ok(true) => {}
-            Ok(false) => break Ok(()), // nobody reads any more
+            Ok(()) => {}
             Err(failure) => break Err(failure),
         }
         if Instant::now() >= end {
@@ -76,27 +75,23 @@ pub async fn run(mut reader: Reader, trace: Trace) -> Outcome {
     outcome.and(left)
 }
 
-/// Prints the steps after `after`; false where nobody reads them.
-async fn look(to: &Endpoint, path: &str, after: &mut String, json: bool) -> Result<bool, Failure> {
+/// Prints the steps after `after`.
+async fn look(to: &Endpoint, path: &str, after: &mut String, json: bool) -> Outcome {
     loop {
         let page = wire::http(to, Method::GET, &format!("{path}?after={after}"), None).await?;
         let mut page: Page = serde_json::from_slice(&page).map_err(|error| {
             Failure::Failed(format!("{to} answered with something else than steps: {error}"))
         })?;
-        let Some(last) = page.steps.last().and_then(|step| step["place"].as_str()) else { return Ok(true) };
+        let Some(last) = page.steps.last().and_then(|step| step["place"].as_str()) else { return Ok(()) };
         *after = last.to_owned();
         // Nodes write down what they saw a moment later; when it happened is what counts here.
         page.steps.sort_by_key(|step| micros(step.get("at")));
-        let mut out = std::io::stdout().lock();
+        let mut lines = String::new();
         for step in page.steps {
-            let line = if json { Value::Object(step).to_string() } else { line(&step) };
-            if std::io::Write::write_all(&mut out, format!("{line}\n").as_bytes()).is_err() {
-                return Ok(false);
-            }
+            lines += &if json { Value::Object(step).to_string() } else { line(&step) };
+            lines.push('\n');
         }
-        if std::io::Write::flush(&mut out).is_err() {
-            return Ok(false);
-        }
+        print(&lines)?;
     }
 }
 

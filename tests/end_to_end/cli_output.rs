@@ -1,0 +1,30 @@
+//! What commands print, where nobody reads it any more or where it cannot be written.
+
+use crate::support::process::Launch;
+use crate::support::terminal::{line_at, run};
+use crate::support::{Node, NodeBuilder};
+
+/// A shell's line, in which `"$0"` is the program.
+fn shell(node: &Node, script: &str) -> Launch {
+    let program = Some("sh".to_owned());
+    Launch { program, ..line_at(node, &["-c", script, env!("CARGO_BIN_EXE_switchboard")]) }
+}
+
+#[tokio::test]
+async fn watching_ends_where_nobody_reads() {
+    let node = NodeBuilder::local("solo").start().await;
+    let script = r#"("$0" status --watch --json; echo "ended with $?" >&2) | head -n 1"#;
+    let ran = run(&shell(&node, script), "").await;
+    assert_eq!((ran.lines().len(), ran.err.trim()), (1, "ended with 0"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_a_failure() {
+    let node = NodeBuilder::local("solo").start().await;
+    let commands = ["status", "check", "completions bash", "tail --user 42", "publish --user 42 --event e"];
+    for command in commands {
+        let ran = run(&shell(&node, &format!(r#""$0" {command} > /dev/full"#)), "").await;
+        let told = ran.err.contains("standard output cannot be written to");
+        assert!(ran.code == Some(1) && told, "{command}: {ran:?}");
+    }
+}
