@@ -305,6 +305,7 @@ pub fn parse() -> Cli {
         _ => flag_of(flags, flag),
     };
     let mut reader = Reader::new(given, |name| std::env::var(name).ok(), &dot_env.variables);
+    reader.refuse_what_is_no_text(std::env::vars_os());
     reader.mistakes.extend(dot_env.mistakes);
     match subcommand {
         "health" => Cli::Health(reader),

@@ -1,6 +1,7 @@
 //! From flags, environment and `.env` to text, and from text to values: every mistake is kept, none ends the rest.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -103,6 +104,17 @@ impl Reader {
             }
         }
         reader
+    }
+
+    /// Notes each variable that stands for a setting and is not text: it must not count as one that is not set.
+    pub fn refuse_what_is_no_text(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) {
+        for (name, _) in variables.filter(|(_, value)| value.to_str().is_none()) {
+            let of_it = |setting: &&Setting| name == setting.env || name == *format!("{}_FILE", setting.env);
+            if let Some(setting) = SETTINGS.iter().find(of_it) {
+                let told = format!("--{} ({}) cannot be read: must be UTF-8", setting.flag, name.display());
+                self.mistakes.push(Mistake(told));
+            }
+        }
     }
 
     fn read_file(&mut self, setting: &Setting, path: &str) -> Option<(String, Source)> {

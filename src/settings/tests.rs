@@ -1,6 +1,8 @@
 //! What was given, in every way, and what came of it.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use super::read::Reader;
@@ -183,6 +185,22 @@ fn a_key_prefix_cannot_be_spelt_by_an_id_of_another_deployment() {
         let told = parse(&[("key-prefix", bad)], &[], &[]).unwrap_err();
         assert!(told.starts_with("--key-prefix"), "{told}");
     }
+}
+
+#[test]
+fn a_variable_that_is_no_text_does_not_count_as_none() {
+    let mut reader = Reader::new(|_| None, |_| None, &HashMap::new());
+    let no_text = || OsString::from_vec(b"se\xff".to_vec());
+    let names = ["WORKER_TOKEN", "JWT_SECRET_FILE", "HOME"].map(OsString::from);
+    reader.refuse_what_is_no_text(names.into_iter().map(|name| (name, no_text())));
+    let told = Settings::parse(reader).unwrap_err().into_iter().map(|mistake| mistake.0);
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            "--worker-token (WORKER_TOKEN) cannot be read: must be UTF-8",
+            "--jwt-secret (JWT_SECRET_FILE) cannot be read: must be UTF-8",
+        ]
+    );
 }
 
 #[test]
