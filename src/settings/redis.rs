@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::{Mistake, Reader};
-use crate::engine::redis::connection::{Address, AddressError, FORMS, Topology};
+use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB, Topology};
 use crate::tls::{has_certificates, has_key};
 
 /// Redis, checked.
@@ -63,7 +63,7 @@ pub fn read(r: &mut Reader) -> Option<Option<Redis>> {
 /// An address; the default one where none is wanted.
 fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
     let db = match r.given("redis-db") {
-        Some(_) => r.number("redis-db", 0, 65_535).map(|db| Some(i64::try_from(db).unwrap_or_default())),
+        Some(_) => r.number("redis-db", 0, MOST_DB.unsigned_abs()).map(|db| Some(db.cast_signed())),
         None => Some(None),
     };
     let mut pem = |flag, allowed, fits: fn(&Path) -> bool| {
@@ -84,6 +84,9 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
     if wanted && let Err(error) = address.topology() {
         match error {
             AddressError::Form(form) => r.mistake("redis-url", form),
+            AddressError::Database => {
+                r.mistake("redis-db", "0 with redis+cluster://: a Cluster has no other")
+            }
             AddressError::Url(error) => r.mistake("redis-url", &format!("{FORMS} ({error})")),
             error @ AddressError::Pem { .. } => r.mistakes.push(Mistake(error.to_string())),
         }

@@ -60,6 +60,9 @@ pub enum AddressError {
     /// The URL has not the form of its scheme.
     #[error("--redis-url must be {0}")]
     Form(&'static str),
+    /// A Cluster has one database.
+    #[error("--redis-db must be 0 with redis+cluster://")]
+    Database,
     /// A PEM file cannot be read.
     #[error("{flag} {path} cannot be read: {source}")]
     Pem {
@@ -75,6 +78,10 @@ pub enum AddressError {
 const SENTINEL_FORM: &str = "redis+sentinel://[user:password@]host:port,host:port/name[/database]\
      [?sentinel_user=...&sentinel_password=...]";
 const CLUSTER_FORM: &str = "redis+cluster://[user:password@]host:port,host:port, without a database";
+
+/// The highest number of a database.
+pub const MOST_DB: i64 = 65_535;
+const DATABASE: &str = "with a database from 0 to 65535, if any";
 
 impl Address {
     /// What the URL and the files come to. Connects to nothing.
@@ -93,8 +100,11 @@ impl Address {
             .map_or(("", authority), |(_, hosts)| (&authority[..authority.len() - hosts.len()], hosts));
         match kind {
             "cluster" => {
-                if !path.is_empty() || !query.is_empty() || self.db.unwrap_or_default() != 0 {
+                if !path.is_empty() || !query.is_empty() {
                     return Err(AddressError::Form(CLUSTER_FORM));
+                }
+                if self.db.unwrap_or_default() != 0 {
+                    return Err(AddressError::Database);
                 }
                 let seeds = hosts.split(',').map(|host| self.info(&format!("{base}://{credentials}{host}")));
                 Ok(Topology::Cluster(seeds.collect::<Result<_, _>>()?))
@@ -140,6 +150,9 @@ impl Address {
         let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
         if let Some(db) = self.db {
             settings = settings.set_db(db);
+        }
+        if !(0..=MOST_DB).contains(&settings.db()) {
+            return Err(AddressError::Form(DATABASE));
         }
         // A batch goes out at once; waiting for more of it would cost 40 ms.
         let tcp = info.tcp_settings().clone().set_nodelay(true);
@@ -196,6 +209,9 @@ mod tests {
     fn one_server() {
         let Ok(Topology::Server(info)) = topology("redis://u:p%40@h:1/2", Some(3)) else { panic!() };
         assert_eq!(shown(&info), "h:1 u p@ 3 false");
+        for bad in ["redis://h/65536", "redis://h/-1"] {
+            assert!(topology(bad, None).unwrap_err().contains("0 to 65535"), "{bad}");
+        }
         let Ok(Topology::Server(info)) = topology("unix:///run/redis.sock?db=1", None) else { panic!() };
         assert_eq!(shown(&info), "/run/redis.sock - - 1 false");
     }
@@ -216,9 +232,8 @@ mod tests {
         let Ok(Topology::Cluster(seeds)) = topology("rediss+cluster://h1:7000", Some(0)) else { panic!() };
         assert_eq!(shown(&seeds[0]), "h1:7000 - - 0 true");
         assert_eq!(shown(&at(&seeds[0], "h2", 5)), "h2:5 - - 0 true");
-        for (url, db) in [("redis+cluster://h/1", None), ("redis+cluster://h", Some(1))] {
-            assert!(topology(url, db).unwrap_err().contains("without a database"), "{url}");
-        }
+        assert!(topology("redis+cluster://h/1", None).unwrap_err().contains("without a database"));
+        assert!(topology("redis+cluster://h", Some(1)).unwrap_err().contains("--redis-db"));
     }
 
     #[test]
