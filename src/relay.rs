@@ -64,6 +64,9 @@ pub struct Relay {
     router: Arc<Router>,
     ports: Arc<Ports>,
     drain_timeout: Duration,
+    /// Whether the ports are closing; each of them, and each connection that is in a request, holds a receiver.
+    closing: watch::Sender<bool>,
+    most_workers: usize,
     stop_lease: watch::Sender<bool>,
     lease: JoinHandle<End>,
     tasks: Vec<JoinHandle<()>>,
@@ -118,17 +121,29 @@ impl Relay {
         tasks.push(tokio::spawn(heartbeat::save_acks(router.clone())));
         let (limits, waiting) = (&ports.limits, settings.waiting_connections);
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
-        let for_clients = ports.clone();
-        tasks.push(tokio::spawn(listener::serve(clients, limits.clone(), waiting, move |request, peer| {
+        let (for_clients, closing) = (ports.clone(), watch::Sender::new(false));
+        let handle = move |request, peer: SocketAddr| {
             listener::client::handle(request, peer.ip(), for_clients.clone())
-        })));
+        };
+        let served = listener::serve(clients, limits.clone(), waiting, closing.subscribe(), handle);
+        tasks.push(tokio::spawn(served));
         info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
         let for_workers = ports.clone();
-        tasks.push(tokio::spawn(listener::serve(workers, limits.clone(), waiting, move |request, _| {
-            listener::worker::handle(request, for_workers.clone())
-        })));
-        let drain_timeout = settings.drain_timeout;
-        Ok(Self { router, ports, drain_timeout, stop_lease, lease, tasks, engine_tasks })
+        let handle = move |request, _| listener::worker::handle(request, for_workers.clone());
+        let served = listener::serve(workers, limits.clone(), waiting, closing.subscribe(), handle);
+        tasks.push(tokio::spawn(served));
+        let (drain_timeout, most_workers) = (settings.drain_timeout, settings.max_workers);
+        Ok(Self {
+            router,
+            ports,
+            drain_timeout,
+            closing,
+            most_workers,
+            stop_lease,
+            lease,
+            tasks,
+            engine_tasks,
+        })
     }
 
     /// Serves until `shutdown`, then drains. Where another process takes this node's id, it leaves at once.
@@ -153,7 +168,7 @@ impl Relay {
                 self.ports.draining.store(true, Ordering::Release);
                 self.ports.finish.send_replace(true);
                 self.router.registry().each(|session| session.close(Close::LeaseLost));
-                self.wait_for_sockets(LAST_WORDS).await;
+                self.close_ports(LAST_WORDS).await;
             }
         }
         for task in &self.tasks {
@@ -171,7 +186,7 @@ impl Relay {
         }
         self.ports.finish.send_replace(true);
         drain::hand_over(&self.router, self.drain_timeout).await;
-        self.wait_for_sockets(LAST_WORDS).await;
+        self.close_ports(LAST_WORDS).await;
         self.stop_lease.send_replace(true);
         if !self.lease.is_finished() {
             let _ = timeout(LAST_WORDS, &mut self.lease).await;
@@ -183,16 +198,24 @@ impl Relay {
         }
     }
 
-    async fn wait_for_sockets(&self, most: Duration) {
+    /// Accepts nothing any more, and waits until everyone has had their answer and every socket is closed: whoever has
+    /// published must hear what came of it, and what they published must be on its way.
+    async fn close_ports(&self, most: Duration) {
+        self.closing.send_replace(true);
+        let sockets = || {
+            let clients = self.ports.most_places as usize - self.ports.places.available_permits();
+            clients + self.most_workers - self.ports.workers.available_permits()
+        };
         let all = async {
             // A session that was being let in when the drain began is caught here.
-            while self.ports.places.available_permits() < self.ports.most_places as usize {
+            while sockets() > 0 {
                 self.router.registry().each(|session| session.close(Close::Drain(Duration::ZERO)));
                 sleep(Duration::from_millis(10)).await;
             }
+            self.closing.closed().await;
         };
         if timeout(most, all).await.is_err() {
-            debug!("some sockets did not say goodbye in time");
+            debug!("some did not take their answer, or say goodbye, in time");
         }
     }
 }

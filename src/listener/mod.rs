@@ -17,6 +17,7 @@ pub mod trace;
 pub mod worker;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -123,9 +124,15 @@ impl Ports {
     }
 }
 
-/// Answers requests on `listener` for as long as the process lives. `most` connections may wait between requests.
-pub async fn serve<H, F>(listener: TcpListener, limits: Arc<Limits>, most: usize, handle: H)
-where
+/// Answers requests on `listener` until it is `closing`: then no more connections are accepted, and each that is open ends
+/// with the request that it is in. `most` connections may wait between requests.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    limits: Arc<Limits>,
+    most: usize,
+    mut closing: watch::Receiver<bool>,
+    handle: H,
+) where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = http::Answer> + Send + 'static,
 {
@@ -137,6 +144,7 @@ where
         room.seat_free().await;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = asked(&mut closing) => return,
             _ = sweep.tick() => {
                 // hyper sees to those who send no request in time; these do not take their answer.
                 room.sweep(hello_timeout * 2);
@@ -161,7 +169,7 @@ where
         }
         bound_silence(&stream, limits.ping_interval + limits.pong_timeout);
         let handle = handle.clone();
-        let guest = room.enter();
+        let (guest, mut closing) = (room.enter(), closing.clone());
         tokio::spawn(async move {
             let sitting = guest.clone();
             let service = service_fn(move |request| {
@@ -181,21 +189,34 @@ where
                     Ok::<_, std::convert::Infallible>(answer)
                 }
             });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(hello_timeout)
-                .max_buf_size(MAX_HEAD)
-                .max_headers(MAX_HEADERS)
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades();
-            tokio::select! {
-                served = connection => if let Err(error) = served {
-                    debug!(%error, "a connection ended in the middle of a request");
-                },
-                () = sitting.asked_to_go() => debug!("a connection without a request made room"),
+            let mut connection = pin!(
+                http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(hello_timeout)
+                    .max_buf_size(MAX_HEAD)
+                    .max_headers(MAX_HEADERS)
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades()
+            );
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = sitting.asked_to_go() => return debug!("a connection without a request made room"),
+                () = asked(&mut closing) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = served {
+                debug!(%error, "a connection ended in the middle of a request");
             }
         });
     }
+}
+
+/// Waits until a port is closing.
+async fn asked(closing: &mut watch::Receiver<bool>) {
+    // An error means that the node is gone altogether.
+    let _ = closing.wait_for(|closing| *closing).await;
 }
 
 /// How long a peer may take nothing of what was sent to it. The pongs of WebSockets show the same, but nothing answers

@@ -159,6 +159,10 @@ async fn serve(mut socket: Socket, ports: &Ports) -> Option<Close> {
         };
         if let Err(error) = outcome {
             debug!(%error, "a worker's connection broke");
+            // What was taken counts, although nobody hears what came of it.
+            while let Some(done) = in_flight.next().await {
+                ports.router.metrics().published(Via::Worker, &done.outcome);
+            }
             return None;
         }
     };

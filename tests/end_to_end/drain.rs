@@ -3,13 +3,17 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::api::{ApiServer, Reply};
 use crate::support::client::{data, numbers};
 use crate::support::db::set;
+use crate::support::pair::Single;
+use crate::support::raw::{FIN, TEXT, frame};
 use crate::support::socket::Socket;
-use crate::support::{BOUND, Client, Closed, Node, NodeBuilder, Pair, RedisServer, Worker, eventually, http};
+use crate::support::{
+    BOUND, Client, Closed, Db, Node, NodeBuilder, Pair, RawClient, RedisServer, Worker, eventually, http,
+};
 
 async fn users(node: &Node, count: usize) -> Vec<Client> {
     let mut clients = Vec::new();
@@ -171,6 +175,47 @@ async fn publishing_through_the_draining_node_is_answered_and_never_lost() {
     for id in acked {
         assert!(received.contains(&id), "{id} was acknowledged and did not arrive");
     }
+}
+
+#[tokio::test]
+async fn what_was_taken_of_a_worker_is_answered_before_the_node_is_gone() {
+    let mut single = Single::with(&[("--log-length", "10000")]).await;
+    let mut worker = RawClient::upgrade_at(single.a.worker_address(), "").await;
+    let text = json!({"ref": "1", "userId": "42", "event": "e"}).to_string();
+    assert!(worker.write(&frame(FIN | TEXT, text.as_bytes()).repeat(5000)).await);
+    published(&mut single.db, "42").await;
+    single.a.signal(Signal::TERM);
+    let (mut acked, mut byes) = (0, 0);
+    while let Some(frame) = worker.frame("an answer").await.filter(|frame| frame.opcode == TEXT) {
+        let told: Value = serde_json::from_slice(&frame.payload).unwrap();
+        acked += usize::from(told["type"] == "ack");
+        byes += usize::from(told["type"] == "bye");
+    }
+    assert_eq!((byes, acked), (1, single.db.log_ids("42").await.len()));
+    assert_eq!(single.a.exit(BOUND).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_request_that_is_under_way_is_answered_before_the_node_is_gone() {
+    let mut single = Single::start().await;
+    let users: Vec<String> = (0..1000).map(|number| format!("u{number}")).collect();
+    let items: Vec<Value> = (0..20).map(|_| json!({"userIds": users, "event": "e"})).collect();
+    let (url, items) = (single.a.worker_http("/publish"), Value::from(items).to_string());
+    let request = tokio::spawn(async move { http::post(&url, &items).await });
+    published(&mut single.db, "u0").await;
+    single.a.signal(Signal::TERM);
+    let answer = request.await.unwrap();
+    let acked = answer.json().as_array().unwrap().iter().filter(|answer| answer["type"] == "ack").count();
+    assert_eq!((answer.status, acked), (200, 20));
+    assert_eq!(single.a.exit(BOUND).await.code(), Some(0));
+}
+
+/// Waits until something has been published to a user.
+async fn published(db: &mut Db, user: &str) {
+    eventually(BOUND, "an event in the log", async || {
+        if db.exists(&format!("log:{{user:{user}}}")).await { Ok(()) } else { Err("none".to_owned()) }
+    })
+    .await;
 }
 
 #[tokio::test]
