@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use crate::support::client::{data, ids, numbers};
-use crate::support::{Client, NodeBuilder, Worker, http, parse_id, strictly_increasing};
+use crate::support::{BOUND, Client, NodeBuilder, Worker, http, parse_id, strictly_increasing};
 
 #[tokio::test]
 async fn the_welcome_has_every_documented_field_and_no_other() {
@@ -123,4 +123,14 @@ async fn auto_mode_without_a_redis_url_is_local() {
     let ack = Worker::open(&node).await.publish(json!({"userId": "42", "event": "e"})).await;
     assert_eq!(ack["nodes"], json!(["solo"]));
     assert_eq!(client.event().await.event, "e");
+}
+
+#[tokio::test]
+async fn the_first_message_upward_that_is_dropped_is_told_aloud() {
+    let node = NodeBuilder::local("solo").start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    client.send(r#"{"type":"message","event":"cancel","data":{"job":7}}"#).await;
+    let told = |line: &str| line.contains("WARN") && line.contains("cancel") && line.contains("needs Redis");
+    let line = node.log_line(BOUND, "that it was dropped", told).await;
+    assert!(!line.contains("job"), "what it says is no matter of the log: {line}");
 }

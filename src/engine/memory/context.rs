@@ -1,6 +1,7 @@
 //! What the engine's parts share: what it holds, and how an event gets in.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +30,8 @@ pub(super) struct Context {
     pub(super) tracer: Tracer,
     started: Instant,
     pub(super) started_ms: u64,
+    /// Whether a client's message has been dropped.
+    pub(super) dropped_message: AtomicBool,
 }
 
 impl Context {
@@ -46,6 +49,7 @@ impl Context {
             tracer: Tracer::default(),
             started: Instant::now(),
             started_ms: u64::try_from(now.as_millis()).unwrap_or_default(),
+            dropped_message: AtomicBool::new(false),
         }
     }
 

@@ -10,6 +10,7 @@ mod lane;
 mod traces;
 mod user;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use futures_util::future::{self, BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use crate::engine::status::{NodeStatus, Status};
 use crate::engine::{
@@ -124,10 +126,13 @@ impl Engine for MemoryEngine {
     }
 
     fn uplink(&self, message: Uplink) -> Answer<()> {
-        tracing::debug!(
-            user = %message.user, client = %message.client, event = %message.event,
-            "a client's message; in local mode nobody can read it"
-        );
+        let (user, client, event) = (message.user, message.client, message.event);
+        // Once aloud: whoever tries messages upward must find out where they go.
+        if self.context.dropped_message.swap(true, Ordering::Relaxed) {
+            debug!(%user, %client, %event, "a client's message was dropped");
+        } else {
+            warn!(%user, %client, %event, "a client's message was dropped, as all will be: `uplink` needs Redis");
+        }
         ready(())
     }
 
