@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::{Mistake, Reader};
+use crate::engine::redis::appender::is_taken;
 use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB, Topology};
 use crate::tls::{has_certificates, has_key};
 
@@ -129,17 +130,9 @@ fn spells_an_id(text: &str) -> bool {
 }
 
 fn streams(text: &str) -> Option<Vec<String>> {
-    let taken = |name: &str| {
-        let family = name.split_once(':').map_or(name, |(family, _)| family);
-        let families = [
-            "user", "node", "nodes", "log", "cursor", "users", "inbox", "since", "drain", "traced", "traces",
-            "uplink", "presence",
-        ];
-        families.contains(&family) || name == "events:dead"
-    };
     let fits =
         |name: &str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
     let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
     let twice = names.iter().enumerate().any(|(at, name)| names[..at].contains(name));
-    (!twice && names.iter().all(|name| fits(name) && !taken(name) && !spells_an_id(name))).then_some(names)
+    (!twice && names.iter().all(|name| fits(name) && !is_taken(name) && !spells_an_id(name))).then_some(names)
 }

@@ -13,6 +13,20 @@ use crate::id::{NodeId, UserId};
 /// The ingress stream where `--ingress` names no other.
 pub const EVENTS: &str = "events";
 
+/// What a key begins with, after the prefix and before the first colon: all but that of [`Keys::ingress`]. Of
+/// [`Keys::dead`] the whole, because `events:2` is a good name of a stream.
+const FAMILIES: [&str; 13] = [
+    "user", "nodes", "log", "cursor", "node", "inbox", "users", "traced", "traces", "drain", "uplink",
+    "presence", "since",
+];
+const DEAD: &str = "events:dead";
+
+/// Whether an ingress stream of this name could be another key.
+pub fn is_taken(stream: &str) -> bool {
+    let family = stream.split_once(':').map_or(stream, |(family, _)| family);
+    FAMILIES.contains(&family) || stream == DEAD
+}
+
 /// One of a user's keys. Scripts take them by the hundred: each is spelt into the command, without a text of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Key<'a>([&'a str; 6]);
@@ -131,7 +145,7 @@ impl Keys {
 
     /// STREAM: ingress entries that could not be routed.
     pub fn dead(&self) -> String {
-        self.key("events:dead", "")
+        self.key(DEAD, "")
     }
 
     /// STREAM: what clients send upward.
@@ -220,6 +234,9 @@ mod tests {
                         prop_assert!(former.as_ref().is_none_or(|former| *former == owner), "{key} is {former:?}'s and {owner}'s");
                     }
                 }
+            }
+            for key in owners.keys().map(|key| &key[prefix.len()..]) {
+                prop_assert!(is_taken(key) != (key == EVENTS), "{key}");
             }
         }
 
