@@ -47,16 +47,6 @@ pub fn share_of(flag: &str) -> Option<(usize, String)> {
     Some((number.parse().ok()?, run.to_owned()))
 }
 
-/// How many files a process may open: raised as far as the system allows.
-pub fn open_files() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.or(limit.current);
-    let raised = Rlimit { current: most, maximum: limit.maximum };
-    let allowed = if setrlimit(Resource::Nofile, raised).is_ok() { most } else { limit.current };
-    allowed.and_then(|files| usize::try_from(files).ok()).unwrap_or(1_000_000)
-}
-
 /// The processes that make the load.
 struct Shares {
     children: Vec<(Child, ChildStdin)>,

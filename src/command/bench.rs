@@ -20,7 +20,7 @@ pub struct Bench {
 /// # Errors
 /// Where flags are off, or nothing could be measured.
 pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
-    let files = bench::open_files();
+    let files = usize::try_from(settings::open_files()).unwrap_or(usize::MAX);
     let value = |name: &str| match asked.flags.get(name) {
         Some(value) => Some(value.clone()),
         None => reader.given(name).map(str::to_owned),

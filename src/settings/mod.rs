@@ -227,7 +227,7 @@ fn files_for_others(waiting: u64, workers: u64) -> u64 {
 }
 
 /// Raises this process's limit on open files as far as it may, and says what it is.
-fn open_files() -> u64 {
+pub fn open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
