@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::close::Close;
-use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
+use crate::id::{EventId, EventName};
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json;
 
@@ -87,27 +87,8 @@ pub struct Welcome<'a> {
 }
 
 /// The `welcome` frame.
-pub fn welcome(
-    user: &UserId,
-    client: &ClientId,
-    node: &NodeId,
-    position: EventId,
-    recovered: bool,
-    replayed: u64,
-    ping_interval: std::time::Duration,
-) -> Utf8Bytes {
-    tagged(
-        "welcome",
-        &Welcome {
-            user_id: user.as_str(),
-            client_id: client.as_str(),
-            node_id: node.as_str(),
-            position: position.to_string(),
-            recovered,
-            replayed,
-            ping_interval: u64::try_from(ping_interval.as_millis()).unwrap_or(u64::MAX),
-        },
-    )
+pub fn welcome(welcome: &Welcome<'_>) -> Utf8Bytes {
+    tagged("welcome", welcome)
 }
 
 /// An `event` frame, with its id, or without one where it is transient. `data` goes in as it is: it was checked

@@ -37,7 +37,7 @@ use crate::engine::{Registration, Unavailable, Uplink};
 use crate::handle::Signal;
 use crate::id::EventId;
 use crate::metrics::Metrics;
-use crate::protocol::client::{self, Incoming};
+use crate::protocol::client::{self, Incoming, Welcome};
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::Data;
 use crate::router::Registered;
@@ -174,15 +174,15 @@ impl Session {
     }
 
     fn greet(&mut self, registration: Registration) -> Result<(), Error> {
-        let welcome = client::welcome(
-            self.registered.user(),
-            self.registered.client(),
-            self.registered.router().node(),
-            registration.position,
-            registration.whole,
-            registration.replayed,
-            self.limits.ping_interval,
-        );
+        let welcome = client::welcome(&Welcome {
+            user_id: self.registered.user().as_str(),
+            client_id: self.registered.client().as_str(),
+            node_id: self.registered.router().node().as_str(),
+            position: registration.position.to_string(),
+            recovered: registration.whole,
+            replayed: registration.replayed,
+            ping_interval: u64::try_from(self.limits.ping_interval.as_millis()).unwrap_or(u64::MAX),
+        });
         // Where something follows, or is missing, the client does not stand at the log's end yet.
         let at_end = registration.whole && registration.replayed == 0;
         let id = if at_end { registration.position } else { registration.from };
