@@ -2,9 +2,7 @@
 
 use super::{Event, Unavailable};
 use crate::id::{EventId, NodeId};
-
-/// Names and values.
-type Fields = Vec<(&'static str, String)>;
+use crate::trace::Fields;
 
 /// It is in the log under `id`, or is transient, and `nodes` hold the user; `again` where it was there before. `via`: which
 /// way in it took, `worker` (the worker port) or `ingress`.
