@@ -1,6 +1,7 @@
 //! Every error code that a client, a worker or an HTTP caller may see, with its HTTP status.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::id::InvalidId;
 
@@ -163,6 +164,17 @@ impl Refusal {
     pub fn draining() -> Self {
         Self::new(Code::Draining, "this node is draining; connect to another")
     }
+}
+
+/// An id or name, where there is one.
+///
+/// # Errors
+/// With `code`, where it is not one.
+pub(super) fn parse<T: FromStr<Err = InvalidId>>(
+    text: Option<&str>,
+    code: Code,
+) -> Result<Option<T>, Refusal> {
+    text.map(str::parse).transpose().map_err(Refusal::invalid(code))
 }
 
 #[cfg(test)]

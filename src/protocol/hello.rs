@@ -1,11 +1,9 @@
 //! Who a client says it is: in the query string, or in its first frame, with the same names.
 
-use std::str::FromStr;
-
 use serde::Deserialize;
 
-use crate::id::{ClientId, EventId, InvalidId, UserId};
-use crate::protocol::code::{Code, Refusal};
+use crate::id::{ClientId, EventId, UserId};
+use crate::protocol::code::{Code, Refusal, parse};
 use crate::protocol::json;
 
 /// A client's identity as it was sent, unchecked. It cannot be printed: a token belongs into no log.
@@ -54,7 +52,7 @@ impl Hello {
             }
         }
         hello.user()?;
-        parsed::<ClientId>(&hello.client_id, Code::InvalidClientId)?;
+        parse::<ClientId>(hello.client_id.as_deref(), Code::InvalidClientId)?;
         hello.since()?;
         Ok(hello)
     }
@@ -98,7 +96,7 @@ impl Hello {
     /// # Errors
     /// `invalid_user_id`.
     pub fn user(&self) -> Result<Option<UserId>, Refusal> {
-        parsed(&self.user_id, Code::InvalidUserId)
+        parse(self.user_id.as_deref(), Code::InvalidUserId)
     }
 
     /// The client, checked; one is minted where none is named.
@@ -106,7 +104,7 @@ impl Hello {
     /// # Errors
     /// `invalid_client_id`.
     pub fn client(&self) -> Result<ClientId, Refusal> {
-        Ok(parsed(&self.client_id, Code::InvalidClientId)?.unwrap_or_else(ClientId::mint))
+        Ok(parse(self.client_id.as_deref(), Code::InvalidClientId)?.unwrap_or_else(ClientId::mint))
     }
 
     /// The position, checked, where one is given.
@@ -114,12 +112,8 @@ impl Hello {
     /// # Errors
     /// `invalid_since`.
     pub fn since(&self) -> Result<Option<EventId>, Refusal> {
-        parsed(&self.since, Code::InvalidSince)
+        parse(self.since.as_deref(), Code::InvalidSince)
     }
-}
-
-fn parsed<T: FromStr<Err = InvalidId>>(text: &Option<String>, code: Code) -> Result<Option<T>, Refusal> {
-    text.as_deref().map(str::parse).transpose().map_err(Refusal::invalid(code))
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, InvalidId, NodeId, UserId};
+use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, NodeId, UserId};
 use crate::protocol::client::tagged;
-use crate::protocol::code::{Code, Refusal};
+use crate::protocol::code::{Code, Refusal, parse};
 pub use crate::protocol::data::Data;
 use crate::protocol::json::{self, List, MAX_ITEMS};
 
@@ -156,13 +156,6 @@ impl Parts<'_> {
             )),
         }
     }
-}
-
-fn parse<T: std::str::FromStr<Err = InvalidId>>(
-    text: Option<&str>,
-    code: Code,
-) -> Result<Option<T>, Refusal> {
-    text.map(|text| text.parse().map_err(Refusal::invalid(code))).transpose()
 }
 
 /// A frame that was read: its `ref`, and what it publishes or why it is refused.
