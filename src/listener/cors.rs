@@ -1,7 +1,7 @@
 //! Which web pages may read an answer: those that may connect, by the same list.
 
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 
 use super::http::{self, Answer};
 use crate::auth::origin::Origins;
@@ -60,8 +60,7 @@ pub fn preflight<B>(request: &Request<B>, origins: &Origins, methods: &'static s
     let mut answer = match check(Some(&origin), origins) {
         Err(refusal) => http::refuse(&refusal),
         Ok(()) => {
-            let mut answer = Answer::default();
-            *answer.status_mut() = StatusCode::NO_CONTENT;
+            let mut answer = http::no_content();
             let headers = answer.headers_mut();
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS);

@@ -80,6 +80,13 @@ pub fn json(body: &impl Serialize) -> Answer {
     answer(StatusCode::OK, "application/json", serde_json::to_vec(body).unwrap_or_default())
 }
 
+/// 204: it is done, and there is nothing to tell.
+pub fn no_content() -> Answer {
+    let mut answer = Answer::default();
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+}
+
 /// A refusal: its status, and `{"error":{"code","message"}}`.
 pub fn refuse(refusal: &Refusal) -> Answer {
     let status = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::BAD_REQUEST);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -68,9 +68,7 @@ pub async fn read(user: &str, query: &str, ports: &Ports) -> Result<Answer, Refu
 /// Where the id is off, or Redis is away.
 pub async fn end(user: &str, ports: &Ports) -> Result<Answer, Refusal> {
     ports.router.engine().trace(user_id(user)?, None).await?;
-    let mut answer = Response::default();
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    Ok(answer)
+    Ok(http::no_content())
 }
 
 fn place(text: &str) -> Result<EventId, Refusal> {
