@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use redis::cmd;
-
-use super::{Context, ms, reply, scripts};
+use super::{Context, ms, reply, scripts, status};
 use crate::engine::{Leaving, Slots, Unavailable};
 
 /// Takes times to come back for clients that are sent away.
@@ -12,9 +10,7 @@ use crate::engine::{Leaving, Slots, Unavailable};
 /// # Errors
 /// Where Redis is away.
 pub async fn take(context: &Context, leaving: Leaving) -> Result<Slots, Unavailable> {
-    let mut live = cmd("ZCOUNT");
-    live.arg(context.keys.nodes()).arg(context.metrics.clock.now_us() / 1000).arg("+inf");
-    let live = reply::integer(&context.link.run_one(live).await?)?;
+    let live = status::live(context).await?;
     let mut call = scripts::call(&scripts::DRAIN, 1, 7);
     call.arg(context.keys.drain())
         .arg(context.config.node.as_str())

@@ -81,6 +81,16 @@ pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
     Ok(nodes)
 }
 
+/// How many nodes are live, by the clock of Redis as it is known here.
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn live(context: &Context) -> Result<i64, Unavailable> {
+    let mut live = cmd("ZCOUNT");
+    live.arg(context.keys.nodes()).arg(context.metrics.clock.now_us() / 1000).arg("+inf");
+    reply::integer(&context.link.run_one(live).await?)
+}
+
 /// The ids on the list of nodes, in order.
 async fn names(context: &Context) -> Result<Vec<String>, Unavailable> {
     let mut names = cmd("ZRANGE");

@@ -6,10 +6,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::cmd;
 use tokio::time::Instant;
 
-use super::{Context, reply};
+use super::{Context, status};
 use crate::engine::Unavailable;
 
 /// A stream that nobody else wanted is kept for so many lease times before others are given the chance again: giving
@@ -83,8 +82,6 @@ async fn share(context: &Context) -> Result<usize, Unavailable> {
     if streams == 1 {
         return Ok(1);
     }
-    let mut live = cmd("ZCOUNT");
-    live.arg(context.keys.nodes()).arg(context.metrics.clock.now_us() / 1000).arg("+inf");
-    let live = reply::integer(&context.link.run_one(live).await?)?;
+    let live = status::live(context).await?;
     Ok(streams.div_ceil(usize::try_from(live).unwrap_or(1).max(1)))
 }
