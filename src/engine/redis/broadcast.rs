@@ -1,11 +1,11 @@
 //! Broadcasts: events for every client there is. They are in no log.
 
-use redis::{Value, cmd};
+use redis::Value;
 use tracing::warn;
 
 use super::inbox::Hints;
 use super::publish::{MAX_BYTES, MAX_EVENTS, split};
-use super::{Context, inbox, reply};
+use super::{Context, inbox, status};
 use crate::engine::Unavailable;
 use crate::id::{EventName, NodeId};
 use crate::protocol::publish::Data;
@@ -28,14 +28,8 @@ pub fn entries(mut broadcasts: &[(EventName, Data)]) -> impl Iterator<Item = &[(
 /// # Errors
 /// Where Redis is away.
 pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result<Vec<NodeId>, Unavailable> {
-    let mut live = cmd("ZRANGE");
-    live.arg(context.keys.nodes()).arg(0).arg(-1);
-    let mut nodes = Vec::new();
-    for node in reply::array(context.link.run_one(live).await?)? {
-        if let Ok(node) = reply::text(&node)?.parse::<NodeId>() {
-            nodes.push(node);
-        }
-    }
+    let names = status::names(context).await?;
+    let nodes: Vec<NodeId> = names.iter().filter_map(|name| name.parse().ok()).collect();
     let (mut pipeline, mut hints) = (redis::pipe(), Hints::default());
     for (event, data) in broadcasts {
         hints.broadcast(event, data);

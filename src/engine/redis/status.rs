@@ -92,7 +92,10 @@ pub async fn live(context: &Context) -> Result<i64, Unavailable> {
 }
 
 /// The ids on the list of nodes, in order.
-async fn names(context: &Context) -> Result<Vec<String>, Unavailable> {
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn names(context: &Context) -> Result<Vec<String>, Unavailable> {
     let mut names = cmd("ZRANGE");
     names.arg(context.keys.nodes()).arg(0).arg(-1);
     let names = reply::array(context.link.run_one(names).await?)?;
