@@ -21,6 +21,8 @@ pub const MAX_USERS: usize = 100;
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Steps kept of one user.
 pub const MAX_STEPS: usize = 10_000;
+/// Steps of one user that are read at once.
+pub const PAGE: usize = 256;
 /// Steps that may wait to be written down. One more is left out, and how many were is written with the next.
 const BOUND: usize = 10_000;
 

@@ -48,7 +48,7 @@ pub async fn begin(user: &str, request: Request<Incoming>, ports: &Ports) -> Res
     Ok(http::json(&json!({"userId": user.as_str(), "forMs": for_ms, "after": after.to_string()})))
 }
 
-/// A user's steps after a place, at most 256.
+/// A user's steps after a place, at most [`PAGE`](crate::trace::PAGE).
 ///
 /// # Errors
 /// Where the id or the place is off, or Redis is away.

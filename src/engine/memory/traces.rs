@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::context::Context;
 use crate::engine::{Event, Published, steps};
 use crate::id::{EventId, UserId};
-use crate::trace::{MAX_STEPS, MAX_USERS, Traced};
+use crate::trace::{MAX_STEPS, MAX_USERS, PAGE, Traced};
 
 /// Steps by user, each with its place.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Context {
                 }
             }
             let steps = traces.of.get(user).into_iter().flatten();
-            steps.filter(|(place, _)| *place > after).map(|(_, step)| step.clone()).take(256).collect()
+            steps.filter(|(place, _)| *place > after).map(|(_, step)| step.clone()).take(PAGE).collect()
         })
     }
 

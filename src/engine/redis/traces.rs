@@ -12,9 +12,9 @@ use super::publish::Appended;
 use super::{Context, ms, reply, status};
 use crate::engine::{Event, Unavailable, steps};
 use crate::id::{EventId, UserId};
-use crate::trace::{MAX_STEPS, MAX_USERS, Step, Traced};
+use crate::trace::{MAX_STEPS, MAX_USERS, PAGE, Step, Traced};
 
-/// Steps written at once, and read at once.
+/// Steps written at once.
 const BATCH: usize = 256;
 /// How long a user's steps are kept after the last of them.
 const KEPT: Duration = Duration::from_secs(60 * 60);
@@ -107,7 +107,7 @@ pub async fn write(context: Arc<Context>) {
 /// Where Redis is away.
 pub async fn read(context: &Context, user: &UserId, after: EventId) -> Result<Vec<Traced>, Unavailable> {
     let mut range = cmd("XRANGE");
-    range.arg(context.keys.traces(user)).arg(format!("({after}")).arg("+").arg("COUNT").arg(BATCH);
+    range.arg(context.keys.traces(user)).arg(format!("({after}")).arg("+").arg("COUNT").arg(PAGE);
     let entries = reply::entries(context.link.run_one(range).await?)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(entries
