@@ -106,7 +106,7 @@ impl Ports {
     /// The reason.
     pub fn is_ready(&self) -> Result<(), &'static str> {
         let engine = self.router.engine();
-        // A sign of life comes with every beat; two that are missing are no accident.
+        // A sign of life comes with every beat, one a second at least: where none has come for so long, that is no accident.
         let patience = self.node_ttl.max(Duration::from_secs(5));
         if self.is_draining() {
             Err("draining")

@@ -124,7 +124,7 @@ settings! {
     SESSIONS "session-ttl" "SESSION_TTL" "TIME" "60s"
         "How long a user's keys outlive the last heartbeat; renewed every third of it",
     SESSIONS "node-ttl" "NODE_TTL" "TIME" "10s"
-        "How long a node counts as alive after its last heartbeat; renewed every third of it",
+        "How long a node counts as alive after its last heartbeat; renewed every third of it, or every second if that is less",
     SESSIONS "ping-interval" "PING_INTERVAL" "TIME" "25s"
         "WebSocket ping to every client and worker",
     SESSIONS "pong-timeout" "PONG_TIMEOUT" "TIME" "10s"
