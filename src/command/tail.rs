@@ -49,7 +49,7 @@ struct Place {
     owed: u64,
     /// The position that counts once they have come.
     position: Option<String>,
-    /// Ever let in.
+    /// Let in by the present connection.
     welcomed: bool,
     silence: Duration,
 }
