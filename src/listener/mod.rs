@@ -39,7 +39,7 @@ use crate::router::Router;
 use crate::session::Limits;
 use body::Bodies;
 use in_flight::OnTheirWay;
-use room::Room;
+use room::{Guest, Room};
 
 /// Bytes of a request's head: a long token in a URL fits.
 const MAX_HEAD: usize = 16 * 1024;
@@ -168,48 +168,60 @@ pub async fn serve<H, F>(
             continue;
         }
         bound_silence(&stream, limits.ping_interval + limits.pong_timeout);
-        let handle = handle.clone();
-        let (guest, mut closing) = (room.enter(), closing.clone());
-        tokio::spawn(async move {
-            let sitting = guest.clone();
-            let service = service_fn(move |request| {
-                let guest = guest.clone();
-                guest.stand();
-                let answer = http::check_host(&request).map(|()| handle(request, peer));
-                async move {
-                    let mut answer = match answer {
-                        Ok(answer) => answer.await,
-                        Err(refusal) => http::refuse(&refusal),
-                    };
-                    match answer.body_mut() {
-                        http::Body::Whole(_) => guest.sit(),
-                        // Once its session is over, the rest of it has to be taken in time, as any answer.
-                        http::Body::Events(events) => events.when_over(move || guest.sit()),
-                    }
-                    Ok::<_, std::convert::Infallible>(answer)
-                }
-            });
-            let mut connection = pin!(
-                http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(hello_timeout)
-                    .max_buf_size(MAX_HEAD)
-                    .max_headers(MAX_HEADERS)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades()
-            );
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = sitting.asked_to_go() => return debug!("a connection without a request made room"),
-                () = asked(&mut closing) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
+        let (guest, handle, closing) = (room.enter(), handle.clone(), closing.clone());
+        let handle = move |request| handle(request, peer);
+        tokio::spawn(serve_connection(stream, guest, hello_timeout, closing, handle));
+    }
+}
+
+/// Answers the requests of one connection, until it is `closing`: then it ends with the one that it is in. Between them it
+/// sits, as `guest`; the head of each may take `hello_timeout`.
+async fn serve_connection<H, F>(
+    stream: TcpStream,
+    guest: Arc<Guest>,
+    hello_timeout: Duration,
+    mut closing: watch::Receiver<bool>,
+    handle: H,
+) where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = http::Answer>,
+{
+    let sitting = guest.clone();
+    let service = service_fn(move |request| {
+        let guest = guest.clone();
+        guest.stand();
+        let answer = http::check_host(&request).map(|()| handle(request));
+        async move {
+            let mut answer = match answer {
+                Ok(answer) => answer.await,
+                Err(refusal) => http::refuse(&refusal),
             };
-            if let Err(error) = served {
-                debug!(%error, "a connection ended in the middle of a request");
+            match answer.body_mut() {
+                http::Body::Whole(_) => guest.sit(),
+                // Once its session is over, the rest of it has to be taken in time, as any answer.
+                http::Body::Events(events) => events.when_over(move || guest.sit()),
             }
-        });
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(hello_timeout)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = sitting.asked_to_go() => return debug!("a connection without a request made room"),
+        () = asked(&mut closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        debug!(%error, "a connection ended in the middle of a request");
     }
 }
 
