@@ -220,7 +220,8 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     elseif its_node == node then known = true
     else replaced = its_node end
   end
-  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions', '@out')
+  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions', '@out',
+    '@newest')
   if mode ~= 'new' then
     if replaced ~= '' then return 'replaced' end
     if signed_out(noted[7], client, mode) then return 'out' end
@@ -231,6 +232,10 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
   local position = newest or clock
+  if not newest and (last or noted[8]) then -- the log is gone: nobody may stand before what it had
+    local known = newest_known(nodes, cursor)
+    if newer(known, clock) then position = known end
+  end
   local stored, confirmed = noted[1], noted[1]
   if mode == 'new' and has_confirmed ~= '' and not (stored and newer(stored, has_confirmed)) then
     confirmed = has_confirmed
@@ -257,6 +262,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local notes = {}
   -- Who asks for more than it has to has confirmed no less.
   local reached = confirmed and newer(confirmed, from) and confirmed or from
+  if newer(reached, position) then reached = position end -- what was not published cannot have arrived
   if mode == 'new' and reached ~= stored then
     notes[1], notes[2] = client, reached
     -- Not all fields are positions, so those are counted: '@positions', but for the first, and about.

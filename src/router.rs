@@ -196,7 +196,7 @@ impl Router {
                     former.close(Close::Replaced);
                 }
                 registered.handle.set_order(registration.order);
-                registered.handle.begin(registration.from);
+                registered.handle.begin(registration.from.min(registration.position));
                 Ok((registered, Box::new(registration)))
             }
             Ok(_) => Err(Refusal::new(

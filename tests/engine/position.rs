@@ -13,6 +13,7 @@ crate::on_both_engines!(
     since_asks_for_what_came_after_it,
     since_0_asks_for_all_that_is_kept,
     since_ahead_of_the_newest_event_is_a_gap,
+    since_ahead_of_the_newest_event_is_not_kept_as_a_position,
     who_comes_back_gets_what_it_has_not_confirmed,
     who_confirmed_nothing_gets_all_since_its_first_welcome,
     who_first_came_with_since_0_gets_all_since_its_first_welcome,
@@ -83,6 +84,16 @@ async fn since_ahead_of_the_newest_event_is_a_gap(kind: Kind) {
     assert_eq!((welcome.whole, ids(&welcome)), (false, vec![]));
     stage.publish_plain(&user, "1").await;
     assert!(!stage.connect_since(&user, "other", ahead).await.whole);
+}
+
+async fn since_ahead_of_the_newest_event_is_not_kept_as_a_position(kind: Kind) {
+    let (stage, user) = (kind.stage().await, user("42"));
+    let first = stage.publish_plain(&user, "1").await;
+    let ahead = EventId { ms: first.ms + 3_600_000, seq: 0 };
+    assert!(!stage.connect_since(&user, "tab", ahead).await.whole);
+    let second = stage.publish_plain(&user, "2").await;
+    let page = stage.connect(&user, "tab").await;
+    assert_eq!((ids(&page), page.whole), (vec![second], true));
 }
 
 async fn who_comes_back_gets_what_it_has_not_confirmed(kind: Kind) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use switchboard::engine::LeaseState;
+use switchboard::id::EventId;
 
 use crate::stage::{Kind, ids, user};
 
@@ -22,6 +23,18 @@ async fn whoever_was_told_of_a_gap_in_a_log_that_is_gone_stands_at_its_end() {
     let next = stage.publish_plain(&user, "1").await;
     let page = stage.resume(&user, "other", page.position).await;
     assert_eq!((ids(&page), page.whole), (vec![next], true));
+}
+
+#[tokio::test]
+async fn nobody_stands_before_what_a_log_had_that_is_gone() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    // As where its last event is of this very millisecond, or the clock has gone back since.
+    let last = EventId { ms: stage.publish_plain(&user, "lost").await.ms + 3_600_000, seq: 0 };
+    let () = stage.ask(&["HSET", "nodes:{user:42}", "@last", &last.to_string()]);
+    let () = stage.ask(&["DEL", LOG]);
+    let welcome = stage.connect(&user, "other").await;
+    assert_eq!((welcome.position, welcome.whole), (last, true));
 }
 
 #[tokio::test]

@@ -95,7 +95,8 @@ impl Context {
             let forgotten = connect.since.is_none()
                 && confirmed.is_none()
                 && user.dropped.is_some_and(|dropped| dropped.elapsed() < self.config.log_ttl);
-            let reached = confirmed.max(Some(from));
+            // What was not published cannot have arrived.
+            let reached = confirmed.max(Some(from)).min(Some(position));
             if connect.mode == Mode::New && reached > stored {
                 user.confirm(reached.map(|reached| (connect.client.clone(), reached)));
                 user.drop_oldest_positions();
