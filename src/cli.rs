@@ -3,7 +3,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::Shell;
 
-use crate::bench::{self, plan};
+use crate::bench::{self, flags as bench_flags};
 use crate::command::bench::Bench;
 use crate::command::check::Check;
 use crate::command::publish::{Event, Publish};
@@ -255,7 +255,7 @@ Examples:
 }
 
 fn bench() -> Command {
-    let flags = plan::FLAGS.iter().map(|flag| match (flag.value, flag.default) {
+    let flags = bench_flags::FLAGS.iter().map(|flag| match (flag.value, flag.default) {
         (None, _) => switch(flag.name, flag.help),
         (Some(value), default) => {
             let default = default.map_or_else(String::new, |default| format!(" [default: {default}]"));
@@ -263,16 +263,16 @@ fn bench() -> Command {
             arg.help(format!("{}{default}", flag.help))
         }
     });
-    subcommand("bench", Some(plan::NODES))
+    subcommand("bench", Some(bench_flags::NODES))
         .about("Load nodes and measure: connects and events a second, latency, losses, what it costs")
         .args(flags)
         .arg(token())
         .arg(Arg::new(bench::SHARE).long(bench::SHARE).hide(true))
-        .after_help(plan::HELP)
+        .after_help(bench_flags::HELP)
 }
 
 fn bench_of(flags: &ArgMatches) -> Bench {
-    let given = plan::FLAGS.iter().filter_map(|flag| match flag.value {
+    let given = bench_flags::FLAGS.iter().filter_map(|flag| match flag.value {
         Some(_) => Some((flag.name, flags.get_one::<String>(flag.name)?.clone())),
         None => flags.get_flag(flag.name).then(|| (flag.name, String::new())),
     });

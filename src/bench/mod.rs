@@ -2,7 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `plan` | the flags, checked |
+//! | `flags`, `plan` | how a run is asked for; the same, checked |
 //! | `share`, `load` | one process's share of the load, on one thread; what its parts have in common |
 //! | `session`, `ledger` | a socket that counts what it reads; what it should have read |
 //! | `publisher`, `http`, `feed`, `pacer` | the ways in, and sending when an event is due |
@@ -13,6 +13,7 @@
 //! the same flags and a share to do. This one starts them, has them go through the steps together, and adds up.
 
 pub mod feed;
+pub mod flags;
 mod http;
 mod ledger;
 mod load;
