@@ -74,6 +74,9 @@ pub const FLAGS: &[Flag] = &[
 pub const NODES: &[(&str, &str)] = &[
     ("client-url", "Where clients connect: one address for each node, with commas"),
     ("worker-url", "Where workers connect: one address for each node, in the same order"),
+    ("client-port", "Without a URL: the port of one node's clients, on this machine"),
+    ("worker-port", "Without a URL: the port of its workers, on this machine"),
+    ("bind", "Without a URL: the address of both, on this machine"),
     ("worker-token", "The first of these opens the worker port"),
     ("redis-url", "With --via xadd: where the streams are"),
     ("key-prefix", "With --via xadd: what stands before their keys"),

@@ -128,8 +128,8 @@ impl Reading<'_> {
         (self.value)(name).is_some()
     }
 
-    fn addresses(&mut self, name: &str, default: &str) -> Vec<Address> {
-        let urls = (self.value)(name).unwrap_or_else(|| default.to_owned());
+    fn addresses(&mut self, name: &str) -> Vec<Address> {
+        let urls = (self.value)(name).unwrap_or_default();
         let found: Result<Vec<Address>, String> =
             urls.split(',').map(|url| Address::find(url.trim())).collect();
         found.unwrap_or_else(|mistake| {
@@ -140,7 +140,8 @@ impl Reading<'_> {
 }
 
 impl Plan {
-    /// Reads flags; those without a value are there where they have any. `open_files` is how many a process may have.
+    /// Reads flags; those without a value are there where they have any. Where the nodes are, somebody has to say: the
+    /// URLs have no default here. `open_files` is how many a process may have.
     ///
     /// # Errors
     /// One line for each mistake.
@@ -174,8 +175,8 @@ impl Plan {
         let needed = (users * sessions).div_ceil(open_files.saturating_sub(OTHER_FILES).max(1));
         let processes = if flags.given("processes") { flags.count("processes", 1) } else { needed };
         let plan = Self {
-            clients: flags.addresses("client-url", "ws://127.0.0.1:4000"),
-            workers: flags.addresses("worker-url", "ws://127.0.0.1:4001"),
+            clients: flags.addresses("client-url"),
+            workers: flags.addresses("worker-url"),
             token: (value)("worker-token")
                 .and_then(|tokens| Some(tokens.split(',').next()?.trim().to_owned())),
             users,
@@ -261,8 +262,10 @@ mod tests {
     use super::*;
 
     fn read(flags: &[(&str, &str)]) -> Result<Plan, Vec<String>> {
-        let flags: Vec<(String, String)> = flags.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
-        let value = move |name: &str| flags.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
+        let nodes = [("client-url", "ws://127.0.0.1:4000"), ("worker-url", "ws://127.0.0.1:4001")];
+        let value = |name: &str| {
+            flags.iter().chain(&nodes).find(|(flag, _)| *flag == name).map(|(_, value)| (*value).to_owned())
+        };
         Plan::read(&value, 1100)
     }
 

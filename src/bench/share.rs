@@ -265,7 +265,8 @@ mod tests {
 
     /// Two users with two sessions each, of which the last does not get in; what is published counts from 1 s on.
     fn load() -> Load {
-        let flags = [("users", "2"), ("sessions", "2"), ("duration", "10s")];
+        let node = [("client-url", "ws://127.0.0.1:1"), ("worker-url", "ws://127.0.0.1:2")];
+        let flags = [("users", "2"), ("sessions", "2"), ("duration", "10s"), node[0], node[1]];
         let value = |name: &str| Some(flags.iter().find(|(flag, _)| *flag == name)?.1.to_owned());
         let load = Load::new(Plan::read(&value, 1000).unwrap(), 0, "run".to_owned()).unwrap();
         (0..3).for_each(|session| load.enter(session));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::endpoint::Endpoint;
 use super::{Failure, Outcome, print};
 use crate::bench::feed::Ingress;
 use crate::bench::plan::{Plan, Via};
@@ -21,9 +22,10 @@ pub struct Bench {
 /// Where flags are off, or nothing could be measured.
 pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
     let files = usize::try_from(settings::open_files()).unwrap_or(usize::MAX);
+    let here = here(&mut reader)?;
     let value = |name: &str| match asked.flags.get(name) {
         Some(value) => Some(value.clone()),
-        None => reader.given(name).map(str::to_owned),
+        None => here.get(name).cloned().or_else(|| reader.given(name).map(str::to_owned)),
     };
     let plan = Plan::read(&value, files).map_err(|mistakes| Failure::Usage(mistakes.join("\n")))?;
     let ingress = match plan.via {
@@ -42,6 +44,19 @@ pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
     } else {
         report.to_string()
     })
+}
+
+/// The ports of the node on this machine, for those that no URL names.
+fn here(reader: &mut Reader) -> Result<HashMap<&'static str, String>, Failure> {
+    let mut here = HashMap::new();
+    // A URL may be several, with commas.
+    if !Endpoint::is_by_url(reader, "client-url", "client-port") {
+        here.insert("client-url", format!("ws://{}", Endpoint::client(reader, None)?.authority()));
+    }
+    if !Endpoint::is_by_url(reader, "worker-url", "worker-port") {
+        here.insert("worker-url", format!("ws://{}", Endpoint::worker(reader)?.authority()));
+    }
+    Ok(here)
 }
 
 fn ingress(reader: &mut Reader) -> Result<Ingress, Failure> {

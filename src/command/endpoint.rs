@@ -53,12 +53,16 @@ impl Endpoint {
         parse(url, "").ok_or_else(|| Failure::Usage(format!("{url:?} is no address")))
     }
 
-    fn find(reader: &mut Reader, url: &'static str, port: &'static str) -> Result<Self, Failure> {
-        // A flag wins over the environment, also where one says where the node is and the other what it tells of itself.
-        let source = reader.source(url);
+    /// Whether it is the URL that says where a node's port is. A flag wins over the environment, also where one says where
+    /// the node is and the other what it tells of itself.
+    pub fn is_by_url(reader: &Reader, url: &str, port: &str) -> bool {
         let by_flag = ["bind", port].iter().any(|flag| reader.source(flag) == Source::Flag);
-        if reader.given(url).is_some() && (source == Source::Flag || !by_flag) {
-            let from = named(url, source);
+        reader.given(url).is_some() && (reader.source(url) == Source::Flag || !by_flag)
+    }
+
+    fn find(reader: &mut Reader, url: &'static str, port: &'static str) -> Result<Self, Failure> {
+        if Self::is_by_url(reader, url, port) {
+            let from = named(url, reader.source(url));
             let usual = if port == "worker-port" { 4001 } else { 4000 };
             let allowed = format!("an address like ws://host:{usual}, wss://, http:// or https://");
             let found = reader.value(url, &allowed, |given| parse(given, &from));

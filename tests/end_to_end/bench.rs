@@ -101,6 +101,31 @@ async fn a_token_opens_the_worker_port_by_either_flag() {
 }
 
 #[tokio::test]
+async fn without_a_url_bind_and_port_say_where_the_node_is() {
+    let node = NodeBuilder::local("node-a").set("--bind", "127.0.0.2").start().await;
+    let port = |url: &str| url.rsplit_once(':').unwrap().1.to_owned();
+    let settings = [
+        ("--bind", "BIND_ADDR", "127.0.0.2".to_owned()),
+        ("--client-port", "CLIENT_SOCKET_PORT", port(&node.client_url)),
+        ("--worker-port", "WORKER_SOCKET_PORT", port(&node.worker_url)),
+    ];
+    let load = ["bench", "--users=1", "--rate=10", "--duration=100ms", "--warm-up=0s", "--settle=0s"];
+    let mut flags = line(&load);
+    flags.args.extend(settings.iter().map(|(flag, _, value)| format!("{flag}={value}")));
+    let mut environment = line(&load);
+    environment.env.extend(settings.iter().map(|(_, name, value)| ((*name).to_owned(), value.clone())));
+    // What a node tells of itself, in the environment, is not where a flag says that it is.
+    let nobody = || format!("ws://127.0.0.1:{}", free_port());
+    let mut both = flags.clone();
+    both.env = ["CLIENT_SOCKET_URL", "WORKER_SOCKET_URL"].map(|name| (name.to_owned(), nobody())).to_vec();
+    for line in [flags, environment, both] {
+        let ran = run(&line, "").await;
+        assert_eq!(ran.code, Some(0), "{:?} {:?}: {ran:?}", line.args, line.env);
+        assert!(ran.out.contains("1 sockets") && ran.out.contains(" 0 lost"), "{ran:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_refused_or_had_no_socket_to_go_to_is_not_lost() {
     let bounds = [("--max-sessions-per-user", "1"), ("--max-event", "1KiB")];
     let node = NodeBuilder::local("node-a").with(&bounds).start().await;
@@ -140,6 +165,7 @@ async fn what_is_off_is_said_before_anything_is_loaded() {
         (&["bench", "--rate", "fast"][..], 2, "--rate"),
         (&["bench", "--worker-url", "ws://127.0.0.1:1,ws://127.0.0.1:2"], 2, "every node"),
         (&["bench", "--via", "xadd"], 2, "--redis-url"),
+        (&["bench", "--worker-port", "0"], 2, "--worker-port"),
         (&["bench", "--client-url", &nobody, "--worker-url", &node.worker_url, "--users=1"], 1, "bench-0"),
         (
             &["bench", "--client-url", &node.client_url, "--worker-url", &nobody, "--users=1"],
@@ -157,7 +183,9 @@ async fn what_is_off_is_said_before_anything_is_loaded() {
         assert!(ran.err.contains(told), "{args:?}: {ran:?}");
     }
     let help = run(&line(&["bench", "--help"]), "").await;
-    for flag in ["--users", "--sessions", "--rate", "--payload", "--client-url", "--worker-url", "--json"] {
+    for flag in
+        ["--users", "--sessions", "--rate", "--payload", "--client-url", "--worker-url", "--bind", "--json"]
+    {
         assert!(help.out.contains(flag), "{flag}: {help:?}");
     }
     assert!(!help.out.contains("--session-ttl") && !help.out.contains("--share"), "{help:?}");
