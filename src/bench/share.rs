@@ -1,17 +1,17 @@
 //! One process's share of a run: a single thread that connects, publishes and counts, step by step as the process that
 //! started it says.
 //!
-//! The two speak in lines. Here come `connect`, `go` and nothing else; there go [`Told`]s as JSON.
+//! The two speak in lines. Here come `connect`, `go` and nothing else, and after the last of them nothing but the end of
+//! the pipe, which ends this process at whatever step it is; there go [`Told`]s as JSON.
 
 use std::cell::RefCell;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
@@ -23,6 +23,8 @@ use super::session::Session;
 
 /// Nothing arrives for so long after the last publish: what has not come is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Steps that may wait to be done. The starter says no more of them; one that says more is not heard.
+const STEPS: usize = 4;
 /// Bytes of one read: several hundred events of a burst.
 const SCRATCH: usize = 64 * 1024;
 
@@ -99,7 +101,7 @@ pub struct Count {
 fn tell(told: &Told) {
     let mut line = serde_json::to_vec(told).unwrap_or_default();
     line.push(b'\n');
-    // A starter that does not listen has gone; the next read from it ends this process.
+    // A starter that does not listen has gone, and this process ends with its pipe.
     let _ = std::io::stdout().lock().write_all(&line);
 }
 
@@ -108,18 +110,36 @@ fn tell(told: &Told) {
 /// # Errors
 /// Where no runtime can be had.
 pub fn serve(plan: Plan, share: usize, run: String, ingress: Option<Ingress>) -> std::io::Result<()> {
+    let asked = hear();
     let load = Load::new(plan, share, run).map_err(std::io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
-        if let Err(reason) = steps(Rc::new(load), ingress).await {
+        if let Err(reason) = steps(Rc::new(load), asked, ingress).await {
             tell(&Told::Failed(reason));
         }
     });
     Ok(())
 }
 
-async fn steps(load: Rc<Load>, ingress: Option<Ingress>) -> Result<(), String> {
-    let mut asked = BufReader::new(tokio::io::stdin()).lines();
+/// Hears what the starter says, on a thread beside the steps: one that was killed says nothing, but its end of the pipe
+/// closes, and no load must go on that nobody measures and nobody can stop.
+fn hear() -> mpsc::Receiver<String> {
+    let (step, asked) = mpsc::channel(STEPS);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { break };
+            let _ = step.try_send(line);
+        }
+        std::process::exit(1);
+    });
+    asked
+}
+
+async fn steps(
+    load: Rc<Load>,
+    mut asked: mpsc::Receiver<String>,
+    ingress: Option<Ingress>,
+) -> Result<(), String> {
     tell(&Told::Ready);
     wait_for(&mut asked, "connect").await?;
     connect(&load).await;
@@ -157,9 +177,9 @@ async fn steps(load: Rc<Load>, ingress: Option<Ingress>) -> Result<(), String> {
     wait_for(&mut asked, "end").await
 }
 
-async fn wait_for(asked: &mut Lines<BufReader<Stdin>>, step: &str) -> Result<(), String> {
-    match asked.next_line().await {
-        Ok(Some(line)) if line == step => Ok(()),
+async fn wait_for(asked: &mut mpsc::Receiver<String>, step: &str) -> Result<(), String> {
+    match asked.recv().await {
+        Some(said) if said == step => Ok(()),
         _ => Err(format!("the process that started this one did not say `{step}`")),
     }
 }

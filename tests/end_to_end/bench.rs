@@ -2,11 +2,14 @@
 
 use redis::cmd;
 use redis::streams::StreamInfoStreamReply;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::ports::free_port;
-use crate::support::terminal::{at, line, run};
-use crate::support::{BOUND, NodeBuilder, Pair, eventually};
+use crate::support::scrape::counted;
+use crate::support::terminal::{at, line, line_at, run};
+use crate::support::wait::same;
+use crate::support::{BOUND, NodeBuilder, Pair, Scrape, eventually};
 
 /// A short run against two nodes; what it reports.
 async fn measured(pair: &Pair, args: &[&str]) -> Value {
@@ -122,6 +125,25 @@ async fn without_a_url_bind_and_port_say_where_the_node_is() {
         let ran = run(&line, "").await;
         assert_eq!(ran.code, Some(0), "{:?} {:?}: {ran:?}", line.args, line.env);
         assert!(ran.out.contains("1 sockets") && ran.out.contains(" 0 lost"), "{ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_publishes_on_when_a_run_is_killed() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let node = NodeBuilder::local("node-a").start().await;
+        let load = ["bench", "--users=4", "--processes=2", "--rate=100", "--duration=1h", "--settle=0s"];
+        let mut running = line_at(&node, &load).spawn("bench");
+        eventually(BOUND, "events of both processes", async || {
+            let (scrape, first) = (Scrape::of(&node).await, "events_published_total{via=\"worker\"}");
+            same((scrape.get("workers"), scrape.get("sessions"), scrape.get(first) > 0.0), (2.0, 4.0, true))
+        })
+        .await;
+        running.signal(signal);
+        running.exit(BOUND).await;
+        // Nothing else would end the other two, and their sockets, for an hour.
+        counted(&node, "workers", 0.0).await;
+        counted(&node, "sessions", 0.0).await;
     }
 }
 
