@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::flags::FLAGS;
 use super::wire::Address;
+use crate::settings::read::{DAY, duration};
 
 /// How events come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +89,16 @@ const OTHER_FILES: usize = 100;
 
 /// Least size of an event's data: its number and its time must fit.
 pub const LEAST_PAYLOAD: usize = 64;
+/// Largest: no node can be set to take more.
+const MOST_PAYLOAD: usize = 64 << 20;
+/// Sockets of a run, all told: more than the ports and the memory of one machine are good for.
+const MOST_SOCKETS: usize = 10_000_000;
+/// Connections that publish to a node, from each process; by HTTP each of them stands for sixteen.
+const MOST_PUBLISHERS: usize = 1_000;
+/// Processes of a run: far more than a machine has cores, and the starter has a thread for each.
+const MOST_PROCESSES: usize = 1_000;
+/// Events a second, and events on their way at once: more than a machine can make.
+const MOST_EVENTS: u32 = 10_000_000;
 
 /// Reads flags one by one and gathers what is wrong with them.
 struct Reading<'a> {
@@ -110,16 +121,16 @@ impl Reading<'_> {
         parsed
     }
 
-    fn count(&mut self, name: &str, least: usize) -> usize {
-        let count = self.parsed(name, &format!("a number from {least} is allowed"), |text| {
-            text.parse().ok().filter(|count| *count >= least)
+    fn count(&mut self, name: &str, least: usize, most: usize) -> usize {
+        let count = self.parsed(name, &format!("a number from {least} to {most} is allowed"), |text| {
+            text.parse().ok().filter(|count| (least..=most).contains(count))
         });
         count.unwrap_or(least)
     }
 
     fn time(&mut self, name: &str) -> Duration {
-        self.parsed(name, "a time such as 10s or 500ms is allowed", |text| {
-            humantime::parse_duration(text).ok()
+        self.parsed(name, "a time such as 10s or 500ms, up to 1day, is allowed", |text| {
+            duration(text).filter(|time| *time <= DAY)
         })
         .unwrap_or_default()
     }
@@ -147,16 +158,16 @@ impl Plan {
     /// One line for each mistake.
     pub fn read(value: &dyn Fn(&str) -> Option<String>, open_files: usize) -> Result<Self, Vec<String>> {
         let mut flags = Reading { value, mistakes: Vec::new() };
-        let window = flags.count("window", 1);
-        let pace =
-            flags.parsed("rate", "a number of events a second, 0 or max is allowed", |text| match text {
-                "max" => Some(Pace::Window(window as u64)),
-                rate => match rate.parse::<f64>().ok()? {
-                    0.0 => Some(Pace::Idle),
-                    rate if rate > 0.0 && rate.is_finite() => Some(Pace::Rate(rate)),
-                    _ => None,
-                },
-            });
+        let window = flags.count("window", 1, MOST_EVENTS as usize);
+        let allowed = format!("a number of events a second up to {MOST_EVENTS}, 0 or max is allowed");
+        let pace = flags.parsed("rate", &allowed, |text| match text {
+            "max" => Some(Pace::Window(window as u64)),
+            rate => match rate.parse::<f64>().ok()? {
+                0.0 => Some(Pace::Idle),
+                rate if rate > 0.0 && rate <= f64::from(MOST_EVENTS) => Some(Pace::Rate(rate)),
+                _ => None,
+            },
+        });
         let via = flags.parsed("via", "worker, http and xadd are allowed", |text| match text {
             "worker" => Some(Via::Worker),
             "http" => Some(Via::Http),
@@ -171,9 +182,25 @@ impl Plan {
         let watch = flags.parsed("watch-pid", "process ids with commas are allowed", |text| {
             text.split([',', ' ']).filter(|pid| !pid.is_empty()).map(|pid| pid.parse().ok()).collect()
         });
-        let (users, sessions) = (flags.count("users", 1), flags.count("sessions", 1));
-        let needed = (users * sessions).div_ceil(open_files.saturating_sub(OTHER_FILES).max(1));
-        let processes = if flags.given("processes") { flags.count("processes", 1) } else { needed };
+        let (users, sessions) =
+            (flags.count("users", 1, MOST_SOCKETS), flags.count("sessions", 1, MOST_SOCKETS));
+        let sockets = users.saturating_mul(sessions);
+        if sockets > MOST_SOCKETS {
+            flags.mistakes.push(format!(
+                "--users {users} and --sessions {sessions}: {MOST_SOCKETS} sockets, all told, are allowed"
+            ));
+        }
+        let processes = if flags.given("processes") {
+            flags.count("processes", 1, MOST_PROCESSES)
+        } else {
+            sockets.min(MOST_SOCKETS).div_ceil(open_files.saturating_sub(OTHER_FILES).max(1))
+        };
+        if processes > MOST_PROCESSES {
+            flags.mistakes.push(format!(
+                "--users {users} and --sessions {sessions}: with {open_files} open files each, that takes {processes} \
+                 processes, and {MOST_PROCESSES} are allowed"
+            ));
+        }
         let plan = Self {
             clients: flags.addresses("client-url"),
             workers: flags.addresses("worker-url"),
@@ -182,15 +209,15 @@ impl Plan {
             users,
             sessions,
             pace: pace.unwrap_or(Pace::Idle),
-            payload: flags.count("payload", LEAST_PAYLOAD),
+            payload: flags.count("payload", LEAST_PAYLOAD, MOST_PAYLOAD),
             duration: flags.time("duration"),
             warm_up: flags.time("warm-up"),
             settle: flags.time("settle"),
             via: via.unwrap_or(Via::Worker),
-            publishers: flags.count("publishers", 1),
+            publishers: flags.count("publishers", 1, MOST_PUBLISHERS),
             answers: flags.given("answers"),
             reconnect: flags.given("reconnect"),
-            connecting: flags.count("connecting", 1),
+            connecting: flags.count("connecting", 1, MOST_SOCKETS),
             processes: processes.clamp(1, users),
             user_prefix: flags.text("user-prefix").unwrap_or_default(),
             watch: watch.unwrap_or_default(),
@@ -302,5 +329,34 @@ mod tests {
         assert!(read(&[("user-prefix", &long), ("users", "11")]).is_err(), "the last has two digits");
         let uneven = read(&[("client-url", "ws://127.0.0.1:1,ws://127.0.0.1:2")]).unwrap_err();
         assert!(uneven[0].contains("every node"), "{uneven:?}");
+    }
+    #[test]
+    fn nothing_is_asked_for_that_would_never_end() {
+        let huge = "99999999999";
+        for (flag, value, allowed) in [
+            ("users", huge, "from 1 to 10000000"),
+            ("sessions", huge, "from 1 to 10000000"),
+            ("window", "18446744073709551615", "from 1 to 10000000"),
+            ("connecting", "18446744073709551615", "from 1 to 10000000"),
+            ("publishers", huge, "from 1 to 1000"),
+            ("processes", huge, "from 1 to 1000"),
+            ("payload", huge, "from 64 to 67108864"),
+            ("rate", "1e300", "up to 10000000"),
+            ("rate", "inf", "up to 10000000"),
+            ("duration", "99999999999d", "up to 1day"),
+            ("warm-up", "25h", "up to 1day"),
+            ("settle", "25h", "up to 1day"),
+        ] {
+            let mistakes = read(&[(flag, value)]).unwrap_err().join("\n");
+            assert!(mistakes.starts_with(&format!("--{flag} {value:?}: ")), "{mistakes}");
+            assert!(mistakes.contains(allowed) && !mistakes.contains('\n'), "{mistakes}");
+        }
+        let most = [("duration", "1d"), ("payload", "67108864"), ("rate", "10000000"), ("users", "1000000")];
+        assert_eq!(read(&most).unwrap().processes, 1000);
+        let product =
+            read(&[("users", "10000000"), ("sessions", "10000000"), ("processes", "1")]).unwrap_err();
+        assert!(product[0].contains("--users 10000000 and --sessions 10000000: "), "{product:?}");
+        let processes = read(&[("users", "1000001")]).unwrap_err();
+        assert!(processes[0].contains("takes 1001 processes"), "{processes:?}");
     }
 }

@@ -18,6 +18,8 @@ use super::wire::{self, PING, PONG, TEXT};
 
 /// Events of one write: more would keep the readers of this thread waiting.
 const BURST: u64 = 128;
+/// Bytes of one write, unless a single event has more: as many are kept for each connection that publishes.
+const BURST_BYTES: usize = 64 << 20;
 /// Nothing moved for so long: what is on its way is taken for lost, and the window opens again.
 const STUCK: Duration = Duration::from_secs(2);
 
@@ -111,6 +113,8 @@ pub struct Publisher {
     padding: Vec<u8>,
     fields: Vec<u8>,
     frame: Vec<u8>,
+    /// Events of one write.
+    burst: u64,
     next_user: usize,
 }
 
@@ -148,6 +152,7 @@ impl Publisher {
             padding: vec![b'x'; plan.payload],
             fields: Vec::with_capacity(plan.payload + 64),
             frame: Vec::with_capacity(plan.payload + 256),
+            burst: burst(plan.payload),
             next_user: 0,
             load,
             way,
@@ -181,7 +186,8 @@ impl Publisher {
 
     async fn at_rate(&mut self, start_ns: u64, end_ns: u64, rate: f64) -> io::Result<()> {
         let mut pacer = Pacer::new()?;
-        let due = |sent: u64| start_ns + (sent as f64 * 1e9 / rate) as u64;
+        // At next to no rate, the second is due after the end of time.
+        let due = |sent: u64| start_ns.saturating_add((sent as f64 * 1e9 / rate) as u64);
         let mut sent = 0;
         while due(sent) < end_ns {
             let now = self.load.now_ns();
@@ -189,7 +195,7 @@ impl Publisher {
                 pacer.sleep(Duration::from_nanos(due(sent) - now)).await?;
                 continue;
             }
-            let burst = sent + BURST;
+            let burst = sent + self.burst;
             // Late, all that was due comes at once; what is due at the end or after it never is.
             while sent < burst && due(sent) <= now && due(sent) < end_ns {
                 self.append(due(sent));
@@ -216,7 +222,7 @@ impl Publisher {
                 return Ok(());
             }
             let on_their_way = self.load.on_their_way() * users / entered;
-            let room = window.saturating_sub(on_their_way).min(BURST);
+            let room = window.saturating_sub(on_their_way).min(self.burst);
             if room > 0 {
                 for _ in 0..room {
                     self.append(now);
@@ -274,6 +280,11 @@ impl Publisher {
     }
 }
 
+/// Events of one write, where each has so many bytes of data.
+fn burst(payload: usize) -> u64 {
+    BURST.min((BURST_BYTES / payload.max(1)) as u64).max(1)
+}
+
 /// A worker's frame. Its `ref` is when the event was due, so that the answer tells how long it took.
 fn frame(out: &mut Vec<u8>, load: &Load, event: &Ready<'_>, answered: bool) {
     out.push(b'{');
@@ -301,5 +312,15 @@ fn take_answer(load: &Load, text: &[u8]) {
         answered(load, digits.fold(0, |n: u64, digit| n.wrapping_mul(10) + u64::from(digit - b'0')));
     } else if text.starts_with(br#"{"type":"error""#) {
         load.refuse(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_bounded_in_events_and_in_bytes() {
+        assert_eq!([64, 512 << 10, 1 << 20, 64 << 20].map(burst), [128, 128, 64, 1]);
     }
 }

@@ -63,6 +63,9 @@ async fn a_window_keeps_the_load_going_and_sockets_alone_are_held() {
     let rare = ["--users=20", "--rate=0.1", "--duration=100ms", "--warm-up=300ms"];
     let report = measured(&pair, &rare).await;
     assert_eq!(report["delivered"], 1, "it ends though all is seen before measuring begins: {report}");
+    let never = ["--users=20", "--rate=1e-300", "--duration=100ms", "--warm-up=0s"];
+    let report = measured(&pair, &never).await;
+    assert_eq!(report["delivered"], 1, "the second is not due before the end: {report}");
     let report = measured(&pair, &["--users=20", "--rate=0", "--duration=100ms"]).await;
     assert_eq!((&report["connect"]["sockets"], &report["published"]), (&20.into(), &0.into()), "{report}");
 }
@@ -188,6 +191,10 @@ async fn what_is_off_is_said_before_anything_is_loaded() {
         (&["bench", "--worker-url", "ws://127.0.0.1:1,ws://127.0.0.1:2"], 2, "every node"),
         (&["bench", "--via", "xadd"], 2, "--redis-url"),
         (&["bench", "--worker-port", "0"], 2, "--worker-port"),
+        (&["bench", "--users", "99999999999"], 2, "--users"),
+        (&["bench", "--sessions", "10001"], 2, "10000000 sockets"),
+        (&["bench", "--payload", "99999999999"], 2, "--payload"),
+        (&["bench", "--duration", "99999999999d"], 2, "--duration"),
         (&["bench", "--client-url", &nobody, "--worker-url", &node.worker_url, "--users=1"], 1, "bench-0"),
         (
             &["bench", "--client-url", &node.client_url, "--worker-url", &nobody, "--users=1"],
