@@ -6,6 +6,7 @@ use std::time::Instant;
 use hdrhistogram::{CreationError, Histogram};
 use tokio::sync::Notify;
 
+use super::event;
 use super::ledger::Ledger;
 use super::plan::Plan;
 
@@ -28,6 +29,8 @@ pub struct Load {
     pub users: std::ops::Range<usize>,
     /// Tells this run's sessions from those of another.
     pub run: String,
+    /// Tells its events from those of another.
+    pub mark: Vec<u8>,
     epoch: Instant,
     /// Events published for each of this share's users.
     pub published: RefCell<Vec<u64>>,
@@ -65,6 +68,8 @@ pub struct Load {
     pub last_ns: Cell<u64>,
     /// What is published from here on counts, ns.
     pub from_ns: Cell<u64>,
+    /// Events of other runs that sessions saw.
+    pub of_other_runs: Cell<u64>,
     /// `gap` frames.
     pub gaps: Cell<u64>,
     /// Events that were refused.
@@ -100,6 +105,7 @@ impl Load {
             sent_ns: Cell::new(0),
             plan,
             users,
+            mark: event::mark(&run),
             run,
             epoch: Instant::now(),
             latencies: RefCell::new(histogram()?),
@@ -112,6 +118,7 @@ impl Load {
             measured: Cell::new(0),
             last_ns: Cell::new(0),
             from_ns: Cell::new(u64::MAX),
+            of_other_runs: Cell::new(0),
             gaps: Cell::new(0),
             refused: Cell::new(0),
             trouble: RefCell::new(None),

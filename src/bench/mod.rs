@@ -6,12 +6,14 @@
 //! | `share`, `load` | one process's share of the load, on one thread; what its parts have in common |
 //! | `session`, `ledger` | a socket that counts what it reads; what it should have read |
 //! | `publisher`, `http`, `feed`, `pacer` | the ways in, and sending when an event is due |
+//! | `event` | its data: its number, its run, its time |
 //! | `wire` | WebSocket frames and handshake, as little of them as will do |
 //! | `watch`, `report` | what the measured processes cost; what a run found |
 //!
 //! The load comes from processes of their own, as many as the limit on open files makes necessary: this program, with
 //! the same flags and a share to do. This one starts them, has them go through the steps together, and adds up.
 
+mod event;
 pub mod feed;
 pub mod flags;
 mod http;
@@ -256,6 +258,7 @@ fn sum(
         lost: total(|count| count.lost),
         duplicated: total(|count| count.duplicated),
         out_of_order: total(|count| count.out_of_order),
+        of_other_runs: total(|count| count.of_other_runs),
         gaps: total(|count| count.gaps),
         broken: total(|count| count.broken),
         away_ms: Latency::of(&merged(counts.iter().map(|count| &count.returns))?),

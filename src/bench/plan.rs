@@ -87,7 +87,7 @@ pub struct Plan {
 /// Files that a process needs besides its sockets.
 const OTHER_FILES: usize = 100;
 
-/// Least size of an event's data: its number and its time must fit.
+/// Least size of an event's data: its number, its run and its time must fit.
 pub const LEAST_PAYLOAD: usize = 64;
 /// Largest: no node can be set to take more.
 const MOST_PAYLOAD: usize = 64 << 20;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::event;
 use super::feed::{Feed, Ingress};
 use super::http;
 use super::load::Load;
 use super::pacer::Pacer;
 use super::plan::{Pace, Via};
-use super::session::data_head;
 use super::wire::{self, PING, PONG, TEXT};
 
 /// Events of one write: more would keep the readers of this thread waiting.
@@ -246,7 +246,7 @@ impl Publisher {
         self.fields.clear();
         self.fields.extend_from_slice(br#""event":"bench","#);
         let data = self.fields.len() + br#""data":"#.len();
-        data_head(&mut self.fields, number, then_ns);
+        event::head(&mut self.fields, &load.mark, number, then_ns);
         self.fields.extend_from_slice(br#","p":""#);
         let written = self.fields.len() - data + br#""}"#.len();
         self.fields.extend_from_slice(&self.padding[..load.plan.payload.saturating_sub(written)]);

@@ -34,6 +34,8 @@ pub struct Report {
     pub duplicated: u64,
     /// Seen after a later one.
     pub out_of_order: u64,
+    /// Seen by sessions of this run and published by another: neither a delivery nor a fault.
+    pub of_other_runs: u64,
     /// `gap` frames.
     pub gaps: u64,
     /// Sockets that ended before their time.
@@ -162,6 +164,13 @@ impl fmt::Display for Report {
         )?;
         if let Some(away) = &self.away_ms {
             writeln!(f, "came back    {} after {away}", count(away.count))?;
+        }
+        if self.of_other_runs > 0 {
+            writeln!(
+                f,
+                "other runs   {} of their events came, too: they load the nodes",
+                count(self.of_other_runs)
+            )?;
         }
         if !self.watched.is_empty() {
             writeln!(f, "\n{}", self.processes())?;

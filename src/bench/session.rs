@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
+use super::event;
 use super::load::Load;
 use super::plan::Protocol;
 use super::wire::{self, CLOSE, PING, PONG, TEXT};
@@ -187,14 +188,18 @@ impl Session {
     }
 
     fn text(&mut self, text: &[u8], now_ns: u64) {
-        if let Some((number, then_ns, at)) = event(text) {
+        if let Some(event) = event::read(text, &self.load.mark) {
+            // Whoever published it, it need not come again.
             if self.load.plan.reconnect
-                && let Some(id) = value(&text[..at], b"\"id\":\"")
+                && let Some(id) = value(&text[..event.at], b"\"id\":\"")
             {
                 self.last_id.clear();
                 self.last_id.push_str(&String::from_utf8_lossy(id));
             }
-            return self.load.deliver(self.number, number, then_ns, now_ns);
+            return match event.ours {
+                Some((number, then_ns)) => self.load.deliver(self.number, number, then_ns, now_ns),
+                None => self.load.of_other_runs.set(self.load.of_other_runs.get() + 1),
+            };
         }
         match self.load.plan.protocol {
             Protocol::Switchboard => {
@@ -223,47 +228,6 @@ impl Session {
     }
 }
 
-/// What stands before an event's number, and between it and its time: the same in every protocol, because each
-/// carries `data` as JSON.
-const NUMBER: &[u8] = b"\"data\":{\"n\":";
-const TIME: &[u8] = b",\"t\":";
-
-/// An event's data, up to its padding.
-pub fn data_head(out: &mut Vec<u8>, number: u64, then_ns: u64) {
-    out.extend_from_slice(NUMBER);
-    decimal(out, number);
-    out.extend_from_slice(TIME);
-    decimal(out, then_ns);
-}
-
-/// Appends a number as text.
-fn decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[at..]);
-        }
-    }
-}
-
-/// The number and time of an event's frame, and where its data begin; none where it is another frame.
-fn event(text: &[u8]) -> Option<(u64, u64, usize)> {
-    let at = text.windows(NUMBER.len()).position(|bytes| bytes == NUMBER)?;
-    let (number, rest) = digits(&text[at + NUMBER.len()..])?;
-    let (then_ns, _) = digits(rest.strip_prefix(TIME)?)?;
-    Some((number, then_ns, at))
-}
-
-fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
-    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
-    let number = text[..end].iter().fold(0u64, |n, digit| n.wrapping_mul(10) + u64::from(digit - b'0'));
-    (end > 0).then_some((number, &text[end..]))
-}
-
 /// The text after `head` up to the next quote.
 fn value<'a>(text: &'a [u8], head: &[u8]) -> Option<&'a [u8]> {
     let at = text.windows(head.len()).position(|bytes| bytes == head)? + head.len();
@@ -286,18 +250,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_known_in_either_protocol() {
-        let mut data = Vec::new();
-        data_head(&mut data, 70, 1_234_567_890_123);
-        let data = String::from_utf8(data).unwrap();
-        let ours = format!(r#"{{"type":"event","id":"1-0","event":"bench",{data},"p":"x"}}}}"#);
-        let theirs = format!(r#"42["event",{{"event":"bench",{data},"p":"x"}}}}]"#);
-        for text in [&ours, &theirs] {
-            let (number, then_ns, _) = event(text.as_bytes()).unwrap();
-            assert_eq!((number, then_ns), (70, 1_234_567_890_123), "{text}");
-        }
-        assert_eq!(value(ours.as_bytes(), b"\"id\":\""), Some(&b"1-0"[..]));
-        assert_eq!(event(br#"{"type":"pong"}"#), None);
+    fn an_id_is_found_in_a_frame() {
+        let frame = br#"{"type":"event","id":"1-0","event":"bench","data":null}"#;
+        assert_eq!(value(frame, b"\"id\":\""), Some(&b"1-0"[..]));
+        assert_eq!(value(br#"{"id":"#, b"\"id\":\""), None);
     }
 
     #[test]

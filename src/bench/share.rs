@@ -82,6 +82,8 @@ pub struct Count {
     pub duplicated: u64,
     /// Seen after a later one.
     pub out_of_order: u64,
+    /// Events that another run published.
+    pub of_other_runs: u64,
     /// `gap` frames.
     pub gaps: u64,
     /// Sockets that ended before their time.
@@ -105,7 +107,7 @@ fn tell(told: &Told) {
     let _ = std::io::stdout().lock().write_all(&line);
 }
 
-/// Does share number `share` of a plan; `run` tells its sessions from those of other runs.
+/// Does share number `share` of a plan; `run` tells its sessions and events from those of other runs.
 ///
 /// # Errors
 /// Where no runtime can be had.
@@ -241,6 +243,7 @@ fn count(load: &Load) -> Count {
         delivered: load.delivered.get(),
         measured: load.measured.get(),
         seconds: seconds(load.last_ns.get()),
+        of_other_runs: load.of_other_runs.get(),
         gaps: load.gaps.get(),
         broken: load.broken.get(),
         sockets: load.registered.get(),

@@ -151,6 +151,32 @@ async fn nobody_publishes_on_when_a_run_is_killed() {
 }
 
 #[tokio::test]
+async fn another_run_is_told_from_this_one_while_it_lasts_and_after_it_was_killed() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let long = ["bench", "--users=8", "--processes=2", "--rate=200", "--duration=1h", "--settle=0s"];
+    let mut other = line_at(&node, &long).spawn("bench");
+    eventually(BOUND, "its events", async || {
+        same(Scrape::of(&node).await.get("events_published_total{via=\"worker\"}") > 0.0, true)
+    })
+    .await;
+    let load =
+        ["bench", "--json", "--users=4", "--rate=200", "--duration=500ms", "--warm-up=0s", "--reconnect"];
+    for (via, alone) in [("--via=worker", false), ("--via=http", false), ("--via=worker", true)] {
+        if alone {
+            other.kill();
+        }
+        let ran = at(&node, &[&load[..], &[via]].concat()).await;
+        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+        assert_eq!((&report["published"], &report["delivered"]), (&100.into(), &100.into()), "{report}");
+        for fault in ["lost", "duplicated", "out_of_order", "gaps"] {
+            assert_eq!(report[fault], 0, "{via}, {fault}: {report}");
+        }
+        // Some of a killed run may still be under way.
+        assert!(alone || report["of_other_runs"].as_u64() > Some(0), "{report}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_refused_or_had_no_socket_to_go_to_is_not_lost() {
     let bounds = [("--max-sessions-per-user", "1"), ("--max-event", "1KiB")];
     let node = NodeBuilder::local("node-a").with(&bounds).start().await;
