@@ -1,7 +1,7 @@
 //! What other services and operators ask over HTTP: who is online, where, and on which nodes.
 
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
@@ -105,7 +105,5 @@ async fn sign_out(user: &str, client: Option<&str>, ports: &Ports) -> Result<Ans
         .transpose()
         .map_err(Refusal::invalid(Code::InvalidClientId))?;
     ports.router.engine().sign_out(user, client).await?;
-    let mut answer = Response::default();
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    Ok(answer)
+    Ok(http::no_content())
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::{Mistake, Reader};
-use crate::engine::redis::appender::is_taken;
 use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB, Topology};
+use crate::engine::redis::is_taken;
 use crate::tls::{has_certificates, has_key};
 
 /// Redis, checked.

@@ -4,7 +4,6 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::{Address, Topology};
 use super::keys::Keys;
-pub use super::keys::is_taken;
 use super::map;
 use super::sentinel::Sentinels;
 use super::slot::Slot;

@@ -82,6 +82,7 @@ use lane::{MOST_EVENTS, MOST_SESSIONS, Op, Publish};
 use link::Link;
 use server::{Options, Wait};
 
+pub use keys::is_taken;
 pub use publish::packed;
 pub use scripts::NAMES as SCRIPTS;
 
