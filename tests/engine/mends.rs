@@ -33,6 +33,31 @@ async fn a_hint_that_failed_is_a_look_with_the_next_beat() {
 }
 
 #[tokio::test]
+async fn a_node_that_can_be_told_is_told_once_whoever_else_cannot() {
+    let a = Kind::Redis.stage().await;
+    let (b, c) = (a.another("node-2").await, a.another("node-3").await);
+    b.connect(&user("1"), "tab").await;
+    c.connect(&user("2"), "tab").await;
+    let inboxes = ["inbox:{node:node-2}", "inbox:{node:node-3}"];
+    for inbox in inboxes {
+        let () = a.ask(&["SET", inbox, "x"]);
+    }
+    for id in ["1", "2"] {
+        a.engine.publish(event(&user(id), "1")).await.unwrap_err();
+    }
+    let () = a.ask(&["DEL", inboxes[1]]);
+    let () = a.ask(&["XGROUP", "CREATE", inboxes[1], "node", "0", "MKSTREAM"]);
+    for _ in 0..3 {
+        assert!(a.engine.beat(0).await.unwrap());
+    }
+    // After all that the beats have told.
+    a.engine.broadcast("notice".parse().unwrap(), event(&user("2"), "2").data).await.unwrap();
+    c.node.wait_for("the notice", |told| matches!(told, Told::Broadcast { .. }).then_some(())).await;
+    let look = Told::Look("2".to_owned(), None);
+    assert_eq!(c.node.told().iter().filter(|told| **told == look).count(), 1);
+}
+
+#[tokio::test]
 async fn who_gives_its_id_back_leaves_no_session_behind() {
     let (stage, gone, elsewhere) = (Kind::Redis.stage().await, user("1"), user("2"));
     let other = stage.another("node-2").await;

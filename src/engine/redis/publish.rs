@@ -169,28 +169,26 @@ pub(super) fn note_unsent(context: &Context, node: &NodeId, user: &UserId) {
 /// the logs, and may not wait for the heartbeat.
 ///
 /// # Errors
-/// Where Redis is away: it is tried again.
+/// Where an inbox took nothing: it is tried again.
 pub async fn mend(context: &Context) -> Result<(), Unavailable> {
-    let unsent = std::mem::take(&mut *lock(&context.unsent));
-    if unsent.is_empty() {
-        return Ok(());
-    }
+    let unsent: Vec<_> = std::mem::take(&mut *lock(&context.unsent)).into_iter().collect();
+    let of_nodes = unsent.chunk_by(|(one, _), (next, _)| one == next);
+    let entries: Vec<_> = of_nodes.flat_map(|of_node| of_node.chunks(MAX_EVENTS)).collect();
     let mut pipeline = redis::pipe();
-    let mut batch: Vec<&(NodeId, UserId)> = Vec::with_capacity(MAX_EVENTS);
-    let mut items = unsent.iter().peekable();
-    while let Some(item) = items.next() {
-        batch.push(item);
-        if batch.len() == MAX_EVENTS || items.peek().is_none_or(|next| next.0 != item.0) {
-            let mut looks = Hints::default();
-            batch.drain(..).for_each(|(_, user)| looks.look(user, None));
-            pipeline.add_command(inbox::add(context, item.0.as_str(), &looks));
+    for entry in &entries {
+        let mut looks = Hints::default();
+        entry.iter().for_each(|(_, user)| looks.look(user, None));
+        pipeline.add_command(inbox::add(context, entry[0].0.as_str(), &looks));
+    }
+    let mut sent = Ok(());
+    for (entry, answer) in entries.iter().zip(context.link.run_each(&pipeline).await) {
+        if let Err(error) = answer {
+            // These alone: each of the others would look into its log with every beat until this inbox takes something.
+            entry.iter().for_each(|(node, user)| note_unsent(context, node, user));
+            sent = Err(error);
         }
     }
-    let sent = context.link.run_each(&pipeline).await.into_iter().collect::<Result<Vec<_>, _>>();
-    if sent.is_err() {
-        lock(&context.unsent).extend(unsent);
-    }
-    sent.map(drop)
+    sent
 }
 
 /// A batch as it is sent to Redis: a door for benchmarks, which have none.
