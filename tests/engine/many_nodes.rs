@@ -52,6 +52,24 @@ async fn one_call_appends_an_event_and_tells_the_other_nodes() {
 }
 
 #[tokio::test]
+async fn a_sign_out_is_told_once_to_each_node() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    for (stage, id) in [(&a, "1"), (&b, "2"), (&a, "3"), (&b, "4")] {
+        stage.connect(&user, id).await;
+    }
+    a.engine.sign_out(user.clone(), None).await.unwrap();
+    // It comes behind whatever was told of that.
+    a.engine.broadcast("notice".parse().unwrap(), event(&user, "1").data).await.unwrap();
+    let signed_out = |told: &Told| matches!(told, Told::SignOut { .. });
+    for stage in [&a, &b] {
+        let is_notice = |told: &Told| matches!(told, Told::Broadcast { .. }).then_some(());
+        stage.node.wait_for("the notice", is_notice).await;
+        assert_eq!(stage.node.told().into_iter().filter(signed_out).count(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_cannot_be_told_does_not_have_the_others_told_twice() {
     let (a, user) = (Kind::Redis.stage().await, user("42"));
     let (b, c) = (a.another("node-2").await, a.another("node-3").await);

@@ -385,6 +385,7 @@ pub async fn sign_out(
         .filter(|(its_client, _)| client.is_none_or(|client| client == its_client))
         .map(|(_, node)| node)
         .collect();
+    nodes.sort_unstable(); // they come in the order of their clients
     nodes.dedup();
     let mut notes = redis::pipe();
     for node in nodes {
