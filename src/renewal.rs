@@ -139,7 +139,7 @@ impl Keeper {
         let changed = lease.waits_for(claim.as_ref().ok().and_then(Claim::obstacle));
         match claim? {
             Claim::Held => {
-                lease.renewed(asked, self.ttl);
+                lease.claimed(asked, self.ttl);
                 self.took = asked.elapsed();
                 let why = self.lost.take().unwrap_or_default();
                 if self.held_before {

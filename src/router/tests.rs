@@ -18,7 +18,7 @@ pub fn router() -> Arc<Router> {
     };
     let metrics = Arc::new(Metrics::new("n", &[]).unwrap());
     let router = Arc::new(Router::new("n".parse().unwrap(), Arc::new(MemoryEngine::new(config)), metrics, 1));
-    router.lease().renewed(Instant::now(), Duration::from_secs(3600));
+    router.lease().claimed(Instant::now(), Duration::from_secs(3600));
     router
 }
 
