@@ -360,3 +360,6 @@ impl Engine for RedisEngine {
         async move { ingress.closed().await }.boxed() // no receiver is left: no reader is
     }
 }
+
+#[cfg(test)]
+mod tests;

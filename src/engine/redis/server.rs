@@ -363,19 +363,24 @@ impl Server {
     pub async fn ask(&self, command: &Cmd, durable: bool) -> Outcome {
         let mut pooled = self.connection().await?;
         let connection = &mut *pooled;
+        let outcome = self.ask_on(&mut connection.inner, command, durable).await;
+        connection.broken = outcome.as_ref().is_err_and(is_outage);
+        outcome
+    }
+
+    async fn ask_on(&self, connection: &mut MultiplexedConnection, command: &Cmd, durable: bool) -> Outcome {
         for _ in 0..2 {
             let mut pipeline = redis::pipe();
             pipeline.cmd("ASKING").add_command(command.clone());
-            let outcome = send_each(&mut connection.inner, &pipeline).await.and_then(|mut outcomes| {
-                outcomes.pop().unwrap_or_else(|| Err((ErrorKind::Io, "Redis gave no answer").into()))
-            });
+            let outcome = send_each(connection, &pipeline).await?.pop();
+            let outcome = outcome.unwrap_or_else(|| Err((ErrorKind::Io, "Redis gave no answer").into()));
             if !outcome.as_ref().is_err_and(lacks_script) {
                 if durable && outcome.is_ok() {
-                    self.in_step(&mut connection.inner).await??;
+                    self.in_step(connection).await??;
                 }
                 return outcome;
             }
-            load_scripts(&mut connection.inner).await?;
+            load_scripts(connection).await?;
         }
         Err((ErrorKind::Extension, "a script was loaded and is not there").into())
     }
