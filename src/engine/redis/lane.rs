@@ -114,10 +114,10 @@ impl Sessions {
                 if ops.recv_many(&mut taken, TAKE).await == 0 {
                     return;
                 }
-            } else {
-                // Nothing came in time: only what is owed is done.
-                let _ = timeout(RETRY, ops.recv_many(&mut taken, TAKE)).await;
+            } else if let Ok(0) = timeout(RETRY, ops.recv_many(&mut taken, TAKE)).await {
+                return; // the node has gone: so will what it still owes, with its id
             }
+            // Where nothing came in time, only what is owed is done.
             self.batch(&mut taken).await;
         }
     }
@@ -167,6 +167,8 @@ impl Sessions {
     }
 
     async fn end_sessions(&mut self) -> Result<(), Unavailable> {
+        // All who left during an outage may be owed: not one call is put together for each to be refused at once.
+        self.context.link.is_trusted()?;
         let ends: Vec<Disconnect> = self.owed.values().cloned().collect();
         let mut all = Ok(());
         for batch in ends.chunks(sessions::MAX_CONNECTS * self.context.link.masters()) {
@@ -196,5 +198,24 @@ fn is_over(connect: &Connect, reply: &Reply<Connected>, end: &Disconnect) -> boo
 fn answer<T>(replies: impl Iterator<Item = Reply<T>>, outcomes: Vec<Result<T, Unavailable>>) {
     for (reply, outcome) in replies.zip(outcomes) {
         let _ = reply.send(outcome); // nobody waits any more: the caller's connection has ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{context, fake};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_owed_keeps_no_lane_whose_node_has_gone() {
+        let context = context(fake(|_| Some("-ERR refused")).await);
+        let end = Disconnect { user: "42".parse().unwrap(), client: "tab".parse().unwrap(), confirmed: None };
+        let (queue, ops) = mpsc::channel(1);
+        let (reply, answer) = oneshot::channel();
+        assert!(queue.send(Op::Disconnect(end, reply)).await.is_ok());
+        drop(queue);
+        let ended = timeout(Duration::from_secs(20), Sessions::new(context).run(ops)).await;
+        assert!(ended.is_ok(), "it goes on for ever");
+        assert!(answer.await.unwrap().is_err());
     }
 }

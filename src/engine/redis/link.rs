@@ -278,17 +278,28 @@ impl Link {
         Ok(seconds * 1_000_000 + micros)
     }
 
+    /// Whether anything is run at all where the link has to be trusted.
+    ///
+    /// # Errors
+    /// Where Redis is away, or the lease is over: with these words everything is refused.
+    pub fn is_trusted(&self) -> Result<(), Unavailable> {
+        if !self.is_up() {
+            return Err(Unavailable::new("Redis is away"));
+        }
+        if self.lease_is_over() {
+            return Err(Unavailable::new("this node's lease has run out"));
+        }
+        Ok(())
+    }
+
     async fn trusted(&self, pipeline: &Pipeline, durable: bool) -> Vec<Result<Value, Unavailable>> {
         if pipeline.is_empty() {
             return Vec::new();
         }
-        if !self.is_up() {
-            return vec![Err(Unavailable::new("Redis is away")); pipeline.len()];
+        match self.is_trusted() {
+            Ok(()) => self.each(pipeline, durable).await,
+            Err(refused) => vec![Err(refused); pipeline.len()],
         }
-        if self.lease_is_over() {
-            return vec![Err(Unavailable::new("this node's lease has run out")); pipeline.len()];
-        }
-        self.each(pipeline, durable).await
     }
 
     async fn each(&self, pipeline: &Pipeline, durable: bool) -> Vec<Result<Value, Unavailable>> {

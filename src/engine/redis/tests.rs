@@ -48,6 +48,34 @@ async fn number(stream: &mut BufStream<TcpStream>) -> Option<usize> {
     line.get(1..)?.trim_end().parse().ok()
 }
 
+/// What a node's parts share, with a lease for an hour: on that Redis, of which nothing was asked yet.
+pub fn context(place: ConnectionInfo) -> Arc<Context> {
+    let long = Duration::from_secs(3600);
+    let config = Config {
+        node: "n".parse().unwrap(),
+        boot: "boot".to_owned(),
+        client_url: String::new(),
+        worker_url: String::new(),
+        key_prefix: String::new(),
+        pool_size: 1,
+        wait_replicas: 0,
+        wait_timeout: Duration::ZERO,
+        ingress: vec!["events".to_owned()],
+        session_ttl: long,
+        node_ttl: long,
+        log_ttl: long,
+        log_length: 8,
+        max_sessions_per_user: 8,
+        uplink_length: 8,
+        max_event: 1024,
+        drain_rate: 1,
+    };
+    let metrics = Arc::new(Metrics::new("n", SCRIPTS).unwrap());
+    let context = RedisEngine::new(Topology::Server(place), config, metrics).context.clone();
+    context.link.trust(Instant::now() + long);
+    context
+}
+
 #[tokio::test]
 async fn a_connection_that_broke_under_a_command_for_a_moving_slot_is_not_used_again() {
     let mut breaks = true;
