@@ -49,6 +49,11 @@ const OVERDUE: Duration = Duration::from_secs(2);
 const DONE: usize = 64;
 /// See [`DONE`].
 const DONE_MS: usize = 100;
+/// How long it takes, about, until there is another connection for one that broke; longer each time that it was of no
+/// use, up to [`LAST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// See [`FIRST_WAIT`].
+const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How often a reader without a lease looks whether it has one.
 const WITHOUT_LEASE: Duration = Duration::from_millis(50);
 /// The field that carries an entry's hints.
@@ -151,7 +156,7 @@ pub fn life(context: &Context) -> Cmd {
 
 /// Reads this node's inbox for as long as the process lives.
 pub async fn read(context: Arc<Context>) {
-    let mut wait = Duration::from_millis(50);
+    let mut wait = FIRST_WAIT;
     let key = context.keys.inbox(context.config.node.as_str());
     loop {
         if context.link.lease_is_over() {
@@ -160,7 +165,7 @@ pub async fn read(context: Arc<Context>) {
             continue;
         }
         match context.link.dedicated(&key).await {
-            Ok(connection) => match read_until_broken(&context, connection).await {
+            Ok(connection) => match read_until_broken(&context, connection, &mut wait).await {
                 Ended::Lost => {
                     // The stream or its group is gone (flushed, evicted): the claim makes it anew.
                     if let Some(node) = context.node() {
@@ -171,23 +176,28 @@ pub async fn read(context: Arc<Context>) {
                     debug!(%error, "the inbox's connection broke");
                     context.link.broke(&key, &error);
                 }
-                Ended::Read => wait = Duration::from_millis(50),
+                Ended::Refused | Ended::LeaseOver => {}
             },
             Err(error) => debug!(%error, "no connection for the inbox"),
         }
         sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-        wait = (wait * 2).min(Duration::from_secs(1));
+        wait = (wait * 2).min(LAST_WAIT);
     }
 }
 
 enum Ended {
     Lost,
     Broken(RedisError),
-    Read,
+    Refused,
+    LeaseOver,
 }
 
-/// Reads until the connection breaks, the stream is lost, or the lease is over.
-async fn read_until_broken(context: &Context, mut connection: MultiplexedConnection) -> Ended {
+/// Reads until the connection breaks, the stream is lost, or the lease is over. Each answer makes `wait` the first one.
+async fn read_until_broken(
+    context: &Context,
+    mut connection: MultiplexedConnection,
+    wait: &mut Duration,
+) -> Ended {
     let key = context.keys.inbox(context.config.node.as_str());
     let mut done: Vec<String> = Vec::new();
     let mut done_since = Instant::now();
@@ -226,7 +236,7 @@ async fn read_until_broken(context: &Context, mut connection: MultiplexedConnect
         };
         match answer {
             Ok(mut values) => {
-                read_any = true;
+                (read_any, *wait) = (true, FIRST_WAIT);
                 match values.pop().map(reply::read) {
                     Some(Ok(entries)) => {
                         read.came(&entries);
@@ -250,12 +260,12 @@ async fn read_until_broken(context: &Context, mut connection: MultiplexedConnect
             Err(error) if is_lost(&error) => return Ended::Lost,
             Err(error) if read_any && !error.is_io_error() => {
                 warn!(%error, "the inbox could not be read");
-                return Ended::Read;
+                return Ended::Refused;
             }
             Err(error) => return Ended::Broken(error),
         }
     }
-    Ended::Read
+    Ended::LeaseOver
 }
 
 /// Whether the stream or its group is gone; one that goes away under a waiting reader says `UNBLOCKED`.
@@ -336,7 +346,27 @@ fn address<'a>(words: impl Iterator<Item = &'a str>) -> (Option<&'a str>, Option
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{context, fake};
     use super::*;
+
+    #[tokio::test]
+    async fn the_pauses_begin_anew_with_a_connection_that_was_of_use() {
+        for (answers, expected) in [(0, LAST_WAIT), (1, FIRST_WAIT)] {
+            let mut left = answers;
+            let place = fake(move |command| {
+                if !command.starts_with("XREADGROUP") {
+                    return Some("+OK");
+                }
+                left -= 1;
+                (left >= 0).then_some("*-1")
+            });
+            let (context, mut wait) = (context(place.await), LAST_WAIT);
+            let connection = context.link.dedicated("inbox").await.unwrap();
+            let ended = read_until_broken(&context, connection, &mut wait).await;
+            assert!(matches!(ended, Ended::Broken(_)));
+            assert_eq!(wait, expected);
+        }
+    }
 
     #[test]
     fn hints_are_split_as_they_were_put_together_whatever_their_data() {
