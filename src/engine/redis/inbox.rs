@@ -27,12 +27,13 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::done::Done;
 use super::reads::Read;
 use super::wire::send;
-use super::{Context, reply};
+use super::{Context, ms, reply};
 use crate::engine::{Event, Hint, Node};
 use crate::id::{ClientId, EventId, EventName, Logged, UserId};
 use crate::lock::lock;
@@ -41,14 +42,10 @@ use crate::protocol::publish::Data;
 /// Entries that an inbox may hold while its node does not read. What is cut off is mended by the heartbeat, which
 /// compares each user's newest event.
 pub const BOUND: usize = 100_000;
-/// How long one read waits, ms: after that a dead connection is noticed.
-const BLOCK_MS: usize = 2_000;
+/// How long one read waits: after that a dead connection is noticed.
+const BLOCK: Duration = Duration::from_secs(2);
 /// A read that is overdue by this much means that the connection is dead though it looks open.
 const OVERDUE: Duration = Duration::from_secs(2);
-/// Entries are let go of when there are so many, or after so long: that costs Redis as much for one as for all.
-const DONE: usize = 64;
-/// See [`DONE`].
-const DONE_MS: usize = 100;
 /// How long it takes, about, until there is another connection for one that broke; longer each time that it was of no
 /// use, up to [`LAST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -199,38 +196,15 @@ async fn read_until_broken(
     wait: &mut Duration,
 ) -> Ended {
     let key = context.keys.inbox(context.config.node.as_str());
-    let mut done: Vec<String> = Vec::new();
-    let mut done_since = Instant::now();
-    let mut read_any = false;
+    let (mut done, mut read_any) = (Done::default(), false);
     // What was on its way when the last connection broke comes first.
     let (mut from, mut read) = ("0", Read::default());
     while !context.link.lease_is_over() {
         let mut pipeline = redis::pipe();
-        let mut block = if done.is_empty() { BLOCK_MS } else { DONE_MS };
-        let long = || done_since.elapsed() >= Duration::from_millis(DONE_MS as u64);
-        if let Some(last) = done.last()
-            && (done.len() >= DONE || from == "0" || long())
-        {
-            pipeline.cmd("XACK").arg(&key).arg("node").arg(&done);
-            // One reader, in order: everything up to the last is done with.
-            pipeline.cmd("XTRIM").arg(&key).arg("MINID").arg("=").arg(after(last));
-            block = BLOCK_MS;
-            done.clear();
-        }
-        pipeline
-            .cmd("XREADGROUP")
-            .arg("GROUP")
-            .arg("node")
-            .arg(context.config.node.as_str())
-            .arg("COUNT")
-            .arg(read.most())
-            .arg("BLOCK")
-            .arg(block)
-            .arg("STREAMS")
-            .arg(&key)
-            .arg(from);
-        let bound = Duration::from_millis(BLOCK_MS as u64) + OVERDUE;
-        let answer = match tokio::time::timeout(bound, send(&mut connection, &pipeline)).await {
+        let block = done.let_go(&mut pipeline, &key, from == "0").unwrap_or(BLOCK);
+        let next = pipeline.cmd("XREADGROUP").arg("GROUP").arg("node").arg(context.config.node.as_str());
+        next.arg("COUNT").arg(read.most()).arg("BLOCK").arg(ms(block)).arg("STREAMS").arg(&key).arg(from);
+        let answer = match timeout(BLOCK + OVERDUE, send(&mut connection, &pipeline)).await {
             Ok(answer) => answer,
             Err(_) => return Ended::Broken((ErrorKind::Io, "a read was never answered").into()),
         };
@@ -243,15 +217,10 @@ async fn read_until_broken(
                         if entries.is_empty() {
                             from = ">";
                         }
-                        if done.is_empty() {
-                            done_since = Instant::now();
+                        for (field, value) in entries.iter().flat_map(|(_, fields)| fields) {
+                            take(context, field, value);
                         }
-                        for (id, fields) in entries {
-                            for (field, value) in &fields {
-                                take(context, field, value);
-                            }
-                            done.push(id);
-                        }
+                        done.add(entries.into_iter().map(|(id, _)| id));
                     }
                     Some(Err(error)) => warn!(%error, "an inbox entry could not be read"),
                     None => {}

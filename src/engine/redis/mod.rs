@@ -12,7 +12,7 @@
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `broadcast` | what goes to every client |
 //! | `presence` | the edges that scripts note, told on the stream |
-//! | `inbox`, `ingress`, `entry`, `reads`, `turns` | the streams this node reads |
+//! | `inbox`, `done`, `ingress`, `entry`, `reads`, `turns` | the streams this node reads |
 //! | `pulse` | notices that the inbox's reader has died, and starts another |
 //! | `node`, `beside`, `deaths` | the node's own lease; what goes on beside it; clearing up after others |
 //! | `format` | whether nodes of other releases may serve beside this one |
@@ -27,6 +27,7 @@ mod broadcast;
 mod cluster;
 pub mod connection;
 mod deaths;
+mod done;
 #[doc(hidden)]
 pub mod doors;
 mod drain;
