@@ -157,30 +157,33 @@ impl Keeper {
                 error!(node = %self.router.node(), "another process has taken this node's id: this one leaves");
                 Ok(Round::TakenOver)
             }
+            obstacle => {
+                if changed {
+                    self.tell_waiting(&obstacle);
+                }
+                Ok(Round::NotYet)
+            }
+        }
+    }
+
+    /// Something else than before keeps the node from having its id.
+    fn tell_waiting(&self, obstacle: &Claim) {
+        let node = self.router.node();
+        match obstacle {
+            Claim::Held => {}
             Claim::Taken(lapses) => {
-                if changed {
-                    warn!(
-                        node = %self.router.node(),
-                        lapses_ms = u64::try_from(lapses.as_millis()).unwrap_or(u64::MAX),
-                        "this node id is live elsewhere: waiting until that lease lapses; give each node its own --node-id"
-                    );
-                }
-                Ok(Round::NotYet)
+                let lapses_ms = u64::try_from(lapses.as_millis()).unwrap_or(u64::MAX);
+                warn!(
+                    %node, lapses_ms,
+                    "this node id is live elsewhere: waiting until that lease lapses; give each node its own --node-id"
+                );
             }
-            Claim::OtherFormat(other) => {
-                if changed {
-                    warn!(
-                        node = %self.router.node(), %other,
-                        "that node's release is too far from this one to share keys with it: waiting until it is gone; upgrade, or roll back, one release at a time"
-                    );
-                }
-                Ok(Round::NotYet)
-            }
+            Claim::OtherFormat(other) => warn!(
+                %node, %other,
+                "that node's release is too far from this one to share keys with it: waiting until it is gone; upgrade, or roll back, one release at a time"
+            ),
             Claim::ClearingUp => {
-                if changed {
-                    info!(node = %self.router.node(), "another node clears up after this id's last owner: waiting for that");
-                }
-                Ok(Round::NotYet)
+                info!(%node, "another node clears up after this id's last owner: waiting for that");
             }
         }
     }
