@@ -12,10 +12,11 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, cmd};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::entry::{parse, per_user};
+use super::lead::{self, Lease, NotHeld};
 use super::publish::{self, Entry};
 use super::reads::Read;
 use super::retold::Retold;
@@ -32,10 +33,10 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
     let (mut turn, mut stuck, mut bad) = (Turn::default(), Retold::default(), Retold::default());
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
-            match lead(&context, &stream, ttl).await {
-                Ok(true) => {
+            match Lease::take(&context, &stream).await {
+                Ok(Some(lease)) => {
                     context.turns.taken(&mut turn, ttl);
-                    match Reader::serve(&context, &stream, &mut turn, &mut bad, &wanted).await {
+                    match Reader::serve(&context, lease, &stream, &mut turn, &mut bad, &wanted).await {
                         Err(Stopped::GivenAway) => {
                             debug!(stream, "another node may read this ingress stream")
                         }
@@ -47,11 +48,11 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                         }
                         Ok(()) => context.turns.ended(),
                     }
-                    if let Err(error) = lead(&context, &stream, Duration::ZERO).await {
+                    if let Err(error) = lead::give_back(&context, &stream).await {
                         debug!(%error, "the ingress lease was not given back and will lapse");
                     }
                 }
-                Ok(false) => context.turns.missed(&mut turn),
+                Ok(None) => context.turns.missed(&mut turn),
                 Err(error) => debug!(%error, "the ingress lease cannot be had now"),
             }
         }
@@ -69,15 +70,6 @@ fn tell_bad(stream: &str, bad: &mut Retold) {
     }
 }
 
-async fn lead(context: &Context, stream: &str, ttl: Duration) -> Result<bool, Unavailable> {
-    let mut call = scripts::call(&scripts::LEAD, 1, 3);
-    call.arg(context.keys.ingress(stream))
-        .arg(context.config.node.as_str())
-        .arg(&context.config.boot)
-        .arg(ms(ttl));
-    Ok(reply::integer(&context.link.run_one(call).await?)? == 1)
-}
-
 struct Reader<'a> {
     context: &'a Context,
     connection: MultiplexedConnection,
@@ -87,8 +79,7 @@ struct Reader<'a> {
     stream: String,
     /// Entries of the next read.
     read: Read,
-    /// Until when this process may publish what it has read.
-    lease_end: Instant,
+    lease: Lease<'a>,
     turn: &'a mut Turn,
     /// Tells of bad entries: an application may send nothing else.
     bad: &'a mut Retold,
@@ -115,8 +106,8 @@ enum Stopped {
     Redis(#[from] RedisError),
     #[error("the entry {entry} can neither be routed ({reason}) nor be put aside: {error}")]
     NotPutAside { entry: String, reason: String, error: Unavailable },
-    #[error("the ingress lease went to another process")]
-    LeaseLost,
+    #[error(transparent)]
+    NotHeld(#[from] NotHeld),
     #[error("another node has fewer streams to read")]
     GivenAway,
 }
@@ -124,6 +115,7 @@ enum Stopped {
 impl<'a> Reader<'a> {
     async fn serve(
         context: &'a Context,
+        lease: Lease<'a>,
         name: &'a str,
         turn: &'a mut Turn,
         bad: &'a mut Retold,
@@ -136,7 +128,7 @@ impl<'a> Reader<'a> {
             name,
             stream,
             read: Read::default(),
-            lease_end: Instant::now() + context.config.node_ttl,
+            lease,
             turn,
             bad,
             told: false,
@@ -148,7 +140,7 @@ impl<'a> Reader<'a> {
                 Err(Stopped::Redis(error)) if inbox::is_lost(&error) => {
                     warn!("the ingress stream or its group was gone and is made anew");
                     sleep(Duration::from_millis(50)).await;
-                    reader.renew().await?;
+                    reader.lease.renew().await?;
                 }
                 Err(Stopped::Redis(error)) => {
                     context.link.broke(&reader.stream, &error);
@@ -170,7 +162,9 @@ impl<'a> Reader<'a> {
         // What has been handled is gone from the stream.
         let mut handled = "0-0".to_owned();
         while *wanted.borrow() {
-            if self.renew_in_time().await? && self.context.turns.give_away(self.context, self.turn).await {
+            if self.lease.renew_in_time().await?
+                && self.context.turns.give_away(self.context, self.turn).await
+            {
                 return Err(Stopped::GivenAway);
             }
             tell_bad(self.name, self.bad);
@@ -193,7 +187,7 @@ impl<'a> Reader<'a> {
             .arg(&self.context.config.boot)
             .arg(self.read.most());
         match self.context.link.run_one(call).await? {
-            redis::Value::Nil => Err(Stopped::LeaseLost),
+            redis::Value::Nil => Err(NotHeld::Lost.into()),
             entries => Ok(reply::entries(entries)?),
         }
     }
@@ -233,7 +227,7 @@ impl<'a> Reader<'a> {
     async fn take_over(&mut self) -> Result<(), Stopped> {
         let mut from = "0-0".to_owned();
         loop {
-            self.renew_in_time().await?;
+            self.lease.renew_in_time().await?;
             let mut claim = cmd("XAUTOCLAIM");
             claim.arg(&self.stream).arg("switchboard").arg(self.context.config.node.as_str());
             claim.arg(0).arg(&from).arg("COUNT").arg(self.read.most());
@@ -245,26 +239,6 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
         }
-    }
-
-    /// True where it was time.
-    async fn renew_in_time(&mut self) -> Result<bool, Stopped> {
-        let ttl = self.context.config.node_ttl;
-        let due = self.lease_end.saturating_duration_since(Instant::now()) < ttl * 2 / 3;
-        if due {
-            self.renew().await?;
-        }
-        Ok(due)
-    }
-
-    async fn renew(&mut self) -> Result<(), Stopped> {
-        let ttl = self.context.config.node_ttl;
-        let asked = Instant::now();
-        if !lead(self.context, self.name, ttl).await? {
-            return Err(Stopped::LeaseLost);
-        }
-        self.lease_end = asked + ttl;
-        Ok(())
     }
 
     /// Publishes entries in order, puts bad ones aside, and lets go of all that are done: what is not logged would be sent
@@ -324,8 +298,8 @@ impl<'a> Reader<'a> {
         let slot = |user: &UserId| sessions::user_slot(self.context, user);
         let mut stopped = None;
         for batch in publish::calls(&batch, |(event, _)| event, slot, self.context.link.masters()) {
-            if Instant::now() >= self.lease_end {
-                stopped = Some(Stopped::LeaseLost); // frozen meanwhile: another process goes on from what is pending
+            if self.lease.is_over() {
+                stopped = Some(NotHeld::Lost.into()); // frozen meanwhile: another process goes on from what is pending
                 break;
             }
             let outcomes = publish::route(self.context, batch).await;

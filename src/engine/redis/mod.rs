@@ -12,7 +12,7 @@
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `broadcast` | what goes to every client |
 //! | `presence` | the edges that scripts note, told on the stream |
-//! | `inbox`, `done`, `ingress`, `entry`, `reads`, `turns` | the streams this node reads |
+//! | `inbox`, `done`, `ingress`, `lead`, `entry`, `reads`, `turns` | the streams this node reads |
 //! | `pulse` | notices that the inbox's reader has died, and starts another |
 //! | `node`, `beside`, `deaths` | the node's own lease; what goes on beside it; clearing up after others |
 //! | `format` | whether nodes of other releases may serve beside this one |
@@ -38,6 +38,7 @@ mod inbox;
 mod ingress;
 mod keys;
 mod lane;
+mod lead;
 mod link;
 mod map;
 mod node;
