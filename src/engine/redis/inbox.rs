@@ -329,7 +329,7 @@ mod tests {
                 left -= 1;
                 (left >= 0).then_some("*-1")
             });
-            let (context, mut wait) = (context(place.await), LAST_WAIT);
+            let (context, mut wait) = (context(place.await, Duration::ZERO), LAST_WAIT);
             let connection = context.link.dedicated("inbox").await.unwrap();
             let ended = read_until_broken(&context, connection, &mut wait).await;
             assert!(matches!(ended, Ended::Broken(_)));

@@ -162,9 +162,9 @@ impl<'a> Reader<'a> {
         // What has been handled is gone from the stream.
         let mut handled = "0-0".to_owned();
         while *wanted.borrow() {
-            if self.lease.renew_in_time().await?
-                && self.context.turns.give_away(self.context, self.turn).await
-            {
+            self.lease.renew_in_time().await?;
+            // As often as it is renewed, here or while entries go out.
+            if self.lease.was_renewed() && self.context.turns.give_away(self.context, self.turn).await {
                 return Err(Stopped::GivenAway);
             }
             tell_bad(self.name, self.bad);
@@ -274,6 +274,7 @@ impl<'a> Reader<'a> {
                     Err((event, data)) => {
                         progress.through = at;
                         self.publish(std::mem::take(&mut batch), progress).await?;
+                        self.lease.go_on().await?;
                         broadcast::send(self.context, &[(event, data)]).await?;
                         self.context.metrics.accepted(Via::Ingress, 1);
                         progress.through = at + 1;
@@ -298,8 +299,8 @@ impl<'a> Reader<'a> {
         let slot = |user: &UserId| sessions::user_slot(self.context, user);
         let mut stopped = None;
         for batch in publish::calls(&batch, |(event, _)| event, slot, self.context.link.masters()) {
-            if self.lease.is_over() {
-                stopped = Some(NotHeld::Lost.into()); // frozen meanwhile: another process goes on from what is pending
+            if let Err(error) = self.lease.go_on().await {
+                stopped = Some(error.into());
                 break;
             }
             let outcomes = publish::route(self.context, batch).await;
@@ -372,3 +373,6 @@ impl<'a> Reader<'a> {
         put_aside.map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;

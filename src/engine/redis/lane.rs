@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_owed_keeps_no_lane_whose_node_has_gone() {
-        let context = context(fake(|_| Some("-ERR refused")).await);
+        let context = context(fake(|_| Some("-ERR refused")).await, Duration::ZERO);
         let end = Disconnect { user: "42".parse().unwrap(), client: "tab".parse().unwrap(), confirmed: None };
         let (queue, ops) = mpsc::channel(1);
         let (reply, answer) = oneshot::channel();

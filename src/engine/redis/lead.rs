@@ -14,6 +14,8 @@ pub struct Lease<'a> {
     stream: &'a str,
     /// By this process's own clock, counted from when it was asked for.
     end: Instant,
+    /// See [`Lease::was_renewed`].
+    renewed: bool,
 }
 
 /// Why a stream may not be read on.
@@ -25,6 +27,9 @@ pub enum NotHeld {
     /// Another process reads it now.
     #[error("the ingress lease went to another process")]
     Lost,
+    /// It was this process's for as long as is known, and that is over.
+    #[error("the ingress lease ran out before all that was read went out: Redis is slow, or this machine is")]
+    Over,
 }
 
 impl<'a> Lease<'a> {
@@ -33,42 +38,54 @@ impl<'a> Lease<'a> {
     /// # Errors
     /// Where Redis is away.
     pub async fn take(context: &'a Context, stream: &'a str) -> Result<Option<Self>, Unavailable> {
-        let mut lease = Self { context, stream, end: Instant::now() };
-        match lease.renew().await {
-            Ok(()) => Ok(Some(lease)),
-            Err(NotHeld::Lost) => Ok(None),
-            Err(NotHeld::Unavailable(error)) => Err(error),
-        }
+        let mut lease = Self { context, stream, end: Instant::now(), renewed: false };
+        Ok(lease.ask().await?.then_some(lease))
     }
 
-    /// Whether this process may not publish any more what it has read.
-    pub fn is_over(&self) -> bool {
-        Instant::now() >= self.end
-    }
-
-    /// Renews it where it is time for that; true where it was.
+    /// Before anything goes out of what was read. Renews it in time, however long the whole of that takes.
     ///
     /// # Errors
-    /// Where Redis is away, or another process has it.
-    pub async fn renew_in_time(&mut self) -> Result<bool, NotHeld> {
-        let due = self.end.saturating_duration_since(Instant::now()) < self.context.config.node_ttl * 2 / 3;
-        if due {
+    /// As [`Lease::renew`], and where it was over for a moment, though it is had again: it may have been another
+    /// process's meanwhile, which went on from what was pending.
+    pub async fn go_on(&mut self) -> Result<(), NotHeld> {
+        let end = self.end;
+        self.renew_in_time().await?;
+        if Instant::now() < end { Ok(()) } else { Err(NotHeld::Over) }
+    }
+
+    /// Whether it was time to renew it since this was last asked.
+    pub fn was_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
+    }
+
+    /// Renews it where it is time for that.
+    ///
+    /// # Errors
+    /// As [`Lease::renew`].
+    pub async fn renew_in_time(&mut self) -> Result<(), NotHeld> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left < self.context.config.node_ttl * 2 / 3 {
             self.renew().await?;
+            self.renewed = true;
         }
-        Ok(due)
+        Ok(())
     }
 
     /// Renews it.
     ///
     /// # Errors
-    /// As [`Lease::renew_in_time`].
+    /// Where Redis is away, or another process has it.
     pub async fn renew(&mut self) -> Result<(), NotHeld> {
+        if self.ask().await? { Ok(()) } else { Err(NotHeld::Lost) }
+    }
+
+    async fn ask(&mut self) -> Result<bool, Unavailable> {
         let (asked, ttl) = (Instant::now(), self.context.config.node_ttl);
-        if !lead(self.context, self.stream, ttl).await? {
-            return Err(NotHeld::Lost);
+        let held = lead(self.context, self.stream, ttl).await?;
+        if held {
+            self.end = asked + ttl;
         }
-        self.end = asked + ttl;
-        Ok(())
+        Ok(held)
     }
 }
 
@@ -87,4 +104,37 @@ async fn lead(context: &Context, stream: &str, ttl: Duration) -> Result<bool, Un
         .arg(&context.config.boot)
         .arg(ms(ttl));
     Ok(reply::integer(&context.link.run_one(call).await?)? == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{context, fake};
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn a_lease_goes_on_while_it_is_renewed_before_its_end() {
+        let mut left = 3;
+        let place = fake(move |command| {
+            if !command.starts_with("EVALSHA") {
+                return Some("+OK");
+            }
+            left -= 1;
+            Some(if left >= 0 { ":1" } else { ":0" })
+        });
+        let context = context(place.await, TTL);
+        let mut lease = Lease::take(&context, "events").await.unwrap().unwrap();
+        lease.go_on().await.unwrap();
+        assert!(!lease.was_renewed(), "it has only begun");
+        let half = lease.end - TTL / 2;
+        lease.end = half;
+        lease.go_on().await.unwrap();
+        assert!(lease.end > half && lease.was_renewed() && !lease.was_renewed());
+        lease.end = Instant::now();
+        assert!(matches!(lease.go_on().await, Err(NotHeld::Over)));
+        lease.go_on().await.unwrap();
+        lease.end = half;
+        assert!(matches!(lease.go_on().await, Err(NotHeld::Lost)));
+    }
 }

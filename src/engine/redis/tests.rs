@@ -48,8 +48,8 @@ async fn number(stream: &mut BufStream<TcpStream>) -> Option<usize> {
     line.get(1..)?.trim_end().parse().ok()
 }
 
-/// What a node's parts share, with a lease for an hour: on that Redis, of which nothing was asked yet.
-pub fn context(place: ConnectionInfo) -> Arc<Context> {
+/// What a node's parts share, trusted for an hour: on that Redis, of which nothing was asked yet.
+pub fn context(place: ConnectionInfo, node_ttl: Duration) -> Arc<Context> {
     let long = Duration::from_secs(3600);
     let config = Config {
         node: "n".parse().unwrap(),
@@ -62,7 +62,7 @@ pub fn context(place: ConnectionInfo) -> Arc<Context> {
         wait_timeout: Duration::ZERO,
         ingress: vec!["events".to_owned()],
         session_ttl: long,
-        node_ttl: long,
+        node_ttl,
         log_ttl: long,
         log_length: 8,
         max_sessions_per_user: 8,
