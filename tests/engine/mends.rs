@@ -58,6 +58,27 @@ async fn a_node_that_can_be_told_is_told_once_whoever_else_cannot() {
 }
 
 #[tokio::test]
+async fn each_node_that_could_not_be_told_of_an_event_is_told_to_look() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let (b, c) = (a.another("node-2").await, a.another("node-3").await);
+    let nodes = [(&b, "inbox:{node:node-2}"), (&c, "inbox:{node:node-3}")];
+    for (stage, inbox) in nodes {
+        stage.connect(&user, stage.id.as_str()).await;
+        let () = a.ask(&["SET", inbox, "x"]);
+    }
+    a.engine.publish(event(&user, "1")).await.unwrap_err();
+    for (_, inbox) in nodes {
+        let () = a.ask(&["DEL", inbox]);
+        let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
+    }
+    assert!(a.engine.beat(0).await.unwrap());
+    for (stage, _) in nodes {
+        let look = Told::Look("42".to_owned(), None);
+        stage.node.wait_for("the look", |told| (*told == look).then_some(())).await;
+    }
+}
+
+#[tokio::test]
 async fn who_gives_its_id_back_leaves_no_session_behind() {
     let (stage, gone, elsewhere) = (Kind::Redis.stage().await, user("1"), user("2"));
     let other = stage.another("node-2").await;

@@ -117,14 +117,18 @@ pub async fn route(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Append
     let (hints, nodes) = hints(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
     let answers = context.link.run_each(&hints).await;
     traces::sent(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
+    let mut failed = Vec::new();
     for (node, answer) in nodes.iter().zip(answers) {
         let Err(error) = answer else { continue };
-        for (outcome, (event, _)) in outcomes.iter_mut().zip(batch) {
+        for (at, (outcome, (event, _))) in outcomes.iter().zip(batch).enumerate() {
             if outcome.as_ref().is_ok_and(|appended| appended.nodes[..appended.untold].contains(node)) {
                 note_unsent(context, node, &event.user);
-                *outcome = Err(error.clone());
+                failed.push((at, error.clone()));
             }
         }
+    }
+    for (at, error) in failed {
+        outcomes[at] = Err(error);
     }
     outcomes
 }
