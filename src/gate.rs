@@ -2,33 +2,73 @@
 //! turned away at once, which is better for both than an answer that nobody waits for any more. [`Rounds`] turn nobody
 //! away, but let others have a go between.
 
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+/// So many may be inside of one kind at once, and those that share its lane: one that keeps coming does not fill the gate.
+const OF_A_KIND: usize = 8;
+/// Lanes; kinds that share one by chance are few.
+const LANES: usize = 1024;
+
 /// The gate.
 #[derive(Debug)]
 pub struct Gate {
     inside: Semaphore,
+    lanes: Box<[Semaphore]>,
+    hasher: RandomState,
     queue: Semaphore,
     patience: Duration,
+}
+
+/// A turn inside, until it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    _of_lane: Option<SemaphorePermit<'a>>,
+    _inside: SemaphorePermit<'a>,
 }
 
 impl Gate {
     /// A gate that lets `inside` in at once, in the order in which they came; `queue` may wait, for `patience`.
     pub fn new(inside: usize, queue: usize, patience: Duration) -> Self {
-        Self { inside: Semaphore::new(inside), queue: Semaphore::new(queue), patience }
+        Self {
+            inside: Semaphore::new(inside),
+            lanes: (0..LANES).map(|_| Semaphore::new(OF_A_KIND)).collect(),
+            hasher: RandomState::new(),
+            queue: Semaphore::new(queue),
+            patience,
+        }
     }
 
-    /// Waits for a turn, which lasts until it is dropped; none where too many wait already, or for too long.
-    pub async fn enter(&self) -> Option<SemaphorePermit<'_>> {
-        if let Ok(turn) = self.inside.try_acquire() {
-            return Some(turn);
+    /// Waits for a turn; none where too many wait already, or for too long.
+    pub async fn enter(&self) -> Option<Turn<'_>> {
+        self.turn(None).await
+    }
+
+    /// The same, as one of a `kind`, of which eight are inside at once.
+    pub async fn enter_as(&self, kind: &impl Hash) -> Option<Turn<'_>> {
+        let lane = self.hasher.hash_one(kind) as usize % LANES;
+        self.turn(Some(&self.lanes[lane])).await
+    }
+
+    async fn turn<'a>(&'a self, lane: Option<&'a Semaphore>) -> Option<Turn<'a>> {
+        if let (Ok(of_lane), Ok(inside)) =
+            (lane.map(Semaphore::try_acquire).transpose(), self.inside.try_acquire())
+        {
+            return Some(Turn { _of_lane: of_lane, _inside: inside });
         }
         let _waiting = self.queue.try_acquire().ok()?;
-        timeout(self.patience, self.inside.acquire()).await.ok()?.ok()
+        let turn = async {
+            let of_lane = match lane {
+                Some(lane) => Some(lane.acquire().await.ok()?),
+                None => None,
+            };
+            Some(Turn { _of_lane: of_lane, _inside: self.inside.acquire().await.ok()? })
+        };
+        timeout(self.patience, turn).await.ok()?
     }
 }
 
@@ -77,6 +117,18 @@ mod tests {
             assert!(now - before <= 8, "{} at once", now - before);
             before = now;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_kind_does_not_fill_the_gate() {
+        let gate = Gate::new(2 * OF_A_KIND, 1000, Duration::from_secs(5));
+        let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(gate.enter_as(&1))).collect();
+        let mut inside: Vec<_> = waiting.iter_mut().filter_map(|turn| turn.now_or_never()).collect();
+        assert_eq!(inside.len(), OF_A_KIND);
+        assert!(gate.enter_as(&2).now_or_never().unwrap().is_some(), "others are let in at once");
+        inside.pop();
+        let next = waiting.iter_mut().skip(OF_A_KIND).filter_map(|turn| turn.now_or_never());
+        assert_eq!(next.collect::<Vec<_>>().len(), 1, "and the kind goes on");
     }
 
     #[tokio::test(start_paused = true)]

@@ -179,7 +179,7 @@ impl Router {
         self: &Arc<Self>,
         identity: Identity,
     ) -> Result<(Registered, Box<Registration>), Refusal> {
-        let _turn = self.registering.enter().await.ok_or_else(|| {
+        let _turn = self.registering.enter_as(&identity.user).await.ok_or_else(|| {
             Refusal::new(Code::Unavailable, "too many clients are connecting to this node now; try again")
         })?;
         if !self.lease.is_held() {
