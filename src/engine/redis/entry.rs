@@ -48,8 +48,13 @@ pub fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Ref
             "key" => parts.key = Some(text),
             "transient" => parts.transient = flag()?,
             other => {
+                // Where values stand in the place of names, they are no matter of a log.
+                let is_name =
+                    other.len() <= 64 && other.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
+                let other =
+                    if is_name { format!("unknown field {other:?}") } else { "an unknown field".into() };
                 return Err(invalid(format!(
-                    "unknown field {other:?}; an entry has user | users | broadcast, event, data, client, except, \
+                    "{other}; an entry has user | users | broadcast, event, data, client, except, \
                      collapse, key, transient"
                 )));
             }
@@ -98,5 +103,12 @@ mod tests {
         ] {
             assert_eq!(entry(fields).unwrap_err().code, code, "{fields:?}");
         }
+    }
+
+    #[test]
+    fn a_value_in_the_place_of_a_name_is_not_told() {
+        let told = |name| entry(&[("user", "1"), ("event", "e"), (name, "")]).unwrap_err().message;
+        assert!(told("userId").contains("unknown field \"userId\""));
+        assert!(told("{\"card\":1}").starts_with("an unknown field;"));
     }
 }
