@@ -97,6 +97,7 @@ impl Relay {
             limits: Arc::new(settings.limits.clone()),
             development: settings.development,
             origins: settings.origins.clone(),
+            worker_origins: settings.worker_origins.clone(),
             auth: Arc::new(auth),
             trusted_proxies: settings.trusted_proxies.clone(),
             worker_tokens: settings.worker_tokens.to_vec(),

@@ -125,18 +125,22 @@ impl Jwks {
 
 /// Keeps the set up to date for as long as someone has a use for it.
 async fn keep(reader: Reader, tell: watch::Sender<Known>, wanted: Arc<Notify>) {
-    let mut away = false;
+    let (mut away, mut empty) = (false, false);
     loop {
         tell.send_modify(|known| known.begun += 1);
         let read = reader.read().await;
         match &read {
-            Ok(keys) if away || tell.borrow().done == 0 => {
+            Ok(keys) if keys.is_empty() && !empty => {
+                warn!("--jwt-jwks has no key for signatures by RS256, ES256 or EdDSA: no token is good now");
+            }
+            Ok(keys) if away || empty && !keys.is_empty() || tell.borrow().done == 0 => {
                 info!(keys = keys.len(), "--jwt-jwks: the keys are here");
             }
             Err(error) if !away => warn!(%error, "--jwt-jwks cannot be read; those keys that are known stay"),
             _ => {}
         }
         away = read.is_err();
+        empty = read.as_ref().map_or(empty, Vec::is_empty);
         tell.send_modify(|known| {
             known.done += 1;
             known.stale = away;

@@ -1,5 +1,9 @@
 //! Where browsers may connect from.
 
+use std::net::IpAddr;
+
+use hyper::Uri;
+
 /// The origins that `--client-origin` allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origins(Vec<Pattern>);
@@ -7,6 +11,10 @@ pub struct Origins(Vec<Pattern>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
     Any,
+    /// Pages of this machine, or of one in its network, known by its address.
+    Near,
+    /// Pages of this host, by whatever scheme and port.
+    Host(String),
     Exactly(String),
     /// `https://*.example.com`: the scheme with its slashes, and what follows the star.
     Subdomains {
@@ -19,6 +27,12 @@ impl Origins {
     /// Any origin.
     pub fn any() -> Self {
         Self(vec![Pattern::Any])
+    }
+
+    /// Pages of this machine and of its network, and of these hosts: nothing that a name on the Internet stands for.
+    pub fn near(hosts: impl IntoIterator<Item = String>) -> Self {
+        let hosts = hosts.into_iter().map(|host| Pattern::Host(host.to_ascii_lowercase()));
+        Self([Pattern::Near].into_iter().chain(hosts).collect())
     }
 
     /// Whether this is any origin.
@@ -36,6 +50,8 @@ impl Origins {
         let origin = origin.to_ascii_lowercase();
         self.0.iter().any(|pattern| match pattern {
             Pattern::Any => true,
+            Pattern::Near => host(&origin).is_some_and(|host| is_near(&host)),
+            Pattern::Host(known) => host(&origin).is_some_and(|host| host == *known),
             Pattern::Exactly(known) => *known == origin,
             Pattern::Subdomains { scheme, suffix } => origin
                 .strip_prefix(scheme.as_str())
@@ -44,6 +60,20 @@ impl Origins {
                     !sub.is_empty() && sub.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
                 }),
         })
+    }
+}
+
+/// The host of an origin, an IPv6 address without its brackets.
+fn host(origin: &str) -> Option<String> {
+    let uri: Uri = origin.parse().ok()?;
+    Some(uri.host()?.trim_matches(['[', ']']).to_owned())
+}
+
+fn is_near(host: &str) -> bool {
+    match host.parse() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 
@@ -73,6 +103,33 @@ impl Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn near_is_what_no_name_on_the_internet_stands_for() {
+        let origins = Origins::near(["Relay.example.com".to_owned()]);
+        for good in [
+            "http://localhost:4000",
+            "http://app.localhost",
+            "http://127.0.0.1:4000",
+            "http://[::1]:4000",
+            "http://192.168.1.7:3000",
+            "https://relay.example.com",
+        ] {
+            assert!(origins.allow(good), "{good}");
+        }
+        for bad in [
+            "null",
+            "https://example.com",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example.com",
+            "http://8.8.8.8",
+            "http://[2001:db8::1]",
+            "https://relay.example.com.evil.example",
+        ] {
+            assert!(!origins.allow(bad), "{bad}");
+        }
+        assert!(!origins.is_any());
+    }
 
     #[test]
     fn only_listed_origins_and_subdomains_pass() {

@@ -58,6 +58,8 @@ pub struct Ports {
     pub development: bool,
     /// Where browsers may connect from.
     pub origins: Origins,
+    /// Where browsers may reach the worker port from.
+    pub worker_origins: Origins,
     /// Who may connect.
     pub auth: Arc<Auth>,
     /// Proxies whose `X-Forwarded-For` is believed.

@@ -27,18 +27,17 @@ use crate::session::socket::{Socket, WORKER_READ_BUFFER, close_for};
 /// Answers that are gathered for one flush.
 const ANSWERS: usize = 64;
 
-/// Answers a request on the worker port. Web pages get no further than the list of origins lets them, token or not: a
-/// page that a developer happens to visit must not publish.
+/// Answers a request on the worker port. Web pages get no further than the list of origins lets them, token or not.
 pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
-    if let Some(answer) = cors::preflight(&request, &ports.origins, "GET, POST, PUT, DELETE") {
+    if let Some(answer) = cors::preflight(&request, &ports.worker_origins, "GET, POST, PUT, DELETE") {
         return answer;
     }
     let origin = cors::origin_of(&request);
-    let mut answer = match cors::check(origin.as_ref(), &ports.origins) {
+    let mut answer = match cors::check(origin.as_ref(), &ports.worker_origins) {
         Ok(()) => route(request, ports.clone()).await,
         Err(refusal) => http::refuse(&refusal),
     };
-    cors::share(&mut answer, origin.as_ref(), &ports.origins);
+    cors::share(&mut answer, origin.as_ref(), &ports.worker_origins);
     answer
 }
 

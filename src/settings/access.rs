@@ -17,6 +17,7 @@ use crate::auth::{self, remote};
 pub(super) struct Access {
     pub(super) auth: auth::Config,
     pub(super) origins: Origins,
+    pub(super) worker_origins: Origins,
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) worker_tokens: Vec<String>,
 }
@@ -50,6 +51,14 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
         ),
         None => Some(Origins::any()),
     };
+    // A page that a developer happens to visit must not publish.
+    let worker_origins = match r.given("client-origin") {
+        Some(_) => origins.clone(),
+        None => Some(Origins::near(["client-url", "worker-url"].into_iter().filter_map(|url| {
+            let uri: Uri = r.given(url)?.parse().ok()?;
+            Some(uri.host()?.to_owned())
+        }))),
+    };
     let worker_tokens = match r.given("worker-token") {
         None | Some("none") => Some(Vec::new()),
         Some(_) => {
@@ -66,6 +75,7 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
     Some(Access {
         auth: auth?,
         origins: origins?,
+        worker_origins: worker_origins?,
         trusted_proxies: trusted_proxies?,
         worker_tokens: worker_tokens?,
     })
@@ -79,6 +89,9 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
     // What is given is checked whatever the mode: it may be switched on any time.
     if r.given("jwt-secret") == Some("") {
         r.mistake("jwt-secret", "not empty: whoever knows it makes tokens for any user");
+    }
+    if r.given("jwt-secret").is_some_and(|secret| secret.contains("-----BEGIN ")) {
+        r.mistake("jwt-secret", "a secret: a public key, which others know, belongs into JWT_PUBLIC_KEY");
     }
     let secret = r.given("jwt-secret").map(Key::of_secret);
     let public_key = r.given("jwt-public-key").map(str::to_owned).map(|given| public_key(r, &given));
@@ -160,6 +173,10 @@ fn jwks(r: &mut Reader, given: &str) -> Option<Source> {
     }
     let text = std::fs::read(given).map_err(|error| error.to_string());
     match text.and_then(|text| set_of(&text).map_err(str::to_owned)) {
+        Ok(keys) if keys.is_empty() => {
+            r.mistake("jwt-jwks", "a JWKS with a key for signatures by RS256, ES256 or EdDSA");
+            None
+        }
         Ok(_) => Some(Source::File(PathBuf::from(given))),
         Err(error) => {
             r.mistake("jwt-jwks", &format!("a JWKS file, or its URL ({error})"));

@@ -59,6 +59,8 @@ pub struct Settings {
     pub worker_url: Option<String>,
     /// Where browsers may connect from.
     pub origins: Origins,
+    /// Where browsers may reach the worker port from.
+    pub worker_origins: Origins,
     /// Who may connect.
     pub auth: auth::Config,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -171,7 +173,7 @@ impl Settings {
         let drain_timeout = r.time("drain-timeout", ms(0));
         let drain_rate = r.number("drain-rate", 1, 1_000_000);
 
-        let Access { auth, origins, trusted_proxies, worker_tokens } = access?;
+        let Access { auth, origins, worker_origins, trusted_proxies, worker_tokens } = access?;
         let size = |number: u64| usize::try_from(number).ok();
         Some(Self {
             redis: redis?,
@@ -186,6 +188,7 @@ impl Settings {
             worker_url: worker_url?,
             auth,
             origins,
+            worker_origins,
             trusted_proxies,
             worker_tokens: Secrets(worker_tokens),
             session_ttl: session_ttl?,

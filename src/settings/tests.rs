@@ -219,7 +219,10 @@ fn a_list_of_whom_tokens_are_for_has_no_empty_name() {
 
 #[test]
 fn no_secret_is_empty_or_a_word_for_none() {
-    for (flag, value) in [("jwt-secret", ""), ("worker-token", ""), ("worker-token", "none,abc")] {
+    let public = "-----BEGIN PUBLIC KEY-----\nMFk\n-----END PUBLIC KEY-----";
+    let secrets =
+        [("jwt-secret", ""), ("jwt-secret", public), ("worker-token", ""), ("worker-token", "none,abc")];
+    for (flag, value) in secrets {
         let told = parse(&[(flag, value)], &[], &[]).unwrap_err();
         assert!(told.contains(flag), "{flag} {value:?}: {told}");
     }

@@ -148,6 +148,21 @@ async fn a_set_that_breaks_leaves_the_keys_that_are_known() {
 }
 
 #[tokio::test]
+async fn a_set_without_keys_takes_those_away_that_were_known() {
+    let (known, unknown) = (Issuer::es256(), Issuer::es256());
+    let file = File::new(json!([known.jwk("1")]));
+    let node = file.node().await;
+    assert_eq!(status(&node, &known.token_by("1", claims())).await, 101);
+    file.write(json!([]));
+    assert_eq!(status(&node, &unknown.token_by("2", claims())).await, 401);
+    assert_eq!(status(&node, &known.token_by("1", claims())).await, 401);
+    node.log_line(BOUND, "that there is none", |line| line.contains("no token is good now")).await;
+    file.write(json!([known.jwk("1")]));
+    assert_eq!(status(&node, &unknown.token_by("2", claims())).await, 401);
+    assert_eq!(status(&node, &known.token_by("1", claims())).await, 101);
+}
+
+#[tokio::test]
 async fn unknown_kids_do_not_make_the_set_read_without_end() {
     let known = Issuer::es256();
     let file = File::new(json!([known.jwk("1")]));

@@ -58,6 +58,23 @@ async fn under_a_star_every_page_may_read_but_without_cookies() {
 }
 
 #[tokio::test]
+async fn without_a_list_only_pages_of_this_machine_reach_the_worker_port() {
+    let node = NodeBuilder::local("solo").start().await;
+    let (url, body) = (node.worker_http("/publish"), Some(r#"{"userId":"42","event":"e"}"#));
+    let blind = |origin| [("origin", origin), ("content-type", "text/plain")];
+    let answer = http::request(Method::POST, &url, &blind(EVIL), body).await.unwrap();
+    assert_eq!(answer.refused(403), "origin_not_allowed");
+    let console = node.client_http("");
+    let answer = http::request(Method::POST, &url, &blind(&console), body).await.unwrap();
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, &*console));
+    // Who asks for any gets it.
+    let open = NodeBuilder::local("open").set("--client-origin", "*").start().await;
+    let answer =
+        http::request(Method::POST, &open.worker_http("/publish"), &blind(EVIL), body).await.unwrap();
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
 async fn a_preflight_is_answered_by_the_list() {
     let node = listed().await;
     for url in [node.client_http("/healthz"), node.worker_http("/publish")] {
