@@ -24,6 +24,12 @@ local function newer(a, b)
   return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
 end
 
+local function named(fields)
+  local values = {}
+  for i = 1, #fields, 2 do values[fields[i]] = fields[i + 1] end
+  return values
+end
+
 -- What is owed was told after the entry told last, and not before it was noted.
 local of_user, from = {}, nil
 for i = 0, (#ARGV - 1) / 2 - 1 do
@@ -38,12 +44,12 @@ end
 while from do
   local entries = redis.call('XRANGE', presence, from, '+', 'COUNT', CHUNK)
   for _, entry in ipairs(entries) do
-    for f = 1, #entry[2], 2 do
-      local user = entry[2][f] == 'user' and of_user[entry[2][f + 1]]
-      -- Others' edges may reach further back than this user's.
-      if user and entry[1] ~= user.told and not newer(user.start, entry[1]) then
-        user.seen[#user.seen + 1] = entry[1]
-      end
+    local edge = named(entry[2])
+    local user = of_user[edge.user]
+    -- Others' edges may reach further back than this user's; and one of the very millisecond may be the edge before.
+    if user and entry[1] ~= user.told and not newer(user.start, entry[1])
+      and (user.seen[1] or edge.state == string.match(user.edges, '^%S+')) then
+      user.seen[#user.seen + 1] = entry[1]
     end
   end
   from = #entries == CHUNK and '(' .. entries[CHUNK][1] or nil
