@@ -188,15 +188,14 @@ pub async fn release(context: &Context) -> Result<(), Unavailable> {
 }
 
 async fn let_go(context: &Context, node: &NodeId) -> Result<(), Unavailable> {
+    // In this order: once the id is given back, who claims it puts it on the list again.
+    let mut list = cmd("ZREM");
+    list.arg(context.keys.nodes()).arg(node.as_str());
+    context.link.probe_one(list).await?;
     let mut call = scripts::call(&scripts::RELEASE, 3, 1);
     node_keys(context, &mut call, node);
     call.arg(&context.config.boot);
-    if reply::integer(&context.link.probe_one(call).await?)? == 1 {
-        let mut list = cmd("ZREM");
-        list.arg(context.keys.nodes()).arg(node.as_str());
-        context.link.probe_one(list).await?;
-    }
-    Ok(())
+    context.link.probe_one(call).await.map(drop)
 }
 
 /// Clears up after every node whose lease has lapsed. Says whether any has lapsed since this was last asked, whoever
