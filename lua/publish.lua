@@ -97,26 +97,36 @@ local function append(log, id, event, data, last, entry)
   return redis.call('XADD', log, id, 'event', event, 'data', data, 'prev', last)
 end
 
--- Keys of events that have left the log need not be remembered, nor more of those whose events were replaced there than
--- the log is long: the oldest go. Returns how many are left.
+-- Keys of events that have left the log need not be remembered. Of those whose events were replaced there the oldest go,
+-- so that no more keys are left than the log is long, or has. Returns how many fields are left.
 local function forget_old_keys(log, cursor)
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  local fields, keys, left = redis.call('HGETALL', cursor), {}, 0
+  local fields, ids = redis.call('HGETALL', cursor), { key = {}, collapse = {}, collapsing = {} }
+  local in_log, keys, replaced, left = {}, 0, {}, 0
   for f = 1, #fields, 2 do
-    local kind = string.match(fields[f], '^@(%l+):')
-    if kind == 'key' or kind == 'collapse' then
+    local kind, name = string.match(fields[f], '^@(%l+):(.*)$')
+    local of_kind = ids[kind]
+    if of_kind then
       if not oldest or newer(oldest[1], fields[f + 1]) then redis.call('HDEL', cursor, fields[f])
-      elseif kind == 'collapse' then left = left + 1
       else
-        local ms, seq = parts(fields[f + 1])
-        keys[#keys + 1] = { field = fields[f], ms = ms, seq = seq }
+        of_kind[name], left = fields[f + 1], left + 1
+        if kind == 'collapse' then in_log[fields[f + 1]] = true end
       end
     end
   end
-  table.sort(keys, function(a, b) return a.ms < b.ms or (a.ms == b.ms and a.seq < b.seq) end)
-  local surplus = math.max(#keys - length, 0)
-  for k = 1, surplus do redis.call('HDEL', cursor, keys[k].field) end
-  return left + #keys - surplus
+  for key, id in pairs(ids.key) do
+    keys = keys + 1
+    if ids.collapsing[key] == id and not in_log[id] then
+      local ms, seq = parts(id)
+      replaced[#replaced + 1] = { key = key, ms = ms, seq = seq }
+    end
+  end
+  table.sort(replaced, function(a, b) return a.ms < b.ms or (a.ms == b.ms and a.seq < b.seq) end)
+  local surplus = math.min(math.max(keys - length, 0), #replaced)
+  for r = 1, surplus do
+    redis.call('HDEL', cursor, '@key:' .. replaced[r].key, '@collapsing:' .. replaced[r].key)
+  end
+  return left - 2 * surplus
 end
 
 local hints = {} -- node -> lines for its inbox: what a hint says, its data, and so on
@@ -175,7 +185,8 @@ local function publish(nodes, log, cursor, event, data, option)
 
   if not last then
     local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-    last = newest and newest[1] or redis.call('HGET', cursor, '@newest') or '0-0'
+    local noted = redis.call('HGET', cursor, '@newest') -- before anything is appended: it may be no hash
+    last = newest and newest[1] or noted or '0-0'
   end
   local entry, carried
   if option then
@@ -205,25 +216,29 @@ local function publish(nodes, log, cursor, event, data, option)
   end
   -- First of all: should Redis refuse anything below, the next event must still know that it is not the first.
   if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
-  if live == '' then redis.call('HSET', cursor, '@newest', id) end -- else the heartbeat notes it
+  local begun = live == '' and redis.call('HSET', cursor, '@newest', id) == 1 -- else the heartbeat notes it
   if entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', length) end
   if option then
     if carried then redis.call('HSET', cursor, '@front', id .. ' ' .. carried) end
     local added = 0
     if option.collapse then added = redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
     if option.key then added = added + redis.call('HSET', cursor, '@key:' .. option.key, id) end
+    if option.key and option.collapse then
+      added = added + redis.call('HSET', cursor, '@collapsing:' .. option.key, id)
+    end
     if option.ingress then redis.call('HSET', cursor, ingress, option.ingress) end
     -- Not all fields are keys, so those are counted: '@keys', about.
     if added > 0 then
       local keys = (redis.call('HGET', cursor, '@keys') or 0) + added
-      if keys > 2 * length + 256 then keys = forget_old_keys(log, cursor) end
+      if keys > 3 * length + 256 then keys = forget_old_keys(log, cursor) end
       redis.call('HSET', cursor, '@keys', keys)
     end
   end
   if last == '0-0' then begin(cursor, empty) end
-  local due = string.sub(last, 1, digits) ~= moment
+  local due = entries == 1 or string.sub(last, 1, digits) ~= moment
   if due then keep(log, log_ttl) end
-  if due or option then keep(cursor, log_ttl) end -- a position must last as long as what its client has not got
+  -- A position must last as long as what its client has not got.
+  if due or option or begun then keep(cursor, log_ttl) end
   if holders > 0 then tell(' event ', nodes, ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data) end
   return id .. ' ' .. last .. live
 end

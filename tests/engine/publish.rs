@@ -19,6 +19,7 @@ crate::on_both_engines!(
     a_key_holds_also_where_its_event_was_collapsed,
     a_key_is_free_again_when_its_event_has_left_the_log,
     keys_of_what_was_replaced_are_bounded_and_the_newest_are_kept,
+    a_key_holds_while_its_event_is_in_the_log_whatever_else_is_replaced,
     two_of_one_key_at_once_are_one,
     publishing_at_once_loses_nothing,
     what_is_large_is_not_counted_to_its_end,
@@ -201,6 +202,18 @@ async fn keys_of_what_was_replaced_are_bounded_and_the_newest_are_kept(kind: Kin
     assert_eq!(stage.publish(step(599)).await.id, published[599], "the newest are remembered");
     assert_eq!(stage.publish(step(597)).await.id, published[597]);
     assert!(stage.publish(step(0)).await.id > published[599], "the oldest are not");
+}
+
+async fn a_key_holds_while_its_event_is_in_the_log_whatever_else_is_replaced(kind: Kind) {
+    let stage = kind.stage_with(Options { log_length: 4, ..Options::default() }).await;
+    let user = user("42");
+    let keyed = |key: &str| Event { key: Some(key.parse().unwrap()), ..event(&user, "1") };
+    let result = stage.publish(keyed("result")).await.id;
+    for number in 0..700 {
+        let collapse = Some("progress".parse().unwrap());
+        stage.publish(Event { collapse, ..keyed(&format!("progress-{number}")) }).await;
+    }
+    assert_eq!(stage.publish(keyed("result")).await.id, result);
 }
 
 async fn two_of_one_key_at_once_are_one(kind: Kind) {

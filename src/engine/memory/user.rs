@@ -1,6 +1,6 @@
 //! What is kept of one user: sessions, log, positions, idempotency keys.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -106,17 +106,21 @@ impl User {
         self.keys.get(key).copied().filter(|id| *id > self.floor && !self.log.is_empty())
     }
 
-    /// Keys of events that have left the log need not be remembered, nor more of those whose events were replaced there
-    /// than the log is long: the oldest go.
+    /// Keys of events that have left the log need not be remembered. Of those whose events were replaced there the oldest
+    /// go, so that no more keys are left than the log is long, or has.
     pub(super) fn forget_old_keys(&mut self, log_length: usize) {
         if self.keys.len() <= 2 * log_length + 256 {
             return;
         }
+        let in_log: HashSet<EventId> = self.log.iter().map(|entry| entry.id).collect();
         let oldest = self.log.front().map_or(EventId::ZERO, |entry| entry.id);
-        let mut ids: Vec<EventId> = self.keys.values().copied().filter(|id| *id >= oldest).collect();
-        ids.sort_unstable();
-        let from = ids.get(ids.len().saturating_sub(log_length)).copied().unwrap_or(oldest);
-        self.keys.retain(|_, id| *id >= from);
+        self.keys.retain(|_, id| *id >= oldest);
+        let mut replaced: Vec<EventId> =
+            self.keys.values().copied().filter(|id| !in_log.contains(id)).collect();
+        replaced.sort_unstable();
+        let surplus = self.keys.len().saturating_sub(log_length).min(replaced.len());
+        let gone: HashSet<EventId> = replaced[..surplus].iter().copied().collect();
+        self.keys.retain(|_, id| !gone.contains(id));
     }
 
     /// Whether nothing after `since` has left the log, but for what a newer one of its collapse key replaced.
@@ -138,6 +142,7 @@ impl User {
             upto: from,
             more: false,
             order: 0,
+            anew: false,
             events: Vec::new(),
         };
         let (mut bytes, mut counted) = (0, 0);
