@@ -25,10 +25,13 @@
 --   '! error'   Redis refused this one
 --   'replaced'  resume only: the client has since connected elsewhere; nothing was written
 --   'out'       resume only: the client was signed out since; nothing was written
---   'ok position from whole (1|0) replayed upto more (1|0) order replaced edges', or {that, entries} where there are any
+--   'ok position from whole (1|0) replayed upto more (1|0) order anew (1|0) replaced edges', or {that, entries} where
+--     there are any
 --     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing;
 --     replayed: events for this client after `from`, where they are large at least so many (who resumes: in this page);
---     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us; replaced: its node, '-' for none;
+--     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us;
+--     anew: the node had no lease on the user, so sessions that it has besides are not registered; replaced: its node, '-'
+--     for none;
 --     edges: none, or what `presence` has not been told yet: <entry told last, or 0> <us> <state> <node> ...
 --     entries: {id, event, data, ...}
 
@@ -44,6 +47,7 @@ local empty_since = string.format('%d-0', math.max(now - 1, whole_since + 1)) --
 local KEPT_POSITIONS, MOST_POSITIONS = 512, 1024
 local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
 local COUNT_BYTES, CALL_BYTES = 1048576, 524288
+local A_DAY = 86400000
 local spent = 0 -- bytes of events that this call has read
 
 local function parts(id)
@@ -108,16 +112,17 @@ local function is_whole(nodes, log, cursor, since, newest)
   return remembered or (start and not newer(start, since))
 end
 
--- Drops nodes whose lease has lapsed. Returns who is left, whether there are any leases, and the newest event's id as
--- far as it is noted with them.
+-- Drops nodes whose lease has lapsed. Returns who is left, whether there are any leases, the newest event's id as far as
+-- it is noted with them, and whether this node has a lease.
 local function prune(user, nodes)
-  local leases, members, lapsed, last = redis.call('HGETALL', nodes), redis.call('SMEMBERS', user), nil, nil
+  local leases, members, lapsed, last, held = redis.call('HGETALL', nodes), redis.call('SMEMBERS', user)
   for i = 1, #leases, 2 do
     if leases[i] == '@last' then last = leases[i + 1]
     elseif tonumber(leases[i + 1]) <= now then
       lapsed = lapsed or {}
       lapsed[leases[i]] = true
       redis.call('HDEL', nodes, leases[i])
+    elseif leases[i] == node then held = true
     end
   end
   if lapsed then
@@ -128,7 +133,7 @@ local function prune(user, nodes)
     end
     members = left
   end
-  return members, #leases > 0, last
+  return members, #leases > 0, last, held
 end
 
 -- Someone is there: an edge, where nobody was. It is noted here until an entry on `presence` says so, so that it
@@ -205,13 +210,23 @@ local function signed_out(noted, client, order)
   return false
 end
 
+-- Orders a new connection after every sign-out, though the clock has gone back since.
+local function after_sign_outs(noted)
+  local latest = order
+  for at in string.gmatch(noted or '', '(%d+) %S+') do
+    local is_time = tonumber(at) < (now + A_DAY) * 1000 -- else it is one that never comes
+    if is_time and tonumber(at) >= tonumber(latest) then latest = string.format('%d', at + 1) end
+  end
+  return latest
+end
+
 local function connect(user, nodes, log, cursor, client, mode, since, has_confirmed)
-  local members, leased, last = prune(user, nodes)
-  -- Leases without a set: Redis lost it. Whoever has one finds it gone with the next heartbeat, and registers anew.
+  local members, leased, last, held = prune(user, nodes)
+  -- Leases without a set: Redis lost it. Whoever else has one finds it gone with the next heartbeat, and registers anew.
   if #members == 0 and leased then
     if last then redis.call('HSET', cursor, '@newest', last) end
     redis.call('DEL', nodes)
-    last = nil
+    last, held = nil, nil
   end
   local replaced, known, others = '', false, 0
   for _, member in ipairs(members) do
@@ -221,13 +236,14 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     else replaced = its_node end
   end
   local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions', '@out',
-    '@newest')
+    '@newest', '@clock')
   if mode ~= 'new' then
     if replaced ~= '' then return 'replaced' end
     if signed_out(noted[7], client, mode) then return 'out' end
   elseif not known and replaced == '' and others >= max_sessions then
     return 'full'
   end
+  local order = mode == 'new' and after_sign_outs(noted[7]) or order
 
   local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
@@ -245,7 +261,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(nodes, log, cursor, from, newest)
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
-  if since == '' and not confirmed and noted[5] and tonumber(noted[5]) > now - log_ttl then whole = false end
+  local lost = #members > 0 and not (noted[2] or noted[3]) -- Redis threw the positions away
+  local dropped = lost and now or tonumber(noted[5] or 0)
+  if since == '' and not confirmed and dropped > now - log_ttl then whole = false end
 
   if replaced ~= '' then redis.call('SREM', user, client .. '@' .. replaced) end
   redis.call('SADD', user, client .. '@' .. node)
@@ -275,17 +293,26 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     notes[1], notes[2] = client, has_confirmed
   end
   local edges = online_edges(noted[2], noted[3], mode, #members == 0, notes)
+  if lost then notes[#notes + 1], notes[#notes + 2] = '@dropped', string.format('%d', now) end
   if not newest then
     if not noted[4] then notes[#notes + 1], notes[#notes + 2] = '@empty', empty_since end
-    -- The position that was handed out last, where '@empty' does not say it: ids may not fall behind it.
-    if noted[4] or empty_since ~= clock then notes[#notes + 1], notes[#notes + 2] = '@clock', clock end
+    -- The newest position that was handed out, where '@empty' does not say it: ids may not fall behind it, though the
+    -- clock goes back. What is far ahead is no position, but a time that never comes.
+    if noted[4] or empty_since ~= clock then
+      local handed_out = clock
+      for _, earlier in ipairs({ noted[4] or clock, noted[9] or clock }) do
+        if newer(earlier, handed_out) and parts(earlier) < now + A_DAY then handed_out = earlier end
+      end
+      notes[#notes + 1], notes[#notes + 2] = '@clock', handed_out
+    end
   end
   if notes[1] then redis.call('HSET', cursor, unpack(notes)) end
   if newest then keep(log, log_ttl) end -- until the first heartbeat
   keep(cursor, log_ttl)
   local function answer(whole, replayed, upto, more)
     local its_node, told = replaced ~= '' and replaced or '-', edges ~= '' and ' ' .. edges or ''
-    return table.concat({ 'ok', position, from, whole, replayed, upto, more, order, its_node }, ' ') .. told
+    local anew = held and 0 or 1
+    return table.concat({ 'ok', position, from, whole, replayed, upto, more, order, anew, its_node }, ' ') .. told
   end
   if from == position then return answer(whole and 1 or 0, 0, position, 0) end
   local entries, replayed, upto, more = read(log, from, client, mode == 'new')

@@ -13,8 +13,7 @@ use tracing::debug;
 use crate::acked::Acked;
 use crate::close::Close;
 use crate::engine::{
-    Answer, Cause, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Published, Registration,
-    Unavailable,
+    Answer, Connect, Connected, Disconnect, Engine, Event, Hint, Mode, Node, Published, Registration,
 };
 use crate::fault;
 use crate::gate::{Gate, Rounds};
@@ -74,22 +73,6 @@ pub struct Router {
     registering: Gate,
     leaving: Rounds,
     send_queue: usize,
-}
-
-impl From<Unavailable> for Refusal {
-    fn from(error: Unavailable) -> Self {
-        debug!(%error, "refused as unavailable");
-        match error.cause {
-            Cause::Full => Refusal::full(),
-            Cause::Redis | Cause::BrokenKey => Refusal::unavailable(),
-        }
-    }
-}
-
-/// What a question comes to that Redis does not answer: nothing can have been done by it.
-pub fn unread(error: Unavailable) -> Refusal {
-    debug!(%error, "cannot be read");
-    Refusal::unread()
 }
 
 impl Router {
@@ -196,6 +179,7 @@ impl Router {
                     former.close(Close::Replaced);
                 }
                 registered.handle.set_order(registration.order);
+                self.note_lease(&registered.handle, &registration);
                 registered.handle.begin(registration.from.min(registration.position));
                 Ok((registered, Box::new(registration)))
             }
@@ -216,6 +200,17 @@ impl Router {
             handle.confirm_as(former);
         }
         Registered { router: self.clone(), handle, former }
+    }
+
+    /// Where a lease on the user began with this session, their others here had lost theirs: they register anew.
+    pub fn note_lease(&self, handle: &Arc<Handle>, registration: &Registration) {
+        if registration.anew {
+            self.registry.each_of(handle.user.as_str(), |session| {
+                if !Arc::ptr_eq(session, handle) && session.order() != 0 {
+                    session.look();
+                }
+            });
+        }
     }
 
     /// Reads what a session has missed since `last`, and registers it anew by that.
@@ -309,6 +304,7 @@ impl Node for Router {
         self.registry.each_of(user, |session| {
             if session.client.as_str() == client {
                 session.replaced(order);
+                session.look(); // the clock may have gone back between the two: Redis knows which one is newer
             }
         });
     }

@@ -8,6 +8,9 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use tracing::debug;
+
+use crate::protocol::code::Refusal;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -40,6 +43,22 @@ impl Unavailable {
     pub fn is_for_good(&self) -> bool {
         self.cause == Cause::BrokenKey
     }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(error: Unavailable) -> Self {
+        debug!(%error, "refused as unavailable");
+        match error.cause {
+            Cause::Full => Refusal::full(),
+            Cause::Redis | Cause::BrokenKey => Refusal::unavailable(),
+        }
+    }
+}
+
+/// What a question comes to that Redis does not answer: nothing can have been done by it.
+pub fn unread(error: Unavailable) -> Refusal {
+    debug!(%error, "cannot be read");
+    Refusal::unread()
 }
 
 /// The answer. Of an event that is published nothing is allocated for it but the slot that its outcome is put into.

@@ -13,7 +13,7 @@ pub mod redis;
 pub mod status;
 mod steps;
 
-pub use answer::{Answer, Cause, Unavailable};
+pub use answer::{Answer, Cause, Unavailable, unread};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +84,8 @@ pub struct Registration {
     pub more: bool,
     /// Orders connections of one client: the later has the greater one.
     pub order: u64,
+    /// This node had no lease on the user before: sessions of theirs that it has besides are not registered any more.
+    pub anew: bool,
     /// Events of the page that are for this client, oldest first.
     pub events: Vec<LogEvent>,
 }

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::http::{self, Answer};
 use super::routes::{self, Verb};
 use super::{Ports, trace};
+use crate::engine::unread;
 use crate::id::UserId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json::{self, List, MAX_ITEMS};
 use crate::protocol::publish::ENVELOPE;
-use crate::router::unread;
 
 /// Answers what is neither health nor publishing; `parts` are those of the path that stand for something.
 pub async fn handle(verb: Verb, parts: &[&str], request: Request<Incoming>, ports: &Ports) -> Answer {

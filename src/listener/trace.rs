@@ -10,11 +10,11 @@ use serde_json::json;
 use super::Ports;
 use super::http::{self, Answer};
 use super::operator::user_id;
+use crate::engine::unread;
 use crate::id::EventId;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json;
 use crate::protocol::publish::ENVELOPE;
-use crate::router::unread;
 use crate::trace::{LONGEST, MAX_USERS};
 
 /// How long a user is followed where nobody says so.

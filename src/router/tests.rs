@@ -1,10 +1,13 @@
-//! Two connections of one client, whose beginnings and ends overlap: what it has confirmed is not forgotten.
+//! Connections of one user whose beginnings and ends overlap: what was confirmed is not forgotten, and who stays is known.
+
+use std::task::Waker;
 
 use tokio::time::Instant;
 
 use super::*;
 use crate::engine::NodeInfo;
 use crate::engine::memory::{Config, MemoryEngine};
+use crate::handle::Signal;
 use crate::protocol::publish::Data;
 
 /// A router in memory that may deliver for an hour.
@@ -132,4 +135,34 @@ async fn a_third_connection_knows_what_the_first_one_confirmed() {
     assert_eq!(third.handle().confirmed(), Some(stage.ids[2]));
     drop((first, third));
     assert_eq!(stage.open().await.1.from, stage.ids[2]);
+}
+
+/// What the session would do next.
+fn next(handle: &Handle) -> Poll<Signal> {
+    handle.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[tokio::test]
+async fn who_seems_newer_than_what_takes_its_place_asks_redis() {
+    let (stage, first) = stage().await;
+    let handle = first.handle();
+    assert!(handle.caught_up(stage.ids[2]) && next(handle).is_pending());
+    // The clock has gone back since it came.
+    stage.router.replaced(handle.user.as_str(), handle.client.as_str(), 1);
+    assert_eq!(next(handle), Poll::Ready(Signal::CatchUp));
+}
+
+#[tokio::test]
+async fn a_lease_that_begins_anew_has_others_register_anew() {
+    let (stage, _first) = stage().await;
+    let (session, mut registration) = stage.open().await;
+    let (handle, identity) = (session.handle(), &stage.identity);
+    assert!(handle.caught_up(stage.ids[2]));
+    let other = Arc::new(Handle::new(identity.user.clone(), "other".parse().unwrap()));
+    stage.router.note_lease(&other, &registration);
+    registration.anew = true;
+    stage.router.note_lease(handle, &registration);
+    assert!(next(handle).is_pending(), "there was a lease, or it began with this very session");
+    stage.router.note_lease(&other, &registration);
+    assert_eq!(next(handle), Poll::Ready(Signal::CatchUp));
 }

@@ -55,6 +55,7 @@ impl Session {
         match answer {
             Ok(Connected::Registered(registration)) => {
                 self.registered.handle().set_order(registration.order);
+                self.registered.router().note_lease(self.registered.handle(), &registration);
                 self.take_page(registration)?;
                 Ok(None)
             }

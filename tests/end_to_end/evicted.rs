@@ -1,5 +1,7 @@
 //! Redis threw something away: what is told then, and what is mended.
 
+use std::collections::BTreeSet;
+
 use redis::cmd;
 
 use crate::support::wait::same;
@@ -52,6 +54,19 @@ async fn whoever_missed_nothing_of_a_log_that_is_gone_is_told_nothing() {
         assert_eq!(back.welcome["recovered"], true, "{}", back.welcome);
         back.close().await;
     }
+}
+
+#[tokio::test]
+async fn whoever_comes_hides_no_loss_of_those_who_are_there() {
+    let mut stage = Single::with(QUICK).await;
+    let mut tabs = Vec::new();
+    for tab in ["tab-1", "tab-2"] {
+        tabs.push(Client::as_user(&stage.a, "42", tab).await);
+    }
+    stage.db.run::<i64>(cmd("DEL").arg("user:42")).await;
+    let _third = Client::as_user(&stage.a, "42", "tab-3").await;
+    let all = BTreeSet::from(["tab-1@node-a", "tab-2@node-a", "tab-3@node-a"].map(str::to_owned));
+    eventually(BOUND, "all three", async || same(stage.db.members("user:42").await, all.clone())).await;
 }
 
 #[tokio::test]

@@ -323,6 +323,8 @@ async fn ids_come_after_the_positions_handed_out_though_the_clock_goes_back() {
 
     let ahead = EventId { ms: second.ms + 60_000, seq: 0 };
     plant("@clock", ahead);
+    stage.connect(&user, "late").await;
+    assert_eq!(noted("@clock"), Some(ahead.to_string()), "who comes after the clock went back");
     let id = stage.publish_plain(&user, "1").await;
     assert_eq!(id, EventId { seq: 1, ..ahead });
     assert_eq!((noted("@start"), noted("@empty"), noted("@clock")), (Some(first.to_string()), None, None));

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use switchboard::engine::LeaseState;
+use switchboard::engine::{Connect, Connected, LeaseState, Mode};
 use switchboard::id::EventId;
 
-use crate::stage::{Kind, ids, user};
+use crate::stage::{Kind, client, event, ids, user};
 
 const LOG: &str = "log:{user:42}";
 
@@ -23,6 +23,68 @@ async fn whoever_was_told_of_a_gap_in_a_log_that_is_gone_stands_at_its_end() {
     let next = stage.publish_plain(&user, "1").await;
     let page = stage.resume(&user, "other", page.position).await;
     assert_eq!((ids(&page), page.whole), (vec![next], true));
+}
+
+#[tokio::test]
+async fn whose_position_is_gone_with_the_cursor_is_told_a_gap_whoever_came_before() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let () = stage.ask(&["DEL", "cursor:{user:42}"]);
+    assert!(!stage.connect(&user, "other").await.whole, "it may have been here before");
+    stage.publish_plain(&user, "missed").await;
+    stage.disconnect(&user, "tab", None).await;
+    assert!(!stage.connect(&user, "tab").await.whole);
+}
+
+#[tokio::test]
+async fn what_is_made_anew_within_a_second_lapses_as_well() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    for key in [LOG, "cursor:{user:42}"] {
+        for data in ["1", "2", "3"] {
+            stage.publish_plain(&user, data).await;
+            let () = stage.ask(&["DEL", key]);
+        }
+        stage.publish_plain(&user, "4").await;
+        assert!(stage.ask::<i64>(&["PTTL", key]) > 0, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_broken_cursor_refuses_is_not_in_the_log() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.publish_plain(&user, "1").await;
+    let () = stage.ask(&["DEL", "cursor:{user:42}"]);
+    let () = stage.ask(&["SET", "cursor:{user:42}", "x"]);
+    stage.engine.publish(event(&user, "2")).await.unwrap_err();
+    assert_eq!(stage.ask::<usize>(&["XLEN", LOG]), 1);
+}
+
+#[tokio::test]
+async fn a_lease_that_begins_again_says_so() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    assert!(stage.connect(&user, "tab").await.anew);
+    assert!(!stage.connect(&user, "other").await.anew);
+    for key in ["user:42", "nodes:{user:42}"] {
+        let () = stage.ask(&["DEL", key]);
+        assert!(stage.connect(&user, "other").await.anew, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_after_a_sign_out_stays_though_the_clock_has_gone_back() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let order = stage.connect(&user, "tab").await.order;
+    // As one of a minute before the clock went back.
+    let () = stage.ask(&["HSET", "cursor:{user:42}", "@out", &format!("{} *", order + 60_000_000)]);
+    let back = stage.connect(&user, "tab").await;
+    let resume = Connect {
+        user: user.clone(),
+        client: client("tab"),
+        mode: Mode::Resume { order: back.order },
+        since: Some(back.position),
+        confirmed: None,
+    };
+    assert!(matches!(stage.engine.connect(resume).await.unwrap(), Connected::Registered(_)));
 }
 
 #[tokio::test]

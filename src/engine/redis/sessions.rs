@@ -168,7 +168,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         "later" => return only(None),
         _ => return Err(another_shape()),
     }
-    let mut words = rest.splitn(9, ' ');
+    let mut words = rest.splitn(10, ' ');
     let mut word = || words.next().ok_or_else(another_shape);
     let id = |word: &str| word.parse().map_err(|_| another_shape());
     let number = |word: &str| word.parse().map_err(|_| another_shape());
@@ -180,6 +180,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         upto: id(word()?)?,
         more: word()? == "1",
         order: number(word()?)?,
+        anew: word()? == "1",
         events,
     };
     let replaced = word()?;
