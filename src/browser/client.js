@@ -5,7 +5,7 @@
 const ANSWER_IN = 5000;
 /** A connection that lived for so long was no failure, ms. */
 const SETTLED = 5000;
-/** When a connection by server-sent events first gives way to a WebSocket again, where there was one before, ms. */
+/** When a connection by server-sent events first gives way to a WebSocket again, ms. */
 const BETTER_AFTER = 60_000;
 /** Upward messages that may wait for a connection. */
 const MOST_WAITING = 64;
@@ -125,7 +125,7 @@ class Connection {
   #misses = 0; // attempts in a row that found no node
   #welcomedAt = 0;
   #better = BETTER_AFTER;
-  #worked = {}; // which transports have carried a welcome
+  #worked = {}; // which transports have carried a frame
   #timers = {};
   #interval = 25_000; // between the node's signs of life, ms
   #heard = 0; // when the last one came
@@ -138,6 +138,7 @@ class Connection {
   constructor(options = {}) {
     const usual = { timeoutMs: 10_000, backoffMs: [1000, 30_000], ack: "auto", transport: "auto", credentials: "same-origin" };
     this.#options = { ...usual, ...options };
+    this.#options.WebSocket ??= globalThis.WebSocket;
     this.#url = new URL(options.url ?? new URL(".", import.meta.url), globalThis.location?.href);
     this.userId = options.userId;
     this.#store = options.storage === undefined ? sessionStore() : options.storage;
@@ -252,7 +253,7 @@ class Connection {
     this.#after("line", timeoutMs, () => this.#ended({ reason: "no welcome in time" }));
     const current = (act) => (value) => run === this.#run && act(value);
     const wanted = {
-      WebSocket: this.#options.WebSocket ?? globalThis.WebSocket,
+      WebSocket: this.#options.WebSocket,
       fetch: this.#options.fetch ?? globalThis.fetch?.bind(globalThis),
       url: this.#url,
       hello,
@@ -263,7 +264,7 @@ class Connection {
       onEnd: current((end) => this.#ended(end)),
     };
     try {
-      this.#line = this.#pick(wanted.WebSocket) === "sse" ? openEvents(wanted) : openSocket(wanted);
+      this.#line = this.#pick() === "sse" ? openEvents(wanted) : openSocket(wanted);
     } catch (error) {
       this.#misses++;
       this.#tell("#error", new SwitchboardError("connect", error.message));
@@ -276,10 +277,10 @@ class Connection {
   }
 
   /** WebSocket first. The other way is tried every other time, or every fourth once WebSocket has worked here. */
-  #pick(hasWebSocket) {
-    const { transport } = this.#options;
+  #pick() {
+    const { transport, WebSocket } = this.#options;
     if (transport !== "auto") return transport;
-    if (!hasWebSocket) return "sse";
+    if (!WebSocket) return "sse";
     const { websocket, sse } = this.#worked;
     if (websocket) return this.#misses % 4 === 3 ? "sse" : "websocket";
     return this.#misses % 2 === (sse ? 0 : 1) ? "sse" : "websocket";
@@ -362,6 +363,7 @@ class Connection {
       return; // not from a node of ours
     }
     this.#heard = performance.now();
+    this.#worked[this.#line.name] = true;
     if (frame.type === "event") this.#event(frame);
     else if (frame.type === "welcome") this.#welcome(frame, token);
     else if (frame.type === "gap") this.#gap(frame);
@@ -372,7 +374,6 @@ class Connection {
   #welcome(frame, token) {
     const { userId, clientId, nodeId, position, recovered, replayed, pingInterval } = frame;
     Object.assign(this, { userId, clientId, nodeId, transport: this.#line.name });
-    this.#worked[this.transport] = true;
     this.#welcomedAt = performance.now();
     this.#interval = pingInterval;
     // What is replayed moves us by its own ids: `replayed` is no more than the least that comes.
@@ -381,10 +382,13 @@ class Connection {
     this.#listen();
     this.#renewBefore(expiryOf(token));
     // Was it a bad moment, or a network that breaks WebSockets? The better way is tried again, once, ever more rarely.
+    const { transport, WebSocket } = this.#options;
     if (this.transport === "websocket") this.#better = BETTER_AFTER;
-    else if (this.#worked.websocket) {
-      this.#after("better", this.#better, () => this.#redial(2));
-      this.#better *= 2;
+    else if (transport === "auto" && WebSocket) {
+      this.#after("better", this.#better, () => {
+        this.#better *= 2;
+        this.#redial(this.#worked.websocket ? 2 : 1);
+      });
     }
     this.#set("open", { userId, clientId, nodeId, position, recovered, replayed, transport: this.transport });
     this.#sendWaiting();

@@ -195,3 +195,16 @@ test("a clock that is set back hides no dead path", async (context) => {
   context.after(() => (Date.now = now));
   await until("the end", () => seen.states.some(({ reason }) => reason === "no sign of life")).finally(() => (Date.now = now));
 });
+
+test("a WebSocket that brings a refusal works: server-sent events are tried only every fourth time", async (context) => {
+  const asked = [];
+  const fetch = (url) => asked.push(url) && Promise.reject(new TypeError("not now"));
+  const seen = open(context, { transport: "auto", fetch });
+  for (let latest, refusals = 0; refusals < 3; refusals++) {
+    latest = await until("another socket", () => seen.latest !== latest && seen.latest?.onmessage && seen.latest, 1000);
+    latest.say({ type: "bye", code: 1013, reason: "unavailable", reconnect: true, afterMs: 1 });
+    latest.onclose({ code: 1013, reason: "unavailable" });
+    assert.deepEqual(asked, []);
+  }
+  await until("a request", () => asked.length, 1000);
+});

@@ -346,10 +346,11 @@ test("a gap after which nothing is kept is told once", async (context) => {
   }
 });
 
-/** The minute after which it first tries a WebSocket again is over sooner, and no other wait. */
-function shortenMinute(context) {
+/** The minute after which it first tries a WebSocket again is over sooner, the one after it as well if `times` says so; no other wait. */
+function shortenMinute(context, times = 1) {
   const { setTimeout } = globalThis;
-  globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, ms === 60_000 ? 200 : ms, ...rest);
+  const short = (ms) => ms === 60_000 || (times > 1 && ms === 120_000);
+  globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, short(ms) ? 200 : ms, ...rest);
   context.after(() => (globalThis.setTimeout = setTimeout));
 }
 
@@ -386,6 +387,31 @@ test("where WebSockets fail from now on, one attempt at a time interrupts server
   const before = attempts;
   await until("server-sent events again", () => opened() === 2);
   assert.equal(attempts, before + 1);
+});
+
+test("where the page's very first WebSocket failed, another one is tried, ever more rarely", async (context) => {
+  const node = await startNode(context);
+  shortenMinute(context, 2);
+  for (const working of [2, Infinity]) {
+    const wire = await startWire(context, node.client.port);
+    let attempts = 0;
+    wire.blocks = { test: (text) => /upgrade: websocket/i.test(text) && ++attempts < working };
+    const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: `${working}`, backoffMs: [10, 50] });
+    await seen.opened();
+    assert.equal(seen.connection.transport, "sse");
+    await count(node, `${working}`, 1, 5);
+    if (working === 2) {
+      await until("a WebSocket", () => seen.connection.state === "open" && seen.connection.transport === "websocket");
+      await seen.connection.send("cancel");
+    } else {
+      const opened = () => seen.states.filter(({ state, transport }) => state === "open" && transport === "sse").length;
+      await until("two more attempts", () => opened() === 3);
+      assert.equal(attempts, 3);
+    }
+    await count(node, `${working}`, 6, 10);
+    await until("all", () => seen.events.length === 10);
+    assert.deepEqual([seen.data(), seen.gaps, seen.errors], [numbers(1, 10), [], []]);
+  }
 });
 
 test("closing within a callback is final, and a broken record is as none", async (context) => {
