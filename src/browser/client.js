@@ -29,6 +29,12 @@ const isLater = (id, than) => {
   return (compare(a[0], b[0]) || compare(a[1] ?? "0", b[1] ?? "0")) > 0;
 };
 
+// After all that came before this one.
+const before = (id) => {
+  const [ms, n] = id.split("-");
+  return n > 0 ? `${ms}-${n - 1}` : `${ms - 1}-999999999999999`;
+};
+
 // crypto.randomUUID is missing where a page has no TLS.
 const mint = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -413,6 +419,8 @@ class Connection {
   #event({ id, event, data }) {
     if (id === undefined) return this.#hand(event, data, { event });
     if (this.#seen !== undefined && !isLater(id, this.#seen)) return;
+    // Until something is done with, a reload begins here: the node's own position moves on with each pong.
+    if (!this.#kept) this.#keep(before(id));
     this.#hand(event, data, { event, id });
     this.#seen = id;
     if (this.#options.ack === "auto") this.#keep(id);

@@ -208,3 +208,19 @@ test("a WebSocket that brings a refusal works: server-sent events are tried only
   }
   await until("a request", () => asked.length, 1000);
 });
+
+test("the first event of a replay is not done with before its callbacks have returned, whatever its id", async (context) => {
+  for (const [id, before] of [["7-3", "7-2"], ["7-0", "6-999999999999999"]]) {
+    const kept = [];
+    const seen = open(context, { ack: "manual", storage: { getItem: () => null, setItem: (_, text) => kept.push(JSON.parse(text).last) } });
+    await until("a socket", () => seen.latest?.onmessage);
+    const { clientId } = seen.connection;
+    seen.latest.say({ type: "welcome", userId: "42", clientId, position: "9-0", recovered: true, replayed: 1, pingInterval: 25_000 });
+    let during;
+    seen.connection.on("n", () => (during = kept.at(-1)));
+    seen.latest.say({ type: "event", id, event: "n", data: 0 });
+    assert.deepEqual([during, kept.at(-1)], [before, before]);
+    seen.connection.ack(id);
+    assert.equal(kept.at(-1), id);
+  }
+});
