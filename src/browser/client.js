@@ -124,6 +124,7 @@ class Connection {
   #own; // the client id is ours to change
   #seen; // newest id that was handed out: nothing up to it is handed out again
   #kept; // newest id that is done with: a reload goes on after it
+  #whose; // the user that both are of, where the node has said it
   #end; // where the log ended at a welcome after which nothing of it comes
   #line;
   #bye;
@@ -153,6 +154,7 @@ class Connection {
     const record = this.#load();
     this.clientId = options.clientId ?? record.clientId ?? mint();
     this.#seen = this.#kept = options.since ?? (record.clientId === this.clientId ? record.last : undefined);
+    if (options.since === undefined) this.#whose = record.userId;
     this.#watchPage();
     this.#begin();
   }
@@ -327,8 +329,7 @@ class Connection {
     if (code === 4002 && typeof this.#options.token !== "string") [again, afterMs] = [true, 0];
     if (code === 4009 && this.#own) {
       // Another tab has our id, copied where no lock could tell: it may keep it.
-      this.#release();
-      this.clientId = mint();
+      this.#rename();
       [again, afterMs] = [true, 0];
     }
     if (!again) return this.#closed({ code, reason });
@@ -352,6 +353,11 @@ class Connection {
     for (const unhook of this.#unhook) unhook();
     for (const { reject } of this.#waiting.splice(0)) reject(new SwitchboardError("closed", `the connection is closed: ${why.reason}`));
     this.#set("closed", why);
+  }
+
+  #rename() {
+    this.#release();
+    this.clientId = mint();
   }
 
   #release() {
@@ -381,6 +387,7 @@ class Connection {
     const { userId, clientId, nodeId, position, recovered, replayed, pingInterval } = frame;
     Object.assign(this, { userId, clientId, nodeId, transport: this.#line.name });
     this.#welcomedAt = performance.now();
+    if (this.#isAnother(userId)) return this.#ended({ afterMs: 0, reason: "another user" });
     this.#interval = pingInterval;
     // What is replayed moves us by its own ids: `replayed` is no more than the least that comes.
     this.#end = replayed > 0 ? undefined : position;
@@ -398,6 +405,19 @@ class Connection {
     }
     this.#set("open", { userId, clientId, nodeId, position, recovered, replayed, transport: this.transport });
     this.#sendWaiting();
+  }
+
+  /** Whether a token or a cookie now names another user. Each has a position of their own, and a session that got no other's. */
+  #isAnother(userId) {
+    const last = this.#whose;
+    const another = last && last !== userId;
+    if (another) {
+      this.#save(`${this.#key} ${last}`);
+      this.#seen = this.#kept = this.#load(`${this.#key} ${userId}`).last;
+      if (this.#own) this.#rename();
+    }
+    this.#whose = userId;
+    return another;
   }
 
   /** Where nothing was missed, the log is known up to where it ended at the welcome. */
@@ -506,10 +526,10 @@ class Connection {
 
   // ---- the page ----
 
-  #load() {
+  #load(key = this.#key) {
     try {
-      const { clientId, last } = JSON.parse(this.#store.getItem(this.#key));
-      return { clientId, last: /^\d+-\d+$/.test(last) ? last : undefined };
+      const { clientId, userId, last } = JSON.parse(this.#store.getItem(key));
+      return { clientId, userId, last: /^\d+-\d+$/.test(last) ? last : undefined };
     } catch {
       return {}; // nothing is kept here
     }
@@ -520,9 +540,9 @@ class Connection {
     this.#save();
   }
 
-  #save() {
+  #save(key = this.#key) {
     try {
-      this.#store.setItem(this.#key, JSON.stringify({ clientId: this.clientId, last: this.#kept }));
+      this.#store.setItem(key, JSON.stringify({ clientId: this.clientId, userId: this.#whose, last: this.#kept }));
     } catch {
       // Full, or blocked: a reload begins anew, and all else works.
     }

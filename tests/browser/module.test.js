@@ -1,5 +1,6 @@
 // The module in Node, against real nodes. `--experimental-websocket` gives Node 20 a WebSocket.
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
@@ -173,6 +174,40 @@ test("with manual acks a reload gets all again, also where a new tab began with 
   assert.deepEqual([second.data(), second.gaps], [numbers(1, 4), []]);
   second.connection.ack(second.events[0].id);
   assert.equal(second.connection.position, second.events[0].id);
+});
+
+test("users who take turns in one tab, by their tokens alone, each go on where they were", async (context) => {
+  const secret = "a secret of more than thirty-two bytes";
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const tokenOf = (sub) => {
+    const text = `${part({ alg: "HS256" })}.${part({ sub, exp: Math.floor(Date.now() / 1000) + 300 })}`;
+    return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
+  };
+  const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  for (const transport of ["websocket", "sse"]) {
+    const [alice, bob, carol] = ["alice", "bob", "carol"].map((name) => `${name}-${transport}`);
+    const storage = memory();
+    const turn = async (user, wanted) => {
+      const seen = open(context, { url: node.client.ws, transport, storage, token: tokenOf(user) });
+      await seen.opened();
+      await count(node, user, wanted.at(-1), wanted.at(-1));
+      await until("the newest", () => seen.data().includes(wanted.at(-1)));
+      assert.deepEqual([seen.connection.userId, seen.data(), seen.gaps], [user, wanted, []]);
+      seen.connection.close();
+    };
+    await turn(bob, [1]);
+    await count(node, bob, 2, 4);
+    await turn(alice, [1]);
+    await turn(bob, [2, 3, 4, 5]);
+    await count(node, carol, 1, 3); // who was never here
+    await count(node, alice, 2, 3);
+    await turn(alice, [2, 3, 4]);
+    await turn(carol, [4]);
+    // Who is named by the option has a place of their own, whoever had turns without it.
+    const named = open(context, { url: node.client.ws, transport, storage, userId: bob, token: tokenOf(bob) });
+    await named.opened();
+    assert.ok(!named.states.some(({ state }) => state === "waiting"));
+  }
 });
 
 test("a gap is told, and what is kept comes after it", async (context) => {
