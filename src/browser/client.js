@@ -45,15 +45,15 @@ const expiryOf = (token) => {
   try {
     return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp;
   } catch {
-    return undefined; // no JWT: its end shows when it comes
+    // No JWT: its end shows when it comes.
   }
 };
 
 const sessionStore = () => {
   try {
-    return globalThis.sessionStorage; // throws where cookies are blocked
+    return globalThis.sessionStorage;
   } catch {
-    return undefined;
+    // Cookies are blocked.
   }
 };
 
@@ -353,6 +353,7 @@ class Connection {
     for (const unhook of this.#unhook) unhook();
     for (const { reject } of this.#waiting.splice(0)) reject(new SwitchboardError("closed", `the connection is closed: ${why.reason}`));
     this.#set("closed", why);
+    this.#listeners.forEach((callbacks) => callbacks.clear());
   }
 
   #rename() {
@@ -395,9 +396,8 @@ class Connection {
     this.#listen();
     this.#renewBefore(expiryOf(token));
     // Was it a bad moment, or a network that breaks WebSockets? The better way is tried again, once, ever more rarely.
-    const { transport, WebSocket } = this.#options;
     if (this.transport === "websocket") this.#better = BETTER_AFTER;
-    else if (transport === "auto" && WebSocket) {
+    else if (this.#options.transport === "auto" && this.#options.WebSocket) {
       this.#after("better", this.#better, () => {
         this.#better *= 2;
         this.#redial(this.#worked.websocket ? 2 : 1);
@@ -407,7 +407,7 @@ class Connection {
     this.#sendWaiting();
   }
 
-  /** Whether a token or a cookie now names another user. Each has a position of their own, and a session that got no other's. */
+  /** Whether a token or a cookie now names another user. Each has a position, and a session that never got another's. */
   #isAnother(userId) {
     const last = this.#whose;
     const another = last && last !== userId;
@@ -452,7 +452,9 @@ class Connection {
   }
 
   #tell(name, ...what) {
-    for (const callback of [...(this.#listeners.get(name) ?? [])]) {
+    const callbacks = this.#listeners.get(name);
+    for (const callback of [...(callbacks ?? [])]) {
+      if (!callbacks.has(callback)) continue; // taken off just now
       try {
         callback(...what);
       } catch (error) {

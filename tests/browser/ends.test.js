@@ -224,3 +224,31 @@ test("the first event of a replay is not done with before its callbacks have ret
     assert.equal(kept.at(-1), id);
   }
 });
+
+test("a callback that was taken off, or whose connection was closed, is not called, not even for the same event", async (context) => {
+  const seen = open(context);
+  await seen.welcomed();
+  const { connection } = seen;
+  const called = [];
+  const first = connection.on("n", () => called.push("first") && second());
+  const second = connection.on("n", () => called.push("second"));
+  const say = (id) => seen.latest.say({ type: "event", id, event: "n", data: 0 });
+  say("2-0");
+  assert.deepEqual(called.splice(0), ["first"]);
+  first();
+  connection.on("n", () => called.push("closing") && connection.close());
+  connection.on("n", () => called.push("too late"));
+  connection.on("*", () => called.push("too late"));
+  connection.onState(({ state }) => called.push(state));
+  say("3-0");
+  assert.deepEqual([called, connection.position], [["closing", "closed"], "3-0"]);
+});
+
+test("whoever hears of a closed connection hears of no earlier state after it", async (context) => {
+  const seen = open(context);
+  const states = [];
+  seen.connection.onState(({ state }) => state === "open" && seen.connection.close());
+  seen.connection.onState(({ state }) => states.push(state));
+  await seen.welcomed();
+  assert.deepEqual(states, ["closed"]);
+});
