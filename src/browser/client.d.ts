@@ -12,7 +12,7 @@ export interface Options {
    * A credential, or whoever fetches one: it is asked before each connection, and again before a JWT expires,
    * so that the connection can stay.
    */
-  token?: string | (() => string | undefined | Promise<string | undefined>);
+  token?: string | (() => string | null | undefined | Promise<string | null | undefined>);
   /** Begin after this event; `"0"`: with all that is kept. Default: where this tab was, else now. */
   since?: EventId;
   /** `"auto"`: an event is done with when its callbacks have returned. `"manual"`: when `ack(id)` says so. */

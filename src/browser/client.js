@@ -257,7 +257,7 @@ class Connection {
     if (run !== this.#run) return;
     this.#save();
     const hello = { userId: this.#options.userId, clientId: this.clientId, since: this.#seen, token };
-    for (const name in hello) if (hello[name] === undefined) delete hello[name];
+    for (const name in hello) if (hello[name] == null) delete hello[name];
     this.#after("line", timeoutMs, () => this.#ended({ reason: "no welcome in time" }));
     const current = (act) => (value) => run === this.#run && act(value);
     const wanted = {

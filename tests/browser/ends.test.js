@@ -16,14 +16,17 @@ function pretend(context, globals) {
 
 /** A connection by sockets that say and end as the test wants; `latest` is the newest of them. */
 function open(context, options) {
-  const seen = { states: [], errors: [], latest: undefined };
+  const seen = { states: [], errors: [], sent: [], latest: undefined };
   class Scripted {
     readyState = 1;
-    constructor() {
+    constructor(url) {
+      this.url = url;
       seen.latest = this;
       setTimeout(() => this.onopen?.());
     }
-    send() {}
+    send(text) {
+      seen.sent.push(JSON.parse(text));
+    }
     close() {}
     say(frame) {
       this.onmessage?.({ data: JSON.stringify(frame) });
@@ -251,4 +254,16 @@ test("whoever hears of a closed connection hears of no earlier state after it", 
   seen.connection.onState(({ state }) => states.push(state));
   await seen.welcomed();
   assert.deepEqual(states, ["closed"]);
+});
+
+test("who has no token says none, neither in the query nor in a hello", async (context) => {
+  for (const none of [null, undefined]) {
+    const options = { userId: none, clientId: "tab", token: async () => none };
+    const query = open(context, { ...options, identify: "query" });
+    await until("a socket", () => query.latest);
+    assert.equal(new URL(query.latest.url).search, "?clientId=tab");
+    const hello = open(context, options);
+    await until("a hello", () => hello.sent.length);
+    assert.deepEqual(hello.sent, [{ clientId: "tab" }]);
+  }
 });
