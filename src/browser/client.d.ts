@@ -24,13 +24,13 @@ export interface Options {
   /** Tells apart several connections of one tab to one user. */
   name?: string;
   /** Where the client id and the position are kept. Default: `sessionStorage`, where there is one; `null`: nowhere. */
-  storage?: Pick<Storage, "getItem" | "setItem"> | null;
+  storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void } | null;
   /** The least and the most that the waiting time after a failure may reach, in ms: doubled each time, at random below it. Default: `[1000, 30000]`. */
   backoffMs?: [number, number];
   /** How long the token provider may take, and after it the connection until it is welcome, in ms. Default: 10000. */
   timeoutMs?: number;
   /** `"include"`: server-sent events bring cookies to another origin, as WebSockets always do. Default: `"same-origin"`. */
-  credentials?: RequestCredentials;
+  credentials?: "omit" | "same-origin" | "include";
   /** Where the platform has none: Node 20 without `--experimental-websocket`, say. Default: the global one. */
   WebSocket?: new (url: string) => unknown;
   /** Default: the global one. */
@@ -69,6 +69,7 @@ export type State =
 export declare class SwitchboardError extends Error {
   /** A code of the node's (`unauthorized`, `rate_limited`, …), or `closed`, `too_many_waiting`, `no_upstream`, `token`, `connect`. */
   readonly code: string;
+  constructor(code: string, message: string);
 }
 
 export interface Connection {

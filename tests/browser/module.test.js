@@ -32,6 +32,14 @@ test("it is small", () => {
   assert.ok(gzipSync(text).length < 7_700, `${gzipSync(text).length} bytes gzipped`);
 });
 
+test("its types name nothing that a project without those of browsers lacks", () => {
+  const text = readFileSync(new URL("../../src/browser/client.d.ts", import.meta.url), "utf8");
+  const types = text.replace(/\/\*\*.*?\*\//gs, "").replace(/"[^"]*"/g, "").match(/\b[A-Z]\w+\b(?!\?:)/g);
+  const own = Array.from(text.matchAll(/^export (?:declare )?(?:class|interface|type) (\w+)/gm), ([, name]) => name);
+  // Those of the language, and of Node.
+  assert.deepEqual([...new Set(types)].filter((name) => !own.includes(name)).sort(), ["Data", "Error", "Promise", "URL"]);
+});
+
 test("events come by name, once, in order, with their ids", async (context) => {
   const node = await startNode(context);
   const seen = open(context, { url: node.client.ws, userId: "42" });
