@@ -26,6 +26,33 @@ const memory = () => {
   return { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => void kept.set(key, value), kept };
 };
 
+test("README's React hook tells the state of its newest connection", () => {
+  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+  const [, hook] = readme.match(/export (function useSwitchboard.*?\n})/s);
+  const connections = [];
+  const connect = () => {
+    const callbacks = [];
+    const connection = { state: "connecting", on() {}, onGap() {}, onState: (callback) => callbacks.push(callback) };
+    connection.close = () => callbacks.forEach((callback) => callback({ state: (connection.state = "closed") }));
+    connections.push(connection);
+    return connection;
+  };
+  // As React runs it: effects after each rendering, those with a list where the list is another one.
+  let [shown, ran, cleanUp, effects] = [undefined, undefined, undefined, []];
+  const useState = (first) => [(shown ??= first), (state) => (shown = state)];
+  const useEffect = (act, list) => effects.push([act, list]);
+  const use = new Function("connect", "useState", "useRef", "useEffect", `return ${hook}`)(connect, useState, (current) => ({ current }), useEffect);
+  for (const userId of ["42", "43"]) {
+    use(userId, {});
+    for (const [act, list] of effects.splice(0)) {
+      if (!list) act();
+      else if (String(list) !== ran) [ran] = [String(list), cleanUp?.(), (cleanUp = act())];
+    }
+    assert.equal(shown, "connecting");
+  }
+  assert.deepEqual(connections.map(({ state }) => state), ["closed", "connecting"]);
+});
+
 test("it is small", () => {
   const text = readFileSync(new URL("../../src/browser/client.js", import.meta.url));
   assert.ok(text.length < 23_000, `${text.length} bytes`);
