@@ -172,6 +172,15 @@ test("the keyboard is enough, and everything has a name", async (context) => {
   await one.button("Cut the line").focus();
   await page.keyboard.press("Space");
   assert.equal(await one.button("Mend the line").getAttribute("aria-pressed"), "true");
+  // What scrolls can be reached, and the page itself scrolls in one direction alone, also on a small screen.
+  for (const name of ["Live nodes", "Who is connected"]) {
+    const region = page.getByRole("region", { name, exact: true });
+    await region.focus();
+    assert.ok(await region.evaluate((it) => it === document.activeElement), name);
+  }
+  await page.setViewportSize({ width: 320, height: 640 });
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 320);
+  await page.setViewportSize({ width: 1440, height: 1000 });
   await page.locator("#drop input").focus();
   assert.notEqual(await page.locator("#drop").evaluate((it) => getComputedStyle(it).outlineStyle), "none", "focus shows");
   const nameless = await page.evaluate(() => [...document.querySelectorAll("input, select, textarea, button, progress")]
