@@ -110,7 +110,8 @@ async function publishAndSay(frames) {
     const answers = await publish(frames);
     const refused = answers.find((answer) => answer.type === "error");
     const last = answers.at(-1);
-    const nodes = last.nodes?.length ? `on its way by ${last.nodes.join(", ")}` : "nobody is connected: it waits in the log";
+    const kept = last.id || last.ids ? "it waits in the log" : "it is gone";
+    const nodes = last.nodes?.length ? `on its way by ${last.nodes.join(", ")}` : `nobody is connected: ${kept}`;
     if (refused) say(byId("answer"), `Refused: ${refused.message}`, true);
     else say(byId("answer"), `${answers.length === 1 ? "Published" : `Published ${answers.length}`}${last.id ? ` as ${last.id}` : ""}; ${nodes}.`);
     return !refused;

@@ -132,6 +132,17 @@ test("the whole tour", async (context) => {
   assert.deepEqual(faults, []);
 });
 
+test("what is published to nobody waits in the log, if it is kept", async (context) => {
+  const { worker, publish } = await openConsole(context);
+  await worker.getByLabel("User id").fill("nobody");
+  await publish.click();
+  await worker.getByText(/^Published as .*; nobody is connected: it waits in the log\.$/).waitFor();
+  await worker.getByText("More fields").click();
+  await worker.getByLabel("Transient").check();
+  await publish.click();
+  await worker.getByText("Published; nobody is connected: it is gone.").waitFor();
+});
+
 test("a conversion: a picture goes in, the bar moves, the result appears", async (context) => {
   const { page, faults, session } = await openConsole(context);
   const [one, two] = [1, 2].map(session);
