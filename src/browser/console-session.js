@@ -138,7 +138,9 @@ export function addSession() {
   }
 
   function take(data, { event, id }) {
-    const picture = event === "convert.done";
+    // Anyone may publish events of these names.
+    const picture = event === "convert.done" && typeof data?.image === "string";
+    const progress = event === "convert.progress" && Number.isFinite(data?.percent);
     const text = picture ? `{"job": "${data.job}", "image": … ${Math.ceil(data.image.length / 1024)} KB}` : JSON.stringify(data);
     write(event, text.length > 400 ? `${text.slice(0, 400)}…` : text, id, "event");
     if (id) {
@@ -147,7 +149,7 @@ export function addSession() {
       arrived.add(id);
       last = id;
     }
-    if (event === "convert.progress" || picture) {
+    if (progress || picture) {
       job.hidden = false;
       const [bar, image] = [part("progress"), part(".job img")];
       part(".job span").textContent = `Conversion ${data.job}`;

@@ -144,7 +144,7 @@ test("what is published to nobody waits in the log, if it is kept", async (conte
 });
 
 test("a conversion: a picture goes in, the bar moves, the result appears", async (context) => {
-  const { page, faults, session } = await openConsole(context);
+  const { page, faults, session, publish, worker } = await openConsole(context);
   const [one, two] = [1, 2].map(session);
   await one.state(/open/);
   await two.state(/open/);
@@ -165,6 +165,14 @@ test("a conversion: a picture goes in, the bar moves, the result appears", async
   await image.waitFor();
   assert.ok(await image.evaluate((it) => it.decode().then(() => it.naturalWidth > 0)));
   await two.ledger(/were replaced by newer ones\.$/);
+  // Events that are called so, and are none.
+  for (const [event, data] of [["convert.done", '{"text":"no picture"}'], ["convert.done", "null"], ["convert.progress", "null"]]) {
+    await worker.getByLabel("Event name").fill(event);
+    await worker.getByLabel("Data").fill(data);
+    await publish.click();
+    await one.log(new RegExp(`${event} ${data}`));
+  }
+  assert.equal(await bar.evaluate((it) => it.value), 100);
   await page.locator("#drop input").setInputFiles({ name: "text.png", mimeType: "image/png", buffer: Buffer.from("text") });
   await page.getByText("That is no picture that this browser can read.").waitFor();
   await page.emulateMedia({ colorScheme: "dark" });
