@@ -9,6 +9,8 @@ use crate::protocol::code::{Code, Refusal};
 
 /// How long a browser may remember the answer to a preflight, seconds.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("600");
+/// Headers that a page may read, besides those that need no leave: how long to stay away.
+const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after");
 /// Headers that a page may set, besides those that need no leave.
 const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type, last-event-id");
 
@@ -78,6 +80,7 @@ pub fn share<B>(answer: &mut Response<B>, origin: Option<&HeaderValue>, origins:
     let headers = answer.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     let Some(origin) = origin.filter(|origin| check(Some(origin), origins).is_ok()) else { return };
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     if origins.is_any() {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     } else {
@@ -101,15 +104,17 @@ mod tests {
     fn an_origin_reads_what_it_may_connect_to_and_brings_cookies_only_by_name() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let vary = pair("vary", "Origin");
+        let exposed = pair("access-control-expose-headers", "retry-after");
         assert_eq!(shared("https://a.example", "https://b.example"), std::slice::from_ref(&vary));
         assert_eq!(
             shared("*", "https://b.example"),
-            [vary.clone(), pair("access-control-allow-origin", "*")]
+            [vary.clone(), exposed.clone(), pair("access-control-allow-origin", "*")]
         );
         assert_eq!(
             shared("https://*.example", "https://a.example"),
             [
                 vary,
+                exposed,
                 pair("access-control-allow-origin", "https://a.example"),
                 pair("access-control-allow-credentials", "true"),
             ]

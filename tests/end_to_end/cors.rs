@@ -3,7 +3,7 @@
 use reqwest::Method;
 
 use crate::support::http::{self, Answer};
-use crate::support::{Node, NodeBuilder};
+use crate::support::{Node, NodeBuilder, RedisServer};
 
 const APP: &str = "https://app.example.com";
 const EVIL: &str = "https://evil.example";
@@ -47,6 +47,19 @@ async fn a_listed_origin_may_read_and_bring_cookies_another_may_not() {
         assert_eq!(plain.header("access-control-allow-origin"), "", "{url}: {plain:?}");
         assert!(plain.header("vary").eq_ignore_ascii_case("origin"), "{url}: {plain:?}");
     }
+}
+
+#[tokio::test]
+async fn a_page_that_may_read_learns_how_long_to_stay_away() {
+    let redis = RedisServer::stopped();
+    let node = NodeBuilder::redis("node-a", &redis).set("--client-origin", APP).start_listening().await;
+    let url = node.client_http("/events?userId=42");
+    let answer = http::get_with(&url, &[("origin", APP)]).await;
+    assert_eq!(answer.refused(503), "unavailable");
+    assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
+    assert_eq!(answer.header("access-control-expose-headers"), "retry-after", "{answer:?}");
+    let answer = http::get_with(&url, &[("origin", EVIL)]).await;
+    assert_eq!(answer.header("access-control-expose-headers"), "", "{answer:?}");
 }
 
 #[tokio::test]
