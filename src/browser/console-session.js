@@ -86,6 +86,8 @@ export function addSession() {
   let connection;
   let arrived = new Set();
   let [start, twice, disordered, gaps, last] = [undefined, 0, 0, 0, undefined];
+  const written = []; // lines of the log that are not shown yet
+  let due = false;
 
   const later = (id, than) => {
     const [a, b] = [id.split("-").map(Number), than.split("-").map(Number)];
@@ -103,10 +105,22 @@ export function addSession() {
       use.addEventListener("click", () => (field.since.value = id));
       row.append(use);
     }
-    const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
-    log.append(row);
-    while (log.childElementCount > LOG_LINES) log.firstElementChild.remove();
-    if (atEnd) log.scrollTop = log.scrollHeight;
+    written.push(row);
+    if (written.length > LOG_LINES) written.shift();
+    refresh();
+  }
+
+  /** Shows what is new once for each picture on the screen: a flood of events does not block the page. */
+  function refresh() {
+    if (!due) requestAnimationFrame(() => {
+      due = false;
+      const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+      log.append(...written.splice(0));
+      while (log.childElementCount > LOG_LINES) log.firstElementChild.remove();
+      if (atEnd) log.scrollTop = log.scrollHeight;
+      measure();
+    });
+    due = true;
   }
 
   function show(text, className = "") {
@@ -157,7 +171,6 @@ export function addSession() {
       image.hidden = !picture;
       if (picture) Object.assign(image, { src: data.image, alt: `The result of ${data.job}` });
     }
-    measure();
   }
 
   function changed(now) {
@@ -176,7 +189,7 @@ export function addSession() {
       if (connection?.state === "closed") connection = undefined;
       show("closed", now.code === 1000 ? "" : "bad");
     } else show(line.cut ? "the line is cut" : what, "warn");
-    measure();
+    refresh();
   }
 
   function open(since) {
@@ -201,17 +214,16 @@ export function addSession() {
     connection.onGap(only((gap) => {
       gaps++;
       write("gap", `some events after ${gap.since} are gone`);
-      measure();
     }));
     connection.onError(only((error) => write("error", `${error.code}: ${error.message}`)));
     show("connecting", "warn");
-    measure();
+    refresh();
   }
 
   const press = (name, on) => button(name).setAttribute("aria-pressed", String(on));
   line.onheld = () => {
     button("pause").textContent = `Read on (${line.held.length} held)`;
-    measure();
+    refresh();
   };
 
   form.addEventListener("submit", (event) => {
@@ -235,10 +247,13 @@ export function addSession() {
     else line.paused = true;
     press("pause", line.paused);
     button("pause").textContent = line.paused ? "Read on" : "Pause reading";
-    measure();
+    refresh();
   });
   button("replay").addEventListener("click", () => open(field.since.value.trim() || "0"));
-  button("clear").addEventListener("click", () => log.replaceChildren());
+  button("clear").addEventListener("click", () => {
+    written.length = 0;
+    log.replaceChildren();
+  });
   button("send").addEventListener("click", async () => {
     const problem = jsonProblem(field.data.value);
     if (problem) return write("error", problem);
@@ -250,7 +265,7 @@ export function addSession() {
     }
   });
   const session = {
-    measure,
+    refresh,
     user: () => field.user.value,
     focus: () => field.user.focus(),
     connect: () => open(),
@@ -276,6 +291,6 @@ export function addSession() {
   sessions.add(session);
   document.getElementById("sessions").append(form);
   show("not connected");
-  measure();
+  refresh();
   return session;
 }

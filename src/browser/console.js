@@ -45,7 +45,7 @@ export async function publish(frames) {
     });
   });
   if (ledger.length > 5000) ledger.splice(0, ledger.length - 5000);
-  for (const session of sessions) session.measure();
+  for (const session of sessions) session.refresh();
   return answers;
 }
 

@@ -143,6 +143,28 @@ test("what is published to nobody waits in the log, if it is kept", async (conte
   await worker.getByText("Published; nobody is connected: it is gone.").waitFor();
 });
 
+test("a flood of events does not block the page", async (context) => {
+  const { page, session, worker, publish } = await openConsole(context);
+  const [one, two] = [1, 2].map(session);
+  await one.state(/open/);
+  await two.state(/open/);
+  // Each look at a log's height makes the browser lay the page out.
+  await page.evaluate(() => {
+    window.looks = 0;
+    const { get } = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight");
+    Object.defineProperty(Element.prototype, "scrollHeight", { get() {
+      window.looks += this.className === "log";
+      return get.call(this);
+    } });
+  });
+  await worker.getByLabel("How often").fill("1000");
+  await publish.click();
+  for (const each of [one, two]) await each.ledger(/^All 1000 /);
+  assert.equal(await one.form.locator(".log li").count(), 300);
+  const looks = await page.evaluate(() => window.looks);
+  assert.ok(looks < 1000, `${looks} for 2000 events`);
+});
+
 test("a conversion: a picture goes in, the bar moves, the result appears", async (context) => {
   const { page, faults, session, publish, worker } = await openConsole(context);
   const [one, two] = [1, 2].map(session);
