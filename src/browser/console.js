@@ -147,18 +147,22 @@ const cell = (text, className = "") => Object.assign(document.createElement("td"
 
 function fill(table, rows, empty) {
   const body = table.tBodies[0];
-  const key = JSON.stringify(rows.map((row) => row.key));
-  if (body.dataset.key === key) return; // a button that has the focus keeps it
-  body.dataset.key = key;
-  body.replaceChildren(...rows.map(({ cells }) => {
-    const line = document.createElement("tr");
-    line.append(...cells());
-    return line;
-  }));
-  if (rows.length) return;
-  const nothing = Object.assign(cell(empty), { colSpan: 4 });
-  body.append(document.createElement("tr"));
-  body.lastElementChild.append(nothing);
+  const wanted = rows.length ? rows : [{ key: [], cells: () => [Object.assign(cell(empty), { colSpan: 4 })] }];
+  const keys = wanted.map((row) => JSON.stringify(row.key));
+  const focused = body.contains(document.activeElement);
+  // Lines that stay are not touched: a button that has the focus keeps it.
+  for (const line of [...body.rows]) if (!keys.includes(line.dataset.key)) line.remove();
+  wanted.forEach(({ cells }, at) => {
+    let line = [...body.rows].find((other) => other.dataset.key === keys[at]);
+    if (line && line === body.rows[at]) return;
+    if (!line) {
+      line = document.createElement("tr");
+      line.dataset.key = keys[at];
+      line.append(...cells());
+    }
+    body.insertBefore(line, body.rows[at] ?? null);
+  });
+  if (focused && !body.contains(document.activeElement)) table.parentElement.focus(); // its line is gone
 }
 
 const since = (ms) => {

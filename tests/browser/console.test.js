@@ -246,3 +246,22 @@ test("the keyboard is enough, and everything has a name", async (context) => {
     assert.deepEqual(poor, [], colorScheme);
   }
 });
+
+test("who comes or goes takes the focus from nobody else's button; whose button is gone finds the table", async (context) => {
+  const { page, session } = await openConsole(context);
+  await page.getByRole("button", { name: "Add a session" }).click();
+  const out = page.getByRole("button", { name: /^Sign out/ });
+  const sessions = (wanted) => until(`${wanted} sessions`, async () => (await out.count()) === wanted);
+  await sessions(2);
+  const name = await out.first().getAttribute("aria-label");
+  await out.first().focus();
+  const focus = () => page.evaluate(() => document.activeElement.getAttribute("aria-label"));
+  for (const wanted of [3, 2]) {
+    await session(3).form.locator("[data-do=connect]").evaluate((it) => it.click());
+    await sessions(wanted);
+    assert.equal(await focus(), name);
+  }
+  await page.keyboard.press("Enter");
+  await sessions(1);
+  assert.equal(await focus(), "Who is connected");
+});
