@@ -72,15 +72,15 @@ local function named(fields)
   return values
 end
 
--- The id before the log's oldest entry: what is not newer has been cut off. '@front' has it, '<oldest id> <prev>', where
--- a collapse took the first entry.
-local function before_oldest(cursor, oldest)
-  local prev = '0-0'
-  for f = 1, #oldest[2], 2 do
-    if oldest[2][f] == 'prev' then prev = oldest[2][f + 1] end
+-- The id before an entry; of the log's oldest: what is not newer has been cut off. Where a newer event of its collapse key
+-- took the place of the one before, '@prev:<entry>' has the id before that.
+local function before(cursor, entry)
+  local carried = redis.call('HGET', cursor, '@prev:' .. entry[1])
+  if carried then return carried end
+  for f = 1, #entry[2], 2 do
+    if entry[2][f] == 'prev' then return entry[2][f + 1] end
   end
-  local front_id, carried = string.match(redis.call('HGET', cursor, '@front') or '', '^(%S+) (%S+)$')
-  return front_id == oldest[1] and carried or prev
+  return '0-0'
 end
 
 -- The newest event there was, as far as is known beside the log: '@last' while someone is there, else '@newest'.
@@ -103,7 +103,7 @@ local function is_whole(nodes, log, cursor, since, newest)
     return since == '0-0' or (since_ms <= now and (remembered or (empty and not newer(empty, since))))
   end
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  local prev = before_oldest(cursor, oldest)
+  local prev = before(cursor, oldest)
   if since == '0-0' then return prev == '0-0' end
   if newer(since, newest) then return false end
   if not newer(oldest[1], since) then return true end

@@ -52,34 +52,34 @@ local function keep(key, ttl) -- a shared key's TTL never shrinks
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
 
--- The id before the log's oldest entry: what is not newer has been cut off. '@front' has it, '<oldest id> <prev>', where
--- a collapse took the first entry.
-local function before_oldest(cursor, oldest)
-  local prev = '0-0'
-  for f = 1, #oldest[2], 2 do
-    if oldest[2][f] == 'prev' then prev = oldest[2][f + 1] end
+-- The id before an entry; of the log's oldest: what is not newer has been cut off. Where a newer event of its collapse key
+-- took the place of the one before, '@prev:<entry>' has the id before that.
+local function before(cursor, entry)
+  local carried = redis.call('HGET', cursor, '@prev:' .. entry[1])
+  if carried then return carried end
+  for f = 1, #entry[2], 2 do
+    if entry[2][f] == 'prev' then return entry[2][f + 1] end
   end
-  local front_id, carried = string.match(redis.call('HGET', cursor, '@front') or '', '^(%S+) (%S+)$')
-  return front_id == oldest[1] and carried or prev
+  return '0-0'
 end
 
 -- Whether the log has lost `id`, other than to a newer one of its collapse key.
 local function has_left(log, cursor, id)
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  return not oldest or not newer(id, before_oldest(cursor, oldest))
+  return not oldest or not newer(id, before(cursor, oldest))
 end
 
--- Takes an entry out of the log for a newer one of its collapse key. Where it was the oldest, the id before it is
--- carried over to the next, so that a reader can still prove that nothing else is missing; where there is no next
--- yet, that id is returned.
+-- Takes an entry out of the log for a newer one of its collapse key. The id before it is carried over to the next, so
+-- that a reader can still prove that nothing else is missing; where there is no next yet, that id is returned. Returns
+-- also how many more fields there are now.
 local function take_out(log, cursor, id)
-  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 2)
+  local entries = redis.call('XRANGE', log, id, '+', 'COUNT', 2)
+  if not entries[1] or entries[1][1] ~= id then return nil, 0 end -- it has been cut off
+  local prev = before(cursor, entries[1])
   redis.call('XDEL', log, id)
-  if not first[1] or first[1][1] ~= id then return nil end
-  local prev = before_oldest(cursor, first[1])
-  if not first[2] then return prev end
-  redis.call('HSET', cursor, '@front', first[2][1] .. ' ' .. prev)
-  return nil
+  local fewer = redis.call('HDEL', cursor, '@prev:' .. id)
+  if not entries[2] then return prev, -fewer end
+  return nil, redis.call('HSET', cursor, '@prev:' .. entries[2][1], prev) - fewer
 end
 
 -- The log begins: what is known of the time before it? A connect that found it empty has noted when.
@@ -101,13 +101,14 @@ end
 -- so that no more keys are left than the log is long, or has. Returns how many fields are left.
 local function forget_old_keys(log, cursor)
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  local fields, ids = redis.call('HGETALL', cursor), { key = {}, collapse = {}, collapsing = {} }
+  local fields, ids = redis.call('HGETALL', cursor), { key = {}, collapse = {}, collapsing = {}, prev = {} }
   local in_log, keys, replaced, left = {}, 0, {}, 0
   for f = 1, #fields, 2 do
     local kind, name = string.match(fields[f], '^@(%l+):(.*)$')
     local of_kind = ids[kind]
     if of_kind then
-      if not oldest or newer(oldest[1], fields[f + 1]) then redis.call('HDEL', cursor, fields[f])
+      local id = kind == 'prev' and name or fields[f + 1]
+      if not oldest or newer(oldest[1], id) then redis.call('HDEL', cursor, fields[f])
       else
         of_kind[name], left = fields[f + 1], left + 1
         if kind == 'collapse' then in_log[fields[f + 1]] = true end
@@ -188,7 +189,7 @@ local function publish(nodes, log, cursor, event, data, option)
     local noted = redis.call('HGET', cursor, '@newest') -- before anything is appended: it may be no hash
     last = newest and newest[1] or noted or '0-0'
   end
-  local entry, carried
+  local entry, carried, added
   if option then
     entry = { 'event', event, 'data', data, 'prev', last }
     for _, name in ipairs({ 'client', 'except', 'collapse', 'key' }) do
@@ -198,7 +199,7 @@ local function publish(nodes, log, cursor, event, data, option)
       end
     end
     local older = option.collapse and redis.call('HGET', cursor, '@collapse:' .. option.collapse)
-    carried = older and take_out(log, cursor, older)
+    if older then carried, added = take_out(log, cursor, older) end
   end
   local id = append(log, '*', event, data, last, entry)
   local entries, empty = redis.call('XLEN', log), nil
@@ -219,9 +220,9 @@ local function publish(nodes, log, cursor, event, data, option)
   local begun = live == '' and redis.call('HSET', cursor, '@newest', id) == 1 -- else the heartbeat notes it
   if entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', length) end
   if option then
-    if carried then redis.call('HSET', cursor, '@front', id .. ' ' .. carried) end
-    local added = 0
-    if option.collapse then added = redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
+    added = added or 0
+    if carried then added = added + redis.call('HSET', cursor, '@prev:' .. id, carried) end
+    if option.collapse then added = added + redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
     if option.key then added = added + redis.call('HSET', cursor, '@key:' .. option.key, id) end
     if option.key and option.collapse then
       added = added + redis.call('HSET', cursor, '@collapsing:' .. option.key, id)
@@ -230,7 +231,7 @@ local function publish(nodes, log, cursor, event, data, option)
     -- Not all fields are keys, so those are counted: '@keys', about.
     if added > 0 then
       local keys = (redis.call('HGET', cursor, '@keys') or 0) + added
-      if keys > 3 * length + 256 then keys = forget_old_keys(log, cursor) end
+      if keys > 4 * length + 256 then keys = forget_old_keys(log, cursor) end
       redis.call('HSET', cursor, '@keys', keys)
     end
   end

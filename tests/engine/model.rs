@@ -67,8 +67,6 @@ pub struct Publish {
 struct Known {
     id: EventId,
     publish: Publish,
-    /// Every event older than this one and newer than that id was replaced by a newer one of its collapse key.
-    proven_from: EventId,
     /// It has left the log for its age, not for a newer one of its key.
     trimmed: bool,
     collapsed: bool,
@@ -271,7 +269,7 @@ impl<'a> History<'a> {
                 self.events.iter().any(|event| event.trimmed && event.id > begin && event.is_for(client));
             assert!(!(page.whole && lost), "it calls itself whole and is not: {page:?}");
             let provable = self.floor.is_none_or(|floor| from > floor)
-                && self.kept().next().is_none_or(|oldest| from >= oldest.proven_from);
+                && !self.events.iter().any(|event| event.trimmed && event.id > from);
             assert!(page.whole || !provable, "a gap that is none: {page:?}");
 
             let its = self.clients.entry(client).or_default();
@@ -302,10 +300,9 @@ impl<'a> History<'a> {
             ..event(&self.user, &self.published.to_string())
         };
         let known = publish.key.filter(|_| !publish.transient).and_then(|key| self.keys.get(&key)).copied();
-        let in_log = known.is_some_and(|known| self.kept().any(|event| event.id == known));
-        if known.is_some() && !in_log {
-            return; // beyond the log a key promises nothing
-        }
+        // It holds while nothing as new has been cut off, also where its event was replaced.
+        let known =
+            known.filter(|known| !self.events.iter().any(|event| event.trimmed && event.id >= *known));
         let published = self.stages[publish.by % self.stages.len()].publish(event).await;
         assert_eq!(published.id.is_none(), publish.transient);
         let here = |stage: &Stage| {
@@ -322,22 +319,16 @@ impl<'a> History<'a> {
         }
         let prev = self.events.last().map_or(EventId::ZERO, |event| event.id);
         assert!(id > prev, "{id} after {prev}");
-        self.append(id, prev, publish);
+        self.append(id, publish);
         self.deliver(id, prev).await;
         self.lapsed = false;
     }
 
-    fn append(&mut self, id: EventId, prev: EventId, publish: &Publish) {
+    fn append(&mut self, id: EventId, publish: &Publish) {
         if let Some(key) = publish.key {
             self.keys.insert(key, id);
         }
-        self.events.push(Known {
-            id,
-            publish: publish.clone(),
-            proven_from: prev,
-            trimmed: false,
-            collapsed: false,
-        });
+        self.events.push(Known { id, publish: publish.clone(), trimmed: false, collapsed: false });
         let mut kept: Vec<_> =
             self.events.iter_mut().filter(|event| !event.trimmed && !event.collapsed).collect();
         let newest = kept.len() - 1;
@@ -345,9 +336,6 @@ impl<'a> History<'a> {
             |event: &&mut Known| publish.collapse.is_some() && event.publish.collapse == publish.collapse;
         if let Some(at) = kept[..newest].iter().position(older) {
             kept[at].collapsed = true;
-            if at == 0 {
-                kept[1].proven_from = kept[0].proven_from;
-            }
             kept.remove(at);
         }
         if kept.len() > self.options.log_length {
