@@ -14,6 +14,8 @@ use crate::support::{BOUND, Client, Pair, RawClient, Scrape, Worker, eventually,
 const EVENT: usize = 32 * 1024;
 /// Whoever has not taken an event by then has no room for it.
 const MOMENT: Duration = Duration::from_millis(300);
+/// What is in the kernel's buffers is there by then, however busy the machine is.
+const BUFFERED: Duration = Duration::from_secs(2);
 
 /// Reads what there is; the number of each event, and the code of a `bye`.
 async fn read(client: &mut RawClient, patience: Duration) -> (Vec<u64>, Option<u64>) {
@@ -68,8 +70,6 @@ async fn what_waited_for_a_socket_when_the_node_froze_is_not_sent_when_it_thaws(
         };
         waiting = if timeout(MOMENT, taken).await.is_ok() { 0 } else { waiting + 1 };
     }
-    let handed = delivered().await as u64;
-    assert!(handed < u64::from(published));
 
     pair.a.signal(Signal::STOP);
     eventually(BOUND, "the frozen node cleared away", async || same(pair.db.exists("user:42").await, false))
@@ -78,12 +78,15 @@ async fn what_waited_for_a_socket_when_the_node_froze_is_not_sent_when_it_thaws(
     let mut back = Client::open(&pair.b, "userId=42&clientId=tab-1&since=0").await;
     assert_eq!(back.events(published as usize).await.len(), published as usize);
     // The old socket has room again, and the frozen node something to say.
-    let (before, _) = read(&mut slow, MOMENT).await;
+    let (before, _) = read(&mut slow, BUFFERED).await;
     pair.a.signal(Signal::CONT);
     let (after, bye) = read(&mut slow, BOUND).await;
     assert_eq!(bye, Some(4009), "the client is elsewhere");
-    let stale: Vec<_> = before.iter().chain(&after).filter(|number| **number >= handed).collect();
-    assert!(stale.is_empty(), "{stale:?} were sent after the lease was lost");
+    let next = before.len() as u64;
+    assert_eq!(before, (0..next).collect::<Vec<_>>(), "what had left the node before it froze");
+    assert!(next + 1 < u64::from(published), "nothing waited for the socket");
+    // One may have been half in the kernel's buffers: its rest has to follow.
+    assert!(after.is_empty() || after == [next], "{after:?} after {next}: sent after the lease was lost");
     assert_eq!(pair.db.members("user:42").await, set(["tab-1@node-b"]));
     worker.event("42", "\"last\"").await;
     assert_eq!(back.event().await.data, "\"last\"");
