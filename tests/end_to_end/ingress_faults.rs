@@ -1,5 +1,9 @@
 //! The ingress stream under faults: lost groups, lost streams, a reader that is killed under load.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 use crate::support::client::{data, numbers};
 use crate::support::pair::Single;
 use crate::support::wait::same;
@@ -134,8 +138,9 @@ async fn what_was_on_its_way_when_the_inbox_connection_broke_is_read_again() {
     .await;
 }
 
-/// Entries added in the test of the killed reader: enough that the kill falls into their middle.
+/// Entries added in the test of the killed reader, and how many of them before it is: the kill falls into their middle.
 const LOAD: usize = 1500;
+const BEFORE: usize = 1000;
 
 #[tokio::test]
 async fn when_the_active_reader_is_killed_under_load_the_other_node_delivers_all_once_in_order() {
@@ -151,10 +156,16 @@ async fn when_the_active_reader_is_killed_under_load_the_other_node_delivers_all
     let mut client = Client::as_user(&other, "42", "tab-1").await;
 
     let mut adding_db = redis.db().await;
-    let adding = tokio::spawn(async move { add(&mut adding_db, 1, LOAD).await });
+    let killed = Arc::new(Notify::new());
+    let told = killed.clone();
+    let adding = tokio::spawn(async move {
+        add(&mut adding_db, 1, BEFORE).await;
+        told.notified().await;
+        add(&mut adding_db, BEFORE + 1, LOAD).await;
+    });
     let mut received = client.events(LOAD / 5).await;
-    assert!(!adding.is_finished(), "the kill would come after the load");
     reader.kill();
+    killed.notify_one();
     received.extend(client.events(LOAD - LOAD / 5).await);
     assert_eq!(data(&received), numbers(1, LOAD));
     adding.await.unwrap();
