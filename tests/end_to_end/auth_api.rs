@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::api::{ApiServer, Asked, Reply};
 use crate::support::tls::tls_proxy;
-use crate::support::tokens::unix;
+use crate::support::tokens::{ending_soon, unix};
 use crate::support::{BOUND, Client, Node, NodeBuilder, eventually, http};
 
 /// Knows one user, 42, by its cookie.
@@ -182,10 +182,15 @@ async fn five_seconds_of_silence_are_503_and_1013() {
 
 #[tokio::test]
 async fn what_it_grants_ends_when_it_says() {
-    let api = ApiServer::start(|_| Reply::ok(json!({"userId": "42", "expiresAt": unix(2)}))).await;
+    let api = ApiServer::start(knows_42).await;
     let node = node(&api).await;
-    let mut client = Client::open_with(&node, "userId=42", &[]).await;
+    let (mut client, end) = ending_soon(async |end| {
+        api.decide(move |_| Reply::ok(json!({"userId": "42", "expiresAt": end})));
+        Client::unless_unauthorized(&node, "userId=42").await
+    })
+    .await;
     assert_eq!(client.closed().await.code, 4002);
+    assert!(unix(0) >= end, "not before");
     api.decide(|_| Reply::ok(json!({"userId": "42", "expiresAt": unix(-1)})));
     assert_eq!(upgrade(&node, "userId=42", &[]).await.refused(401), "unauthorized");
     for expires in [json!(null), json!(unix(3600)), json!(1e300)] {

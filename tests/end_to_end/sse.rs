@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::client::{data, ids, numbers};
 use crate::support::db::set;
 use crate::support::stream::EventStream;
-use crate::support::tokens::{Issuer, SECRET, unix};
+use crate::support::tokens::{Issuer, SECRET, ending_soon, unix};
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, NodeBuilder, Pair, Scrape, Worker, eventually, http};
 
@@ -252,14 +252,18 @@ async fn a_token_opens_a_stream_and_ends_it_when_it_is_over() {
     let node = NodeBuilder::local("solo").with(&[("--auth", "jwt"), ("--jwt-secret", SECRET)]).start().await;
     let url = node.client_http("/events");
     assert_eq!(http::get(&url).await.refused(401), "unauthorized");
-    let bearer = format!("Bearer {}", Issuer::hs256().token(json!({"sub": "42", "exp": unix(2)})));
-    let headers = [("authorization", bearer.as_str())];
-    let other = http::get_with(&format!("{url}?userId=43"), &headers).await;
+    let bearer = format!("Bearer {}", Issuer::hs256().token_of("42"));
+    let other = http::get_with(&format!("{url}?userId=43"), &[("authorization", &bearer)]).await;
     assert_eq!(other.refused(401), "unauthorized");
-    let mut client = EventStream::open_with(&node, "", &headers).await;
+    let (mut client, end) = ending_soon(async |end| {
+        let bearer = format!("Bearer {}", Issuer::hs256().token(json!({"sub": "42", "exp": end})));
+        EventStream::unless_unauthorized(&node, "", &[("authorization", &bearer)]).await
+    })
+    .await;
     assert_eq!(client.welcome["userId"], "42");
     let bye = client.bye().await;
     assert_eq!((&bye.json()["code"], bye.retry), (&json!(4002), Some(NEVER)));
+    assert!(unix(0) >= end, "not before");
     let mut by_query = EventStream::open(&node, &format!("token={}", Issuer::hs256().token_of("42"))).await;
     Worker::open(&node).await.count("42", 1, 2).await;
     assert_eq!(data(&by_query.events(2).await), numbers(1, 2));

@@ -65,6 +65,18 @@ impl Client {
         client
     }
 
+    /// The same; `None` where the answer is 401.
+    pub async fn unless_unauthorized(node: &Node, query: &str) -> Option<Self> {
+        match Self::try_upgrade(node, query).await {
+            Ok(mut client) => {
+                client.read_welcome().await;
+                Some(client)
+            }
+            Err(Error::Http(answer)) if answer.status() == 401 => None,
+            Err(error) => panic!("no WebSocket for {query:?} at {}: {error}", node.id),
+        }
+    }
+
     /// Reads the welcome of a connection opened by [`Client::upgrade`].
     pub async fn read_welcome(&mut self) {
         self.welcome = self.socket.json("the welcome").await;

@@ -50,12 +50,20 @@ impl EventStream {
 
     /// Connects with these headers.
     pub async fn open_with(node: &Node, query: &str, headers: &[(&str, &str)]) -> Self {
+        Self::unless_unauthorized(node, query, headers).await.expect("not 401")
+    }
+
+    /// The same; `None` where the answer is 401.
+    pub async fn unless_unauthorized(node: &Node, query: &str, headers: &[(&str, &str)]) -> Option<Self> {
         let client = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
         let mut request = client.get(node.client_http(&format!("/events?{query}")));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let response = within(BOUND, "an answer from /events", request.send()).await.expect("an answer");
+        if response.status() == 401 {
+            return None;
+        }
         assert_eq!(response.status(), 200, "{response:?}");
         let kind = response.headers()["content-type"].to_str().expect("a content type");
         assert!(kind.starts_with("text/event-stream"), "{response:?}");
@@ -66,7 +74,7 @@ impl EventStream {
         assert_eq!(stream.welcome["type"], "welcome", "{block:?}");
         assert!(block.retry.is_some(), "a browser is told how long to wait: {block:?}");
         stream.stands_at = block.id.expect("an id with the welcome");
-        stream
+        Some(stream)
     }
 
     /// The next frame; `None` at the end of the answer.

@@ -156,6 +156,18 @@ impl Issuer {
     }
 }
 
+/// Opens something that ends in a second or two, and gives it with its end. Where the end was over before it was open
+/// (`None`), because the machine was busy, it is tried again with a later one.
+pub async fn ending_soon<T>(mut open: impl AsyncFnMut(i64) -> Option<T>) -> (T, i64) {
+    for seconds in [2, 4, 8, 16] {
+        let end = unix(seconds);
+        if let Some(opened) = open(end).await {
+            return (opened, end);
+        }
+    }
+    panic!("refused, however late the end is");
+}
+
 /// Unix seconds, so many from now.
 pub fn unix(from_now: i64) -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
