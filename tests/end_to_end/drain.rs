@@ -51,12 +51,12 @@ async fn sigint_drains_too_and_an_idle_node_is_gone_at_once() {
 
 #[tokio::test]
 async fn readiness_turns_503_at_once_and_health_stays() {
-    let node = NodeBuilder::local("solo").set("--drain-timeout", "20s").start().await;
+    let node = NodeBuilder::local("solo").set("--drain-timeout", "10m").start().await;
     let _clients = users(&node, 20).await;
     node.signal(Signal::TERM);
     for url in [node.worker_http("/readyz"), node.client_http("/readyz")] {
-        // A second is what the signal may take to arrive on a busy machine.
-        eventually(Duration::from_secs(1), &format!("503 from {url}"), async || {
+        // Long before the ten minutes are over, which is as much as a busy machine can tell.
+        eventually(BOUND, &format!("503 from {url}"), async || {
             let answer = http::try_get(&url).await?;
             if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
         })
@@ -83,8 +83,8 @@ async fn closes_are_spread_over_the_drain_timeout() {
     node.exit(BOUND).await;
     let spread = closed[closed.len() - 1] - closed[0];
     assert!(spread >= Duration::from_millis(1500), "all within {spread:?}, of 3 s: {closed:?}");
-    // The larger half of the bound is for a busy machine; what counts is that it does end.
-    assert!(start.elapsed() < Duration::from_secs(6), "the drain took {:?}, of 3 s", start.elapsed());
+    // Five times as long as it should take, for a busy machine; what counts is that it does end.
+    assert!(start.elapsed() < BOUND, "the drain took {:?}, of 3 s", start.elapsed());
 }
 
 #[tokio::test]
@@ -108,15 +108,11 @@ async fn the_keys_of_each_session_are_gone_before_its_socket_closes() {
 
 #[tokio::test]
 async fn events_published_during_a_drain_arrive_and_none_is_lost_or_doubled_by_the_move() {
-    let mut pair = Pair::with(&[("--drain-timeout", "3s")]).await;
+    let mut pair = Pair::with(&[("--drain-timeout", "6s")]).await;
     let mut clients = users(&pair.a, 12).await;
     let mut worker = Worker::open(&pair.b).await;
     pair.a.signal(Signal::TERM);
-    eventually(BOUND, "the drain", async || {
-        let answer = http::try_get(&pair.a.worker_http("/readyz")).await?;
-        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    draining(&pair.a).await;
     let mut published = Vec::new();
     for number in 0..clients.len() {
         published.push(worker.event(&format!("u{number}"), "1").await);
@@ -144,7 +140,7 @@ async fn events_published_during_a_drain_arrive_and_none_is_lost_or_doubled_by_t
         }
         again.round_trip().await;
     }
-    assert!(during > 0, "not one of twelve events arrived while the node drained over 3 s");
+    assert!(during > 0, "not one of twelve events arrived while the node drained over 6 s");
     assert_eq!(pair.a.exit(BOUND).await.code(), Some(0));
 }
 
@@ -281,7 +277,7 @@ async fn a_second_sigterm_ends_at_once() {
     draining(&node).await;
     assert!(node.try_exit().is_none(), "ten minutes cannot be over");
     node.signal(Signal::TERM);
-    node.exit(Duration::from_secs(3)).await;
+    node.exit(BOUND).await;
 }
 
 /// Entries of the rolling restart, one every five milliseconds: traffic through all four moves.
