@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use crate::support::raw::handshake;
 use crate::support::{BOUND, Beside, Client, Node, NodeBuilder, RawClient, eventually, http, within};
 
@@ -43,8 +45,9 @@ async fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
 
 #[tokio::test]
 async fn an_idle_connection_is_not_kept_beyond_the_hello_timeout() {
-    let node = NodeBuilder::local("solo").with(&[SHORT]).start().await;
-    for address in ports(&node) {
+    // Time for two requests, one after the other.
+    let node = NodeBuilder::local("solo").set("--hello-timeout", "2s").start().await;
+    let idle = ports(&node).map(async |address| {
         let mut idle = RawClient::connect(address).await;
         for _ in 0..2 {
             idle.write(b"GET /healthz HTTP/1.1\r\nHost: idle\r\n\r\n").await;
@@ -52,7 +55,8 @@ async fn an_idle_connection_is_not_kept_beyond_the_hello_timeout() {
             assert!(head.contains("HTTP/1.1 200 "), "{head}"); // the body of the one before may come first
         }
         idle.ended("the end of an idle connection").await;
-    }
+    });
+    join_all(idle).await;
 }
 
 #[tokio::test]
@@ -74,11 +78,11 @@ async fn a_body_that_keeps_coming_has_time_in_proportion() {
     let body = format!(r#"{{"userId":"42","event":"e","data":"{}"}}"#, "x".repeat(160_000));
     let head = format!("POST /publish HTTP/1.1\r\nHost: steady\r\nContent-Length: {}\r\n\r\n", body.len());
     steady.write(head.as_bytes()).await;
-    // Three times the hello timeout in all, at a rate far above the least.
-    for part in body.as_bytes().chunks(body.len() / 10) {
-        assert!(steady.write(part).await, "a body at a good rate was cut off");
-        tokio::time::sleep(Duration::from_millis(150)).await;
-    }
+    // At 16 KiB a second the first half is good for four: the hello timeout passes unnoticed.
+    let (first, rest) = body.as_bytes().split_at(body.len() / 2);
+    assert!(steady.write(first).await, "half of a body was cut off");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(steady.write(rest).await, "a body at a good rate was cut off");
     let head = steady.head("the answer to a slow body").await.unwrap();
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }

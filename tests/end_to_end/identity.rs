@@ -100,17 +100,18 @@ async fn a_client_that_never_says_hello_is_closed_with_4008() {
 
 #[tokio::test]
 async fn a_client_that_said_hello_is_not_closed_by_the_hello_timeout() {
-    let settings = [("--hello-timeout", "400ms"), ("--ping-interval", "300ms")];
+    let settings = [("--hello-timeout", "2s"), ("--ping-interval", "700ms")];
     let node = NodeBuilder::local("solo").with(&settings).start().await;
     let mut late = Client::upgrade(&node, "").await;
     late.send(r#"{"userId":"42"}"#).await;
     late.read_welcome().await;
-    let query = Client::open(&node, "userId=42").await;
-    // Four pings at 300 ms are more than the timeout, whatever their phase.
-    late.pinged_twice().await;
-    late.pinged_twice().await;
-    query.pinged_twice().await;
+    let mut query = Client::open(&node, "userId=42").await;
+    // Four pings at 700 ms are more than the timeout, whatever their phase.
+    for _ in 0..2 {
+        tokio::join!(late.pinged_twice(), query.pinged_twice());
+    }
     late.round_trip().await;
+    query.round_trip().await;
 }
 
 #[tokio::test]

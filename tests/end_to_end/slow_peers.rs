@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use crate::support::raw::{FIN, PING, TEXT, frame, handshake};
 use crate::support::{BOUND, Beside, Node, NodeBuilder, RawClient, http, within};
 
-/// Times that a test can wait for.
+/// Times that a test can wait for, and that a healthy pair keeps on a busy machine.
 const SHORT: [(&str, &str); 3] =
-    [("--hello-timeout", "500ms"), ("--ping-interval", "300ms"), ("--pong-timeout", "700ms")];
+    [("--hello-timeout", "500ms"), ("--ping-interval", "300ms"), ("--pong-timeout", "3s")];
 const STEP: Duration = Duration::from_millis(40);
 
 /// Writes bytes one at a time until they are out or the connection is broken; says whether they are out.
@@ -23,12 +25,11 @@ async fn trickle(peer: &mut RawClient, bytes: &[u8]) -> bool {
 }
 
 /// Writes bytes one at a time without end: it has to be cut off.
-async fn trickle_on(peer: &mut RawClient, begun: &[u8], what: &str, beside: &mut Beside) {
+async fn trickle_on(address: &str, begun: &[u8], what: &str) {
+    let mut peer = RawClient::connect(address).await;
     peer.write(begun).await;
-    let endless = async { while trickle(peer, b"                ").await {} };
-    let end = format!("the end of {what}");
-    tokio::join!(within(2 * BOUND, &end, endless), beside.served());
-    beside.served().await;
+    let endless = async { while trickle(&mut peer, b"                ").await {} };
+    within(2 * BOUND, &format!("the end of {what}"), endless).await;
 }
 
 async fn node() -> Node {
@@ -37,12 +38,17 @@ async fn node() -> Node {
 
 #[tokio::test]
 async fn a_handshake_byte_by_byte_is_cut_off_and_one_that_is_quick_enough_is_understood() {
-    let node = node().await;
+    // Time for some two hundred writes.
+    let node = NodeBuilder::local("solo").with(&SHORT).set("--hello-timeout", "2s").start().await;
     let mut beside = Beside::open(&node).await;
-    for (address, query) in [(node.client_address(), "userId=42"), (node.worker_address(), "")] {
+    let ports = [(node.client_address(), "userId=42"), (node.worker_address(), "")];
+    let slow = ports.map(async |(address, query)| {
+        trickle_on(address, &handshake(query, &[]).as_bytes()[..30], "a slow handshake").await;
+    });
+    tokio::join!(join_all(slow), beside.served());
+    beside.served().await;
+    for (address, query) in ports {
         let head = handshake(query, &[]);
-        let mut slow = RawClient::connect(address).await;
-        trickle_on(&mut slow, &head.as_bytes()[..30], "a slow handshake", &mut beside).await;
         let mut quick = RawClient::connect(address).await;
         for byte in head.as_bytes() {
             quick.write(&[*byte]).await;
@@ -59,26 +65,29 @@ async fn a_frame_byte_by_byte_is_cut_off_with_4200_because_no_pong_comes_between
     // A header that does not end, and a body that does not.
     let header = &[FIN | TEXT, 0x80 | 127, 0, 0, 0][..];
     let body = &frame(FIN | TEXT, &[b' '; 60_000])[..20];
-    for (address, query) in [(node.client_address(), "userId=42&clientId=slow"), (node.worker_address(), "")]
-    {
-        for (begun, goes_on) in [(header, false), (body, true)] {
-            let mut slow = RawClient::upgrade_at(address, query).await;
-            slow.write(begun).await;
-            let writing = goes_on.then(|| tokio::time::interval(STEP));
-            let closed = async {
-                let Some(mut tick) = writing else { return slow.closed().await };
-                loop {
-                    tick.tick().await;
-                    slow.write(b" ").await;
-                    if let Ok(closed) = tokio::time::timeout(STEP, slow.closed()).await {
-                        return closed;
-                    }
-                }
-            };
-            let (closed, ()) =
-                tokio::join!(within(2 * BOUND, "the end of a slow frame", closed), beside.served());
-            assert_eq!(closed.code, 4200, "{closed:?}");
+    let slow = [
+        (node.client_address(), "userId=42&clientId=header", header, false),
+        (node.client_address(), "userId=42&clientId=body", body, true),
+        (node.worker_address(), "", header, false),
+        (node.worker_address(), "", body, true),
+    ];
+    let closed = slow.map(async |(address, query, begun, goes_on)| {
+        let mut slow = RawClient::upgrade_at(address, query).await;
+        slow.write(begun).await;
+        let writing = goes_on.then(|| tokio::time::interval(STEP));
+        let Some(mut tick) = writing else { return slow.closed().await };
+        loop {
+            tick.tick().await;
+            slow.write(b" ").await;
+            if let Ok(closed) = tokio::time::timeout(STEP, slow.closed()).await {
+                return closed;
+            }
         }
+    });
+    let closed = within(2 * BOUND, "the end of all slow frames", join_all(closed));
+    let (closed, ()) = tokio::join!(closed, beside.served());
+    for closed in closed {
+        assert_eq!(closed.code, 4200, "{closed:?}");
     }
     beside.served().await;
 }
@@ -105,15 +114,17 @@ async fn a_body_byte_by_byte_is_cut_off() {
     let mut beside = Beside::open(&node).await;
     for length in ["Content-Length: 10000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2710\r\n"] {
         for path in ["/publish", "/users/online"] {
-            let mut slow = RawClient::connect(node.worker_address()).await;
             let head = format!("POST {path} HTTP/1.1\r\nHost: slow\r\n{length}");
-            trickle_on(&mut slow, head.as_bytes(), "a slow body", &mut beside).await;
+            let slow = trickle_on(node.worker_address(), head.as_bytes(), "a slow body");
+            tokio::join!(slow, beside.served());
+            beside.served().await;
         }
     }
     // Where a body has no business it is not waited for at all.
-    let mut slow = RawClient::connect(node.client_address()).await;
     let head = "POST /healthz HTTP/1.1\r\nHost: slow\r\nContent-Length: 10000\r\n\r\n";
-    trickle_on(&mut slow, head.as_bytes(), "a body at the client port", &mut beside).await;
+    let slow = trickle_on(node.client_address(), head.as_bytes(), "a body at the client port");
+    tokio::join!(slow, beside.served());
+    beside.served().await;
 }
 
 #[tokio::test]
