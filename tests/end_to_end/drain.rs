@@ -153,7 +153,9 @@ async fn publishing_through_the_draining_node_is_answered_and_never_lost() {
     // Whatever is acknowledged has to arrive; once the port is gone, nothing is acknowledged.
     let body = serde_json::json!({"userId": "42", "event": "e"}).to_string();
     let mut acked = Vec::new();
+    let start = Instant::now();
     while pair.a.try_exit().is_none() {
+        assert!(start.elapsed() < 2 * BOUND, "a drain of 2 s has not ended");
         let url = pair.a.worker_http("/publish");
         let headers = [("content-type", "application/json")];
         let answer = http::request(reqwest::Method::POST, &url, &headers, Some(&body)).await;

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::support::client::numbers;
-use crate::support::{BOUND, Client, Node, Worker, eventually};
+use crate::support::{BOUND, Client, Node, Worker, eventually, within};
 
 /// How long after the other an event of one user comes: together some hundred a second.
 const PACE: Duration = Duration::from_millis(15);
@@ -77,17 +77,20 @@ impl Ledger {
 
 async fn write(mut worker: Worker, user: String, events: usize, refused: Arc<AtomicUsize>) {
     for number in 1..=events {
-        loop {
-            let frame =
-                json!({"ref": "r", "userId": user, "event": "e", "data": number, "key": number.to_string()});
-            let answer = worker.ask(&frame.to_string()).await;
-            if answer["type"] == "ack" {
-                break;
+        let frame =
+            json!({"ref": "r", "userId": user, "event": "e", "data": number, "key": number.to_string()});
+        let acknowledged = async {
+            loop {
+                let answer = worker.ask(&frame.to_string()).await;
+                if answer["type"] == "ack" {
+                    break;
+                }
+                assert_eq!(answer["code"], "unavailable", "{answer}");
+                refused.fetch_add(1, Ordering::AcqRel);
+                sleep(2 * PACE).await;
             }
-            assert_eq!(answer["code"], "unavailable", "{answer}");
-            refused.fetch_add(1, Ordering::AcqRel);
-            sleep(2 * PACE).await;
-        }
+        };
+        within(2 * BOUND, "an ack", acknowledged).await;
         sleep(PACE).await;
     }
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::servers::Server;
 use crate::support::client::{data, numbers};
-use crate::support::{Client, NodeBuilder, Worker};
+use crate::support::{BOUND, Client, NodeBuilder, Worker, within};
 
 #[tokio::test]
 async fn a_session_that_has_seen_what_the_log_has_lost_is_told() {
@@ -23,13 +23,8 @@ async fn a_session_that_has_seen_what_the_log_has_lost_is_told() {
     let gap = client.frame("a gap").await;
     assert_eq!(gap["type"], "gap", "{gap}");
     node.ready().await;
-    loop {
-        let answer =
-            worker.ask(&json!({"ref": "r", "userId": "42", "event": "e", "data": 11}).to_string()).await;
-        if answer["type"] == "ack" {
-            break;
-        }
-    }
+    let event = json!({"ref": "r", "userId": "42", "event": "e", "data": 11}).to_string();
+    within(2 * BOUND, "an ack", async { while worker.ask(&event).await["type"] != "ack" {} }).await;
     assert_eq!(client.event().await.data, "11");
     let log: usize = server.ask(&["XLEN", "log:{user:42}"]).await;
     assert_eq!(log, 6, "the five that were kept, and the new one");

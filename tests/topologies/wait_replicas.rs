@@ -7,7 +7,7 @@ use crate::access::{documented_addition, documented_rule, refused};
 use crate::servers::Server;
 use crate::support::client::{data, numbers};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Node, NodeBuilder, Worker, eventually, http};
+use crate::support::{BOUND, Client, Node, NodeBuilder, Worker, eventually, http, within};
 
 /// A master, and its replica in step.
 async fn replicated() -> (Server, Server) {
@@ -40,13 +40,16 @@ fn numbered(number: usize) -> Value {
 
 /// Sends an event again, with its key, until it is acknowledged.
 async fn again(worker: &mut Worker, number: usize) -> Value {
-    loop {
-        let answer = worker.ask(&numbered(number).to_string()).await;
-        match answer["code"].as_str() {
-            None => return answer,
-            Some(code) => assert_eq!(code, "unavailable", "{answer}"),
+    let acknowledged = async {
+        loop {
+            let answer = worker.ask(&numbered(number).to_string()).await;
+            match answer["code"].as_str() {
+                None => return answer,
+                Some(code) => assert_eq!(code, "unavailable", "{answer}"),
+            }
         }
-    }
+    };
+    within(2 * BOUND, "an ack", acknowledged).await
 }
 
 #[tokio::test]
