@@ -180,7 +180,7 @@ async fn who_was_frozen_takes_nothing_from_whoever_has_its_id_now() {
     let (old, user) = (Kind::Redis.stage_with(options).await, user("42"));
     old.connect(&user, "tab").await;
     // Its lease lapses: it renews nothing.
-    let new = old.another_process("node-1");
+    let new = old.another_process_with("node-1", Options::default());
     let held = async || new.engine.claim().await.unwrap() == Claim::Held;
     Recorder::eventually("the id being free", held).await;
     new.connect(&user, "tab").await;
@@ -212,7 +212,7 @@ async fn a_survivor_clears_up_after_a_dead_node() {
     let node_ttl = Duration::from_millis(1500);
     let options = Options { node_ttl, ..Options::default() };
     let dead = Kind::Redis.stage_with(options).await;
-    let survivor = dead.another("node-2").await;
+    let survivor = dead.another_with("node-2", Options::default()).await;
     let (gone, elsewhere) = (user("1"), user("2"));
     dead.connect(&gone, "tab").await;
     dead.connect(&elsewhere, "tab").await;

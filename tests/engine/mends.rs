@@ -98,7 +98,8 @@ async fn who_gives_its_id_back_leaves_no_session_behind() {
 async fn a_death_is_told_once_to_each_node_that_looks() {
     let options = Options { node_ttl: Duration::from_secs(2), ..Options::default() };
     let dead = Kind::Redis.stage_with(options).await;
-    let survivors = [dead.another("node-2").await, dead.another("node-3").await];
+    let long = Options::default();
+    let survivors = [dead.another_with("node-2", long).await, dead.another_with("node-3", long).await];
     let mut told = [0, 0];
     let mut round = async || {
         for (survivor, told) in survivors.iter().zip(&mut told) {

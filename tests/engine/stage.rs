@@ -149,14 +149,24 @@ impl Stage {
 
     /// Another node on the same Redis.
     pub async fn another(&self, id: &str) -> Self {
-        let stage = self.another_process(id);
+        self.another_with(id, self.options).await
+    }
+
+    /// The same, with other settings.
+    pub async fn another_with(&self, id: &str, options: Options) -> Self {
+        let stage = self.another_process_with(id, options);
         stage.start().await;
         stage
     }
 
     /// Another process on the same Redis that has claimed nothing yet.
     pub fn another_process(&self, id: &str) -> Self {
-        Self::unclaimed(self.server.clone().unwrap(), id, self.options)
+        self.another_process_with(id, self.options)
+    }
+
+    /// The same, with other settings.
+    pub fn another_process_with(&self, id: &str, options: Options) -> Self {
+        Self::unclaimed(self.server.clone().unwrap(), id, options)
     }
 
     /// Another node, to which this one is dead: as after its lease has lapsed.
