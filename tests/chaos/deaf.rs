@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::clients::Order;
 use crate::crew::Crew;
 use crate::ledger::{Fate, Gaps, Sent, To};
-use crate::support::{BOUND, eventually, http};
+use crate::support::{BOUND, http};
 use crate::worker::parse;
 
 /// Events to the first deaf user: fewer than the log keeps, 35 MiB together.
@@ -77,10 +77,6 @@ pub async fn inbox(crew: &mut Crew) {
     place.arg("SETID").arg(format!("inbox:{{node:n{}}}", at + 1)).arg("node").arg("99999999999999-0");
     db.run::<String>(&place).await;
     let url = crew.stage.node(at).worker_http("/readyz");
-    eventually(BOUND, "a node with a silent inbox to be not ready", async || {
-        let answer = http::try_get(&url).await?;
-        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    http::answers(&url, 503, BOUND).await;
     crew.stage.healed();
 }

@@ -114,14 +114,9 @@ impl Stage {
 
     /// Waits until every node is ready.
     pub async fn ready(&self) {
-        for (at, node) in self.nodes.iter().enumerate() {
-            let node = node.as_ref().expect("every node runs");
-            let url = node.worker_http("/readyz");
-            eventually(2 * BOUND, &format!("node {at} to be ready"), async || {
-                let answer = http::try_get(&url).await?;
-                if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
-            })
-            .await;
+        for node in &self.nodes {
+            let url = node.as_ref().expect("every node runs").worker_http("/readyz");
+            http::answers(&url, 200, 2 * BOUND).await;
         }
     }
 

@@ -122,11 +122,7 @@ async fn a_node_that_runs_out_of_files_says_so_once_serves_on_and_recovers() {
     }
     drop(crowd);
     for url in [node.client_http("/healthz"), node.worker_http("/readyz")] {
-        eventually(BOUND, "an answer once there are files again", async || {
-            let answer = http::try_get(&url).await?;
-            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
-        })
-        .await;
+        http::answers(&url, 200, BOUND).await;
     }
     beside.served().await;
     assert!(node.try_exit().is_none());

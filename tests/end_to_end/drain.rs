@@ -56,11 +56,7 @@ async fn readiness_turns_503_at_once_and_health_stays() {
     node.signal(Signal::TERM);
     for url in [node.worker_http("/readyz"), node.client_http("/readyz")] {
         // Long before the ten minutes are over, which is as much as a busy machine can tell.
-        eventually(BOUND, &format!("503 from {url}"), async || {
-            let answer = http::try_get(&url).await?;
-            if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
-        })
-        .await;
+        http::answers(&url, 503, BOUND).await;
     }
     assert_eq!(http::get(&node.worker_http("/healthz")).await.status, 200);
 }
@@ -264,11 +260,7 @@ async fn who_is_being_looked_at_when_a_drain_begins_is_not_let_in() {
 
 /// Waits until the node has begun to drain.
 async fn draining(node: &Node) {
-    eventually(BOUND, "the drain", async || {
-        let answer = http::try_get(&node.worker_http("/readyz")).await?;
-        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    http::answers(&node.worker_http("/readyz"), 503, BOUND).await;
 }
 
 #[tokio::test]

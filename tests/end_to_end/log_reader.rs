@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::process::Launch;
-use crate::support::{BOUND, eventually, http, within};
+use crate::support::{BOUND, http, within};
 
 /// Each session writes two lines: more of them than a pipe holds.
 const SESSIONS: usize = 600;
@@ -43,11 +43,7 @@ async fn a_reader_that_stalls_or_goes_costs_the_log_alone() {
 
     let [health, ready] =
         ["healthz", "readyz"].map(|path| format!("{}/{path}", worker.replace("ws://", "http://")));
-    eventually(BOUND, "a node that is ready", async || {
-        let answer = http::get(&ready).await;
-        if answer.status == 200 { Ok(()) } else { Err(answer.status.to_string()) }
-    })
-    .await;
+    http::answers(&ready, 200, BOUND).await;
     sessions(&client, SESSIONS).await;
     assert_eq!(within(BOUND, "an answer", http::get(&health)).await.status, 200);
 

@@ -71,11 +71,7 @@ impl Proxy {
         let child =
             child.unwrap_or_else(|error| panic!("{kind:?} is needed, see scripts/check-proxies: {error}"));
         let proxy = Self { url: format!("ws://127.0.0.1:{port}"), child, _dir: dir };
-        eventually(BOUND, &format!("a node behind {kind:?}"), async || {
-            let answer = http::try_get(&format!("http://127.0.0.1:{port}/readyz")).await?;
-            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
-        })
-        .await;
+        http::answers(&format!("http://127.0.0.1:{port}/readyz"), 200, BOUND).await;
         proxy
     }
 
@@ -140,11 +136,7 @@ async fn a_drain_moves_clients_to_the_other_node(kind: Kind) {
     }
     assert!(on_a.len() >= 5 && on_b.len() >= 5, "{} and {} of 20", on_a.len(), on_b.len());
     pair.a.signal(Signal::TERM);
-    eventually(Duration::from_secs(5), "503 from the draining node", async || {
-        let answer = http::try_get(&pair.a.client_http("/readyz")).await?;
-        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    http::answers(&pair.a.client_http("/readyz"), 503, Duration::from_secs(5)).await;
     // Whoever comes now is not led to the node that leaves, not even before the proxy has noticed.
     for user in 20..30 {
         assert_eq!(proxy.connect(user).await.1, "node-b");

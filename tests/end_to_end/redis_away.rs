@@ -16,19 +16,11 @@ use crate::support::{BOUND, Client, Node, NodeBuilder, Pair, RedisServer, Scrape
 const RECOVERY: Duration = Duration::from_secs(25);
 
 async fn not_ready(url: &str) {
-    eventually(BOUND, &format!("503 from {url}"), async || {
-        let answer = http::try_get(url).await?;
-        if answer.status == 503 { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    http::answers(url, 503, BOUND).await;
 }
 
 async fn ready(url: &str) {
-    eventually(RECOVERY, &format!("200 from {url}"), async || {
-        let answer = http::try_get(url).await?;
-        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    http::answers(url, 200, RECOVERY).await;
 }
 
 #[tokio::test]

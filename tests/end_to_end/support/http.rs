@@ -6,6 +6,8 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+use super::wait::eventually;
+
 /// Longer than the slowest documented answer (5 s until a silent API server becomes a 503).
 const TIMEOUT: Duration = Duration::from_secs(12);
 
@@ -78,6 +80,15 @@ pub async fn try_get(url: &str) -> Result<Answer, String> {
 /// `GET`; panics where there is no answer.
 pub async fn get(url: &str) -> Answer {
     answered(url, try_get(url).await)
+}
+
+/// Asks until an answer with this status comes, and gives it.
+pub async fn answers(url: &str, status: u16, bound: Duration) -> Answer {
+    eventually(bound, &format!("{status} from {url}"), async || {
+        let answer = try_get(url).await?;
+        if answer.status == status { Ok(answer) } else { Err(format!("{answer:?}")) }
+    })
+    .await
 }
 
 /// `GET` with headers.

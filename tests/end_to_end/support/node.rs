@@ -132,11 +132,7 @@ impl Node {
     /// Waits until `/readyz` answers 200 on both ports.
     pub async fn ready(&self) {
         for url in [self.worker_http("/readyz"), self.client_http("/readyz")] {
-            eventually(BOUND, &format!("200 from {url}"), async || {
-                let answer = http::try_get(&url).await?;
-                if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
-            })
-            .await;
+            http::answers(&url, 200, BOUND).await;
         }
     }
 
