@@ -3,12 +3,7 @@
 use crate::support::client::{data, ids};
 use crate::support::pair::Single;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Db, NodeBuilder, Pair, RawClient, Worker, eventually};
-
-/// Waits until no session of user 42 is left: its last word on positions has been written by then.
-async fn offline(db: &mut Db) {
-    eventually(BOUND, "an offline user", async || same(db.exists("user:42").await, false)).await;
-}
+use crate::support::{BOUND, Client, NodeBuilder, Pair, RawClient, Worker, eventually};
 
 /// Reads the next events of a client that answers no ping, and so confirms nothing by reading.
 async fn read_ids(client: &mut RawClient, count: usize) -> Vec<String> {
@@ -30,7 +25,7 @@ async fn unconfirmed_events_come_again_after_a_broken_connection() {
     let published = worker.count("42", 1, 3).await;
     assert_eq!(read_ids(&mut client, 3).await, published);
     drop(client);
-    offline(&mut pair.db).await;
+    pair.db.offline("42").await;
 
     // On the other node: the position is not the first node's secret.
     let mut again = Client::as_user(&pair.b, "42", "tab-1").await;
@@ -50,7 +45,7 @@ async fn acknowledged_events_do_not_come_again() {
     client.send_text(r#"{"type":"ping"}"#).await;
     assert_eq!(client.json("a pong").await["type"], "pong");
     drop(client);
-    offline(&mut pair.db).await;
+    pair.db.offline("42").await;
     let offline_event = worker.event("42", "4").await;
 
     let mut again = Client::as_user(&pair.b, "42", "tab-1").await;
@@ -93,7 +88,7 @@ async fn an_old_acknowledgement_does_not_take_a_newer_one_back() {
     client.send_text(r#"{"type":"ping"}"#).await;
     assert_eq!(client.json("a pong").await["type"], "pong");
     drop(client);
-    offline(&mut stage.db).await;
+    stage.db.offline("42").await;
     let mut again = Client::as_user(&stage.a, "42", "tab-1").await;
     assert_eq!(again.welcome["replayed"], 1, "{}", again.welcome);
     assert_eq!(again.event().await.id.as_ref(), Some(&published[2]));
@@ -108,7 +103,7 @@ async fn a_pong_confirms_what_was_sent_before_its_ping() {
     client.events(3).await;
     client.pinged_twice().await;
     client.close().await;
-    offline(&mut pair.db).await;
+    pair.db.offline("42").await;
     worker.event("42", "4").await;
     let mut again = Client::as_user(&pair.b, "42", "tab-1").await;
     assert_eq!(again.welcome["replayed"], 1, "{}", again.welcome);
@@ -123,7 +118,7 @@ async fn the_first_welcome_is_the_first_confirmed_position() {
     let (client, welcome) = RawClient::open(&pair.a, "userId=42&clientId=tab-1").await;
     assert_eq!(welcome["replayed"], 0, "a new client: {welcome}");
     drop(client);
-    offline(&mut pair.db).await;
+    pair.db.offline("42").await;
     worker.event("42", "4").await;
     let mut again = Client::as_user(&pair.b, "42", "tab-1").await;
     assert_eq!(again.welcome["replayed"], 1, "{}", again.welcome);
@@ -145,7 +140,7 @@ async fn each_client_of_a_user_has_a_position_of_its_own() {
         assert_eq!(client.json("a pong").await["type"], "pong");
     }
     drop((first, second));
-    offline(&mut pair.db).await;
+    pair.db.offline("42").await;
     let first = Client::as_user(&pair.b, "42", "tab-1").await;
     let second = Client::as_user(&pair.a, "42", "tab-2").await;
     assert_eq!(first.welcome["replayed"], 1, "{}", first.welcome);
@@ -164,7 +159,7 @@ async fn since_wins_over_the_confirmed_position() {
         client.close().await;
         published
     };
-    offline(&mut pair.db).await;
+    pair.db.offline("42").await;
     let query = format!("userId=42&clientId=tab-1&since={}", published[0]);
     let mut again = Client::open(&pair.b, &query).await;
     assert_eq!(data(&again.events(2).await), ["2", "3"]);

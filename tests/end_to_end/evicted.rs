@@ -21,7 +21,7 @@ async fn whoever_missed_something_of_a_log_that_is_gone_is_told_so() {
         client.send(&format!(r#"{{"type":"ack","id":"{had}"}}"#)).await;
         client.round_trip().await;
         client.close().await;
-        eventually(BOUND, "nobody there", async || same(stage.db.exists("user:42").await, false)).await;
+        stage.db.offline("42").await;
         worker.event(user, "2").await;
         stage.db.run::<i64>(cmd("DEL").arg("log:{user:42}")).await;
         let newer = if later { Some(worker.event(user, "3").await) } else { None };

@@ -95,7 +95,7 @@ async fn signing_a_user_out_closes_all_sessions_on_every_node_with_4010() {
     assert!((200..300).contains(&answer.status), "{answer:?}");
     assert_eq!(on_a.closed().await.code, 4010);
     assert_eq!(on_b.closed().await.code, 4010);
-    eventually(BOUND, "an offline user", async || same(pair.db.exists("user:42").await, false)).await;
+    pair.db.offline("42").await;
     other.round_trip().await;
 }
 

@@ -99,7 +99,7 @@ async fn gone_and_back_empty_sockets_stay_open_and_are_registered_anew() {
     // And they leave as cleanly as ever.
     on_a.close().await;
     on_b.close().await;
-    eventually(BOUND, "an offline user", async || same(db.exists("user:42").await, false)).await;
+    db.offline("42").await;
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn forgotten_scripts_are_loaded_again() {
     }
     let _: String = stage.db.run(redis::cmd("SCRIPT").arg("FLUSH")).await;
     client.close().await;
-    eventually(BOUND, "an offline user", async || same(stage.db.exists("user:42").await, false)).await;
+    stage.db.offline("42").await;
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ async fn back_and_forth_between_nodes_leaves_only_the_last_one() {
     // The late farewells of the others have not taken the last one's registration away.
     registered(&mut pair.db, "tab-1@node-b").await;
     last.close().await;
-    eventually(BOUND, "an offline user", async || same(pair.db.exists("user:42").await, false)).await;
+    pair.db.offline("42").await;
 }
 
 #[tokio::test]

@@ -146,7 +146,7 @@ async fn who_leaves_is_offline_at_once() {
     let client = EventStream::open(&pair.a, "userId=42&clientId=curl").await;
     assert_eq!(pair.db.members("user:42").await, set(["curl@node-a"]));
     drop(client);
-    eventually(BOUND, "nobody", async || same(pair.db.exists("user:42").await, false)).await;
+    pair.db.offline("42").await;
 }
 
 #[tokio::test]

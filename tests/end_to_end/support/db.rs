@@ -6,6 +6,8 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::StreamRangeReply;
 use redis::{Cmd, FromRedisValue, Pipeline, cmd};
 
+use super::wait::{BOUND, eventually, same};
+
 /// One entry of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
@@ -103,6 +105,12 @@ impl Db {
             command.arg(field).arg(value);
         }
         self.run(&command).await
+    }
+
+    /// Waits until no session of a user is left: its last word on positions has been written by then.
+    pub async fn offline(&mut self, user: &str) {
+        let key = format!("user:{user}");
+        eventually(BOUND, "an offline user", async || same(self.exists(&key).await, false)).await;
     }
 
     /// The states that `presence` tells of a user, oldest first.
