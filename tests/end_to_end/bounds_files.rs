@@ -52,10 +52,7 @@ async fn a_full_port_leaves_the_other_its_share() {
     beside.served().await;
     // Whoever leaves makes room.
     drop((clients.pop(), workers.pop()));
-    eventually(BOUND, "a place for another client", async || {
-        Client::try_upgrade(&node, "userId=late").await.map_err(|error| error.to_string())
-    })
-    .await;
+    Client::open_soon(&node, "userId=late").await;
     eventually(BOUND, "a place for another worker", async || {
         Worker::open_with(&node.worker_url, None).await.map_err(|error| error.to_string())
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::support::raw::handshake;
-use crate::support::{BOUND, Beside, Client, Node, NodeBuilder, RawClient, eventually, http, within};
+use crate::support::{BOUND, Beside, Client, Node, NodeBuilder, RawClient, http, within};
 
 /// A hello timeout that a test can wait for.
 const SHORT: (&str, &str) = ("--hello-timeout", "500ms");
@@ -159,10 +159,7 @@ async fn whoever_does_not_take_the_answers_is_let_go() {
 #[tokio::test]
 async fn one_client_too_many_is_told_when_to_come_back_and_the_worker_port_does_not_care() {
     let node = NodeBuilder::local("solo").set("--max-connections", "1").start().await;
-    let _only = eventually(BOUND, "the only place", async || {
-        Client::try_upgrade(&node, "userId=42").await.map_err(|error| error.to_string())
-    })
-    .await;
+    let _only = Client::open_soon(&node, "userId=42").await;
     for query in ["userId=43", ""] {
         let answer = http::upgrade(&node.client_ws(query), &[]).await;
         assert_eq!(answer.refused(503), "unavailable");

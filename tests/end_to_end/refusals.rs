@@ -147,24 +147,13 @@ async fn one_connection_too_many_is_503() {
     let node = NodeBuilder::local("solo").set("--max-connections", "3").start().await;
     let mut tabs = Vec::new();
     for name in ["tab-1", "tab-2", "tab-3"] {
-        tabs.push(open_soon(&node, name).await);
+        tabs.push(Client::open_soon(&node, &format!("userId=42&clientId={name}")).await);
     }
     refused(&node, "userId=42&clientId=tab-4", 503).await;
     // Whoever is in stays in, and room that was made is room.
     tabs[0].round_trip().await;
     tabs.pop().unwrap().close().await;
-    open_soon(&node, "tab-4").await;
-}
-
-/// Connects as soon as there is room: a connection that was closed from here may take a moment to be gone.
-async fn open_soon(node: &Node, name: &str) -> Client {
-    let query = format!("userId=42&clientId={name}");
-    let mut client = eventually(BOUND, "room for a connection", async || {
-        Client::try_upgrade(node, &query).await.map_err(|error| error.to_string())
-    })
-    .await;
-    client.read_welcome().await;
-    client
+    Client::open_soon(&node, "userId=42&clientId=tab-4").await;
 }
 
 #[tokio::test]

@@ -34,6 +34,16 @@ impl Client {
         client
     }
 
+    /// The same, as soon as there is room: a connection that was closed from here may take a moment to be gone.
+    pub async fn open_soon(node: &Node, query: &str) -> Self {
+        let mut client = eventually(BOUND, "room for a connection", async || {
+            Self::try_upgrade(node, query).await.map_err(|error| error.to_string())
+        })
+        .await;
+        client.read_welcome().await;
+        client
+    }
+
     /// Connects as this user and client.
     pub async fn as_user(node: &Node, user: &str, client: &str) -> Self {
         Self::open(node, &format!("userId={user}&clientId={client}")).await
