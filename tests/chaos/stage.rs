@@ -44,9 +44,7 @@ impl Stage {
             let proxy = Proxy::start(redis.port()).await;
             let (client, worker) = crate::support::node::two_ports();
             let seconds = |duration: Duration| format!("{}s", duration.as_secs());
-            let builder = NodeBuilder::bare(name)
-                .set("--mode", "redis")
-                .set("--redis-url", &format!("redis://127.0.0.1:{}", proxy.port))
+            let builder = NodeBuilder::redis_at(name, &format!("redis://127.0.0.1:{}", proxy.port))
                 .set("--client-port", &client.to_string())
                 .set("--worker-port", &worker.to_string())
                 .set("--node-ttl", &seconds(NODE_TTL))

@@ -80,10 +80,7 @@ async fn a_user_with_the_documented_rights_can_do_everything() {
     let server = Server::start(&["--save", ""]).await;
     server.allow(&documented_rule()).await;
     let url = format!("redis://switchboard:geheim@127.0.0.1:{}", server.port);
-    whole_life(&server, |id| {
-        NodeBuilder::bare(id).set("--mode", "redis").set("--redis-url", &url).set("--log-level", "debug")
-    })
-    .await;
+    whole_life(&server, |id| NodeBuilder::redis_at(id, &url).set("--log-level", "debug")).await;
     assert_eq!(refused(&server).await, [""; 0]);
 }
 
@@ -93,7 +90,7 @@ async fn another_database_takes_one_right_more() {
     let rule = [documented_rule(), documented_addition("with a database other")].join(" ");
     server.allow(&rule).await;
     let url = format!("redis://switchboard:geheim@127.0.0.1:{}/3", server.port);
-    let node = NodeBuilder::bare("node-a").set("--mode", "redis").set("--redis-url", &url).start().await;
+    let node = NodeBuilder::redis_at("node-a", &url).start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
     Worker::open(&node).await.event("42", "1").await;
     assert_eq!(client.event().await.data, "1");
@@ -110,7 +107,7 @@ async fn what_keeps_a_node_out_is_told() {
         (format!("redis://switchboard:geheim@127.0.0.1:{}", server.port), "'info' command"),
         (format!("redis://127.0.0.1:{}", free_port()), "Connection refused"),
     ] {
-        let node = NodeBuilder::bare("node-a").set("--mode", "redis").set("--redis-url", &url);
+        let node = NodeBuilder::redis_at("node-a", &url);
         let node = node.start_listening().await;
         eventually(BOUND, reason, async || {
             let lines = node.lines();
@@ -129,7 +126,7 @@ async fn what_keeps_a_node_out_is_told() {
 async fn through_a_socket() {
     let server = Server::start(&["--save", "", "--unixsocket", "redis.sock"]).await;
     let url = format!("unix://{}", server.dir().join("redis.sock").display());
-    whole_life(&server, |id| NodeBuilder::bare(id).set("--mode", "redis").set("--redis-url", &url)).await;
+    whole_life(&server, |id| NodeBuilder::redis_at(id, &url)).await;
 }
 
 fn openssl(dir: &TempDir, line: &str) {
@@ -168,7 +165,7 @@ async fn through_tls_with_certificates_on_both_sides() {
     let (node_cert, node_key) = (path("node.pem"), path("node.key"));
     let trusting = |id: &str| {
         let url = format!("rediss://127.0.0.1:{port}");
-        NodeBuilder::bare(id).set("--mode", "redis").set("--redis-url", &url).set("--redis-ca", &ca)
+        NodeBuilder::redis_at(id, &url).set("--redis-ca", &ca)
     };
     let known = |id: &str| trusting(id).set("--redis-cert", &node_cert).set("--redis-key", &node_key);
     whole_life(&server, known).await;

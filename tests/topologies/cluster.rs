@@ -18,7 +18,7 @@ pub fn users() -> Vec<String> {
 
 /// Starts a node of this Cluster.
 pub async fn node(cluster: &Cluster, id: &str, settings: &[(&str, &str)]) -> Node {
-    let builder = NodeBuilder::bare(id).set("--mode", "redis").set("--redis-url", &cluster.url());
+    let builder = NodeBuilder::redis_at(id, &cluster.url());
     builder.with(settings).start().await
 }
 

@@ -31,7 +31,7 @@ async fn they_are_spread_over_the_nodes_and_each_keeps_its_order() {
     let server = Server::start(&["--save", ""]).await;
     let url = format!("redis://127.0.0.1:{}", server.port);
     let start = async |id: &str| {
-        let builder = NodeBuilder::bare(id).set("--mode", "redis").set("--redis-url", &url);
+        let builder = NodeBuilder::redis_at(id, &url);
         builder.with(&[("--ingress", &STREAMS.join(",")), ("--node-ttl", "1500ms")]).start().await
     };
     let a = start("node-a").await;

@@ -10,7 +10,7 @@ use crate::support::{BOUND, Client, NodeBuilder, Worker, within};
 async fn a_session_that_has_seen_what_the_log_has_lost_is_told() {
     let mut server = Server::start(&["--save", ""]).await;
     let url = format!("redis://127.0.0.1:{}", server.port);
-    let node = NodeBuilder::bare("node-a").set("--mode", "redis").set("--redis-url", &url).start().await;
+    let node = NodeBuilder::redis_at("node-a", &url).start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
     let mut worker = Worker::open(&node).await;
     worker.count("42", 1, 5).await;

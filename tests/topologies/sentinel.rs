@@ -11,7 +11,7 @@ use crate::support::{BOUND, NodeBuilder, eventually};
 async fn a_master_that_dies_is_followed_to_where_the_sentinels_say() {
     let mut watched = Watched::start().await;
     let builder = |id| {
-        let builder = NodeBuilder::bare(id).set("--mode", "redis").set("--redis-url", &watched.url());
+        let builder = NodeBuilder::redis_at(id, &watched.url());
         builder.with(&[("--node-ttl", "4s"), ("--log-length", "1000")])
     };
     let a = builder("node-a").start().await;

@@ -31,7 +31,7 @@ async fn waiting(master: &Server) -> Node {
     master.allow(&rule).await;
     let url = format!("redis://switchboard:geheim@127.0.0.1:{}", master.port);
     let settings = [("--wait-replicas", "1"), ("--wait-timeout", "200ms"), ("--node-ttl", "2s")];
-    NodeBuilder::bare("node-a").set("--mode", "redis").set("--redis-url", &url).with(&settings).start().await
+    NodeBuilder::redis_at("node-a", &url).with(&settings).start().await
 }
 
 fn numbered(number: usize) -> Value {

@@ -34,7 +34,12 @@ impl NodeBuilder {
 
     /// A node that works with this Redis.
     pub fn redis(id: &str, redis: &RedisServer) -> Self {
-        Self::bare(id).set("--mode", "redis").set("--redis-url", &redis.url())
+        Self::redis_at(id, &redis.url())
+    }
+
+    /// A node that works with whatever Redis is there.
+    pub fn redis_at(id: &str, url: &str) -> Self {
+        Self::bare(id).set("--mode", "redis").set("--redis-url", url)
     }
 
     /// A node with only what a test cannot do without: its name, its ports, readable logs.
