@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Node, NodeBuilder, RawClient, RedisServer, Scrape, http};
+use crate::support::pair::Single;
+use crate::support::{Client, Node, NodeBuilder, RawClient, Scrape, http};
 
 /// Progress events of one job, and how many are published at once: 2 KiB each, well below what may wait for a socket.
 const PROGRESS: usize = 10_000;
@@ -88,10 +89,9 @@ async fn a_flood_leaves_one_entry(node: &Node) {
 
 #[tokio::test]
 async fn ten_thousand_steps_of_a_job_leave_one_entry_in_redis() {
-    let redis = RedisServer::start().await;
-    let node = NodeBuilder::redis("node-a", &redis).with(SETTINGS).start().await;
-    a_flood_leaves_one_entry(&node).await;
-    let log = redis.db().await.stream("log:{user:42}").await;
+    let mut single = Single::with(SETTINGS).await;
+    a_flood_leaves_one_entry(&single.a).await;
+    let log = single.db.stream("log:{user:42}").await;
     assert_eq!(log.len(), RESULTS + 1);
     let steps = log.iter().filter(|entry| entry.get("event") == "progress");
     assert_eq!(steps.map(|entry| entry.get("collapse")).collect::<Vec<_>>(), ["job-7"]);

@@ -1,5 +1,6 @@
 //! A Redis that may throw keys away: said aloud, at the start and later.
 
+use crate::support::pair::Single;
 use crate::support::wait::same;
 use crate::support::{BOUND, Node, NodeBuilder, RedisServer, Scrape, eventually, http};
 use redis::cmd;
@@ -64,9 +65,8 @@ async fn where_config_is_not_allowed_info_tells() {
 
 #[tokio::test]
 async fn a_redis_that_keeps_everything_is_not_warned_of() {
-    let redis = RedisServer::start().await;
-    let node = NodeBuilder::redis("node-a", &redis).start().await;
-    ready_body(&node, "no warning", |body| body == "ready\n").await;
-    warned(&node, 0).await;
-    assert_eq!(Scrape::of(&node).await.get("redis_may_evict"), 0.0);
+    let node = &Single::start().await.a;
+    ready_body(node, "no warning", |body| body == "ready\n").await;
+    warned(node, 0).await;
+    assert_eq!(Scrape::of(node).await.get("redis_may_evict"), 0.0);
 }

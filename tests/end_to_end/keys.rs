@@ -111,10 +111,9 @@ async fn a_confirmed_position_is_in_the_cursor() {
 
 #[tokio::test]
 async fn a_live_node_has_the_documented_keys() {
-    let redis = RedisServer::start().await;
-    let node = NodeBuilder::redis("node-a", &redis).start().await;
-    let mut db = redis.db().await;
-    let _client = Client::as_user(&node, "42", "tab-1").await;
+    let stage = Single::start().await;
+    let (node, mut db) = (&stage.a, stage.db.clone());
+    let _client = Client::as_user(node, "42", "tab-1").await;
     check(&mut db, "node:node-a", "hash", Some(NODE_TTL)).await;
     let hash = db.hash("node:node-a").await;
     let names: BTreeSet<&str> = hash.keys().map(String::as_str).collect();

@@ -103,15 +103,14 @@ async fn a_local_node_counts_what_happens() {
 
 #[tokio::test]
 async fn a_node_on_redis_counts_what_happens() {
-    let redis = RedisServer::start().await;
-    let node = NodeBuilder::redis("node-a", &redis).start().await;
-    counts_what_happens(&node).await;
-    let scrape = Scrape::of(&node).await;
+    let single = Single::start().await;
+    counts_what_happens(&single.a).await;
+    let scrape = Scrape::of(&single.a).await;
     for script in ["publish", "connect", "disconnect", "claim", "beat"] {
         assert!(scrape.get(&format!("redis_seconds_count{{script=\"{script}\"}}")) >= 1.0, "{script}");
     }
     // A sign of life counts until it is acknowledged, a moment later.
-    counted(&node, "inbox_lag", 0.0).await;
+    counted(&single.a, "inbox_lag", 0.0).await;
 }
 
 #[tokio::test]
@@ -189,14 +188,14 @@ async fn a_lag_is_what_is_not_done() {
 
 #[tokio::test]
 async fn without_redis_there_are_metrics_too() {
-    let mut redis = RedisServer::start().await;
-    let node = NodeBuilder::redis("node-a", &redis).start().await;
-    redis.kill();
-    counted(&node, "redis_up", 0.0).await;
-    let scrape = Scrape::of(&node).await;
+    let mut single = Single::start().await;
+    let node = &single.a;
+    single.redis.kill();
+    counted(node, "redis_up", 0.0).await;
+    let scrape = Scrape::of(node).await;
     assert_eq!(scrape.get("ready"), 0.0);
     http::post(&node.worker_http("/publish"), r#"{"userId":"42","event":"e"}"#).await.refused(503);
-    counted(&node, "events_refused_total{code=\"unavailable\"}", 1.0).await;
+    counted(node, "events_refused_total{code=\"unavailable\"}", 1.0).await;
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::db::Db;
+use crate::support::pair::Single;
 use crate::support::terminal::{at, line_at};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, Worker, eventually, http};
+use crate::support::{BOUND, Client, NodeBuilder, Pair, Worker, eventually, http};
 
 /// Follows a user by hand, as the README says.
 async fn follow(db: &mut Db, user: &str, ms: u64) {
@@ -97,9 +98,8 @@ async fn every_step_of_an_event_is_noted_with_its_time_and_node() {
 
 #[tokio::test]
 async fn replay_gaps_and_ingress_are_noted_too() {
-    let redis = RedisServer::start().await;
-    let node = NodeBuilder::redis("node-a", &redis).set("--log-length", "2").start().await;
-    let mut db = redis.db().await;
+    let stage = Single::with(&[("--log-length", "2")]).await;
+    let (node, mut db) = (&stage.a, stage.db.clone());
     let put = http::request(reqwest::Method::PUT, &node.worker_http("/users/42/trace"), &[], None).await;
     assert_eq!(put.unwrap().status, 200);
     for number in ["1", "2", "3"] {
@@ -112,7 +112,7 @@ async fn replay_gaps_and_ingress_are_noted_too() {
         Ok(ids)
     })
     .await;
-    let mut client = Client::open(&node, "userId=42&clientId=tab-1&since=1-0").await;
+    let mut client = Client::open(node, "userId=42&clientId=tab-1&since=1-0").await;
     assert_eq!(client.frame("a gap").await["type"], "gap");
     client.events(2).await;
     let steps = steps(&mut db, "42", ("node-a", "written", &ids[1])).await;
