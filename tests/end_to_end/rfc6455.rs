@@ -134,7 +134,7 @@ const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 
 #[tokio::test]
 async fn every_way_to_write_a_handshake_is_accepted() {
-    let node = NodeBuilder::local("solo").start().await;
+    let node = NodeBuilder::local("solo").set("--client-origin", "*").start().await;
     let handshakes: &[&[&str]] = &[
         &[GET, HOST, UPGRADE, CONNECTION, VERSION, KEY],
         &[GET, "hOsT: a", "UPGRADE: WebSocket", "CONNECTION: UPGRADE", "SEC-WEBSOCKET-VERSION: 13", KEY],
