@@ -205,7 +205,8 @@ end
 -- Whether the client was signed out since `order`: signout.lua.
 local function signed_out(noted, client, order)
   for at, who in string.gmatch(noted or '', '(%d+) (%S+)') do
-    if (who == '*' or who == client) and tonumber(at) > tonumber(order) then return true end
+    local is_time = tonumber(at) < (now + A_DAY) * 1000 -- else it is one that never comes
+    if is_time and (who == '*' or who == client) and tonumber(at) > tonumber(order) then return true end
   end
   return false
 end
@@ -214,7 +215,7 @@ end
 local function after_sign_outs(noted)
   local latest = order
   for at in string.gmatch(noted or '', '(%d+) %S+') do
-    local is_time = tonumber(at) < (now + A_DAY) * 1000 -- else it is one that never comes
+    local is_time = tonumber(at) < (now + A_DAY) * 1000
     if is_time and tonumber(at) >= tonumber(latest) then latest = string.format('%d', at + 1) end
   end
   return latest
@@ -243,14 +244,15 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   elseif not known and replaced == '' and others >= max_sessions then
     return 'full'
   end
-  local order = mode == 'new' and after_sign_outs(noted[7]) or order
+  local order = mode == 'new' and after_sign_outs(noted[7])
+    or tonumber(mode) > tonumber(order) and mode or order -- it does not go back with the clock
 
   local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
   local position = newest or clock
   if not newest and (last or noted[8]) then -- the log is gone: nobody may stand before what it had
     local known = newest_known(nodes, cursor)
-    if newer(known, clock) then position = known end
+    if newer(known, clock) and parts(known) < now + A_DAY then position = known end
   end
   local stored, confirmed = noted[1], noted[1]
   if mode == 'new' and has_confirmed ~= '' and not (stored and newer(stored, has_confirmed)) then
@@ -261,7 +263,8 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(nodes, log, cursor, from, newest)
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
-  local lost = #members > 0 and not (noted[2] or noted[3]) -- Redis threw the positions away
+  -- Redis threw the positions away. (What is kept for a shorter time than leases lapses while sessions are there.)
+  local lost = #members > 0 and not (noted[2] or noted[3]) and log_ttl >= tonumber(session_ttl)
   local dropped = lost and now or tonumber(noted[5] or 0)
   if since == '' and not confirmed and dropped > now - log_ttl then whole = false end
 

@@ -231,7 +231,7 @@ local function publish(nodes, log, cursor, event, data, option)
     -- Not all fields are keys, so those are counted: '@keys', about.
     if added > 0 then
       local keys = (redis.call('HGET', cursor, '@keys') or 0) + added
-      if keys > 4 * length + 256 then keys = forget_old_keys(log, cursor) end
+      if keys > 5 * length + 256 then keys = forget_old_keys(log, cursor) end
       redis.call('HSET', cursor, '@keys', keys)
     end
   end

@@ -31,7 +31,8 @@ impl Origins {
 
     /// Pages of this machine and of its network, and of these hosts: nothing that a name on the Internet stands for.
     pub fn near(hosts: impl IntoIterator<Item = String>) -> Self {
-        let hosts = hosts.into_iter().map(|host| Pattern::Host(host.to_ascii_lowercase()));
+        let bare = |host: String| host.trim_matches(['[', ']']).to_ascii_lowercase();
+        let hosts = hosts.into_iter().map(|host| Pattern::Host(bare(host)));
         Self([Pattern::Near].into_iter().chain(hosts).collect())
     }
 
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn near_is_what_no_name_on_the_internet_stands_for() {
-        let origins = Origins::near(["Relay.example.com".to_owned()]);
+        let origins = Origins::near(["Relay.example.com", "[2001:db8::7]"].map(str::to_owned));
         for good in [
             "http://localhost:4000",
             "http://app.localhost",
@@ -114,6 +115,7 @@ mod tests {
             "http://[::1]:4000",
             "http://192.168.1.7:3000",
             "https://relay.example.com",
+            "http://[2001:db8::7]:4000",
         ] {
             assert!(origins.allow(good), "{good}");
         }

@@ -81,6 +81,7 @@ impl Session {
             self.last = self.last.min(newest);
             self.registered.handle().went_back(newest);
         }
+        let upto = if lost { registration.upto.min(newest) } else { registration.upto };
         if !registration.whole || lost {
             info!(
                 node = %self.registered.router().node(),
@@ -91,7 +92,7 @@ impl Session {
             self.metrics().gaps.inc();
             self.note_gap(&registration);
             // Where nothing is left after it, the client stands where the page ends.
-            let id = registration.events.is_empty().then_some(registration.upto);
+            let id = registration.events.is_empty().then_some(upto);
             self.feed(client::gap(registration.from, registration.position), id)?;
         }
         let Self { transport, registered, last, steps: unflushed, .. } = self;
@@ -109,7 +110,6 @@ impl Session {
             }
         }
         drop(burst);
-        let upto = if lost { registration.upto.min(newest) } else { registration.upto };
         self.last = self.last.max(upto);
         let done = !registration.more && self.registered.handle().caught_up(self.last);
         self.catch_up = if done { CatchUp::Idle } else { CatchUp::Wanted };

@@ -185,7 +185,7 @@ impl Session {
         });
         // Where something follows, or is missing, the client does not stand at the log's end yet.
         let at_end = registration.whole && registration.replayed == 0;
-        let id = if at_end { registration.position } else { registration.from };
+        let id = if at_end { registration.position } else { registration.from.min(registration.position) };
         self.feed(welcome, Some(id))?;
         self.take_page(registration)
     }

@@ -54,10 +54,11 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
     // A page that a developer happens to visit must not publish.
     let worker_origins = match r.given("client-origin") {
         Some(_) => origins.clone(),
-        None => Some(Origins::near(["client-url", "worker-url"].into_iter().filter_map(|url| {
-            let uri: Uri = r.given(url)?.parse().ok()?;
-            Some(uri.host()?.to_owned())
-        }))),
+        None => {
+            let of_url = |url| Some(r.given(url)?.parse::<Uri>().ok()?.host()?.to_owned());
+            let hosts = [of_url("client-url"), of_url("worker-url"), r.given("bind").map(str::to_owned)];
+            Some(Origins::near(hosts.into_iter().flatten()))
+        }
     };
     let worker_tokens = match r.given("worker-token") {
         None | Some("none") => Some(Vec::new()),

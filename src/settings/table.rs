@@ -100,7 +100,8 @@ settings! {
     REDIS "ingress" "INGRESS" "STREAMS" "events"
         "Comma-separated streams that anyone may publish to with XADD; each is read by one node at a time",
     ACCESS "client-origin" "CLIENT_ORIGIN" "ORIGINS" ["any in development"]
-        "Comma-separated origins that browsers may connect from; https://*.example.com matches subdomains, * any",
+        "Comma-separated origins that browsers may connect from; https://*.example.com matches subdomains, * any; \
+         not set, pages of other machines cannot reach the worker port",
     ACCESS "auth" "AUTH_MODE" "MODE" ["none in development"]
         "none: a client is whoever it says it is; jwt: by a signed token; api: by asking the API server",
     ACCESS "jwt-secret" "JWT_SECRET" "TEXT" ["none"]

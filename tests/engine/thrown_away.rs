@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use switchboard::engine::{Connect, Connected, LeaseState, Mode};
+use switchboard::engine::{Connected, LeaseState, Mode};
 use switchboard::id::EventId;
 
-use crate::stage::{Kind, client, event, ids, user};
+use crate::stage::{Kind, Options, event, ids, user};
 
 const LOG: &str = "log:{user:42}";
 
@@ -76,15 +76,27 @@ async fn who_comes_after_a_sign_out_stays_though_the_clock_has_gone_back() {
     let order = stage.connect(&user, "tab").await.order;
     // As one of a minute before the clock went back.
     let () = stage.ask(&["HSET", "cursor:{user:42}", "@out", &format!("{} *", order + 60_000_000)]);
-    let back = stage.connect(&user, "tab").await;
-    let resume = Connect {
-        user: user.clone(),
-        client: client("tab"),
-        mode: Mode::Resume { order: back.order },
-        since: Some(back.position),
-        confirmed: None,
-    };
-    assert!(matches!(stage.engine.connect(resume).await.unwrap(), Connected::Registered(_)));
+    let mut page = stage.connect(&user, "tab").await;
+    for _ in 0..3 {
+        let mode = Mode::Resume { order: page.order };
+        let resumed = stage.try_connect(&user, "tab", mode, Some(page.position)).await;
+        let Connected::Registered(next) = resumed else { panic!("{resumed:?}") };
+        page = next;
+    }
+    let () = stage.ask(&["HSET", "cursor:{user:42}", "@out", "9000000000000000 *"]);
+    let mode = Mode::Resume { order: page.order };
+    let resumed = stage.try_connect(&user, "tab", mode, Some(page.position)).await;
+    assert!(matches!(resumed, Connected::Registered(_)), "that is a time that never comes: {resumed:?}");
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_kept_for_less_than_a_lease_may_lapse() {
+    let log_ttl = Duration::from_secs(1);
+    let stage = Kind::Redis.stage_with(Options { log_ttl, ..Options::default() }).await;
+    let user = user("42");
+    stage.connect(&user, "tab").await;
+    let () = stage.ask(&["DEL", "cursor:{user:42}"]); // as if that second was over
+    assert!(stage.connect(&user, "other").await.whole);
 }
 
 #[tokio::test]

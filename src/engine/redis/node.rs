@@ -188,7 +188,10 @@ pub async fn release(context: &Context) -> Result<(), Unavailable> {
 }
 
 async fn let_go(context: &Context, node: &NodeId) -> Result<(), Unavailable> {
-    // In this order: once the id is given back, who claims it puts it on the list again.
+    // In this order: once the id is given back, who claims it puts it on the list again. Who has claimed it stays there.
+    if renew(context, node, 0).await? == 0 {
+        return Ok(());
+    }
     let mut list = cmd("ZREM");
     list.arg(context.keys.nodes()).arg(node.as_str());
     context.link.probe_one(list).await?;
