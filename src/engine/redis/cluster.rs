@@ -243,6 +243,8 @@ impl Cluster {
             let fresh = map.servers.iter().filter(|server| !server.is_up() && server.whole_since().is_none());
             join_all(fresh.map(async |server| drop(server.probe().await))).await;
             *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
+            // Whoever waits for doubts may have looked for the server's in the map before.
+            self.options.doubts.notify_one();
         }
         self.drawn.fetch_add(1, Ordering::AcqRel);
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ use super::map::Map;
 use super::sentinel::Sentinels;
 use super::server::{Options, Place, Server};
 use super::slot::Slot;
-use super::wire::{Outcome, is_outage};
+use super::wire::{Outcome, has_moved, is_outage};
 use crate::engine::Unavailable;
 
 enum Servers {
@@ -123,9 +123,7 @@ impl Link {
                 server.suspect();
                 self.suspect();
             }
-            Servers::Cluster(cluster) if error.kind() == ErrorKind::Server(ServerErrorKind::Moved) => {
-                cluster.redraw();
-            }
+            Servers::Cluster(cluster) if has_moved(error) => cluster.redraw(),
             Servers::Cluster(cluster) => {
                 if cluster.map().owner(Slot::of(key.as_bytes())).is_some_and(|server| cluster.suspect(server))
                 {

@@ -6,7 +6,7 @@
 //! | `scripts`, `reply` | `lua/`, embedded; reading what it returns |
 //! | `appender` | adds to the ingress stream from outside: for the load generator |
 //! | `connection`, `sentinel`, `map` | where Redis is: addresses, Sentinels, a Cluster's slots |
-//! | `link`, `server`, `cluster`, `wire` | pools, dedicated connections, up or away; each command to its master |
+//! | `link`, `server`, `known`, `cluster`, `wire` | pools, dedicated connections, up or away; each command to its master |
 //! | `slot` | what may go into one script call |
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
@@ -37,6 +37,7 @@ mod format;
 mod inbox;
 mod ingress;
 mod keys;
+mod known;
 mod lane;
 mod lead;
 mod link;
@@ -64,7 +65,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -133,6 +134,8 @@ struct Context {
     keys: Keys,
     link: Link,
     turns: turns::Turns,
+    /// Calls of one command each, at once: half of a pool.
+    single: Semaphore,
     metrics: Arc<Metrics>,
     node: OnceLock<Arc<dyn Node>>,
     /// Whose hints could not be sent, though their events are in the logs.
@@ -192,6 +195,7 @@ impl RedisEngine {
             link: Link::new(topology, options, &keys, &home),
             keys,
             turns: turns::Turns::default(),
+            single: Semaphore::new((config.pool_size as usize / 2).max(1)),
             metrics,
             node: OnceLock::new(),
             unsent: Mutex::default(),
@@ -219,6 +223,18 @@ impl RedisEngine {
         F: Future<Output = Result<T, Unavailable>> + Send + 'static,
     {
         Answer::of(run(self.context.clone()))
+    }
+
+    /// The same, of which everyone may have one under way: they wait for each other, not the rest for them.
+    fn in_turn<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F + Send + 'static) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Unavailable>> + Send + 'static,
+    {
+        self.with_context(|context| async move {
+            let _turn = context.single.acquire().await;
+            run(context.clone()).await
+        })
     }
 }
 
@@ -250,15 +266,15 @@ impl Engine for RedisEngine {
     }
 
     fn uplink(&self, message: Uplink) -> Answer<()> {
-        self.with_context(|context| async move { sessions::uplink(&context, &message).await })
+        self.in_turn(|context| async move { sessions::uplink(&context, &message).await })
     }
 
     fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {
-        self.with_context(|context| async move { sessions::of(&context, &user).await })
+        self.in_turn(|context| async move { sessions::of(&context, &user).await })
     }
 
     fn online(&self, users: Vec<UserId>) -> Answer<Vec<UserId>> {
-        self.with_context(|context| async move { sessions::online(&context, users).await })
+        self.in_turn(|context| async move { sessions::online(&context, users).await })
     }
 
     fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()> {

@@ -3,28 +3,27 @@
 //! Each connection that opens asks who answers. A process that was not there before may have lost the newest writes
 //! of its predecessor: then the server is doubted, and sessions look into their logs.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, RunError};
 use bb8_redis::RedisConnectionManager;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, Value, from_redis_value};
+use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
+use super::known::{Known, NOT_KNOWN};
 use super::scripts::Timer;
 use super::sentinel::Sentinels;
 use super::wire::{
-    CONNECT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, is_outage, lacks_script, load_scripts, open, send, send_each,
+    CONNECT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, is_outage, lacks_script, load_scripts, open, send_each,
 };
 use crate::lock::lock;
 
 /// Why there is no connection where nobody said so.
 const SILENT: &str = "it does not answer (a wrong port, or TLS on one side alone?)";
-
-/// A data set of which nothing is known yet is whole since never.
-const NOT_KNOWN: u64 = u64::MAX;
 
 /// Where a master is.
 #[derive(Debug, Clone)]
@@ -66,20 +65,9 @@ pub struct Options {
     pub doubts: Arc<Notify>,
 }
 
-/// What is known of a server.
-#[derive(Debug)]
-struct Known {
-    /// Connections that have failed.
-    failures: AtomicU64,
-    /// Why the last connection could not be opened; none where it could.
-    trouble: Mutex<Option<String>>,
-    run_id: Mutex<String>,
-    /// On a Cluster: the key that carries since when this server's data are whole.
-    mark: Mutex<Option<String>>,
-    whole_since: AtomicU64,
-    doubted: AtomicBool,
-    doubts: Arc<Notify>,
-}
+/// How long a connection may take to show that it is still one, once another has failed. The pool has
+/// [`CONNECT_TIMEOUT`] for all that it tries before it opens a new one.
+const STILL_THERE: Duration = Duration::from_millis(300);
 
 /// A pooled connection that remembers when it was last known to be good.
 pub struct Connection {
@@ -89,7 +77,8 @@ pub struct Connection {
 }
 
 /// Opens pooled connections. bb8-redis never calls a connection broken and asks for a `PING` at every checkout
-/// instead; here that is asked only after some connection has failed since this one was last used.
+/// instead; here something is asked only after some connection has failed since this one was last used, and then who
+/// answers: it may be a replica by now.
 struct Manager {
     place: Place,
     known: Arc<Known>,
@@ -111,8 +100,11 @@ impl ManageConnection for Manager {
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), RedisError> {
         let failures = self.known.failures.load(Ordering::Acquire);
         if connection.failures_seen != failures {
-            redis::cmd("PING").exec_async(&mut connection.inner).await?;
-            connection.failures_seen = failures;
+            // Whoever has waited too long for the pool drops this in the middle, and it goes back as it is.
+            connection.broken = true;
+            let silent = |_| RedisError::from((ErrorKind::Io, "a connection has fallen silent"));
+            timeout(STILL_THERE, self.known.look(&mut connection.inner)).await.map_err(silent)??;
+            (connection.broken, connection.failures_seen) = (false, failures);
         }
         Ok(())
     }
@@ -132,62 +124,6 @@ impl Manager {
     }
 }
 
-impl Known {
-    /// Asks who answers, and whether its data are those that were there before.
-    async fn look(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let mark = lock(&self.mark).clone();
-        let mut questions = redis::pipe();
-        questions.cmd("INFO").arg("replication").cmd("INFO").arg("server");
-        if let Some(mark) = &mark {
-            questions.cmd("TIME").cmd("GET").arg(mark);
-        }
-        let mut answers = send(connection, &questions).await?.into_iter();
-        let mut info = || answers.next().map(from_redis_value::<String>).transpose();
-        let (replication, server) = (info()?.unwrap_or_default(), info()?.unwrap_or_default());
-        if field(&replication, "role") == Some("slave") {
-            return Err((ErrorKind::Io, "this server is a replica").into());
-        }
-        if let (Some(mark), Some(time), Some(since)) = (mark, answers.next(), answers.next()) {
-            let since = match from_redis_value::<Option<u64>>(since)? {
-                Some(since) => since,
-                None => begin(connection, &mark, from_redis_value(time)?).await?,
-            };
-            let before = self.whole_since.swap(since, Ordering::AcqRel);
-            if before != NOT_KNOWN && before != since {
-                return Err((ErrorKind::Io, "the server came back with other data").into());
-            }
-        }
-        let run_id = field(&server, "run_id").unwrap_or_default();
-        let mut known = lock(&self.run_id);
-        if !known.is_empty() && *known != run_id {
-            self.doubt();
-        }
-        run_id.clone_into(&mut known);
-        Ok(())
-    }
-
-    fn doubt(&self) {
-        self.doubted.store(true, Ordering::Release);
-        self.doubts.notify_one();
-    }
-}
-
-/// A data set without a mark: it is known to be whole from now on.
-async fn begin(
-    connection: &mut MultiplexedConnection,
-    mark: &str,
-    (seconds, micros): (u64, u64),
-) -> Result<u64, RedisError> {
-    let mut pipeline = redis::pipe();
-    pipeline.cmd("SET").arg(mark).arg(seconds * 1000 + micros / 1000).arg("NX").cmd("GET").arg(mark);
-    let mut answers = send(connection, &pipeline).await?;
-    Ok(from_redis_value(answers.pop().unwrap_or(Value::Nil))?)
-}
-
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
-}
-
 /// One master.
 pub struct Server {
     /// Where it is, for the log.
@@ -204,21 +140,15 @@ impl Server {
     /// A server. Opens no connection yet.
     pub fn new(name: &str, place: Place, options: Options) -> Self {
         let Options { pool_size, wait, timer, doubts } = options;
-        let known = Arc::new(Known {
-            failures: AtomicU64::new(0),
-            trouble: Mutex::default(),
-            run_id: Mutex::default(),
-            mark: Mutex::default(),
-            whole_since: AtomicU64::new(NOT_KNOWN),
-            doubted: AtomicBool::new(false),
-            doubts,
-        });
+        let known = Arc::new(Known::new(doubts));
         let response_timeout = RESPONSE_TIMEOUT + wait.timeout;
         let pool = Pool::builder()
             .max_size(pool_size)
             .connection_timeout(CONNECT_TIMEOUT)
             .test_on_check_out(true)
             .retry_connection(false)
+            // By age alone none is given up: where Sentinels are away there may be no other.
+            .max_lifetime(None)
             .build_unchecked(Manager { place: place.clone(), known: known.clone(), response_timeout });
         Self { name: name.to_owned(), place, pool, known, wait, timer, up: AtomicBool::new(false) }
     }
@@ -284,6 +214,9 @@ impl Server {
     async fn connection(&self) -> Result<bb8::PooledConnection<'_, Manager>, RedisError> {
         self.pool.get().await.map_err(|error| match error {
             RunError::User(error) => error,
+            RunError::TimedOut if self.pool.state().idle_connections == 0 && self.is_up() => {
+                (ErrorKind::Client, "all connections to Redis are busy").into()
+            }
             RunError::TimedOut => {
                 let trouble = lock(&self.known.trouble).clone();
                 (ErrorKind::Io, "no connection in time", trouble.unwrap_or_else(|| SILENT.to_owned())).into()

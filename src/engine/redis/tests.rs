@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::scripts::Timer;
@@ -83,15 +83,48 @@ async fn a_connection_that_broke_under_a_command_for_a_moving_slot_is_not_used_a
         "ASKING" if std::mem::take(&mut breaks) => None,
         _ => Some("+OK"),
     });
-    let options = Options {
-        pool_size: 1,
-        wait: Wait { replicas: 0, timeout: Duration::ZERO },
-        timer: Arc::new(Timer::new(&Metrics::new("n", SCRIPTS).unwrap())),
-        doubts: Arc::default(),
-    };
-    let server = Server::new("fake", Place::Fixed(place.await), options);
+    let server = server(place.await, 1);
     let mut command = redis::cmd("SMEMBERS");
     command.arg("user:42");
     server.ask(&command, false).await.unwrap_err();
     server.ask(&command, false).await.unwrap();
+}
+
+fn server(place: ConnectionInfo, pool_size: u32) -> Server {
+    let options = Options {
+        pool_size,
+        wait: Wait { replicas: 0, timeout: Duration::ZERO },
+        timer: Arc::new(Timer::new(&Metrics::new("n", SCRIPTS).unwrap())),
+        doubts: Arc::default(),
+    };
+    Server::new("fake", Place::Fixed(place), options)
+}
+
+#[tokio::test]
+async fn connections_that_have_fallen_silent_are_given_up_for_new_ones() {
+    let place = fake(|_| Some("+OK")).await;
+    let (silence, way) = watch::channel(0);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = connection::at(&place, "127.0.0.1", listener.local_addr().unwrap().port());
+    let behind = place.addr().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (mut way, behind) = (way.clone(), behind.clone());
+            way.borrow_and_update();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(behind).await.unwrap();
+                tokio::select! {
+                    _ = copy_bidirectional(&mut near, &mut far) => {}
+                    _ = way.changed() => std::future::pending().await, // still there, and without a word
+                }
+            });
+        }
+    });
+    let server = server(front, 3);
+    let (a, b, c) = tokio::join!(server.probe(), server.probe(), server.probe());
+    a.and(b).and(c).unwrap();
+    silence.send_replace(1);
+    server.probe().await.unwrap_err();
+    server.suspect();
+    server.probe().await.unwrap();
 }

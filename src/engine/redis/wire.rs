@@ -49,6 +49,12 @@ pub fn is_outage(error: &RedisError) -> bool {
     not_ready || error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error()
 }
 
+/// Whether a slot of a Cluster is elsewhere, or on its way there: nothing is wrong with who says so.
+pub fn has_moved(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, Moved, TryAgain};
+    matches!(error.kind(), ErrorKind::Server(Ask | Moved | TryAgain))
+}
+
 /// Runs a pipeline on `connection`; each command has its own outcome.
 ///
 /// # Errors
