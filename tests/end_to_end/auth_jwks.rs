@@ -206,6 +206,11 @@ async fn a_key_is_good_for_what_it_is_and_for_nothing_else() {
     for (issuer, kid) in [(&ec, "ec"), (&rsa, "rsa"), (&ed, "ed")] {
         assert_eq!(status(&node, &issuer.token_by(kid, claims())).await, 101, "{kid}");
         assert_eq!(status(&node, &issuer.token(claims())).await, 101, "without a kid all that fit are tried");
+        let other = json!({"sub": "43", "exp": unix(60)});
+        for good in [issuer.token_by(kid, claims()), issuer.token(claims())] {
+            let tampered = Issuer::tampered(&good, &other);
+            assert_eq!(status(&node, &tampered).await, 401, "{kid} has not signed that");
+        }
     }
     let crossed = [(&ec, "rsa"), (&rsa, "ec"), (&ed, "ec"), (&rsa, "ed")];
     for (issuer, kid) in crossed {

@@ -129,6 +129,10 @@ async fn the_key_decides_on_the_algorithm_never_the_token() {
         let builder = NodeBuilder::local("solo").set("--auth", "jwt").env("JWT_PUBLIC_KEY", &issuer.pem());
         let node = builder.start().await;
         assert_eq!(status(&node, "", &issuer.token(claims.clone())).await, 101);
+        // The right signature of other claims.
+        let good = issuer.token(claims.clone());
+        let tampered = Issuer::tampered(&good, &json!({"sub": "43", "exp": unix(60)}));
+        refused(&node, "", &tampered).await;
         // The public key, which everyone has, taken for a shared secret.
         for secret in [issuer.pem(), issuer.pem().trim().to_owned()] {
             refused(&node, "", &Issuer::Secret(secret).token(claims.clone())).await;

@@ -129,6 +129,14 @@ impl Issuer {
         self.sign(&json!({"typ": "JWT", "alg": self.alg(), "kid": kid}), &claims)
     }
 
+    /// A good token of one user's whose claims somebody has changed afterwards: it is signed, for what it said before.
+    pub fn tampered(good: &str, claims: &Value) -> String {
+        let mut parts: Vec<&str> = good.split('.').collect();
+        let claims = BASE64_URL.encode(claims.to_string());
+        parts[1] = &claims;
+        parts.join(".")
+    }
+
     /// A token for this user, good for a minute.
     pub fn token_of(&self, user: &str) -> String {
         self.token(json!({"sub": user, "exp": unix(60)}))
