@@ -130,7 +130,8 @@ async fn a_message_in_pieces_is_put_together_even_around_a_ping() {
 async fn a_client_that_closes_is_answered() {
     let node = node().await;
     let client = Client::as_user(&node, "42", "tab-1").await;
-    within(BOUND, "the answer to a close", client.close()).await;
+    let answer = within(BOUND, "the answer to a close", client.close()).await;
+    assert_eq!(answer, Some(1005), "a close without a code gets one without a code");
 }
 
 #[tokio::test]

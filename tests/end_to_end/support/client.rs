@@ -181,9 +181,9 @@ impl Client {
         self.socket.closed().await
     }
 
-    /// Closes as a client does that leaves.
-    pub async fn close(self) {
-        self.socket.close().await;
+    /// Closes as a client does that leaves; the code of the close that answers, where one came.
+    pub async fn close(self) -> Option<u16> {
+        self.socket.close().await
     }
 }
 

@@ -134,13 +134,14 @@ impl Socket {
         }
     }
 
-    /// Closes from this side and waits until the other one has agreed.
-    pub async fn close(mut self) {
+    /// Closes from this side and waits until the other one has agreed: by a close with this code, or without one.
+    pub async fn close(mut self) -> Option<u16> {
         self.out.send(Message::Close(None)).await.ok();
         loop {
             match self.next(BOUND).await {
                 Some(Seen::Text(_)) => {}
-                Some(Seen::Closed(..) | Seen::Lost(_)) => return,
+                Some(Seen::Closed(code, _)) => return Some(code),
+                Some(Seen::Lost(_)) => return None,
                 None => self.fail("the answer to a close", "nothing"),
             }
         }
