@@ -188,9 +188,9 @@ async fn no_password_of_redis_appears_in_the_log() {
     let redis = RedisServer::stopped();
     let url = redis.url().replace("redis://", "redis://relay:s3cret-pass@");
     let builder = NodeBuilder::redis("node-a", &redis).set("--redis-url", &url);
-    let node = builder.set("--log-level", "debug").start_listening().await;
-    not_ready(&node.worker_http("/readyz")).await;
-    for line in node.lines() {
+    let mut node = builder.set("--log-level", "debug").start_listening().await;
+    node.log_line(BOUND, "that Redis is away", |line| line.contains("Redis cannot be used")).await;
+    for line in node.whole_log().await {
         assert!(!line.contains("s3cret-pass"), "in the log: {line}");
     }
 }

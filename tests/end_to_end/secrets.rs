@@ -42,12 +42,12 @@ impl Watch {
         }
     }
 
-    async fn finish(self, node: &Node) {
+    async fn finish(self, mut node: Node) {
         let metrics = http::get(&node.worker_http(&format!("/metrics?token={WORKER_TOKEN}"))).await;
         assert_eq!(metrics.status, 200);
         self.check(&[metrics.body], "the metrics");
         self.check(&self.said, "what was answered");
-        let lines = node.lines();
+        let lines = node.whole_log().await;
         assert!(lines.iter().any(|line| line.contains(r#""level":"DEBUG""#)), "the log is not at its finest");
         self.check(&lines, "the log");
     }
@@ -221,7 +221,7 @@ async fn with_tokens_nothing_shows_at_the_finest_level_of_the_log() {
     watch
         .said
         .push(format!("{:?}", http::upgrade(&node.client_ws(&format!("token={good}")), &[COOKIE]).await));
-    watch.finish(&node).await;
+    watch.finish(node).await;
 }
 
 #[tokio::test]
@@ -243,7 +243,7 @@ async fn with_an_api_server_nothing_shows_either() {
     bring(&node, &mut watch, "s3cret-token").await;
     api.stop().await;
     bring(&node, &mut watch, "s3cret-token").await;
-    watch.finish(&node).await;
+    watch.finish(node).await;
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ async fn a_password_that_redis_refuses_is_not_told() {
     let acl = ["SETUSER", "relay", "on", ">another", "~*", "&*", "+@all"];
     let _: () = db.run(redis::cmd("ACL").arg(&acl)).await;
     let url = redis.url().replacen("redis://", "redis://relay:s3cret-redis@", 1);
-    let node = NodeBuilder::bare("solo")
+    let mut node = NodeBuilder::bare("solo")
         .with(&[("--mode", "redis"), ("--log-level", "trace")])
         .env("REDIS_URL", &url)
         .start_listening()
@@ -108,7 +108,7 @@ async fn a_password_that_redis_refuses_is_not_told() {
     let answer = http::post(&node.worker_http("/publish"), frame).await;
     assert_eq!(answer.refused(503), "unavailable");
     assert!(!answer.body.contains(MARK), "{answer:?}");
-    for line in node.lines() {
+    for line in node.whole_log().await {
         assert!(!line.contains(MARK), "{line}");
     }
 }

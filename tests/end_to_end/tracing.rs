@@ -37,12 +37,13 @@ async fn an_event_is_published_hinted_and_written() {
 
 #[tokio::test]
 async fn at_info_no_event_leaves_a_line() {
-    let node = NodeBuilder::local("solo").start().await;
+    let mut node = NodeBuilder::local("solo").start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
     let id = Worker::open(&node).await.event("42", "1").await;
     client.event().await;
-    client.round_trip().await;
-    assert!(node.lines().iter().all(|line| !line.contains(&id)), "{:?}", node.lines());
+    client.close().await;
+    let lines = node.whole_log().await;
+    assert!(lines.iter().all(|line| !line.contains(&id)), "{lines:#?}");
 }
 
 #[tokio::test]

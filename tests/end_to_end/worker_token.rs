@@ -61,7 +61,7 @@ async fn post_publish_asks_for_the_token_too() {
 
 #[tokio::test]
 async fn no_token_appears_in_the_log() {
-    let node = NodeBuilder::local("solo")
+    let mut node = NodeBuilder::local("solo")
         .set("--worker-token", "s3cret-new")
         .set("--log-level", "trace")
         .start()
@@ -70,7 +70,7 @@ async fn no_token_appears_in_the_log() {
     Worker::open_with(&url, None).await.unwrap().event("42", "1").await;
     let url = format!("{}/?token=guessed-t0ken", node.worker_url);
     assert!(Worker::open_with(&url, None).await.is_err());
-    for line in node.lines() {
+    for line in node.whole_log().await {
         assert!(!line.contains("s3cret-new") && !line.contains("guessed-t0ken"), "in the log: {line}");
     }
 }

@@ -3,12 +3,13 @@
 use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-use super::wait::eventually;
+use super::wait::{BOUND, eventually};
 
 /// How much of a failed test's logs is shown: enough for the last seconds, not all of a load test.
 const SHOWN_LINES: usize = 300;
@@ -18,6 +19,8 @@ pub struct Process {
     name: String,
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    /// The threads that add to `lines`, until their pipe ends.
+    captures: Vec<JoinHandle<()>>,
     _dir: TempDir,
 }
 
@@ -66,9 +69,11 @@ impl Launch {
             .spawn()
             .expect("starting the switchboard binary");
         let lines = Arc::new(Mutex::new(Vec::new()));
-        capture(child.stdout.take().expect("stdout"), Arc::clone(&lines));
-        capture(child.stderr.take().expect("stderr"), Arc::clone(&lines));
-        Process { name: name.to_owned(), child, lines, _dir: dir }
+        let captures = vec![
+            capture(child.stdout.take().expect("stdout"), Arc::clone(&lines)),
+            capture(child.stderr.take().expect("stderr"), Arc::clone(&lines)),
+        ];
+        Process { name: name.to_owned(), child, lines, captures, _dir: dir }
     }
 
     /// Starts the process, and leaves what it prints to whoever has the other end of the pipe.
@@ -77,7 +82,7 @@ impl Launch {
         let (mut command, dir) = self.command();
         command.stdout(pipe.try_clone().expect("its twin")).stderr(pipe);
         let child = command.spawn().expect("starting the switchboard binary");
-        Process { name: name.to_owned(), child, lines: Arc::default(), _dir: dir }
+        Process { name: name.to_owned(), child, lines: Arc::default(), captures: Vec::new(), _dir: dir }
     }
 
     /// Runs the process to its end, for the starts that are meant to fail or to print something.
@@ -99,7 +104,8 @@ impl Launch {
 }
 
 impl Process {
-    /// Everything printed so far, standard output and standard error together.
+    /// Everything printed so far, standard output and standard error together. The last of it may still be on its way:
+    /// for what must not be there, see [`Process::whole_log`].
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("captured lines").clone()
     }
@@ -153,6 +159,18 @@ impl Process {
         eventually(bound, &what, async || self.try_exit().ok_or("still running".to_owned())).await
     }
 
+    /// Everything that it ever prints: ends it by SIGTERM, and waits for the last line.
+    pub async fn whole_log(&mut self) -> Vec<String> {
+        self.signal(Signal::TERM);
+        self.exit(2 * BOUND).await;
+        eventually(BOUND, &format!("the end of what {} prints", self.name), async || {
+            let ended = self.captures.iter().all(JoinHandle::is_finished);
+            if ended { Ok(()) } else { Err("more may come".to_owned()) }
+        })
+        .await;
+        self.lines()
+    }
+
     /// Waits for a log line that fits, and gives it.
     pub async fn log_line(&self, bound: Duration, what: &str, fits: impl Fn(&str) -> bool) -> String {
         eventually(bound, what, async || {
@@ -179,10 +197,10 @@ impl Drop for Process {
 }
 
 /// Reads a pipe on a thread of its own: the process must never block on it, whatever the test's runtime does.
-fn capture(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+fn capture(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             lines.lock().expect("captured lines").push(line);
         }
-    });
+    })
 }
