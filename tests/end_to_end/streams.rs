@@ -118,11 +118,16 @@ async fn both_streams_are_bounded() {
     })
     .await;
     let presence = pair.db.stream("presence").await.len();
-    for _ in 0..60 {
-        pair.db.xadd("events", &[("user", "42")]).await;
+    for number in 0..60 {
+        pair.db.xadd("events", &[("user", "42"), ("number", &number.to_string())]).await;
     }
-    eventually(BOUND, "the dead entries", async || same(pair.db.stream("events:dead").await.len(), 50)).await;
-    assert_eq!((last, presence), (50, 50));
+    let dead = eventually(BOUND, "the last dead entry", async || {
+        let entries = pair.db.stream("events:dead").await;
+        same(entries.last().and_then(|entry| entry.fields.get("number").cloned()), Some("59".to_owned()))?;
+        Ok(entries.len())
+    })
+    .await;
+    assert_eq!((last, presence, dead), (50, 50, 50));
 }
 
 #[tokio::test]
