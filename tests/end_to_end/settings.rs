@@ -260,14 +260,12 @@ async fn so_many_threads_serve_as_were_asked_for() {
 
 #[tokio::test]
 async fn serve_is_the_same_as_no_subcommand() {
-    let mut args = vec!["serve"];
-    args.extend(["--client-port", "0", "--worker-port", "0", "--mode", "weird"]);
-    let lines = complaints(&run(&args, &[]).await);
-    assert!(
-        lines.iter().any(|line| line.contains("--mode") && line.contains("weird")),
-        "{}",
-        lines.join("\n")
-    );
+    let node = NodeBuilder::bare("solo").subcommand("serve").set("--mode", "local").start().await;
+    let client = Client::as_user(&node, "42", "tab-1").await;
+    assert_eq!(client.welcomed("nodeId"), "solo");
+    let lines = complaints(&run(&["serve", "--mode", "weird"], &[]).await);
+    let told = lines.iter().any(|line| line.contains("--mode") && line.contains("weird"));
+    assert!(told, "{}", lines.join("\n"));
 }
 
 #[tokio::test]

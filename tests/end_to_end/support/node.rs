@@ -56,6 +56,12 @@ impl NodeBuilder {
             .set("--node-id", id)
     }
 
+    /// Puts a subcommand before the flags.
+    pub fn subcommand(mut self, name: &str) -> Self {
+        self.launch.args.insert(0, name.to_owned());
+        self
+    }
+
     /// Adds a flag with its value, in place of the one that it had.
     pub fn set(mut self, flag: &str, value: &str) -> Self {
         self = self.unset(flag);
