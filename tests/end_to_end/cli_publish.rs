@@ -25,8 +25,12 @@ async fn an_event_by_flags_arrives_byte_for_byte_and_its_answer_is_printed() {
     let args = ["publish", "--user=42", "--event=e", "--data", "-5", "--client=tab-1", "--collapse-key=c"];
     assert_eq!(at(&node, &[&args[..], &["--key", "k"]].concat()).await.code, Some(0));
     assert_eq!(client.event().await.data, "-5");
-    let first = at(&node, &["publish", "--user=42", "--event=e", "--key", "once"]).await.out;
-    assert_eq!(at(&node, &["publish", "--user=42", "--event=e", "--key", "once"]).await.out, first);
+    let keyed = ["publish", "--user=42", "--event=e", "--key", "once"];
+    let [first, again] = [at(&node, &keyed).await, at(&node, &keyed).await];
+    assert_eq!((first.code, again.code), (Some(0), Some(0)), "{first:?}, then {again:?}");
+    let once = client.event().await.id.expect("an id");
+    let told = [first, again].map(|ran| ran.json_lines()[0]["id"].clone());
+    assert_eq!(told, [&*once, &*once], "it was published once");
     let ran = at(&node, &["publish", "--users", "42, 43", "--event", "e"]).await;
     assert_eq!(ran.json_lines()[0]["ids"].as_array().unwrap().len(), 2);
     let ran = at(&node, &["publish", "--broadcast", "--event", "notice"]).await;
