@@ -82,6 +82,11 @@ impl Client {
         self.task.abort();
     }
 
+    /// Whether its task has ended, which it does not by itself.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Whether it has been welcomed and its connection stands, as far as it knows.
     pub fn is_connected(&self) -> bool {
         self.shared.lock().expect("a record").connected

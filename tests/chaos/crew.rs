@@ -117,6 +117,7 @@ impl Crew {
         presence.check(self, &gaps, &mut verdict).await;
         self.presence = presence;
         self.check_closes(fault, &mut verdict);
+        self.check_tasks(&mut verdict);
         let healed_ms = *self.stage.healed_ms.lock().expect("the time");
         let whole_after = Duration::from_millis(verdict.late_until_ms.saturating_sub(healed_ms));
         self.intruders.clear();
@@ -138,6 +139,18 @@ impl Crew {
                 return verdict;
             }
             sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// A client or a sender that has panicked has found something, and without it there is less to be found.
+    fn check_tasks(&self, verdict: &mut Verdict) {
+        let senders = self.load.ended();
+        if senders > 0 {
+            verdict.strange.push(format!("{senders} senders have ended: see what they said"));
+        }
+        for client in self.clients.iter().filter(|client| client.has_ended()) {
+            let (user, at) = client.session;
+            verdict.strange.push(format!("the client of session {user}/{at} has ended: see what it said"));
         }
     }
 

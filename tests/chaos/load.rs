@@ -96,6 +96,11 @@ impl Load {
         ledger.events.values().filter(|sent| sent.keyed && sent.fate == Fate::Unknown).count()
     }
 
+    /// Senders that have ended: none does by itself.
+    pub fn ended(&self) -> usize {
+        self.tasks.iter().filter(|task| task.is_finished()).count()
+    }
+
     /// Looks into the ledger.
     pub fn ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
         look(&self.desk.ledger())

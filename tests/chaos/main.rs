@@ -54,6 +54,7 @@ async fn nothing_is_lost_whatever_breaks() {
         faults.retain(|fault| {
             scale.only.as_deref().is_none_or(|only| only.split(',').any(|only| fault.name().contains(only)))
         });
+        assert!(!faults.is_empty(), "CHAOS_ONLY={:?} is in no fault's name", scale.only);
         if scale.length.is_some() {
             order.shuffle(&mut faults);
         }
