@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::db::set;
 use crate::support::pair::Single;
@@ -74,23 +75,28 @@ async fn a_published_event_is_in_the_log_with_the_documented_fields() {
     let mut worker = Worker::open(&stage.a).await;
     let _client = Client::as_user(&stage.a, "42", "tab-1").await;
     let first = worker.event("42", "1").await;
-    let rich = serde_json::json!({
+    let rich = json!({
         "userId": "42", "event": "progress", "data": {"a": 1}, "clientId": "tab-1", "key": "k 1",
     });
     let second = worker.publish(rich).await;
+    let others = json!({"userId": "42", "event": "e", "exceptClientId": "tab-1", "collapseKey": "state"});
+    worker.publish(others).await;
     check(&mut stage.db, "log:{user:42}", "stream", Some(LOG_TTL)).await;
     let log = stage.db.stream("log:{user:42}").await;
-    assert_eq!(log.len(), 2, "{log:?}");
+    assert_eq!(log.len(), 3, "{log:?}");
     let names = |position: usize| log[position].fields.keys().map(String::as_str).collect::<BTreeSet<_>>();
     assert_eq!(names(0), BTreeSet::from(["event", "data", "prev"]));
     assert_eq!(names(1), BTreeSet::from(["event", "data", "prev", "client", "key"]));
+    assert_eq!(names(2), BTreeSet::from(["event", "data", "prev", "except", "collapse"]));
     assert_eq!(log[0].id, first);
     assert_eq!(second["id"], log[1].id);
     assert_eq!(log[1].get("prev"), first, "the id before it");
     assert_eq!((log[1].get("event"), log[1].get("data")), ("progress", r#"{"a":1}"#));
     assert_eq!((log[1].get("client"), log[1].get("key")), ("tab-1", "k 1"));
+    assert_eq!((log[2].get("except"), log[2].get("collapse")), ("tab-1", "state"));
+    assert_eq!(log[2].get("data"), "null", "data that was left out");
     let nodes = stage.db.hash("nodes:{user:42}").await;
-    assert_eq!(nodes.get("@last"), Some(&log[1].id), "{nodes:?}");
+    assert_eq!(nodes.get("@last"), Some(&log[2].id), "{nodes:?}");
 }
 
 #[tokio::test]
@@ -161,7 +167,7 @@ async fn nothing_but_documented_keys_comes_into_being() {
     let mut worker = Worker::open(&pair.b).await;
     worker.event("42", "1").await;
     worker.event("offline", "1").await;
-    worker.publish(serde_json::json!({"userId": "42", "event": "e", "key": "k"})).await;
+    worker.publish(json!({"userId": "42", "event": "e", "key": "k"})).await;
     pair.db.xadd("events", &[("user", "42"), ("event", "e")]).await;
     pair.db.xadd("events", &[("user", "a bad one"), ("event", "e")]).await;
     on_a.events(3).await;
