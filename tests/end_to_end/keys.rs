@@ -116,6 +116,36 @@ async fn a_confirmed_position_is_in_the_cursor() {
 }
 
 #[tokio::test]
+async fn log_and_cursor_lapse_when_the_setting_says_so_and_who_comes_back_later_is_told_of_the_gap() {
+    let mut stage = Single::with(&[("--log-ttl", "4s")]).await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let id = Worker::open(&stage.a).await.event("42", "1").await;
+    client.event().await;
+    client.send(&format!(r#"{{"type":"ack","id":"{id}"}}"#)).await;
+    client.round_trip().await;
+    client.close().await;
+    let [log, cursor] = ["log:{user:42}", "cursor:{user:42}"];
+    eventually(BOUND, "a position, and an offline user", async || {
+        let position = stage.db.hash(cursor).await.remove("tab-1");
+        same((position, stage.db.exists("user:42").await), (Some(id.clone()), false))
+    })
+    .await;
+    for key in [log, cursor] {
+        let left = stage.db.ttl_ms(key).await;
+        assert!((1..=4000).contains(&left), "{key} has {left} ms left, of 4000");
+    }
+    eventually(BOUND, "the end of both", async || {
+        same([stage.db.exists(log).await, stage.db.exists(cursor).await], [false; 2])
+    })
+    .await;
+    let mut again = Client::open(&stage.a, &format!("userId=42&clientId=tab-1&since={id}")).await;
+    assert_eq!((&again.welcome["recovered"], &again.welcome["replayed"]), (&json!(false), &json!(0)));
+    let gap = again.frame("a gap").await;
+    assert_eq!((&gap["type"], &gap["since"]), (&json!("gap"), &json!(id)), "{gap}");
+    again.round_trip().await;
+}
+
+#[tokio::test]
 async fn a_live_node_has_the_documented_keys() {
     let stage = Single::start().await;
     let (node, mut db) = (&stage.a, stage.db.clone());
