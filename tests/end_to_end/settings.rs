@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::node::two_ports;
 use crate::support::process::Launch;
-use crate::support::{Client, NodeBuilder, http};
+use crate::support::{BOUND, Client, NodeBuilder, http};
 
 /// A start that is refused, or a help text, takes milliseconds.
 const QUICK: Duration = Duration::from_secs(10);
@@ -223,6 +223,19 @@ async fn production_logs_json_by_itself() {
     let node = builder.env("NODE_ENV", "production").start().await;
     for line in node.lines() {
         serde_json::from_str::<serde_json::Value>(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+}
+
+#[tokio::test]
+async fn in_development_the_log_is_text_and_names_the_port_that_the_system_gave() {
+    let node = NodeBuilder::local("node-a").unset("--log-format").spawn();
+    for (port, only_there) in [("client", "/client.js"), ("worker", "/metrics")] {
+        let fits = |line: &str| line.contains(" listening ") && line.contains(&format!("port=\"{port}\""));
+        let line = node.log_line(BOUND, &format!("where the {port} port is"), fits).await;
+        assert!(serde_json::from_str::<serde_json::Value>(&line).is_err(), "no text: {line}");
+        let (_, url) = line.split_once("url=ws://").unwrap_or_else(|| panic!("no address: {line}"));
+        let address = url.split(' ').next().unwrap();
+        assert_eq!(http::get(&format!("http://{address}{only_there}")).await.status, 200, "{line}");
     }
 }
 
