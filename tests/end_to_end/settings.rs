@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::support::node::two_ports;
 use crate::support::process::Launch;
-use crate::support::{BOUND, Client, NodeBuilder, http};
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, Db, Node, NodeBuilder, RedisServer, eventually, http};
 
 /// A start that is refused, or a help text, takes milliseconds.
 const QUICK: Duration = Duration::from_secs(10);
@@ -268,6 +269,46 @@ async fn so_many_threads_serve_as_were_asked_for() {
         let serving = node.threads();
         let wanted = if threads == 1 { 2..=4 } else { threads + 2..=threads + 4 };
         assert!(wanted.contains(&serving), "{serving} threads where {threads} were asked for");
+    }
+}
+
+/// Connections to Redis, the test's own included, after many questions at once.
+async fn connections(node: &Node, db: &mut Db) -> usize {
+    let url = |number: usize| node.worker_http(&format!("/users/{number}"));
+    let asked: Vec<_> = (0..60)
+        .map(|number| {
+            let url = url(number);
+            tokio::spawn(async move { http::get(&url).await })
+        })
+        .collect();
+    for answer in asked {
+        assert_eq!(answer.await.unwrap().status, 200);
+    }
+    db.run::<String>(redis::cmd("CLIENT").arg("LIST")).await.lines().count()
+}
+
+#[tokio::test]
+async fn of_shared_connections_to_redis_there_are_no_more_than_were_asked_for() {
+    let mut with_one = None;
+    for (size, default) in [("1", false), ("4", true), ("8", false)] {
+        let redis = RedisServer::start().await;
+        let builder = NodeBuilder::redis("node-b", &redis);
+        let node = if default { builder } else { builder.set("--redis-pool-size", size) }.start().await;
+        let mut db = redis.db().await;
+        let most: usize = size.parse().unwrap();
+        db.xadd("events", &[("user", "42"), ("event", "e")]).await;
+        eventually(BOUND, "an event that was read, and so every reader's connection", async || {
+            same(db.log_ids("42").await.len(), 1)
+        })
+        .await;
+        // Beside those that are shared a node has some of its own, for what waits.
+        let own = *with_one.get_or_insert(connections(&node, &mut db).await) - 1;
+        eventually(BOUND, &format!("{own} connections and {size}"), async || {
+            let there = connections(&node, &mut db).await;
+            assert!(there <= own + most, "{there} connections, {own} of which are not shared: of {size}");
+            same(there, own + most)
+        })
+        .await;
     }
 }
 
