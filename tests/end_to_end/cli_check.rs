@@ -9,6 +9,46 @@ use crate::support::process::Launch;
 
 const QUICK: Duration = Duration::from_secs(15);
 
+/// Section 2's table: every setting and its default, as `check` writes it.
+const DEFAULTS: [(&str, &str); 36] = [
+    ("--mode", "local"), // auto, as understood without REDIS_URL
+    ("--bind", "127.0.0.1"),
+    ("--client-port", "4000"),
+    ("--worker-port", "4001"),
+    ("--client-url", "ws://127.0.0.1:4000"),
+    ("--worker-url", "ws://127.0.0.1:4001"),
+    ("--client-origin", "any in development"),
+    ("--api-server-url", "none"),
+    ("--env", "development"),
+    ("--log-level", "info"),
+    ("--log-format", "text"),
+    ("--redis-url", "redis://127.0.0.1:6379"),
+    ("--redis-db", "0, or the URL's"),
+    ("--redis-pool-size", "4"),
+    ("--redis-ca", "system roots"),
+    ("--redis-cert", "none"),
+    ("--redis-key", "none"),
+    ("--key-prefix", "empty"),
+    ("--auth", "none in development"),
+    ("--worker-token", "none"),
+    ("--session-ttl", "1m"),
+    ("--node-ttl", "10s"),
+    ("--ping-interval", "25s"),
+    ("--pong-timeout", "10s"),
+    ("--hello-timeout", "10s"),
+    ("--log-length", "256"),
+    ("--log-ttl", "10m"),
+    ("--max-message", "65536 bytes"),
+    ("--max-event", "1048576 bytes"),
+    ("--max-sessions-per-user", "32"),
+    ("--client-rate", "50"),
+    ("--send-queue", "256"),
+    ("--uplink-length", "100000"),
+    ("--trusted-proxies", "none"),
+    ("--max-connection-age", "off"),
+    ("--drain-timeout", "20s"),
+];
+
 async fn run(args: &[&str], env: &[(&str, &str)], dotenv: Option<&str>) -> Output {
     let owned = |text: &&str| (*text).to_owned();
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -60,6 +100,28 @@ async fn every_setting_is_shown_with_where_it_came_from() {
     assert_eq!(row("--client-url"), shown("ws://127.0.0.1:4000", "default"));
     let warnings = report["warnings"].to_string();
     assert!(warnings.contains("--client-origin") && !warnings.contains("--worker-token"), "{warnings}");
+}
+
+#[tokio::test]
+async fn what_nobody_has_set_is_as_documented() {
+    let output = run(&["check", "--json"], &[], None).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = report["settings"].as_array().unwrap();
+    let row = |flag: &str| {
+        rows.iter().find(|row| row["flag"] == flag).unwrap_or_else(|| panic!("{flag}: {report}"))
+    };
+    for (flag, value) in DEFAULTS {
+        assert_eq!((&row(flag)["value"], &row(flag)["source"]), (&value.into(), &"default".into()), "{flag}");
+    }
+    // These two are the machine's.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    assert_eq!(row("--node-id")["value"], host.trim());
+    let most = row("--max-connections")["value"].as_str().unwrap().parse::<u32>();
+    assert!(most.is_ok_and(|most| most > 0), "{}", row("--max-connections"));
+    for row in rows {
+        assert_eq!(row["source"], "default", "{row}");
+    }
 }
 
 #[tokio::test]
