@@ -18,6 +18,7 @@ mod bounds_work;
 mod browser;
 mod bursts;
 mod cli_check;
+mod cli_health;
 mod cli_output;
 mod cli_publish;
 mod cli_status;
