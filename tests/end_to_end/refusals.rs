@@ -170,8 +170,12 @@ async fn a_draining_node_refuses_with_503() {
         if answer.status == 503 { Ok(answer) } else { Err(format!("{answer:?}")) }
     })
     .await;
-    assert_eq!(answer.refused(503), "draining");
-    assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
+    let worker = http::upgrade(&node.worker_url, &[]).await;
+    let stream = http::get(&node.client_http("/events?userId=43")).await;
+    for answer in [answer, worker, stream] {
+        assert_eq!(answer.refused(503), "draining");
+        assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
+    }
 }
 
 #[tokio::test]
