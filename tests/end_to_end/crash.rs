@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::client::{data, numbers};
 use crate::support::db::set;
 use crate::support::pair::Single;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Pair, Worker, eventually};
+use crate::support::{BOUND, Client, Pair, Worker, eventually, http};
 
 const NODE_TTL: (&str, &str) = ("--node-ttl", "1500ms");
 
@@ -31,6 +32,10 @@ async fn after_a_kill_the_users_set_is_right_again_and_presence_says_offline() {
         same(seen, (false, set(["tab-b@node-b"])))
     })
     .await;
+    let told = async |user: &str| http::get(&pair.b.worker_http(&format!("/users/{user}"))).await.json();
+    assert_eq!(told("lonely").await, json!({"userId": "lonely", "online": false, "sessions": []}));
+    let left = json!([{"clientId": "tab-b", "nodeId": "node-b"}]);
+    assert_eq!(told("both").await, json!({"userId": "both", "online": true, "sessions": left}));
     eventually(RIGHT_AGAIN, "`offline` for whoever did not come back", async || {
         same(pair.db.presence("lonely").await, vec!["online".to_owned(), "offline".to_owned()])
     })
@@ -42,8 +47,8 @@ async fn after_a_kill_the_users_set_is_right_again_and_presence_says_offline() {
         })
         .await;
     }
-    let ack = Worker::open(&pair.b).await.publish(serde_json::json!({"userId": "both", "event": "e"})).await;
-    assert_eq!(ack["nodes"], serde_json::json!(["node-b"]));
+    let ack = Worker::open(&pair.b).await.publish(json!({"userId": "both", "event": "e"})).await;
+    assert_eq!(ack["nodes"], json!(["node-b"]));
     assert_eq!(both_b.event().await.event, "e");
 }
 
