@@ -208,11 +208,14 @@ async fn an_inbox_whose_reader_waits_in_vain_is_made_anew_and_read() {
     pair.db.run::<String>(&place).await;
     let second = worker.event("42", "2").await;
     let ready_at = pair.a.worker_http("/readyz");
+    let mut waited = 0.0_f64;
     eventually(BOUND, "that it hears nothing", async || {
+        waited = waited.max(Scrape::of(&pair.a).await.get("inbox_lag"));
         let told = "not ready: no entry of its own has come through the inbox lately\n";
         same(http::try_get(&ready_at).await?.body, told.to_owned())
     })
     .await;
+    assert!(waited >= 1.0, "the event is in the inbox, and nobody has read it");
     // Long before the next heartbeat on the user: what was in the inbox is found in the log.
     assert_eq!(client.event().await.id, Some(second));
     ready(&ready_at).await;
