@@ -11,6 +11,7 @@ use crate::support::node::two_ports;
 use crate::support::ports::free_port;
 use crate::support::process::Process;
 use crate::support::terminal::{at, line_at};
+use crate::support::tokens::{Issuer, SECRET};
 use crate::support::{BOUND, Node, NodeBuilder, RedisServer, Worker, eventually, http};
 
 /// A running tail.
@@ -55,6 +56,21 @@ async fn frames_are_printed_and_an_interrupt_is_a_clean_goodbye() {
     assert_eq!(tail.exit(BOUND).await.code(), Some(0));
     let user = http::get(&node.worker_http("/users/42")).await.json();
     assert_eq!(user["online"], false, "it said goodbye: {user}");
+}
+
+#[tokio::test]
+async fn a_token_opens_where_tokens_are_asked_for() {
+    let node = NodeBuilder::local("node-a").set("--auth", "jwt").env("JWT_SECRET", SECRET).start().await;
+    let token = Issuer::hs256().token_of("42");
+    let tail = tail(&node, &["--user", "42", "--token", &token]);
+    assert_eq!(welcomed(&tail, 1).await["userId"], "42");
+    Worker::open(&node).await.event("42", "1").await;
+    printed(&tail, &["1"]).await;
+    for args in [&["tail", "--user", "42"][..], &["tail", "--user", "43", "--token", &token]] {
+        let ran = at(&node, args).await;
+        assert_eq!(ran.code, Some(1), "{args:?}: {ran:?}");
+        assert!(ran.err.contains("unauthorized") && ran.out.is_empty(), "{args:?}: {ran:?}");
+    }
 }
 
 #[tokio::test]
