@@ -55,6 +55,35 @@ async fn every_event_is_seen_once_in_order_by_every_session_whichever_way_it_cam
 }
 
 #[tokio::test]
+async fn at_a_terminal_it_says_how_fast_how_late_and_what_went_wrong() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let load = ["bench", "--users=4", "--rate=100", "--duration=500ms", "--warm-up=0s", "--settle=0s"];
+    let ran = at(&node, &load).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let row = |name: &str| {
+        let row = ran.lines().into_iter().find_map(|line| line.strip_prefix(name));
+        row.unwrap_or_else(|| panic!("no {name}: {}", ran.out)).trim().to_owned()
+    };
+    // Whole numbers and fractions alike; where thousands are set apart they are read as one.
+    let numbers = |row: &str| -> Vec<f64> {
+        let row = row.replace(',', "");
+        row.split([' ', ';']).filter_map(|word| word.parse().ok()).collect()
+    };
+    let connected = row("connected");
+    assert!(connected.starts_with("4 sockets in ") && connected.ends_with(" a second"), "{connected}");
+    assert!(numbers(&connected)[2] > 0.0, "{connected}");
+    let delivered = row("delivered");
+    assert!(delivered.starts_with("50, ") && delivered.ends_with(" a second"), "{delivered}");
+    assert!(numbers(&delivered)[1] > 0.0, "{delivered}");
+    let latency = row("latency");
+    let after = |name: &str| latency.split_once(name).unwrap_or_else(|| panic!("no {name}: {latency}")).1;
+    let quantiles = ["p50 ", "p99 ", "p99.9 "].map(|name| numbers(after(name))[0]);
+    assert!(quantiles[0] > 0.0 && quantiles.is_sorted(), "{latency}");
+    let faults = row("faults");
+    assert!(faults.starts_with("0 lost, 0 duplicated, 0 out of order; "), "{faults}");
+}
+
+#[tokio::test]
 async fn a_window_keeps_the_load_going_and_sockets_alone_are_held() {
     let pair = Pair::start().await;
     let report =
