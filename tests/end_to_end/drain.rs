@@ -142,10 +142,11 @@ async fn events_published_during_a_drain_arrive_and_none_is_lost_or_doubled_by_t
 
 #[tokio::test]
 async fn publishing_through_the_draining_node_is_answered_and_never_lost() {
-    let mut pair = Pair::with(&[("--drain-timeout", "2s")]).await;
+    let mut pair = Pair::with(&[("--drain-timeout", "3s")]).await;
     let _held = users(&pair.a, 6).await;
     let mut client = Client::as_user(&pair.b, "42", "tab-1").await;
     pair.a.signal(Signal::TERM);
+    draining(&pair.a).await;
     // Whatever is acknowledged has to arrive; once the port is gone, nothing is acknowledged.
     let body = serde_json::json!({"userId": "42", "event": "e"}).to_string();
     let mut acked = Vec::new();
