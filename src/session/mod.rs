@@ -318,7 +318,7 @@ impl Session {
         if let Message::Pong(payload) = &message
             && let Some(confirmed) = self.clock.pong(payload)
         {
-            self.confirm(confirmed, "pong");
+            self.confirm(confirmed.min(self.last), "pong"); // or Redis has lost it since
             return Ok(self.clock.closes_for().map(End::Close));
         }
         self.clock.heard();
