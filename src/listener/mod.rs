@@ -28,6 +28,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::interval;
@@ -45,6 +46,9 @@ use room::{Guest, Room};
 const MAX_HEAD: usize = 16 * 1024;
 /// Headers of a request.
 const MAX_HEADERS: usize = 64;
+/// Bytes that the system may hold for a peer that has not taken them; it doubles that for its own needs. What it holds shows
+/// neither whether the peer is slow or gone, nor what of it has arrived; and by itself it takes megabytes.
+const UNSENT: usize = 128 * 1024;
 /// How long the accept loop rests when the process is out of files: it would spin otherwise.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -169,6 +173,9 @@ pub async fn serve<H, F>(
             debug!(%error, "a connection was gone before it was served");
             continue;
         }
+        if let Err(error) = sockopt::set_socket_send_buffer_size(&stream, UNSENT) {
+            debug!(%error, "the system holds as much for this peer as it likes");
+        }
         bound_silence(&stream, limits.ping_interval + limits.pong_timeout);
         let (guest, handle, closing) = (room.enter(), handle.clone(), closing.clone());
         let handle = move |request| handle(request, peer);
@@ -239,10 +246,9 @@ fn bound_silence(stream: &TcpStream, most: Duration) {
     #[cfg(not(target_os = "linux"))]
     let _ = (stream, most);
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(
-        stream,
-        u32::try_from(most.as_millis()).unwrap_or(u32::MAX),
-    ) {
+    if let Err(error) =
+        sockopt::set_tcp_user_timeout(stream, u32::try_from(most.as_millis()).unwrap_or(u32::MAX))
+    {
         debug!(%error, "the system bounds the silence of this connection by itself");
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Limits;
+use super::line::Moved;
 use crate::close::Close;
 use crate::id::EventId;
 
@@ -29,14 +30,17 @@ pub(super) enum Tick {
 enum Ping {
     /// The next ping goes out at this time.
     Due(Instant),
-    /// A ping is out; the peer must send something before this time, and its pong confirms everything up to this id.
-    Out { until: Instant, confirms: EventId },
+    /// A ping is out; the peer must send something before this time, and its pong confirms everything up to this id. It
+    /// may still wait behind what the peer has not taken yet.
+    Out { until: Instant, confirms: EventId, waits: bool },
     /// As that, but it is the last one, and its time is a moment: after it the session closes for this.
     Last { until: Instant, confirms: EventId, close: Close },
 }
 
 /// How long the last pong may take: who gives none finds again what it has not confirmed.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// Bytes a second with which a peer that is slow must take what waits for it, or send what it is sending.
+const LEAST_RATE: f64 = 1024.0;
 /// How long what is missing may take: hints of two publishers cross within milliseconds, and what is lost costs no more.
 const CROSSING: Duration = Duration::from_millis(20);
 
@@ -45,6 +49,8 @@ pub(super) struct Clock {
     ping: Ping,
     ping_interval: Duration,
     pong_timeout: Duration,
+    /// How much had moved when its pong was last looked for.
+    moved: Moved,
     ages_out: Option<Instant>,
     /// When the client's credentials expire, if ever.
     pub(super) expires: Option<Instant>,
@@ -63,6 +69,7 @@ impl Clock {
             ping: Ping::Due(first),
             ping_interval: limits.ping_interval,
             pong_timeout: limits.pong_timeout,
+            moved: Moved::default(),
             ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9 + fastrand::f64() / 5.0)),
             expires,
             missing: None,
@@ -103,9 +110,32 @@ impl Clock {
         self.missing.get_or_insert_with(|| Instant::now() + CROSSING);
     }
 
-    /// A ping went out: the pong to it confirms everything up to `confirms`.
-    pub(super) fn pinged(&mut self, confirms: EventId) {
-        self.ping = Ping::Out { until: Instant::now() + self.pong_timeout, confirms };
+    /// A ping goes out, behind what has `moved`: the pong to it confirms everything up to `confirms`.
+    pub(super) fn pinged(&mut self, confirms: EventId, moved: Moved) {
+        self.moved = moved;
+        self.ping = Ping::Out { until: Instant::now() + self.pong_timeout, confirms, waits: true };
+    }
+
+    /// All that waited has gone out: where that was the ping, the time for its pong begins.
+    pub(super) fn flushed(&mut self) {
+        if let Ping::Out { until, waits, .. } = &mut self.ping
+            && std::mem::take(waits)
+        {
+            *until = Instant::now() + self.pong_timeout;
+        }
+    }
+
+    /// Whether a peer that has given no pong in time is slow, not silent: it sends, or takes what is `blocked` by what it
+    /// has not taken. It then has as long again.
+    pub(super) fn is_slow(&mut self, moved: Moved, blocked: bool) -> bool {
+        let Ping::Out { until, .. } = &mut self.ping else { return false };
+        let before = std::mem::replace(&mut self.moved, moved);
+        let least = (LEAST_RATE * self.pong_timeout.as_secs_f64()) as u64;
+        let slow = moved.came - before.came >= least || blocked && moved.went - before.went >= least;
+        if slow {
+            *until = Instant::now() + self.pong_timeout;
+        }
+        slow
     }
 
     /// The last ping went out: the session closes at the pong to it, or soon.
@@ -180,13 +210,13 @@ mod tests {
         let sent = EventId { ms: 7, seq: 0 };
         assert_eq!(clock.pong(b"7-0"), None, "nobody asked for it");
         assert_eq!(tick(&mut clock).await, Tick::Ping);
-        clock.pinged(sent);
+        clock.pinged(sent, Moved::default());
         assert_eq!(clock.pong(b""), None, "it answers nothing");
         assert_eq!(clock.pong(b"6-0"), None, "that is the answer to a ping before");
         assert_eq!(clock.pong(b"7-0"), Some(sent));
         assert_eq!(clock.pong(b"7-0"), None);
         assert_eq!(tick(&mut clock).await, Tick::Ping);
-        clock.pinged(sent);
+        clock.pinged(sent, Moved::default());
         let silent_from = Instant::now() + Duration::from_secs(2);
         sleep_until(silent_from).await;
         clock.heard();
@@ -195,12 +225,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_is_slow_has_longer_and_who_takes_nothing_has_not() {
+        let mut clock = clock(None, None);
+        let went = |went| Moved { came: 0, went };
+        tick(&mut clock).await;
+        let start = Instant::now();
+        clock.pinged(EventId::ZERO, went(100));
+        assert!(!clock.is_slow(went(100 + 2 * 1024), true), "too slow, of three seconds");
+        assert!(!clock.is_slow(went(10_000), false), "nothing waits: the system took that, not the peer");
+        assert!(clock.is_slow(went(20_000), true));
+        assert!(clock.is_slow(Moved { came: 4000, went: 20_000 }, false), "it is sending something");
+        sleep_until(start + Duration::from_secs(2)).await;
+        clock.flushed();
+        assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout));
+        assert_eq!(start.elapsed().as_secs(), 5, "its time began when the ping was out");
+        clock.flushed();
+        assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout), "and only then");
+        assert_eq!(start.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_last_pong_is_waited_for_a_moment() {
         let mut clock = clock(Some(1), None);
         let (before, sent) = (EventId { ms: 7, seq: 0 }, EventId { ms: 8, seq: 0 });
         let close = Close::Drain(Duration::from_secs(7));
         assert_eq!(clock.closes_for(), None);
-        clock.pinged(before);
+        clock.pinged(before, Moved::default());
         clock.pinged_last(sent, close);
         assert_eq!(clock.closes_for(), Some(close));
         assert_eq!(clock.pong(b"7-0"), None, "that is the answer to the ping before");

@@ -23,12 +23,23 @@ pub struct Line<S> {
     out: VecDeque<Bytes>,
     /// Bytes that came since this was last set to 0.
     pub came: usize,
+    /// Bytes that came, and that the system took, since the beginning.
+    pub moved: Moved,
+}
+
+/// Bytes that have gone each way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// From the peer.
+    pub came: u64,
+    /// To it, as far as the system has taken them.
+    pub went: u64,
 }
 
 impl<S> Line<S> {
     /// A line on a stream.
     pub fn new(stream: S) -> Self {
-        Self { stream, out: VecDeque::new(), came: 0 }
+        Self { stream, out: VecDeque::new(), came: 0, moved: Moved::default() }
     }
 
     /// Puts a text frame out; a flush writes it.
@@ -61,6 +72,7 @@ impl<S: AsyncWrite + Unpin> Line<S> {
             if written == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
+            self.moved.went += written as u64;
             while let Some(first) = self.out.front_mut() {
                 let count = written.min(first.len());
                 first.advance(count);
@@ -84,7 +96,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.came += buffer.filled().len() - before;
+        let came = buffer.filled().len() - before;
+        self.came += came;
+        self.moved.came += came as u64;
         Poll::Ready(Ok(()))
     }
 }
@@ -92,7 +106,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_out(cx))?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.moved.went += written as u64;
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

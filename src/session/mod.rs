@@ -221,6 +221,7 @@ impl Session {
                     // It confirms nothing: it has left this node, no more.
                     self.clock.answered();
                 }
+                self.clock.flushed();
                 flushed?;
                 self.steps.flushed(&self.registered);
             }
@@ -246,9 +247,11 @@ impl Session {
             }
             Step::Tick(Tick::Age) => self.registered.handle().close(Close::Drain(Duration::ZERO)),
             Step::Tick(Tick::Missing) => self.registered.handle().look(),
+            Step::Tick(Tick::Close(Close::PongTimeout))
+                if self.clock.is_slow(self.transport.moved(), self.flushing) => {}
             Step::Tick(Tick::Close(close)) => return Ok(Some(End::Close(close))),
             Step::Tick(Tick::Ping) => {
-                self.clock.pinged(self.last);
+                self.clock.pinged(self.last, self.transport.moved());
                 self.flushing = true;
                 self.transport.ping(self.last)?;
             }

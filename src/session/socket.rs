@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::line::Line;
+use super::line::{Line, Moved};
 use crate::close::Close;
 use crate::protocol::client;
 
@@ -89,6 +89,11 @@ impl Socket {
     fn give(&mut self, message: Message) -> Result<(), Error> {
         self.given += message.len();
         Pin::new(&mut self.library).start_send(message)
+    }
+
+    /// Bytes that have gone each way.
+    pub fn moved(&self) -> Moved {
+        self.library.get_ref().moved
     }
 
     /// Writes the buffer out.

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::events::Events;
+use super::line::Moved;
 use super::socket::Socket;
 use crate::close::Close;
 use crate::id::EventId;
@@ -65,6 +66,14 @@ impl Transport {
                 events.ping();
                 Ok(())
             }
+        }
+    }
+
+    /// Bytes that have gone each way.
+    pub fn moved(&self) -> Moved {
+        match self {
+            Self::WebSocket(socket) => socket.moved(),
+            Self::Events(_) => Moved::default(), // a flush shows as much: [`Transport::flush_is_pong`]
         }
     }
 

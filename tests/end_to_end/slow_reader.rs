@@ -1,6 +1,11 @@
 //! A peer that stops reading: it costs the others nothing, and itself no event.
 
+use std::time::Duration;
+
+use serde_json::Value;
+
 use crate::support::client::{data, numbers};
+use crate::support::raw::{self, FIN, PING, PONG};
 use crate::support::{Client, NodeBuilder, Pair, RawClient, Worker};
 
 /// Events of about 4 KiB each, 8 MiB together: more than the queue of 16 and the kernel's buffers take.
@@ -93,4 +98,29 @@ async fn a_reader_that_never_reads_again_is_closed_and_forgotten() {
     let mut good = Client::as_user(&node, "43", "tab-1").await;
     worker.count("43", 1, 3).await;
     assert_eq!(data(&good.events(3).await), numbers(1, 3));
+}
+
+#[tokio::test]
+async fn a_reader_that_is_slow_is_not_silent() {
+    let settings = [("--ping-interval", "1s"), ("--pong-timeout", "1s")];
+    let node = NodeBuilder::local("solo").with(&settings).start().await;
+    let mut worker = Worker::open(&node).await;
+    let pad = "x".repeat(900 * 1024);
+    for number in 0..2 {
+        worker.event("42", &format!(r#"[{number},"{pad}"]"#)).await;
+    }
+    let (slow, _) = RawClient::open_narrow(&node, "userId=42&clientId=slow&since=0").await;
+    // Some 320 KiB a second: its pong waits behind a large event for longer than it may take.
+    let mut slow = slow.pausing(Duration::from_millis(12));
+    let mut next = 0;
+    while next < 2 {
+        let frame = slow.frame("an event").await.expect("an open connection");
+        if frame.opcode == PING {
+            assert!(slow.write(&raw::frame(FIN | PONG, &frame.payload)).await);
+        } else {
+            let event: Value = serde_json::from_slice(&frame.payload).unwrap();
+            assert_eq!(event["data"][0], next, "of another length: {}", frame.payload.len());
+            next += 1;
+        }
+    }
 }

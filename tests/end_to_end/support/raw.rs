@@ -1,5 +1,7 @@
 //! A WebSocket client without manners: it answers no ping and sends whatever bytes it is told to.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -64,6 +66,7 @@ pub struct RawClient {
     history: Vec<String>,
     /// Most bytes of one read.
     at_once: usize,
+    pause: Duration,
 }
 
 impl RawClient {
@@ -73,12 +76,17 @@ impl RawClient {
     }
 
     fn on(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::new(), history: Vec::new(), at_once: 4096 }
+        Self { stream, buffer: Vec::new(), history: Vec::new(), at_once: 4096, pause: Duration::ZERO }
     }
 
     /// The same, and it reads no more than that at once.
     pub fn reading(self, at_once: usize) -> Self {
         Self { at_once, ..self }
+    }
+
+    /// The same, each after a pause: a slow line.
+    pub fn pausing(self, pause: Duration) -> Self {
+        Self { pause, ..self }
     }
 
     /// As [`RawClient::open`], where the kernel keeps little for a client that does not read.
@@ -231,6 +239,7 @@ impl RawClient {
 
     /// Reads more; false at the end of the connection.
     async fn fill(&mut self, awaited: &str) -> bool {
+        tokio::time::sleep(self.pause).await;
         let mut chunk = [0; 4096];
         match tokio::time::timeout(BOUND, self.stream.read(&mut chunk[..self.at_once])).await {
             Ok(Ok(0) | Err(_)) => false,
