@@ -239,7 +239,9 @@ impl RawClient {
 
     /// Reads more; false at the end of the connection.
     async fn fill(&mut self, awaited: &str) -> bool {
-        tokio::time::sleep(self.pause).await;
+        if !self.pause.is_zero() {
+            tokio::time::sleep(self.pause).await;
+        }
         let mut chunk = [0; 4096];
         match tokio::time::timeout(BOUND, self.stream.read(&mut chunk[..self.at_once])).await {
             Ok(Ok(0) | Err(_)) => false,
