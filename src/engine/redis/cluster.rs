@@ -210,8 +210,10 @@ impl Cluster {
             }
             self.draw().await;
             let map = self.map();
-            let away = map.servers.iter().filter(|server| !server.is_up());
-            join_all(away.map(async |server| match server.probe().await {
+            // Where all is well they are looked at as well, every now and then: one may have lost its data.
+            let asked = map.servers.iter().filter(|server| well || !server.is_up());
+            join_all(asked.map(async |server| match server.probe().await {
+                Ok(()) if well => {}
                 Ok(()) => debug!(server = %server.name, "a master of the Cluster answers again"),
                 Err(error) => debug!(server = %server.name, %error, "a master of the Cluster is away"),
             }))
