@@ -60,8 +60,6 @@ enum End {
     Back(Option<Duration>, String),
     /// The node asks not to come back.
     Stay(u16, String),
-    /// The frames cannot be printed.
-    Unprinted(Failure),
 }
 
 /// Prints frames until it is interrupted, or the node says that coming back is of no use.
@@ -98,22 +96,18 @@ pub async fn run(mut reader: Reader, tail: Tail) -> Outcome {
             Ok(mut socket) => {
                 place.welcomed = false;
                 let end = tokio::select! {
-                    _ = &mut stop => None,
-                    end = listen(&mut socket, &mut place) => Some(end),
+                    _ = &mut stop => Ok(None),
+                    end = listen(&mut socket, &mut place) => end.map(Some),
                 };
                 if place.welcomed {
                     pause = FIRST_PAUSE;
                 }
                 match end {
-                    None => {
+                    Ok(Some(end)) => end,
+                    stopped => {
                         say_goodbye(socket).await;
-                        return Ok(());
+                        return stopped.map(drop);
                     }
-                    Some(End::Unprinted(failure)) => {
-                        say_goodbye(socket).await;
-                        return Err(failure);
-                    }
-                    Some(end) => end,
                 }
             }
             // Busy, draining or without its Redis: worth another try.
@@ -139,7 +133,6 @@ pub async fn run(mut reader: Reader, tail: Tail) -> Outcome {
             End::Stay(code, reason) => {
                 return Err(Failure::Failed(format!("closed by the node: {code} {reason}")));
             }
-            End::Unprinted(failure) => return Err(failure),
         };
         tokio::select! {
             _ = &mut stop => return Ok(()),
@@ -170,7 +163,7 @@ struct Frame {
     after_ms: Option<u64>,
 }
 
-async fn listen(socket: &mut WebSocket, place: &mut Place) -> End {
+async fn listen(socket: &mut WebSocket, place: &mut Place) -> Result<End, Failure> {
     let mut bye: Option<Frame> = None;
     let greeted_by = Instant::now() + GREETING;
     loop {
@@ -178,26 +171,24 @@ async fn listen(socket: &mut WebSocket, place: &mut Place) -> End {
         let message = match timeout_at(until, socket.next()).await {
             Ok(message) => message,
             Err(_) if place.welcomed => {
-                return End::Back(None, "nothing was heard from the node for too long".to_owned());
+                return Ok(End::Back(None, "nothing was heard from the node for too long".to_owned()));
             }
             Err(_) => {
                 let seconds = GREETING.as_secs();
-                return End::Back(
+                return Ok(End::Back(
                     None,
                     format!("no welcome came within {seconds} s: is this a client port?"),
-                );
+                ));
             }
         };
         let text = match message {
             Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Close(frame))) => return closed(frame, bye),
+            Some(Ok(Message::Close(frame))) => return Ok(closed(frame, bye)),
             Some(Ok(_)) => continue, // pings are answered by the library
-            None => return End::Back(None, "the connection ended".to_owned()),
-            Some(Err(error)) => return End::Back(None, format!("the connection broke: {error}")),
+            None => return Ok(End::Back(None, "the connection ended".to_owned())),
+            Some(Err(error)) => return Ok(End::Back(None, format!("the connection broke: {error}"))),
         };
-        if let Err(failure) = print(&format!("{text}\n")) {
-            return End::Unprinted(failure);
-        }
+        print(&format!("{text}\n"))?;
         let frame: Frame = serde_json::from_str(&text).unwrap_or_default();
         place.take(&frame);
         if frame.r#type == "bye" {
