@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, mistakes};
 use super::{Failure, Outcome, print};
 use crate::bench::feed::Ingress;
 use crate::bench::plan::{Plan, Via};
@@ -61,12 +61,11 @@ fn here(reader: &mut Reader) -> Result<HashMap<&'static str, String>, Failure> {
 
 fn ingress(reader: &mut Reader) -> Result<Ingress, Failure> {
     let found = settings::redis(reader);
-    let mistakes: Vec<&str> = reader.mistakes.iter().map(|mistake| mistake.0.as_str()).collect();
     match found {
         Some(redis) => {
             Ok(Ingress { redis: redis.address, key_prefix: redis.key_prefix, streams: redis.ingress })
         }
-        None if mistakes.is_empty() => Err(Failure::Usage("--via xadd needs --redis-url".to_owned())),
-        None => Err(Failure::Usage(mistakes.join("\n"))),
+        None if reader.mistakes.is_empty() => Err(Failure::Usage("--via xadd needs --redis-url".to_owned())),
+        None => Err(mistakes(reader)),
     }
 }

@@ -115,7 +115,8 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-fn mistakes(reader: &Reader) -> Failure {
+/// All that is off with the settings that were read so far, one line for each.
+pub fn mistakes(reader: &Reader) -> Failure {
     let mistakes: Vec<_> = reader.mistakes.iter().map(|mistake| mistake.0.as_str()).collect();
     Failure::Usage(mistakes.join("\n"))
 }
