@@ -99,15 +99,21 @@ async fn a_published_event_is_in_the_log_with_the_documented_fields() {
     assert_eq!(nodes.get("@last"), Some(&log[2].id), "{nodes:?}");
 }
 
-#[tokio::test]
-async fn a_confirmed_position_is_in_the_cursor() {
-    let mut stage = Single::start().await;
+/// The id of an event that a client has confirmed before it left.
+async fn confirmed(stage: &Single) -> String {
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
     let id = Worker::open(&stage.a).await.event("42", "1").await;
     client.event().await;
     client.send(&format!(r#"{{"type":"ack","id":"{id}"}}"#)).await;
     client.round_trip().await;
     client.close().await;
+    id
+}
+
+#[tokio::test]
+async fn a_confirmed_position_is_in_the_cursor() {
+    let mut stage = Single::start().await;
+    let id = confirmed(&stage).await;
     eventually(BOUND, "the cursor of a client that left", async || {
         same(stage.db.hash("cursor:{user:42}").await.get("tab-1"), Some(&id))
     })
@@ -118,12 +124,7 @@ async fn a_confirmed_position_is_in_the_cursor() {
 #[tokio::test]
 async fn log_and_cursor_lapse_when_the_setting_says_so_and_who_comes_back_later_is_told_of_the_gap() {
     let mut stage = Single::with(&[("--log-ttl", "4s")]).await;
-    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
-    let id = Worker::open(&stage.a).await.event("42", "1").await;
-    client.event().await;
-    client.send(&format!(r#"{{"type":"ack","id":"{id}"}}"#)).await;
-    client.round_trip().await;
-    client.close().await;
+    let id = confirmed(&stage).await;
     let [log, cursor] = ["log:{user:42}", "cursor:{user:42}"];
     eventually(BOUND, "a position, and an offline user", async || {
         let position = stage.db.hash(cursor).await.remove("tab-1");
