@@ -189,7 +189,7 @@ local function publish(nodes, log, cursor, event, data, option)
     local noted = redis.call('HGET', cursor, '@newest') -- before anything is appended: it may be no hash
     last = newest and newest[1] or noted or '0-0'
   end
-  local entry, carried, added
+  local entry, carried, added = nil, nil, 0
   if option then
     entry = { 'event', event, 'data', data, 'prev', last }
     for _, name in ipairs({ 'client', 'except', 'collapse', 'key' }) do
@@ -220,7 +220,6 @@ local function publish(nodes, log, cursor, event, data, option)
   local begun = live == '' and redis.call('HSET', cursor, '@newest', id) == 1 -- else the heartbeat notes it
   if entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', length) end
   if option then
-    added = added or 0
     if carried then added = added + redis.call('HSET', cursor, '@prev:' .. id, carried) end
     if option.collapse then added = added + redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
     if option.key then added = added + redis.call('HSET', cursor, '@key:' .. option.key, id) end
