@@ -21,7 +21,7 @@ pub mod transport;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -191,17 +191,21 @@ impl Session {
     }
 
     async fn until_end(&mut self) -> End {
-        loop {
-            let step = poll_fn(|cx| self.poll_step(cx)).await;
-            match self.act(step) {
-                Ok(None) => {}
-                Ok(Some(end)) => return end,
-                Err(error) => {
-                    debug!(user = %self.registered.user(), client = %self.registered.client(), %error, "the connection broke");
-                    return End::Gone;
+        poll_fn(|cx| {
+            let mut all_read = false;
+            loop {
+                let step = ready!(self.poll_step(cx, &mut all_read));
+                match self.act(step) {
+                    Ok(None) => {}
+                    Ok(Some(end)) => return Poll::Ready(end),
+                    Err(error) => {
+                        debug!(user = %self.registered.user(), client = %self.registered.client(), %error, "the connection broke");
+                        return Poll::Ready(End::Gone);
+                    }
                 }
             }
-        }
+        })
+        .await
     }
 
     /// Acts on what happened; says how the session ends, where it does.
@@ -260,17 +264,20 @@ impl Session {
     }
 
     /// The one place where a session waits. A write that the peer does not take holds up other writes, never reads.
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    /// `all_read`: the peer has sent nothing more, and is asked again when the task is woken. Nearly all that a session does
+    /// are writes, each of which takes several steps.
+    fn poll_step(&mut self, cx: &mut Context<'_>, all_read: &mut bool) -> Poll<Step> {
         if self.answers > MANY_ANSWERS
             && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
         {
             return Poll::Ready(Step::Flushed(flushed));
         }
         // One message of the client's is acted on at a time; the next is read when that is done.
-        if self.pending.is_none()
-            && let Poll::Ready(message) = self.transport.poll_next(cx)
-        {
-            return Poll::Ready(Step::Message(message));
+        if self.pending.is_none() && !*all_read {
+            match self.transport.poll_next(cx) {
+                Poll::Ready(message) => return Poll::Ready(Step::Message(message)),
+                Poll::Pending => *all_read = true,
+            }
         }
         if let Some(pending) = &mut self.pending
             && let Poll::Ready(outcome) = pending.as_mut().poll(cx)

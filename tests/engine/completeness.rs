@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use switchboard::engine::{Claim, Event, LeaseState};
 use switchboard::id::{EventId, UserId};
 
@@ -61,6 +62,20 @@ async fn of_a_long_log_no_more_is_read_than_is_kept(kind: Kind) {
     for (behind, whole) in [(131, false), (130, true)] {
         let welcome = stage.connect_since(&user, "tab", published[299 - 1 - behind]).await;
         assert_eq!((welcome.whole, welcome.replayed), (whole, 130), "{behind} behind");
+    }
+}
+
+#[tokio::test]
+async fn a_burst_leaves_a_log_hardly_longer_than_it_is_meant() {
+    for (log_length, longest) in [(4, 4), (130, 130 + 2 * 16)] {
+        let (stage, user) =
+            (Kind::Redis.stage_with(Options { log_length, ..Options::default() }).await, user("42"));
+        let burst = (0..500).map(|n| stage.engine.publish(event(&user, &n.to_string())));
+        for published in join_all(burst).await {
+            published.unwrap();
+        }
+        let length: usize = stage.ask(&["XLEN", "log:{user:42}"]);
+        assert!((log_length..=longest).contains(&length), "{length} entries");
     }
 }
 
