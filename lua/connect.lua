@@ -90,12 +90,14 @@ local function newest_known(nodes, cursor)
   return last or noted
 end
 
--- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key?
-local function is_whole(nodes, log, cursor, since, newest)
+-- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key? Whoever was told an
+-- id that is as young as a log may be has left a cursor: where there is none, Redis has lost it, and perhaps the log.
+local function is_whole(nodes, log, cursor, since, newest, has_cursor)
   local since_ms = parts(since)
-  -- An event since then is still kept; publishing renews the log's time to live once a second, a short one oftener.
-  local remembered = since_ms > now - log_ttl + (log_ttl < 100000 and 100 or 1000) and since_ms > whole_since
   if not newest then
+    -- An event since then is still kept; publishing renews the log's time to live once a second, a short one oftener.
+    local young = now - log_ttl + (log_ttl < 100000 and 100 or 1000)
+    local remembered = has_cursor and since_ms > young and since_ms > whole_since
     -- A log that is empty although an event was published after `since`: it lapsed, or Redis threw it away.
     local known = newest_known(nodes, cursor)
     if known and since ~= '0-0' then return since_ms <= now and not newer(known, since) end
@@ -109,7 +111,7 @@ local function is_whole(nodes, log, cursor, since, newest)
   if not newer(oldest[1], since) then return true end
   if prev ~= '0-0' then return not newer(prev, since) end
   local start = redis.call('HGET', cursor, '@start') -- there was no event between this id and the log's first
-  return remembered or (start and not newer(start, since))
+  return start and not newer(start, since) or false
 end
 
 -- Drops nodes whose lease has lapsed. Returns who is left, whether there are any leases, the newest event's id as far as
@@ -261,10 +263,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local from = since ~= '' and since or confirmed or position
   if from ~= position and spent > CALL_BYTES then return 'later' end
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
-  local whole = from == position or is_whole(nodes, log, cursor, from, newest)
+  local whole = from == position or is_whole(nodes, log, cursor, from, newest, noted[2] or noted[3] or noted[4])
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
-  -- Redis threw the positions away. (What is kept for a shorter time than leases lapses while sessions are there.)
-  local lost = #members > 0 and not (noted[2] or noted[3]) and log_ttl >= tonumber(session_ttl)
+  local lost = #members > 0 and not (noted[2] or noted[3]) -- Redis threw the positions away
   local dropped = lost and now or tonumber(noted[5] or 0)
   if since == '' and not confirmed and dropped > now - log_ttl then whole = false end
 

@@ -47,14 +47,25 @@ local function refusal(result)
   return broken and '! ' .. text or redis.error_reply(text)
 end
 
+-- Takes off the user what nodes have left there whose lease has lapsed. Nobody else may come by while the user stays.
+local function drop(user, nodes, lapsed)
+  for holder in pairs(lapsed) do redis.call('HDEL', nodes, holder) end
+  for _, member in ipairs(redis.call('SMEMBERS', user)) do
+    if lapsed[string.match(member, '@(.*)$')] then redis.call('SREM', user, member) end
+  end
+end
+
 local function heartbeat(user, nodes, log, cursor, at, pairs_given)
-  local held, last, latest = nil, nil, lease_end
+  local held, last, latest, lapsed = nil, nil, lease_end, nil
   local leases = redis.call('HGETALL', nodes)
   for l = 1, #leases, 2 do
     local holder, value = leases[l], leases[l + 1]
     if holder == node then held = value
     elseif holder == '@last' then last = value
     elseif tonumber(value) > latest then latest = tonumber(value)
+    elseif tonumber(value) <= now then
+      lapsed = lapsed or {}
+      lapsed[holder] = true
     end
   end
   -- Whose coming is on no note has lost the notes, and with them the positions of their sessions.
@@ -65,6 +76,7 @@ local function heartbeat(user, nodes, log, cursor, at, pairs_given)
   if redis.call('PEXPIRE', user, ttl) == 0 then return '' end
   redis.call('HSET', nodes, node, lease)
   redis.call('PEXPIRE', nodes, ttl)
+  if lapsed then drop(user, nodes, lapsed) end
   for p = 0, pairs_given - 1 do
     local client, confirmed = ARGV[at + 1 + 2 * p], ARGV[at + 2 + 2 * p]
     local known = redis.call('HGET', cursor, client)

@@ -86,14 +86,11 @@ local function take_out(log, cursor, id)
   return nil, redis.call('HSET', cursor, '@prev:' .. entries[2][1], prev) - fewer
 end
 
--- The log begins: what is known of the time before it? A connect that found it empty has noted when.
-local function begin(cursor, empty)
-  if empty then
-    redis.call('HSET', cursor, '@start', empty)
-    redis.call('HDEL', cursor, '@empty', '@clock')
-  else
-    redis.call('HDEL', cursor, '@start')
-  end
+-- The log begins: there was no event between '@start' and its first one. A connect that found it empty has noted since
+-- when; else nothing is known of the time before.
+local function begin(cursor, empty, first)
+  redis.call('HSET', cursor, '@start', empty or first)
+  if empty then redis.call('HDEL', cursor, '@empty', '@clock') end
 end
 
 -- The fields of an entry in a log.
@@ -241,7 +238,7 @@ local function publish(nodes, log, cursor, event, data, option, counts)
       redis.call('HSET', cursor, '@keys', keys)
     end
   end
-  if last == '0-0' then begin(cursor, empty) end
+  if last == '0-0' then begin(cursor, empty, id) end
   due = due or entries == 1
   if due then keep(log, log_ttl) end
   -- A position must last as long as what its client has not got.

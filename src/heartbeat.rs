@@ -1,6 +1,6 @@
 //! Renews the leases on this node's users, a little at a time.
 //!
-//! Each third of `--session-ttl` all users are renewed; the shards of the registry spread that over the interval,
+//! Each third of `--session-ttl`, or of `--log-ttl` where that is shorter, all users are renewed; the shards of the registry spread that over the interval,
 //! so that neither Redis nor delivery meets a burst. A user whose lease was lost is registered anew; one of whose
 //! events a session has not heard by the next tick (a hint went astray) has its log looked into.
 
@@ -25,10 +25,10 @@ const SOON: Duration = Duration::from_millis(25);
 /// Users whose newest event a session had not heard of when their lease was renewed. Its hint may be on its way.
 type Unheard = Vec<(UserId, EventId)>;
 
-/// Renews for as long as the process lives. Each time `hurry` is notified, the next round goes `HURRY` times quicker:
+/// Renews for as long as the process lives, each user thrice within `shortest`. Each time `hurry` is notified, the next round goes `HURRY` times quicker:
 /// a node has died, perhaps after it published and before it told anyone.
-pub async fn run(router: Arc<Router>, session_ttl: Duration, hurry: Arc<Notify>) {
-    let period = session_ttl / 3 / u32::try_from(SHARDS).unwrap_or(u32::MAX);
+pub async fn run(router: Arc<Router>, shortest: Duration, hurry: Arc<Notify>) {
+    let period = shortest / 3 / u32::try_from(SHARDS).unwrap_or(u32::MAX);
     let mut ticks = interval(period.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut hurried, mut unheard) = (0, Unheard::new());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::handle::{Handle, Outgoing};
-use crate::id::{EventId, UserId};
+use crate::id::{ClientId, EventId, UserId};
 use crate::lock::lock;
 
 /// A user's sessions here; most have one.
@@ -107,6 +107,13 @@ impl Registry {
             shard.remove(handle.user.as_str());
         }
         Some(then())
+    }
+
+    /// Does `then` where the client has no session here, before it can have one. `then` must not come back here.
+    pub fn unless_there<T>(&self, user: &str, client: &ClientId, then: impl FnOnce() -> T) -> Option<T> {
+        let shard = self.shard(user);
+        let is_there = |sessions: &Vec<Arc<Handle>>| sessions.iter().any(|known| known.client == *client);
+        (!shard.get(user).is_some_and(is_there)).then(then)
     }
 
     /// Pushes to each of a user's sessions what `outgoing` makes for it.

@@ -118,7 +118,9 @@ impl Relay {
         let (stop_lease, stop) = watch::channel(false);
         let hurry = Arc::new(Notify::new());
         let lease = tokio::spawn(renewal::keep(router.clone(), settings.node_ttl, hurry.clone(), stop));
-        let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), settings.session_ttl, hurry))];
+        // A cursor must not lapse under sessions: it says that they are there.
+        let shortest = settings.session_ttl.min(settings.log_ttl);
+        let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), shortest, hurry))];
         tasks.push(tokio::spawn(heartbeat::save_acks(router.clone())));
         let (limits, waiting) = (&ports.limits, settings.waiting_connections);
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");

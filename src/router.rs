@@ -289,10 +289,8 @@ impl Node for Router {
     }
 
     fn crowded(&self, user: Option<&UserId>, bytes: usize) -> usize {
-        let mut crowded = 0;
-        let count = |session: &Arc<Handle>| {
-            crowded += usize::from(session.is_crowded(bytes, self.send_queue));
-        };
+        let (mut crowded, most) = (0, self.send_queue);
+        let count = |session: &Arc<Handle>| crowded += usize::from(session.is_crowded(bytes, most));
         match user {
             Some(user) => self.registry.each_of(user.as_str(), count),
             None => self.registry.each(count),
@@ -327,6 +325,14 @@ impl Node for Router {
                 session.look();
             }
         });
+    }
+
+    fn listed(&self, user: &UserId, clients: Vec<ClientId>) {
+        for client in clients {
+            let end = Disconnect { user: user.clone(), client: client.clone(), confirmed: None };
+            // Queued before a connection of this client can queue its beginning.
+            drop(self.registry.unless_there(user.as_str(), &client, || self.engine.disconnect(end)));
+        }
     }
 }
 

@@ -147,6 +147,20 @@ async fn log_and_cursor_lapse_when_the_setting_says_so_and_who_comes_back_later_
 }
 
 #[tokio::test]
+async fn a_log_that_is_kept_for_less_than_a_lease_costs_nobody_a_gap() {
+    let mut stage = Single::with(&[("--log-ttl", "2s")]).await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let (came, _): (u64, u64) = stage.db.run(&redis::cmd("TIME")).await;
+    eventually(BOUND, "several times its time to live", async || {
+        assert!(stage.db.exists("cursor:{user:42}").await, "it lapsed under a session");
+        let (now, _): (u64, u64) = stage.db.run(&redis::cmd("TIME")).await;
+        if now > came + 6 { Ok(()) } else { Err(format!("{} s", now - came)) }
+    })
+    .await;
+    client.round_trip().await; // its pong is the next frame
+}
+
+#[tokio::test]
 async fn a_live_node_has_the_documented_keys() {
     let stage = Single::start().await;
     let (node, mut db) = (&stage.a, stage.db.clone());

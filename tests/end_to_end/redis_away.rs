@@ -56,6 +56,37 @@ async fn a_node_that_waits_for_redis_ends_when_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn back_with_an_older_state_it_lists_nobody_who_has_left_since() {
+    let mut redis = RedisServer::start().await;
+    // Their leases are there when it is back, and are renewed: nothing lapses.
+    let settings = [("--session-ttl", "10m"), ("--node-ttl", "1m")];
+    let node = NodeBuilder::redis("node-a", &redis).with(&settings).start().await;
+    let mut stays = Client::as_user(&node, "42", "tab-1").await;
+    let (left, alone) =
+        (Client::as_user(&node, "42", "tab-2").await, Client::as_user(&node, "7", "tab-1").await);
+    let mut db = redis.db().await;
+    let () = db.run(&redis::cmd("SAVE")).await;
+    left.close().await;
+    alone.close().await;
+    eventually(BOUND, "both to have left", async || {
+        let left = (db.members("user:42").await, db.members("user:7").await);
+        same(left, (set(["tab-1@node-a"]), set([])))
+    })
+    .await;
+
+    redis.kill();
+    redis.start_again().await;
+    let mut db = redis.db().await;
+    assert_eq!(db.members("user:42").await, set(["tab-1@node-a", "tab-2@node-a"]), "it is older");
+    eventually(RECOVERY, "nobody who has left", async || {
+        let left = (db.members("user:42").await, db.members("user:7").await);
+        same(left, (set(["tab-1@node-a"]), set([])))
+    })
+    .await;
+    stays.round_trip().await;
+}
+
+#[tokio::test]
 async fn gone_and_back_empty_sockets_stay_open_and_are_registered_anew() {
     let mut pair = Pair::start().await;
     let mut on_a = Client::as_user(&pair.a, "42", "tab-a").await;

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use switchboard::engine::{Hint, Node};
-use switchboard::id::{EventId, Logged, UserId};
+use switchboard::id::{ClientId, EventId, Logged, UserId};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -38,6 +38,7 @@ pub enum Told {
     SignOut { user: String, client: Option<String> },
     InboxLost,
     Doubted,
+    Listed { user: String, clients: Vec<String> },
 }
 
 /// The node.
@@ -147,5 +148,10 @@ impl Node for Recorder {
 
     fn doubted(&self, _whose: &dyn Fn(&UserId) -> bool) {
         self.note(Told::Doubted);
+    }
+
+    fn listed(&self, user: &UserId, clients: Vec<ClientId>) {
+        let clients = clients.iter().map(ToString::to_string).collect();
+        self.note(Told::Listed { user: user.to_string(), clients });
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use switchboard::engine::{Connected, LeaseState, Mode};
 use switchboard::id::EventId;
 
-use crate::stage::{Kind, Options, event, ids, user};
+use crate::stage::{Kind, event, ids, user};
 
 const LOG: &str = "log:{user:42}";
 
@@ -90,13 +90,30 @@ async fn who_comes_after_a_sign_out_stays_though_the_clock_has_gone_back() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_is_kept_for_less_than_a_lease_may_lapse() {
-    let log_ttl = Duration::from_secs(1);
-    let stage = Kind::Redis.stage_with(Options { log_ttl, ..Options::default() }).await;
-    let user = user("42");
+async fn what_a_lapsed_lease_left_behind_goes_with_the_next_heartbeat_of_another_node() {
+    let (a, user) = (Kind::Redis.stage().await, user("42"));
+    let b = a.another("node-2").await;
+    a.connect(&user, "tab").await;
+    b.connect(&user, "other").await;
+    let () = a.ask(&["HSET", "nodes:{user:42}", "node-2", "1700000000000"]);
+    assert!(matches!(a.heartbeat(&user, &[]).await, LeaseState::Renewed(_)));
+    assert_eq!(a.sessions(&user).await, ["tab@node-1"]);
+    assert!(!a.ask::<bool>(&["HEXISTS", "nodes:{user:42}", "node-2"]));
+    assert!(matches!(b.heartbeat(&user, &[]).await, LeaseState::Lost));
+}
+
+#[tokio::test]
+async fn of_who_left_no_trace_nothing_is_known_to_be_whole() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
     stage.connect(&user, "tab").await;
-    let () = stage.ask(&["DEL", "cursor:{user:42}"]); // as if that second was over
-    assert!(stage.connect(&user, "other").await.whole);
+    let seen = stage.publish_plain(&user, "1").await;
+    stage.disconnect(&user, "tab", Some(seen)).await;
+    stage.publish_plain(&user, "lost").await;
+    let () = stage.ask(&["DEL", LOG, "cursor:{user:42}"]);
+    stage.publish_plain(&user, "2").await;
+    assert!(!stage.connect_since(&user, "tab", seen).await.whole, "one event was lost");
+    let () = stage.ask(&["DEL", LOG, "cursor:{user:42}", "user:42", "nodes:{user:42}"]);
+    assert!(!stage.connect_since(&user, "other", seen).await.whole, "all were");
 }
 
 #[tokio::test]

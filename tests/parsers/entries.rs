@@ -207,6 +207,9 @@ impl Node for Nobody {
     fn doubted(&self, _: &dyn Fn(&UserId) -> bool) {
         panic!("no entry says that");
     }
+    fn listed(&self, _: &UserId, _: Vec<ClientId>) {
+        panic!("no entry says that");
+    }
 }
 
 /// An inbox entry's hints: lengths, heads and data.

@@ -114,7 +114,7 @@ mod tests {
     use super::super::{Config, MemoryEngine};
     use super::*;
     use crate::engine::{Answer, Cause, Connect, Engine, Hint, Mode, NodeInfo};
-    use crate::id::EventId;
+    use crate::id::{ClientId, EventId};
 
     /// Sockets that take an event in each millisecond, or none.
     #[derive(Default)]
@@ -148,6 +148,7 @@ mod tests {
         fn sign_out(&self, _: &str, _: Option<&str>) {}
         fn inbox_lost(&self) {}
         fn doubted(&self, _: &dyn Fn(&UserId) -> bool) {}
+        fn listed(&self, _: &UserId, _: Vec<ClientId>) {}
     }
 
     async fn engine(deaf: bool) -> (MemoryEngine, Arc<Sockets>) {

@@ -15,6 +15,7 @@
 //! | `inbox`, `done`, `ingress`, `lead`, `entry`, `reads`, `turns` | the streams this node reads |
 //! | `pulse` | notices that the inbox's reader has died, and starts another |
 //! | `node`, `beside`, `deaths` | the node's own lease; what goes on beside it; clearing up after others |
+//! | `doubts` | what is done where another server has taken over, or came back |
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
@@ -30,6 +31,7 @@ mod deaths;
 mod done;
 #[doc(hidden)]
 pub mod doors;
+mod doubts;
 mod drain;
 mod entry;
 mod eviction;
@@ -152,6 +154,7 @@ struct Context {
     deaths: deaths::Deaths,
     beside: beside::Beside,
     eviction: eviction::Eviction,
+    doubts: doubts::Doubts,
 }
 
 impl Context {
@@ -207,6 +210,7 @@ impl RedisEngine {
             deaths: deaths::Deaths::default(),
             beside: beside::Beside::default(),
             eviction: eviction::Eviction::default(),
+            doubts: doubts::Doubts::default(),
             config,
         });
         let ((events, published), (sessions, ops)) =
@@ -356,15 +360,8 @@ impl Engine for RedisEngine {
         tasks.push(tokio::spawn(traces::write(self.context.clone())));
         let context = self.context.clone();
         tasks.push(tokio::spawn(async move { context.link.keep().await }));
-        let context = self.context.clone();
-        tasks.push(tokio::spawn(async move {
-            loop {
-                let doubt = context.link.doubted().await;
-                if let Some(node) = context.node() {
-                    node.doubted(&|user| doubt.concerns(sessions::user_slot(&context, user)));
-                }
-            }
-        }));
+        tasks.push(tokio::spawn(doubts::tell(self.context.clone())));
+        tasks.push(tokio::spawn(doubts::list(self.context.clone())));
         for stream in self.context.config.ingress.clone() {
             let wanted = self.ingress.subscribe();
             tasks.push(tokio::spawn(ingress::read(self.context.clone(), stream, wanted)));
