@@ -292,3 +292,12 @@ async fn a_redis_that_is_full_is_told_of_and_so_is_the_next_reason() {
     ready(&stage.a.worker_http("/readyz")).await;
     assert_eq!(up(&stage.a).await, 1.0);
 }
+
+#[tokio::test]
+async fn why_a_cluster_cannot_be_used_is_in_the_log() {
+    let redis = RedisServer::start().await;
+    let url = format!("redis+cluster://127.0.0.1:{}", redis.port());
+    let node = NodeBuilder::redis_at("node-a", &url).start_listening().await;
+    let fits = |line: &str| line.contains("has this slot") && line.contains("cluster support disabled");
+    node.log_line(BOUND, "the reason", fits).await;
+}

@@ -17,7 +17,7 @@ use tracing::{debug, info};
 
 use super::connection::at;
 use super::keys::Keys;
-use super::map::{At, Map, NOBODY, Range, name, view};
+use super::map::{At, Map, NOBODY, Range, name, nobody, view};
 use super::server::{Options, Place, Server};
 use super::slot::{SLOTS, Slot};
 use super::wire::{Outcome, is_outage};
@@ -38,7 +38,8 @@ pub struct Cluster {
     /// Of the node's own keys.
     home: Slot,
     map: RwLock<Arc<Map>>,
-    drawing: Mutex<()>,
+    /// Holds why nobody told the map when it was last drawn, where nobody did.
+    drawing: Mutex<Option<String>>,
     drawn: AtomicU64,
     look: Notify,
 }
@@ -53,7 +54,7 @@ impl Cluster {
             keys,
             home,
             map: RwLock::new(Arc::new(map)),
-            drawing: Mutex::new(()),
+            drawing: Mutex::default(),
             drawn: AtomicU64::new(0),
             look: Notify::new(),
         }
@@ -88,10 +89,10 @@ impl Cluster {
         if let Some(server) = self.map().owner(slot) {
             return Ok(server.clone());
         }
-        self.draw().await;
+        let why = self.draw().await;
         self.map().owner(slot).cloned().ok_or_else(|| {
             self.look.notify_one();
-            (ErrorKind::Io, "no master of the Cluster has this slot").into()
+            nobody(why)
         })
     }
 
@@ -100,7 +101,7 @@ impl Cluster {
         if server.is_up() {
             Ok(server)
         } else {
-            Err((ErrorKind::Io, "this part of the Cluster is away").into())
+            Err((ErrorKind::Io, "this part of the Cluster is away", server.trouble()).into())
         }
     }
 
@@ -221,12 +222,12 @@ impl Cluster {
         }
     }
 
-    /// Asks every known member who has which slot, and believes what most of them say.
-    async fn draw(&self) {
+    /// Asks every known member who has which slot, and believes what most of them say. Where none says, one's reason.
+    async fn draw(&self) -> Option<String> {
         let seen = self.drawn.load(Ordering::Acquire);
-        let _turn = self.drawing.lock().await;
+        let mut trouble = self.drawing.lock().await;
         if self.drawn.load(Ordering::Acquire) != seen {
-            return; // somebody else has just done it
+            return trouble.clone(); // somebody else has just done it
         }
         let old = self.map();
         let mut asked: Vec<ConnectionInfo> = self.seeds.clone();
@@ -236,9 +237,14 @@ impl Cluster {
         asked.sort_by_key(|info| info.addr().to_string());
         asked.dedup_by_key(|info| info.addr().to_string());
         let mut views: BTreeMap<Vec<Range>, (usize, Vec<At>)> = BTreeMap::new();
-        for (ranges, members) in join_all(asked.into_iter().map(view)).await.into_iter().flatten() {
-            views.entry(ranges).or_insert((0, members)).0 += 1;
+        let mut failed = None;
+        for view in join_all(asked.into_iter().map(view)).await {
+            match view {
+                Ok((ranges, members)) => views.entry(ranges).or_insert((0, members)).0 += 1,
+                Err(error) => failed = Some(error.to_string()),
+            }
         }
+        *trouble = failed.filter(|_| views.is_empty());
         if let Some((ranges, (_, members))) = views.into_iter().max_by_key(|(_, (votes, _))| *votes)
             && let Ok(map) = self.chart(&old, &ranges, members)
         {
@@ -249,6 +255,7 @@ impl Cluster {
             self.options.doubts.notify_one();
         }
         self.drawn.fetch_add(1, Ordering::AcqRel);
+        trouble.clone()
     }
 
     fn chart(&self, old: &Map, ranges: &[Range], members: Vec<At>) -> Result<Map, RedisError> {

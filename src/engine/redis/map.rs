@@ -46,7 +46,10 @@ pub fn name(host: &str, port: u16) -> String {
 }
 
 /// Who has which slot, and who is there, as one member sees it.
-pub async fn view(info: ConnectionInfo) -> Option<(Vec<Range>, Vec<At>)> {
+///
+/// # Errors
+/// Where it does not answer, or knows of no slot.
+pub async fn view(info: ConnectionInfo) -> Result<(Vec<Range>, Vec<At>), RedisError> {
     let asked = async {
         let mut connection = open(info.clone(), Some(CONNECT_TIMEOUT)).await?;
         redis::cmd("CLUSTER").arg("SLOTS").query_async::<Value>(&mut connection).await
@@ -55,13 +58,20 @@ pub async fn view(info: ConnectionInfo) -> Option<(Vec<Range>, Vec<At>)> {
         ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.as_str(),
         _ => "",
     };
-    let answer = match asked.await {
-        Ok(answer) => answer,
-        Err(error) => {
-            debug!(address = %info.addr(), %error, "a member of the Cluster does not say who has which slot");
-            return None;
-        }
+    let seen = match asked.await {
+        Ok(answer) => read(&answer, itself).ok_or_else(|| {
+            (ErrorKind::Io, "this member of the Cluster knows of no slot that anybody has").into()
+        }),
+        Err(error) => Err(error),
     };
+    if let Err(error) = &seen {
+        debug!(address = %info.addr(), %error, "a member of the Cluster does not say who has which slot");
+    }
+    seen
+}
+
+/// Reads the answer to `CLUSTER SLOTS`; none where it has another shape, or no lines.
+fn read(answer: &Value, itself: &str) -> Option<(Vec<Range>, Vec<At>)> {
     let Value::Array(lines) = answer else { return None };
     let mut ranges = Vec::with_capacity(lines.len());
     let mut members = Vec::new();
@@ -83,14 +93,27 @@ pub async fn view(info: ConnectionInfo) -> Option<(Vec<Range>, Vec<At>)> {
 /// # Errors
 /// Where none answers, or nobody has the slot.
 pub async fn owner(members: &[ConnectionInfo], slot: Slot) -> Result<ConnectionInfo, RedisError> {
+    let mut why = None;
     for member in members {
-        let Some((ranges, _)) = view(member.clone()).await else { continue };
+        let (ranges, _) = match view(member.clone()).await {
+            Ok(view) => view,
+            Err(error) => {
+                why = Some(error);
+                continue;
+            }
+        };
         let mine = ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot.0));
         if let Some((_, _, (host, port))) = mine {
             return Ok(at(member, host, *port));
         }
     }
-    Err((ErrorKind::Io, "no master of the Cluster has this slot").into())
+    Err(nobody(why.map(|error| error.to_string())))
+}
+
+/// No master has the slot, because of that where it is known.
+pub fn nobody(why: Option<String>) -> RedisError {
+    const NOBODY: &str = "no master of the Cluster has this slot";
+    why.map_or_else(|| (ErrorKind::Io, NOBODY).into(), |why| (ErrorKind::Io, NOBODY, why).into())
 }
 
 /// A member's preferred address; one that does not know its own is where it was asked.

@@ -204,8 +204,9 @@ impl Server {
         let connection = &mut *pooled;
         let outcome = self.known.look(&mut connection.inner).await;
         connection.broken = outcome.is_err();
-        if outcome.is_ok() {
-            self.up.store(true, Ordering::Release);
+        match &outcome {
+            Ok(()) => self.up.store(true, Ordering::Release),
+            Err(error) => *lock(&self.known.trouble) = Some(error.to_string()),
         }
         outcome
     }
@@ -217,11 +218,13 @@ impl Server {
             RunError::TimedOut if self.pool.state().idle_connections == 0 && self.is_up() => {
                 (ErrorKind::Client, "all connections to Redis are busy").into()
             }
-            RunError::TimedOut => {
-                let trouble = lock(&self.known.trouble).clone();
-                (ErrorKind::Io, "no connection in time", trouble.unwrap_or_else(|| SILENT.to_owned())).into()
-            }
+            RunError::TimedOut => (ErrorKind::Io, "no connection in time", self.trouble()).into(),
         })
+    }
+
+    /// What was wrong when it was last looked for.
+    pub fn trouble(&self) -> String {
+        lock(&self.known.trouble).clone().unwrap_or_else(|| SILENT.to_owned())
     }
 
     /// Runs a pipeline; each command has its own outcome. A script that is not there is loaded. With `durable`,
