@@ -246,13 +246,13 @@ pub struct NodeInfo {
     pub worker_url: String,
 }
 
-/// What is waiting: entries that are not done.
+/// What is waiting: entries that are not done. None where that cannot be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lag {
     /// Of this node's inbox.
-    pub inbox: u64,
-    /// Of the ingress stream, which one node reads for all.
-    pub ingress: u64,
+    pub inbox: Option<u64>,
+    /// Of the ingress streams that can be read, whichever node reads them.
+    pub ingress: Option<u64>,
 }
 
 /// How far a leaving node is with sending its clients away.

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The text for Prometheus.
 pub async fn handle(ports: &Ports) -> Answer {
     let (router, engine) = (&ports.router, ports.router.engine());
-    let lag = timeout(PATIENCE, engine.lag()).await;
+    let lag = timeout(PATIENCE, engine.lag()).await.ok().and_then(Result::ok).unwrap_or_default();
     let most_connections = ports.most_places as usize;
     let levels = Levels {
         sessions: router.registry().len(),
@@ -28,7 +28,8 @@ pub async fn handle(ports: &Ports) -> Answer {
         redis_may_evict: engine.warning().is_some(),
         ready: ports.is_ready().is_ok(),
         draining: ports.is_draining(),
-        lag: lag.ok().and_then(Result::ok).map(|lag| (lag.inbox, lag.ingress)),
+        inbox_lag: lag.inbox,
+        ingress_lag: lag.ingress,
     };
     match router.metrics().text(&levels) {
         Ok(text) => http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),

@@ -64,8 +64,10 @@ pub struct Levels {
     pub ready: bool,
     /// The node is going away.
     pub draining: bool,
-    /// Entries of the inbox, and of the ingress stream, that are not done; none where that cannot be had now.
-    pub lag: Option<(u64, u64)>,
+    /// Entries of the inbox that are not done; none where that cannot be had now.
+    pub inbox_lag: Option<u64>,
+    /// The same of the ingress streams.
+    pub ingress_lag: Option<u64>,
 }
 
 /// Everything that is counted.
@@ -269,9 +271,10 @@ impl Metrics {
         level(&self.redis_may_evict, levels.redis_may_evict.into());
         level(&self.ready, levels.ready.into());
         level(&self.draining, levels.draining.into());
-        if let Some((inbox, ingress)) = levels.lag {
-            self.inbox_lag.set(i64::try_from(inbox).unwrap_or(i64::MAX));
-            self.ingress_lag.set(i64::try_from(ingress).unwrap_or(i64::MAX));
+        for (lag, gauge) in [(levels.inbox_lag, &self.inbox_lag), (levels.ingress_lag, &self.ingress_lag)] {
+            if let Some(lag) = lag {
+                gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+            }
         }
         self.clock_offset.set(self.clock.ahead());
         // Two who ask at once must not count twice.

@@ -20,7 +20,8 @@ fn the_text_reads_as_prometheus_has_it() {
     metrics.published(Via::Http, &Err(Refusal::unavailable()));
     metrics.accepted(Via::Ingress, 64);
     metrics.redis_seconds[1].observe(0.0002);
-    let levels = Levels { sessions: 2, redis_up: true, lag: Some((5, 6)), ..Levels::default() };
+    let levels =
+        Levels { sessions: 2, redis_up: true, inbox_lag: Some(5), ingress_lag: Some(6), ..Levels::default() };
     let text = metrics.text(&levels).unwrap();
     for (series, value) in [
         ("connects_total{result=\"ok\"}", "1"),

@@ -165,7 +165,7 @@ impl Engine for MemoryEngine {
     }
 
     fn lag(&self) -> Answer<Lag> {
-        ready(Lag::default()) // there is neither an inbox nor an ingress stream
+        ready(Lag { inbox: Some(0), ingress: Some(0) }) // there is neither an inbox nor an ingress stream
     }
 
     fn tracer(&self) -> &Tracer {

@@ -294,7 +294,7 @@ impl Engine for RedisEngine {
     }
 
     fn lag(&self) -> Answer<Lag> {
-        self.with_context(|context| async move { status::lag(&context).await })
+        self.with_context(|context| async move { Ok(status::lag(&context).await) })
     }
 
     fn tracer(&self) -> &Tracer {

@@ -123,19 +123,17 @@ async fn info(context: &Context, name: &str) -> Result<Option<NodeInfo>, Unavail
 }
 
 /// What is waiting. Both streams are trimmed behind their reader, so their lengths are what is not done: no need for
-/// the `lag` of `XINFO GROUPS`, which Redis 6.2 does not tell.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn lag(context: &Context) -> Result<Lag, Unavailable> {
-    let mut ingress = 0;
+/// the `lag` of `XINFO GROUPS`, which Redis 6.2 does not tell. What cannot be read does not hide the rest.
+pub async fn lag(context: &Context) -> Lag {
+    let mut questions = redis::pipe();
+    questions.cmd("XLEN").arg(context.keys.inbox(context.config.node.as_str()));
     for stream in &context.config.ingress {
-        ingress += number(context, "XLEN", &context.keys.ingress(stream)).await?;
+        questions.cmd("XLEN").arg(context.keys.ingress(stream));
     }
-    Ok(Lag {
-        inbox: number(context, "XLEN", &context.keys.inbox(context.config.node.as_str())).await?,
-        ingress,
-    })
+    let answers = context.link.run_each(&questions).await.into_iter();
+    let mut lengths = answers.map(|answer| u64::try_from(reply::integer(&answer.ok()?).ok()?).ok());
+    let inbox = lengths.next().flatten();
+    Lag { inbox, ingress: lengths.flatten().reduce(|all, length| all + length) }
 }
 
 /// The clock of Redis, Unix ms.
@@ -206,7 +204,21 @@ async fn reader(context: &Context, stream: &str, now: u64) -> Result<Option<Stri
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{context, fake};
     use super::*;
+
+    #[tokio::test]
+    async fn an_ingress_stream_that_cannot_be_read_does_not_hide_the_inbox() {
+        let place = fake(|command| match command {
+            "XLEN inbox:{node:n}" => Some(":5"),
+            "XLEN events" => Some("-WRONGTYPE x"),
+            _ => Some("+OK"),
+        });
+        let context = context(place.await, Duration::ZERO);
+        assert_eq!(lag(&context).await, Lag { inbox: Some(5), ingress: None });
+    }
 
     #[test]
     fn a_lag_that_redis_does_not_tell_is_what_is_there_and_not_pending() {
