@@ -1,24 +1,27 @@
 -- lead: takes, renews or gives back the lease on the ingress stream; whoever has it reads.
--- The lease is a consumer of the group, named 'lease <node id> <boot id> <its end, Unix ms>': it reads nothing, and
--- comes and goes with the stream, so that no key of its own is needed. The group is made where it is missing.
+-- The lease is a consumer of the group, named 'lease <node id> <boot id>.<number> <its end, Unix ms>': it reads nothing,
+-- and comes and goes with the stream, so that no key of its own is needed. The group is made where it is missing.
+-- A process takes its own lease over with a higher number. What it still asks for an earlier one comes too late.
 --
 -- KEYS[1] -> events (STREAM, group switchboard)
 -- ARGV[1] -> node id
--- ARGV[2] -> boot id of the process
+-- ARGV[2] -> the lease, '<boot id of the process>.<number>'
 -- ARGV[3] -> lease, ms; 0 gives it back
 --
 -- returns 1 where the lease is ours now, 0 where it is not
 
-local events, node, boot, ttl = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local events, node, lease, ttl = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local boot, number = string.match(lease, '^(.*)%.(%d+)$')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 redis.pcall('XGROUP', 'CREATE', events, 'switchboard', '0', 'MKSTREAM') -- BUSYGROUP: it is there
 local idle = {}
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', events, 'switchboard')) do
-  local holder, until_ms = string.match(consumer[2], '^lease %S+ (%S+) (%d+)$')
-  if holder then
-    if holder ~= boot and tonumber(until_ms) > now then return 0 end
+  local its_boot, its_number, until_ms = string.match(consumer[2], '^lease %S+ (%S*)%.(%d+) (%d+)$')
+  if its_boot then
+    local yields = its_boot == boot and tonumber(its_number) <= tonumber(number)
+    if not yields and tonumber(until_ms) > now then return 0 end
     redis.call('XGROUP', 'DELCONSUMER', events, 'switchboard', consumer[2])
   elseif consumer[4] == 0 and not string.find(consumer[2], '^since%-') then -- that one tells how old the data are
     idle[#idle + 1] = consumer[2]
@@ -30,6 +33,6 @@ for _, name in ipairs(idle) do
   if name ~= node or ttl == 0 then redis.call('XGROUP', 'DELCONSUMER', events, 'switchboard', name) end
 end
 if ttl == 0 then return 0 end
-local name = string.format('lease %s %s %d', node, boot, now + ttl)
+local name = string.format('lease %s %s %d', node, lease, now + ttl)
 redis.call('XGROUP', 'CREATECONSUMER', events, 'switchboard', name)
 return 1

@@ -7,16 +7,24 @@ use crate::stage::{Kind, Stage};
 
 const LONG: &str = "60000";
 
-/// Whether `node` has the lease now, for so many ms.
-fn lead(stage: &Stage, node: &str, ttl: &str) -> bool {
-    let boot = format!("boot-{node}");
-    stage.ask::<i64>(&["EVAL", include_str!("../../lua/lead.lua"), "1", "other", node, &boot, ttl]) == 1
+/// Whether `node` has its lease now, the first or a later one, for so many ms.
+fn lead_as(stage: &Stage, node: &str, number: u32, ttl: &str) -> bool {
+    let lease = format!("boot-{node}.{number}");
+    stage.ask::<i64>(&["EVAL", include_str!("../../lua/lead.lua"), "1", "other", node, &lease, ttl]) == 1
 }
 
-/// What `node` is given to read; none where the stream is not its own.
+fn lead(stage: &Stage, node: &str, ttl: &str) -> bool {
+    lead_as(stage, node, 1, ttl)
+}
+
+/// What `node` is given to read with that lease; none where the stream is not its own by that.
+fn take_as(stage: &Stage, node: &str, number: u32) -> Option<Vec<(String, Vec<String>)>> {
+    let lease = format!("boot-{node}.{number}");
+    stage.ask(&["EVAL", include_str!("../../lua/take.lua"), "1", "other", node, &lease, "10"])
+}
+
 fn take(stage: &Stage, node: &str) -> Option<Vec<(String, Vec<String>)>> {
-    let boot = format!("boot-{node}");
-    stage.ask(&["EVAL", include_str!("../../lua/take.lua"), "1", "other", node, &boot, "10"])
+    take_as(stage, node, 1)
 }
 
 fn entry(stage: &Stage) {
@@ -60,6 +68,19 @@ async fn a_lease_is_one_nodes_until_it_lapses_or_is_given_back() {
     assert_eq!(take(&stage, "b"), None, "lapsed");
     assert!(lead(&stage, "a", LONG));
     assert_eq!(take(&stage, "a").unwrap().len(), 1);
+}
+
+/// Each of them was held back on its way, and its process has gone on with another lease.
+#[tokio::test]
+async fn what_comes_for_an_earlier_lease_of_the_same_process_is_refused() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead_as(&stage, "a", 9, LONG));
+    assert!(lead_as(&stage, "a", 10, LONG), "one process need not wait for itself");
+    entry(&stage);
+    assert_eq!(take_as(&stage, "a", 9), None, "a read");
+    assert!(!lead_as(&stage, "a", 9, LONG), "a renewal");
+    assert!(!lead_as(&stage, "a", 9, "0"), "or that it is given back");
+    assert_eq!(take_as(&stage, "a", 10).unwrap().len(), 1);
 }
 
 #[tokio::test]

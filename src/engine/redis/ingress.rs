@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::entry::{parse, per_user};
-use super::lead::{self, Lease, NotHeld};
+use super::lead::{Lease, NotHeld};
 use super::publish::{self, Entry};
 use super::reads::Read;
 use super::retold::Retold;
@@ -34,9 +34,9 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
             match Lease::take(&context, &stream).await {
-                Ok(Some(lease)) => {
+                Ok(Some(mut lease)) => {
                     context.turns.taken(&mut turn, ttl);
-                    match Reader::serve(&context, lease, &stream, &mut turn, &mut bad, &wanted).await {
+                    match Reader::serve(&context, &mut lease, &stream, &mut turn, &mut bad, &wanted).await {
                         Err(Stopped::GivenAway) => {
                             debug!(stream, "another node may read this ingress stream")
                         }
@@ -48,7 +48,7 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                         }
                         Ok(()) => context.turns.ended(),
                     }
-                    if let Err(error) = lead::give_back(&context, &stream).await {
+                    if let Err(error) = lease.give_back().await {
                         debug!(%error, "the ingress lease was not given back and will lapse");
                     }
                 }
@@ -79,7 +79,7 @@ struct Reader<'a> {
     stream: String,
     /// Entries of the next read.
     read: Read,
-    lease: Lease<'a>,
+    lease: &'a mut Lease,
     turn: &'a mut Turn,
     /// Tells of bad entries: an application may send nothing else.
     bad: &'a mut Retold,
@@ -115,7 +115,7 @@ enum Stopped {
 impl<'a> Reader<'a> {
     async fn serve(
         context: &'a Context,
-        lease: Lease<'a>,
+        lease: &'a mut Lease,
         name: &'a str,
         turn: &'a mut Turn,
         bad: &'a mut Retold,
@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
         let mut call = scripts::call(&scripts::TAKE, 1, 3);
         call.arg(&self.stream)
             .arg(self.context.config.node.as_str())
-            .arg(&self.context.config.boot)
+            .arg(&self.lease.name)
             .arg(self.read.most());
         match self.context.link.run_one(call).await? {
             redis::Value::Nil => Err(NotHeld::Lost.into()),

@@ -1,5 +1,7 @@
 //! The lease on an ingress stream: one process at a time has it, and reads.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,11 +9,16 @@ use tokio::time::Instant;
 use super::{Context, ms, reply, scripts};
 use crate::engine::Unavailable;
 
+/// How many this process has asked for.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// The lease, as this process has it.
-pub struct Lease<'a> {
-    context: &'a Context,
+pub struct Lease {
+    context: Arc<Context>,
     /// As `--ingress` names it.
-    stream: &'a str,
+    stream: String,
+    /// Its name: this process's id, and a number. What was asked in an earlier one's name comes too late.
+    pub name: String,
     /// By this process's own clock, counted from when it was asked for.
     end: Instant,
     /// See [`Lease::was_renewed`].
@@ -32,13 +39,15 @@ pub enum NotHeld {
     Over,
 }
 
-impl<'a> Lease<'a> {
+impl Lease {
     /// Takes it; none where another process has it.
     ///
     /// # Errors
     /// Where Redis is away.
-    pub async fn take(context: &'a Context, stream: &'a str) -> Result<Option<Self>, Unavailable> {
-        let mut lease = Self { context, stream, end: Instant::now(), renewed: false };
+    pub async fn take(context: &Arc<Context>, stream: &str) -> Result<Option<Self>, Unavailable> {
+        let name = format!("{}.{}", context.config.boot, NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (context, stream) = (context.clone(), stream.to_owned());
+        let mut lease = Self { context, stream, name, end: Instant::now(), renewed: false };
         Ok(lease.ask().await?.then_some(lease))
     }
 
@@ -81,33 +90,36 @@ impl<'a> Lease<'a> {
 
     async fn ask(&mut self) -> Result<bool, Unavailable> {
         let (asked, ttl) = (Instant::now(), self.context.config.node_ttl);
-        let held = lead(self.context, self.stream, ttl).await?;
+        let held = self.lead(ttl).await?;
         if held {
             self.end = asked + ttl;
         }
         Ok(held)
     }
-}
 
-/// Gives it back, if this process has it.
-///
-/// # Errors
-/// Where Redis is away: then it lapses.
-pub async fn give_back(context: &Context, stream: &str) -> Result<(), Unavailable> {
-    lead(context, stream, Duration::ZERO).await.map(drop)
-}
+    /// Gives it back, if this process still has it.
+    ///
+    /// # Errors
+    /// Where Redis is away: then it lapses.
+    pub async fn give_back(self) -> Result<(), Unavailable> {
+        self.lead(Duration::ZERO).await.map(drop)
+    }
 
-async fn lead(context: &Context, stream: &str, ttl: Duration) -> Result<bool, Unavailable> {
-    let mut call = scripts::call(&scripts::LEAD, 1, 3);
-    call.arg(context.keys.ingress(stream))
-        .arg(context.config.node.as_str())
-        .arg(&context.config.boot)
-        .arg(ms(ttl));
-    Ok(reply::integer(&context.link.run_one(call).await?)? == 1)
+    async fn lead(&self, ttl: Duration) -> Result<bool, Unavailable> {
+        let mut call = scripts::call(&scripts::LEAD, 1, 3);
+        call.arg(self.context.keys.ingress(&self.stream))
+            .arg(self.context.config.node.as_str())
+            .arg(&self.name)
+            .arg(ms(ttl));
+        Ok(reply::integer(&self.context.link.run_one(call).await?)? == 1)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
     use super::super::tests::{context, fake};
     use super::*;
 
@@ -115,11 +127,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_lease_goes_on_while_it_is_renewed_before_its_end() {
-        let mut left = 3;
+        let (mut left, names) = (3, Arc::new(Mutex::new(HashSet::new())));
+        let asked = names.clone();
         let place = fake(move |command| {
             if !command.starts_with("EVALSHA") {
                 return Some("+OK");
             }
+            asked.lock().unwrap().insert(command.split(' ').nth(5).unwrap().to_owned());
             left -= 1;
             Some(if left >= 0 { ":1" } else { ":0" })
         });
@@ -136,5 +150,8 @@ mod tests {
         lease.go_on().await.unwrap();
         lease.end = half;
         assert!(matches!(lease.go_on().await, Err(NotHeld::Lost)));
+        assert_eq!(names.lock().unwrap().len(), 1, "it is one and the same");
+        let _ = Lease::take(&context, "events").await;
+        assert_eq!(names.lock().unwrap().len(), 2, "and the next is another");
     }
 }

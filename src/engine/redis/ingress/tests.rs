@@ -18,14 +18,14 @@ async fn nothing_goes_out_once_the_lease_is_over() {
     });
     // A lease that is over as soon as it is had.
     let context = context(place.await, Duration::ZERO);
-    let lease = Lease::take(&context, "events").await.unwrap().unwrap();
+    let mut lease = Lease::take(&context, "events").await.unwrap().unwrap();
     let mut reader = Reader {
         context: &context,
         connection: context.link.dedicated("events").await.unwrap(),
         name: "events",
         stream: "events".to_owned(),
         read: Read::default(),
-        lease,
+        lease: &mut lease,
         turn: &mut Turn::default(),
         bad: &mut Retold::default(),
         told: false,
