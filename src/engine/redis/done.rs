@@ -1,4 +1,5 @@
-//! Entries of an inbox that are done with: they go together, since that costs Redis as much for one as for all.
+//! Entries of an inbox that are done with: they go together, since that costs Redis as much for one as for all. Until it is
+//! known that they are gone they stay here, whatever becomes of the connection: what is read again is delivered again.
 
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ impl Done {
     }
 
     /// Lets go of them in front of the next read, where it is time for that, or `at_once`. How long that read may wait
-    /// where some stay.
-    pub fn let_go(&mut self, pipeline: &mut Pipeline, key: &str, at_once: bool) -> Option<Duration> {
+    /// where some stay; none where all are gone once it is answered.
+    pub fn let_go(&self, pipeline: &mut Pipeline, key: &str, at_once: bool) -> Option<Duration> {
         let last = self.ids.last()?;
         let long = self.since.is_some_and(|since| since.elapsed() >= LONG);
         if !at_once && !long && self.ids.len() < MANY {
@@ -40,7 +41,6 @@ impl Done {
         pipeline.cmd("XACK").arg(key).arg("node").arg(&self.ids);
         // One reader, in order: everything up to the last is done with.
         pipeline.cmd("XTRIM").arg(key).arg("MINID").arg("=").arg(after(last));
-        *self = Self::default();
         None
     }
 }
@@ -53,7 +53,11 @@ mod tests {
     async fn entries_go_when_there_are_many_or_after_long_or_at_once() {
         let let_go = |done: &mut Done, at_once| {
             let mut pipeline = redis::pipe();
-            (done.let_go(&mut pipeline, "inbox", at_once), pipeline.len())
+            let stay = done.let_go(&mut pipeline, "inbox", at_once);
+            if stay.is_none() {
+                *done = Done::default();
+            }
+            (stay, pipeline.len())
         };
         let (nothing, wait, go) = ((None, 0), (Some(LONG), 0), (None, 2));
         let ids = |count: usize| (1..=count).map(|number| format!("{number}-0"));

@@ -153,7 +153,7 @@ pub fn life(context: &Context) -> Cmd {
 
 /// Reads this node's inbox for as long as the process lives.
 pub async fn read(context: Arc<Context>) {
-    let mut wait = FIRST_WAIT;
+    let (mut wait, mut done) = (FIRST_WAIT, Done::default());
     let key = context.keys.inbox(context.config.node.as_str());
     loop {
         if context.link.lease_is_over() {
@@ -162,8 +162,9 @@ pub async fn read(context: Arc<Context>) {
             continue;
         }
         match context.link.dedicated(&key).await {
-            Ok(connection) => match read_until_broken(&context, connection, &mut wait).await {
+            Ok(connection) => match read_until_broken(&context, connection, &mut done, &mut wait).await {
                 Ended::Lost => {
+                    done = Done::default();
                     // The stream or its group is gone (flushed, evicted): the claim makes it anew.
                     if let Some(node) = context.node() {
                         node.inbox_lost();
@@ -193,15 +194,16 @@ enum Ended {
 async fn read_until_broken(
     context: &Context,
     mut connection: MultiplexedConnection,
+    done: &mut Done,
     wait: &mut Duration,
 ) -> Ended {
     let key = context.keys.inbox(context.config.node.as_str());
-    let (mut done, mut read_any) = (Done::default(), false);
     // What was on its way when the last connection broke comes first.
-    let (mut from, mut read) = ("0", Read::default());
+    let (mut from, mut read, mut read_any) = ("0", Read::default(), false);
     while !context.link.lease_is_over() {
         let mut pipeline = redis::pipe();
-        let block = done.let_go(&mut pipeline, &key, from == "0").unwrap_or(BLOCK);
+        let stay = done.let_go(&mut pipeline, &key, from == "0");
+        let block = stay.unwrap_or(BLOCK);
         let next = pipeline.cmd("XREADGROUP").arg("GROUP").arg("node").arg(context.config.node.as_str());
         next.arg("COUNT").arg(read.most()).arg("BLOCK").arg(ms(block)).arg("STREAMS").arg(&key).arg(from);
         let answer = match timeout(BLOCK + OVERDUE, send(&mut connection, &pipeline)).await {
@@ -211,6 +213,9 @@ async fn read_until_broken(
         match answer {
             Ok(mut values) => {
                 (read_any, *wait) = (true, FIRST_WAIT);
+                if stay.is_none() {
+                    *done = Done::default();
+                }
                 match values.pop().map(reply::read) {
                     Some(Ok(entries)) => {
                         read.came(&entries);
@@ -314,56 +319,4 @@ fn address<'a>(words: impl Iterator<Item = &'a str>) -> (Option<&'a str>, Option
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::tests::{context, fake};
-    use super::*;
-
-    #[tokio::test]
-    async fn the_pauses_begin_anew_with_a_connection_that_was_of_use() {
-        for (answers, expected) in [(0, LAST_WAIT), (1, FIRST_WAIT)] {
-            let mut left = answers;
-            let place = fake(move |command| {
-                if !command.starts_with("XREADGROUP") {
-                    return Some("+OK");
-                }
-                left -= 1;
-                (left >= 0).then_some("*-1")
-            });
-            let (context, mut wait) = (context(place.await, Duration::ZERO), LAST_WAIT);
-            let connection = context.link.dedicated("inbox").await.unwrap();
-            let ended = read_until_broken(&context, connection, &mut wait).await;
-            assert!(matches!(ended, Ended::Broken(_)));
-            assert_eq!(wait, expected);
-        }
-    }
-
-    #[test]
-    fn hints_are_split_as_they_were_put_together_whatever_their_data() {
-        let event = |data: &str| Event {
-            user: "42".parse().unwrap(),
-            client: Some("tab-1".parse().unwrap()),
-            except: None,
-            event: "progress".parse().unwrap(),
-            data: Data::from_json_text(data.to_owned()),
-            collapse: None,
-            key: None,
-            transient: false,
-        };
-        let (id, prev) = (EventId { ms: 17, seq: 1 }, EventId { ms: 16, seq: 0 });
-        let mut hints = Hints::default();
-        hints.event(&event("{\n3 look 7\n}"), Some(Logged { id, prev }));
-        hints.look(&"7".parse().unwrap(), None);
-        hints.look(&"7".parse().unwrap(), Some(id));
-        hints.event(&event("\"é\""), None);
-        let mut rest = hints.0.as_str();
-        let mut next = || split(&mut rest);
-        assert_eq!(next(), Some(("event 42 17-1 16-0 progress =tab-1", "{\n3 look 7\n}")));
-        assert_eq!(next(), Some(("look 7", "")));
-        assert_eq!(next(), Some(("look 7 17-1", "")));
-        assert_eq!(next(), Some(("transient 42 progress =tab-1", "\"é\"")));
-        assert_eq!(next(), None);
-        for bad in ["", "\n", "1 look\n", "2 look\nx\n", "-1 look\n\n", "1 look\né\n", "look\n\n"] {
-            assert_eq!(split(&mut &*bad), None, "{bad:?}");
-        }
-    }
-}
+mod tests;
