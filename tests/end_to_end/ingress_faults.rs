@@ -130,9 +130,36 @@ async fn what_was_on_its_way_when_the_inbox_connection_broke_is_read_again() {
     let killed: i64 = stage.db.run(redis::cmd("CLIENT").arg(&["KILL", "ID", id])).await;
     assert_eq!(killed, 1);
     assert_eq!(client.event().await.data, "7");
+    nothing_pending(&mut stage.db, inbox).await;
+}
+
+/// A read that was held back on its way, by a connection that was given up: what it takes, nobody hears of.
+#[tokio::test]
+async fn what_a_read_took_that_nobody_awaits_comes_all_the_same() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let inbox = "inbox:{node:node-a}";
+    let mut transaction = redis::pipe();
+    transaction.atomic();
+    for hints in ["1 broadcast e\n1\n", "1 broadcast e\n2\n"] {
+        transaction.cmd("XADD").arg(&[inbox, "*", "hints", hints]);
+        transaction.cmd("XREADGROUP").arg(&["GROUP", "node", "node-a", "STREAMS", inbox, ">"]);
+    }
+    // One of them has been cut off, as where the inbox is full.
+    transaction.cmd("XTRIM").arg(&[inbox, "MAXLEN", "=", "1"]);
+    // The reader goes on behind it, and lets go of what it has read.
+    transaction.cmd("XADD").arg(&[inbox, "*", "hints", "1 broadcast e\n3\n"]);
+    let _: redis::Value = stage.db.run_pipeline(&transaction).await;
+    let mut came = data(&client.events(2).await);
+    came.sort_unstable();
+    assert_eq!(came, ["2", "3"]);
+    nothing_pending(&mut stage.db, inbox).await;
+}
+
+async fn nothing_pending(db: &mut Db, inbox: &str) {
     eventually(BOUND, "nothing pending in the inbox", async || {
         let (count, ..): (usize, redis::Value, redis::Value, redis::Value) =
-            stage.db.run(redis::cmd("XPENDING").arg(inbox).arg("node")).await;
+            db.run(redis::cmd("XPENDING").arg(inbox).arg("node")).await;
         same(count, 0)
     })
     .await;

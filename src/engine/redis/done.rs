@@ -1,12 +1,10 @@
-//! Entries of an inbox that are done with: they go together, since that costs Redis as much for one as for all. Until it is
+//! Entries of an inbox that are done with: they go together, since a call costs Redis as much as many of them. Until it is
 //! known that they are gone they stay here, whatever becomes of the connection: what is read again is delivered again.
 
 use std::time::Duration;
 
 use redis::Pipeline;
 use tokio::time::Instant;
-
-use super::inbox::after;
 
 /// They go when there are so many.
 const MANY: usize = 64;
@@ -33,14 +31,14 @@ impl Done {
     /// Lets go of them in front of the next read, where it is time for that, or `at_once`. How long that read may wait
     /// where some stay; none where all are gone once it is answered.
     pub fn let_go(&self, pipeline: &mut Pipeline, key: &str, at_once: bool) -> Option<Duration> {
-        let last = self.ids.last()?;
+        self.ids.last()?;
         let long = self.since.is_some_and(|since| since.elapsed() >= LONG);
         if !at_once && !long && self.ids.len() < MANY {
             return Some(LONG);
         }
+        // These and no others: between them may be some that a read took which nobody hears of.
+        pipeline.cmd("XDEL").arg(key).arg(&self.ids);
         pipeline.cmd("XACK").arg(key).arg("node").arg(&self.ids);
-        // One reader, in order: everything up to the last is done with.
-        pipeline.cmd("XTRIM").arg(key).arg("MINID").arg("=").arg(after(last));
         None
     }
 }

@@ -46,6 +46,9 @@ pub const BOUND: usize = 100_000;
 const BLOCK: Duration = Duration::from_secs(2);
 /// A read that is overdue by this much means that the connection is dead though it looks open.
 const OVERDUE: Duration = Duration::from_secs(2);
+/// How often it is looked whether there is something that was taken for this node and did not come: a read that was held
+/// back on its way, by a connection that was given up, takes what the reader after it then passes over.
+const LOOK_BACK: Duration = Duration::from_secs(1);
 /// How long it takes, about, until there is another connection for one that broke; longer each time that it was of no
 /// use, up to [`LAST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -200,7 +203,11 @@ async fn read_until_broken(
     let key = context.keys.inbox(context.config.node.as_str());
     // What was on its way when the last connection broke comes first.
     let (mut from, mut read, mut read_any) = ("0", Read::default(), false);
+    let mut looked_back = Instant::now();
     while !context.link.lease_is_over() {
+        if looked_back.elapsed() >= LOOK_BACK {
+            from = "0";
+        }
         let mut pipeline = redis::pipe();
         let stay = done.let_go(&mut pipeline, &key, from == "0");
         let block = stay.unwrap_or(BLOCK);
@@ -218,9 +225,10 @@ async fn read_until_broken(
                 }
                 match values.pop().map(reply::read) {
                     Some(Ok(entries)) => {
-                        read.came(&entries);
-                        if entries.is_empty() {
-                            from = ">";
+                        if entries.is_empty() && from == "0" {
+                            (from, looked_back) = (">", Instant::now());
+                        } else {
+                            read.came(&entries);
                         }
                         for (field, value) in entries.iter().flat_map(|(_, fields)| fields) {
                             take(context, field, value);
@@ -247,13 +255,6 @@ pub fn is_lost(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOGROUP" | "UNBLOCKED" | "WRONGTYPE"))
         || error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
             && error.to_string().contains("NOGROUP")
-}
-
-/// The id right after `id`: what is below it may go.
-pub fn after(id: &str) -> String {
-    id.parse::<EventId>()
-        .map(|id| EventId { ms: id.ms, seq: id.seq + 1 }.to_string())
-        .unwrap_or_else(|_| id.to_owned())
 }
 
 fn take(context: &Context, field: &[u8], value: &[u8]) {

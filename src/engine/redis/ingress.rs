@@ -24,7 +24,7 @@ use super::turns::Turn;
 use super::wire::send;
 use super::{Context, broadcast, inbox, ms, reply, scripts, sessions};
 use crate::engine::{Event, Unavailable};
-use crate::id::UserId;
+use crate::id::{EventId, UserId};
 use crate::metrics::Via;
 
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
@@ -358,7 +358,7 @@ impl<'a> Reader<'a> {
         let (done, undone): (Vec<_>, Vec<_>) =
             entries.iter().enumerate().partition(|(at, (id, _))| is_done(*at, id));
         if let Some((_, (last, _))) = done.last() {
-            let rest = undone.first().map_or_else(|| inbox::after(last), |(_, (first, _))| first.clone());
+            let rest = undone.first().map_or_else(|| after(last), |(_, (first, _))| first.clone());
             let mut acked = cmd("XACK");
             acked.arg(&self.stream).arg("switchboard");
             for (_, (id, _)) in &done {
@@ -372,6 +372,13 @@ impl<'a> Reader<'a> {
         }
         put_aside.map(drop)
     }
+}
+
+/// The id right after `id`: what is below it may go.
+fn after(id: &str) -> String {
+    id.parse::<EventId>()
+        .map(|id| EventId { ms: id.ms, seq: id.seq + 1 }.to_string())
+        .unwrap_or_else(|_| id.to_owned())
 }
 
 #[cfg(test)]

@@ -87,13 +87,14 @@ pub fn item_of<'a>(user: &UserId, text: &'a str) -> Option<&'a str> {
 /// A stream entry's id and fields.
 pub type Entry = (String, Vec<(Bytes, Bytes)>);
 
-/// Entries as `XRANGE` and `XAUTOCLAIM` give them. Entries that were deleted meanwhile are passed over.
+/// Entries as `XRANGE`, `XAUTOCLAIM` and `XREADGROUP` give them. Entries that were deleted meanwhile have no fields where
+/// they have ids, and are passed over elsewhere.
 pub fn entries(value: Value) -> Result<Vec<Entry>, Unavailable> {
     let mut entries = Vec::new();
     for entry in array(value)? {
         let mut parts = array(entry)?.into_iter();
-        let (Some(id), Some(Value::Array(fields))) = (parts.next(), parts.next()) else { continue };
-        let mut fields = fields.into_iter();
+        let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { continue };
+        let mut fields = array(fields)?.into_iter();
         let mut pairs = Vec::with_capacity(fields.len() / 2);
         while let (Some(field), Some(value)) = (fields.next(), fields.next()) {
             pairs.push((bytes(field)?, bytes(value)?));

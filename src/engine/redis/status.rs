@@ -122,7 +122,7 @@ async fn info(context: &Context, name: &str) -> Result<Option<NodeInfo>, Unavail
     }))
 }
 
-/// What is waiting. Both streams are trimmed behind their reader, so their lengths are what is not done: no need for
+/// What is waiting. Both streams are emptied behind their reader, so their lengths are what is not done: no need for
 /// the `lag` of `XINFO GROUPS`, which Redis 6.2 does not tell. What cannot be read does not hide the rest.
 pub async fn lag(context: &Context) -> Lag {
     let mut questions = redis::pipe();
@@ -181,7 +181,7 @@ fn counted(group: &[Value], length: u64) -> Backlog {
     let count =
         |name: &str| field(group, name).and_then(|value| u64::try_from(reply::integer(value).ok()?).ok());
     let pending = count("pending").unwrap_or_default();
-    // Redis 6.2 has no `lag`, and later ones do not always know it. These streams are trimmed behind their reader, so
+    // Redis 6.2 has no `lag`, and later ones do not always know it. These streams are emptied behind their reader, so
     // what is there and not pending has not been read.
     let lag = count("lag").unwrap_or(length.saturating_sub(pending));
     Backlog { length, lag, pending }
