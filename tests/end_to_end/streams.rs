@@ -1,5 +1,6 @@
 //! The streams that back ends read: `uplink` and `presence`.
 
+use crate::support::pair::Single;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Pair, eventually};
 
@@ -143,4 +144,29 @@ async fn a_message_is_refused_while_redis_is_away_and_the_socket_stays() {
         "{error}"
     );
     client.round_trip().await;
+}
+
+#[tokio::test]
+async fn a_presence_that_takes_nothing_is_told_of_once_and_hears_of_who_left_later() {
+    let mut stage = Single::start().await;
+    let mut clients = Vec::new();
+    for user in ["1", "2", "3"] {
+        clients.push(Client::as_user(&stage.a, user, "tab").await);
+    }
+    let () = stage.db.run(redis::cmd("SET").arg("presence").arg("not a stream")).await;
+    drop(clients);
+    for user in ["1", "2", "3"] {
+        stage.db.offline(user).await;
+    }
+    let told = "`presence` takes nothing";
+    let line = stage.a.log_line(BOUND, "that it takes nothing", |line| line.contains(told)).await;
+    assert!(line.contains("WRONGTYPE"), "{line}");
+    let _: i64 = stage.db.run(redis::cmd("DEL").arg("presence")).await;
+    for user in ["1", "2", "3"] {
+        eventually(BOUND, "the edge told", async || {
+            same(stage.db.presence(user).await, vec!["offline".to_owned()])
+        })
+        .await;
+    }
+    assert_eq!(stage.a.lines().iter().filter(|line| line.contains(told)).count(), 1);
 }

@@ -22,7 +22,7 @@ use super::reads::Read;
 use super::retold::Retold;
 use super::turns::Turn;
 use super::wire::send;
-use super::{Context, broadcast, inbox, ms, reply, scripts, sessions};
+use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, uplink};
 use crate::engine::{Event, Unavailable};
 use crate::id::{EventId, UserId};
 use crate::metrics::Via;
@@ -333,7 +333,7 @@ impl<'a> Reader<'a> {
         for (_, (id, fields)) in entries.iter().enumerate().filter(|(at, (id, _))| went_out(*at, id)) {
             let Some(reason) = reason(id) else { continue };
             bad.push((id, reason));
-            let mut add = sessions::bounded_add(self.context, self.context.keys.dead());
+            let mut add = uplink::bounded_add(self.context, self.context.keys.dead());
             for (field, value) in fields {
                 add.arg(&field[..]).arg(&value[..]);
             }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::sessions::Ended;
 use super::{Context, broadcast, publish, sessions};
 use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Unavailable};
 use crate::id::{ClientId, EventName, NodeId, UserId};
@@ -26,6 +27,11 @@ pub const MOST_SESSIONS: usize = Semaphore::MAX_PERMITS;
 const TAKE: usize = 256;
 /// How often ends of sessions that Redis has not heard of are tried again.
 const RETRY: Duration = Duration::from_millis(250);
+/// How often it is tried again to tell `presence` of users who have left.
+const RETELL: Duration = Duration::from_secs(1);
+/// Users of whom `presence` may be told later. Of one more it is told when they come back, or when this node's users are
+/// cleared up after, by itself as it ends or by another.
+const MOST_UNTOLD: usize = 16_384;
 
 type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 
@@ -98,23 +104,28 @@ pub struct Sessions {
     context: Arc<Context>,
     /// Ends of sessions that Redis has not heard of yet. Bounded by the sessions there were.
     owed: HashMap<(UserId, ClientId), Disconnect>,
+    /// Users whose sessions have ended, of which `presence` has not been told; and one of those sessions.
+    untold: HashMap<UserId, ClientId>,
+    /// When that is tried again.
+    retell: Instant,
 }
 
 impl Sessions {
     /// A lane with nothing owed.
     pub fn new(context: Arc<Context>) -> Self {
-        Self { context, owed: HashMap::new() }
+        Self { context, owed: HashMap::new(), untold: HashMap::new(), retell: Instant::now() }
     }
 
     /// Works until the engine is dropped.
     pub async fn run(mut self, mut ops: mpsc::Receiver<Op>) {
         let mut taken = Vec::with_capacity(TAKE);
         loop {
-            if self.owed.is_empty() {
-                if ops.recv_many(&mut taken, TAKE).await == 0 {
-                    return;
-                }
-            } else if let Ok(0) = timeout(RETRY, ops.recv_many(&mut taken, TAKE)).await {
+            let wait = match (self.owed.is_empty(), self.untold.is_empty()) {
+                (false, _) => RETRY,
+                (true, false) => self.retell.saturating_duration_since(Instant::now()),
+                (true, true) => Duration::MAX,
+            };
+            if let Ok(0) = timeout(wait, ops.recv_many(&mut taken, TAKE)).await {
                 return; // the node has gone: so will what it still owes, with its id
             }
             // Where nothing came in time, only what is owed is done.
@@ -144,6 +155,7 @@ impl Sessions {
             let owed = self.owed.contains_key(&whose);
             let _ = reply.send(if owed { ended.clone() } else { Ok(()) });
         }
+        self.tell_of_some().await;
         let (mut questions, replies): (Vec<_>, Vec<_>) = connects.into_iter().unzip();
         for connect in &mut questions {
             // It is back before its older connection's end got through.
@@ -165,6 +177,8 @@ impl Sessions {
                 if let Ok(Connected::Registered(_)) = outcome {
                     // It is here again, and that end must not take it away.
                     self.owed.remove(&whose(connect));
+                    // And tells that it was away, now or with a heartbeat.
+                    self.untold.remove(&connect.user);
                 }
             }
             answer(replies.by_ref().take(batch.len()), outcomes);
@@ -179,12 +193,50 @@ impl Sessions {
         for batch in ends.chunks(sessions::MAX_CONNECTS * self.context.link.masters()) {
             for (end, ended) in batch.iter().zip(sessions::disconnect(&self.context, batch).await) {
                 match ended {
-                    Ok(()) => drop(self.owed.remove(&(end.user.clone(), end.client.clone()))),
+                    Ok(ended) => {
+                        self.owed.remove(&(end.user.clone(), end.client.clone()));
+                        if ended == Ended::Untold && self.untold.len() < MOST_UNTOLD {
+                            self.untold.insert(end.user.clone(), end.client.clone());
+                            self.retell = Instant::now() + RETELL;
+                        }
+                    }
                     Err(error) => all = Err(error),
                 }
             }
         }
         all
+    }
+
+    /// Tells of some users who have left, where it is time for that: of the next at once where that is taken.
+    async fn tell_of_some(&mut self) {
+        if self.untold.is_empty() || Instant::now() < self.retell {
+            return;
+        }
+        self.retell = Instant::now() + RETELL;
+        if self.context.link.is_trusted().is_err() {
+            return;
+        }
+        // An end that is done again does no more than what was left of it.
+        let end = |(user, client): (&UserId, &ClientId)| {
+            let (user, client) = (user.clone(), client.clone());
+            Disconnect { user, client, confirmed: None }
+        };
+        let ends: Vec<_> = self.untold.iter().take(sessions::MAX_CONNECTS).map(end).collect();
+        let ended = sessions::disconnect(&self.context, &ends).await;
+        let mut all_told = true;
+        for (end, ended) in ends.into_iter().zip(ended) {
+            if let Ok(Ended::Untold) = ended {
+                all_told = false;
+                continue;
+            }
+            self.untold.remove(&end.user);
+            if ended.is_err() {
+                self.owed.entry((end.user.clone(), end.client.clone())).or_insert(end);
+            }
+        }
+        if all_told {
+            self.retell = Instant::now();
+        }
     }
 }
 
@@ -208,6 +260,9 @@ fn answer<T>(replies: impl Iterator<Item = Reply<T>>, outcomes: Vec<Result<T, Un
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use super::super::scripts;
     use super::super::tests::{context, fake};
     use super::*;
 
@@ -222,5 +277,48 @@ mod tests {
         let ended = timeout(Duration::from_secs(20), Sessions::new(context).run(ops)).await;
         assert!(ended.is_ok(), "it goes on for ever");
         assert!(answer.await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn an_end_is_done_though_presence_takes_nothing_and_is_told_later() {
+        let calls = Arc::new(Mutex::new((0, false)));
+        let counted = calls.clone();
+        let place = fake(move |command| {
+            let (ends, tells) = &mut *counted.lock().unwrap();
+            let words: Vec<_> = command.split(' ').collect();
+            let is = |script: &redis::Script| words.get(1) == Some(&script.get_hash());
+            if is(&scripts::DISCONNECT) {
+                *ends += 1;
+                // For each of its users' four keys.
+                let one = "*1\r\n$16\r\n0 0 5 offline n1";
+                let three =
+                    "*3\r\n$16\r\n0 0 5 offline n1\r\n$16\r\n0 0 5 offline n1\r\n$16\r\n0 0 5 offline n1";
+                return Some(if words[2] == "4" { one } else { three });
+            }
+            match (is(&scripts::TELL), *tells) {
+                (false, _) => Some(":1"),
+                (true, false) => Some("-WRONGTYPE of another kind"),
+                (true, true) => Some("*3\r\n$11\r\noffline 1-0\r\n$11\r\noffline 2-0\r\n$11\r\noffline 3-0"),
+            }
+        });
+        let mut lane = Sessions::new(context(place.await, Duration::ZERO));
+        lane.context.link.trust(Instant::now() + Duration::from_secs(3600));
+        for (user, client) in [("1", "a"), ("2", "a"), ("3", "a"), ("3", "b")] {
+            let (reply, answer) = oneshot::channel();
+            let end =
+                Disconnect { user: user.parse().unwrap(), client: client.parse().unwrap(), confirmed: None };
+            lane.batch(&mut vec![Op::Disconnect(end, reply)]).await;
+            answer.await.unwrap().unwrap();
+        }
+        assert_eq!((lane.owed.len(), lane.untold.len()), (0, 3));
+        let later = Duration::from_secs(3600);
+        for (wait, tells, left, called) in
+            [(later, false, 3, 4), (Duration::ZERO, false, 3, 5), (Duration::ZERO, true, 0, 6)]
+        {
+            calls.lock().unwrap().1 = tells;
+            lane.retell = Instant::now() + wait;
+            lane.batch(&mut Vec::new()).await;
+            assert_eq!((lane.untold.len(), calls.lock().unwrap().0), (left, called));
+        }
     }
 }

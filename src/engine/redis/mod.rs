@@ -11,7 +11,7 @@
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `broadcast` | what goes to every client |
-//! | `presence` | the edges that scripts note, told on the stream |
+//! | `presence`, `uplink` | the edges that scripts note, told on the stream; what clients send up |
 //! | `inbox`, `done`, `ingress`, `lead`, `entry`, `reads`, `turns` | the streams this node reads |
 //! | `pulse` | notices that the inbox's reader has died, and starts another |
 //! | `node`, `beside`, `deaths` | the node's own lease; what goes on beside it; clearing up after others |
@@ -59,6 +59,7 @@ mod slot;
 mod status;
 mod traces;
 mod turns;
+mod uplink;
 mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicI64};
@@ -142,6 +143,8 @@ struct Context {
     node: OnceLock<Arc<dyn Node>>,
     /// Whose hints could not be sent, though their events are in the logs.
     unsent: Mutex<publish::Unsent>,
+    /// Tells that `presence` takes nothing.
+    untold: Mutex<retold::Retold>,
     /// This process has held its node id before.
     held_before: AtomicBool,
     /// When it first had it, by the clock of Redis, Unix ms; 0 before. The lease may be lost, and the keys with it; how long
@@ -202,6 +205,7 @@ impl RedisEngine {
             metrics,
             node: OnceLock::new(),
             unsent: Mutex::default(),
+            untold: Mutex::default(),
             held_before: AtomicBool::new(false),
             started: AtomicI64::new(0),
             tracer: Tracer::default(),
@@ -270,7 +274,7 @@ impl Engine for RedisEngine {
     }
 
     fn uplink(&self, message: Uplink) -> Answer<()> {
-        self.in_turn(|context| async move { sessions::uplink(&context, &message).await })
+        self.in_turn(|context| async move { uplink::send(&context, &message).await })
     }
 
     fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {

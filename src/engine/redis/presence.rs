@@ -7,11 +7,13 @@
 //! Who tells looks first whether the dead one had told already, so that nothing is told twice.
 
 use redis::Pipeline;
+use tracing::warn;
 
 use super::slot::Groups;
 use super::{Context, reply, scripts, sessions};
 use crate::engine::Unavailable;
 use crate::id::UserId;
+use crate::lock::lock;
 
 /// What is owed of some users, as their scripts answered it.
 #[derive(Default)]
@@ -45,6 +47,17 @@ impl<'a> Owed<'a> {
     /// # Errors
     /// Where Redis is away: it stays owed.
     pub async fn tell(self, context: &Context) -> Result<Pipeline, Unavailable> {
+        let told = self.try_to_tell(context).await;
+        if let Err(error) = &told
+            && context.link.is_up()
+            && let Some(times) = lock(&context.untold).again()
+        {
+            warn!(%error, times, "`presence` takes nothing: who comes and goes is told once it does");
+        }
+        told
+    }
+
+    async fn try_to_tell(self, context: &Context) -> Result<Pipeline, Unavailable> {
         let mut settle = redis::pipe();
         if self.0.is_empty() {
             return Ok(settle);

@@ -10,7 +10,7 @@ use super::presence::Owed;
 use super::slot::{Groups, Slot};
 use super::{Context, inbox, ms, publish, reply, scripts};
 use crate::engine::{
-    Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Unavailable, Uplink,
+    Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
     UserLease,
 };
 use crate::id::{ClientId, NodeId, UserId};
@@ -204,8 +204,17 @@ fn log_events(value: Value) -> Result<Vec<LogEvent>, Unavailable> {
     Ok(events)
 }
 
+/// A session that is off its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// And nothing more is to be done.
+    Told,
+    /// Its user still counts as served here, since `presence` does not say yet that nobody is left.
+    Untold,
+}
+
 /// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.
-pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<(), Unavailable>> {
+pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<Ended, Unavailable>> {
     let groups = Groups::new(ends.iter().map(|end| user_slot(context, &end.user)), MAX_CONNECTS);
     let mut calls = redis::pipe();
     for group in groups.iter() {
@@ -227,10 +236,12 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<()
     let mut unserved = cmd("SREM");
     unserved.arg(context.keys.users(&context.config.node));
     let mut any = false;
-    let outcomes = groups.outcomes(answers, |place, answer| {
+    let mut outcomes = groups.outcomes(answers, |place, answer| {
         let end = &ends[place];
         // Where it is passed over it stays listed, for whoever clears up: perhaps its keys are whole by then.
-        let Some(edges) = reply::item_of(&end.user, reply::text(&answer)?) else { return Ok(()) };
+        let Some(edges) = reply::item_of(&end.user, reply::text(&answer)?) else {
+            return Ok(Ended::Told);
+        };
         let another_shape = || Unavailable::new("disconnect.lua answered with another shape");
         let (others_here, edges) = edges.split_once(' ').ok_or_else(another_shape)?;
         if others_here == "0" {
@@ -238,7 +249,7 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<()
             any = true;
         }
         owed.add(&end.user, edges);
-        Ok(())
+        Ok(Ended::Told)
     });
     // First told, then let go of: a survivor finds what is owed by the users that this node served.
     let rest = match owed.tell(context).await {
@@ -250,7 +261,10 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<()
         }
         Err(error) => Err(error),
     };
-    outcomes.into_iter().map(|outcome| outcome.and(rest.clone())).collect()
+    if rest.is_err() {
+        outcomes.iter_mut().flatten().for_each(|ended| *ended = Ended::Untold);
+    }
+    outcomes
 }
 
 /// Renews leases. On a Cluster some may be renewed and others not; each has its own outcome.
@@ -305,26 +319,6 @@ pub fn user_keys(context: &Context, call: &mut redis::Cmd, user: &UserId) {
         .arg(context.keys.nodes_of(user))
         .arg(context.keys.log(user))
         .arg(context.keys.cursor(user));
-}
-
-/// An `XADD` to a stream that keeps `--uplink-length` entries: of many, some 100 more until Redis can let go of them all
-/// at once.
-pub fn bounded_add(context: &Context, stream: String) -> redis::Cmd {
-    let most = context.config.uplink_length;
-    let mut add = cmd("XADD");
-    add.arg(stream).arg("MAXLEN").arg(if most < 1000 { "=" } else { "~" }).arg(most).arg("*");
-    add
-}
-
-/// Puts a client's message on the `uplink` stream.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn uplink(context: &Context, message: &Uplink) -> Result<(), Unavailable> {
-    let mut add = bounded_add(context, context.keys.uplink());
-    add.arg("user").arg(message.user.as_str()).arg("client").arg(message.client.as_str());
-    add.arg("event").arg(message.event.as_str()).arg("data").arg(message.data.as_bytes());
-    context.link.run_one(add).await.map(drop)
 }
 
 /// A user's sessions, by client id.
