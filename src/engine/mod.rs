@@ -335,7 +335,7 @@ pub trait Engine: Send + Sync + 'static {
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>>;
     /// Renews leases; answers in the order of `leases`, of which there are at most [`MAX_BEATS`].
     fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>>;
-    /// Puts a client's message where back ends read it.
+    /// Puts a client's message where back ends read it, if there is such a place.
     fn uplink(&self, message: Uplink) -> Answer<()>;
     /// A user's sessions, everywhere.
     fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>>;

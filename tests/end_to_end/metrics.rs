@@ -142,6 +142,15 @@ async fn what_goes_up_and_what_goes_to_everyone_is_counted() {
 }
 
 #[tokio::test]
+async fn what_a_client_sends_up_counts_only_where_it_gets_anywhere() {
+    let node = NodeBuilder::local("solo").start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    client.send(r#"{"type":"message","event":"up"}"#).await;
+    client.round_trip().await;
+    assert_eq!(Scrape::of(&node).await.get("uplink_messages_total"), 0.0);
+}
+
+#[tokio::test]
 async fn delivery_is_measured_from_publish_to_write_across_nodes() {
     let mut pair = Pair::start().await;
     let mut client = Client::as_user(&pair.a, "42", "tab-1").await;

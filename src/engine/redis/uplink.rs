@@ -22,5 +22,7 @@ pub async fn send(context: &Context, message: &Uplink) -> Result<(), Unavailable
     let mut add = bounded_add(context, context.keys.uplink());
     add.arg("user").arg(message.user.as_str()).arg("client").arg(message.client.as_str());
     add.arg("event").arg(message.event.as_str()).arg("data").arg(message.data.as_bytes());
-    context.link.run_one(add).await.map(drop)
+    context.link.run_one(add).await?;
+    context.metrics.uplinked.inc();
+    Ok(())
 }
