@@ -16,6 +16,17 @@ async fn add(db: &mut Db, first: usize, last: usize) {
     }
 }
 
+/// Waits until Redis has refused something in these words, so often.
+async fn refused(db: &mut Db, word: &str, times: u64) {
+    eventually(BOUND, "Redis refusing again and again", async || {
+        let told: String = db.run(redis::cmd("INFO").arg("errorstats")).await;
+        let count = told.split_once(&format!("errorstat_{word}:count=")).map(|(_, rest)| rest);
+        let count = count.and_then(|rest| rest.split(['\r', ',']).next()).unwrap_or("0");
+        if count.parse::<u64>().unwrap() >= times { Ok(()) } else { Err(told) }
+    })
+    .await;
+}
+
 /// Waits until the group has nothing that was read and not acknowledged.
 async fn all_acknowledged(db: &mut Db) {
     eventually(BOUND, "no pending entry in the group `switchboard`", async || {
@@ -95,6 +106,30 @@ async fn a_stream_that_was_deleted_is_read_again_from_its_new_start() {
     assert_eq!(deleted, 1);
     add(&mut stage.db, 21, 40).await;
     assert_eq!(data(&client.events(20).await), numbers(21, 40));
+    stage.a.log_line(BOUND, "what has happened", |line| line.contains("has been made anew")).await;
+    assert!(!stage.a.lines().iter().any(|line| line.contains("another process")), "nobody took it");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_none_is_told_of_once_and_read_when_it_is_one_again() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    add(&mut stage.db, 1, 1).await;
+    assert_eq!(client.event().await.data, "1");
+    let () = stage.db.run(redis::cmd("SET").arg("events").arg("not a stream")).await;
+    let told = |line: &str| line.contains("the ingress stream cannot be read");
+    let line = stage.a.log_line(BOUND, "that it cannot be read", told).await;
+    assert!(line.contains("WRONGTYPE"), "{line}");
+    refused(&mut stage.db, "WRONGTYPE", 10).await;
+    let lines = stage.a.lines();
+    assert_eq!(lines.iter().filter(|line| told(line)).count(), 1, "{lines:#?}");
+    assert!(
+        !lines.iter().any(|line| line.contains("another process") || line.contains("made anew")),
+        "{lines:#?}"
+    );
+    let _: i64 = stage.db.run(redis::cmd("DEL").arg("events")).await;
+    add(&mut stage.db, 2, 2).await;
+    assert_eq!(client.event().await.data, "2");
 }
 
 #[tokio::test]
@@ -222,14 +257,7 @@ async fn what_is_refused_is_not_overtaken_and_what_is_not_logged_is_sent_once() 
     }
     all.cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb");
     let _: redis::Value = stage.db.run_pipeline(&all).await;
-    eventually(BOUND, "Redis refusing again and again", async || {
-        let told: String = stage.db.run(redis::cmd("INFO").arg("errorstats")).await;
-        let count =
-            told.split_once("errorstat_OOM:count=").and_then(|(_, rest)| rest.split(['\r', ',']).next());
-        let count: u64 = count.unwrap_or("0").parse().unwrap();
-        if count >= 10 { Ok(()) } else { Err(told) }
-    })
-    .await;
+    refused(&mut stage.db, "OOM", 10).await;
     let _: () = stage.db.run(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
     let mut received = Vec::new();
     while received.last().is_none_or(|event: &(String, String)| event.1 != "2") {

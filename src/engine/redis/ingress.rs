@@ -22,7 +22,7 @@ use super::reads::Read;
 use super::retold::Retold;
 use super::turns::Turn;
 use super::wire::send;
-use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, uplink};
+use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, status, uplink};
 use crate::engine::{Event, Unavailable};
 use crate::id::{EventId, UserId};
 use crate::metrics::Via;
@@ -53,6 +53,11 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                     }
                 }
                 Ok(None) => context.turns.missed(&mut turn),
+                Err(error) if context.link.is_up() => {
+                    if let Some(times) = stuck.again() {
+                        warn!(stream, %error, times, "the ingress stream cannot be read: it is tried again");
+                    }
+                }
                 Err(error) => debug!(%error, "the ingress lease cannot be had now"),
             }
         }
@@ -106,6 +111,8 @@ enum Stopped {
     Redis(#[from] RedisError),
     #[error("the entry {entry} can neither be routed ({reason}) nor be put aside: {error}")]
     NotPutAside { entry: String, reason: String, error: Unavailable },
+    #[error("the stream or its group is gone")]
+    Gone,
     #[error(transparent)]
     NotHeld(#[from] NotHeld),
     #[error("another node has fewer streams to read")]
@@ -136,12 +143,8 @@ impl<'a> Reader<'a> {
         loop {
             let outcome = reader.run(wanted).await;
             match outcome {
-                // Deleted, flushed or evicted: it is made again from the start, and entries are known by their ids.
-                Err(Stopped::Redis(error)) if inbox::is_lost(&error) => {
-                    warn!("the ingress stream or its group was gone and is made anew");
-                    sleep(Duration::from_millis(50)).await;
-                    reader.lease.renew().await?;
-                }
+                Err(Stopped::Redis(error)) if inbox::is_lost(&error) => reader.make_anew().await?,
+                Err(Stopped::Gone) => reader.make_anew().await?,
                 Err(Stopped::Redis(error)) => {
                     context.link.broke(&reader.stream, &error);
                     return Err(error.into());
@@ -149,6 +152,14 @@ impl<'a> Reader<'a> {
                 other => return other,
             }
         }
+    }
+
+    /// Deleted, flushed or evicted: it is made again from the start, and entries are known by their ids.
+    async fn make_anew(&mut self) -> Result<(), Stopped> {
+        sleep(Duration::from_millis(50)).await;
+        self.lease.renew().await?;
+        warn!(stream = self.name, "the ingress stream or its group was gone and has been made anew");
+        Ok(())
     }
 
     async fn run(&mut self, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
@@ -186,9 +197,11 @@ impl<'a> Reader<'a> {
             .arg(self.context.config.node.as_str())
             .arg(&self.lease.name)
             .arg(self.read.most());
-        match self.context.link.run_one(call).await? {
-            redis::Value::Nil => Err(NotHeld::Lost.into()),
-            entries => Ok(reply::entries(entries)?),
+        match self.context.link.run_one(call).await {
+            Ok(redis::Value::Nil) => Err(NotHeld::Lost.into()),
+            Ok(entries) => Ok(reply::entries(entries)?),
+            Err(error) if status::is_missing(&error) => Err(Stopped::Gone),
+            Err(error) => Err(error.into()),
         }
     }
 

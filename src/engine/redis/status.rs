@@ -153,11 +153,14 @@ async fn number(context: &Context, command: &str, key: &str) -> Result<u64, Unav
 async fn items(context: &Context, question: Cmd) -> Result<Option<Vec<Vec<Value>>>, Unavailable> {
     match context.link.run_one(question).await {
         Ok(answer) => reply::array(answer)?.into_iter().map(reply::array).collect::<Result<_, _>>().map(Some),
-        Err(error) if error.to_string().contains("no such key") || error.to_string().contains("NOGROUP") => {
-            Ok(None)
-        }
+        Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether that is because there is no such stream, or group.
+pub fn is_missing(error: &Unavailable) -> bool {
+    error.reason.contains("no such key") || error.reason.contains("NOGROUP")
 }
 
 fn field<'a>(item: &'a [Value], name: &str) -> Option<&'a Value> {
