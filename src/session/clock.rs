@@ -52,6 +52,8 @@ pub(super) struct Clock {
     /// How much had moved when its pong was last looked for.
     moved: Moved,
     ages_out: Option<Instant>,
+    /// At most so much later, drawn at random: who came together does not go together.
+    age_spread: Duration,
     /// When the client's credentials expire, if ever.
     pub(super) expires: Option<Instant>,
     /// Until when what is missing may come, where something is.
@@ -65,12 +67,15 @@ impl Clock {
         let now = Instant::now();
         // The first ping comes at random within the interval, so that those who came together do not stay so.
         let first = now + limits.ping_interval.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let age = limits.max_connection_age;
+        let age_spread = age.unwrap_or_default().mul_f64(0.2);
         Self {
             ping: Ping::Due(first),
             ping_interval: limits.ping_interval,
             pong_timeout: limits.pong_timeout,
             moved: Moved::default(),
-            ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9 + fastrand::f64() / 5.0)),
+            ages_out: age.map(|age| now + age.mul_f64(0.9) + age_spread.mul_f64(fastrand::f64())),
+            age_spread,
             expires,
             missing: None,
             timer: Box::pin(sleep_until(first)),
@@ -103,6 +108,11 @@ impl Clock {
                 Ping::Last { close, .. } => Tick::Close(close),
             }
         })
+    }
+
+    /// The session cannot end for its age now: it is due again later, as far from the others as it was.
+    pub(super) fn ages_out_later(&mut self) {
+        self.ages_out = Some(Instant::now() + self.age_spread.mul_f64(fastrand::f64()));
     }
 
     /// Something is missing: it may come for a moment, from when that was first seen.

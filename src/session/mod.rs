@@ -173,6 +173,12 @@ impl Session {
         self.registered.router().metrics()
     }
 
+    /// Whether Redis is there and knows this node.
+    fn node_is_up(&self) -> bool {
+        let router = self.registered.router();
+        router.engine().is_up() && router.lease().is_held()
+    }
+
     fn greet(&mut self, registration: Registration) -> Result<(), Error> {
         let welcome = client::welcome(&Welcome {
             user_id: self.registered.user().as_str(),
@@ -249,6 +255,8 @@ impl Session {
                     Err(refusal) => self.refuse(&refusal)?,
                 }
             }
+            // Who is sent away now would be let in nowhere.
+            Step::Tick(Tick::Age) if !self.node_is_up() => self.clock.ages_out_later(),
             Step::Tick(Tick::Age) => self.registered.handle().close(Close::Drain(Duration::ZERO)),
             Step::Tick(Tick::Missing) => self.registered.handle().look(),
             Step::Tick(Tick::Close(Close::PongTimeout))

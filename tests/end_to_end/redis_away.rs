@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -131,6 +131,24 @@ async fn gone_and_back_empty_sockets_stay_open_and_are_registered_anew() {
     on_a.close().await;
     on_b.close().await;
     db.offline("42").await;
+}
+
+#[tokio::test]
+async fn while_redis_is_gone_nobody_grows_too_old() {
+    let mut single = Single::with(&[("--max-connection-age", "3s")]).await;
+    let mut client = Client::as_user(&single.a, "42", "tab-1").await;
+    let begun = Instant::now();
+    single.redis.kill();
+    not_ready(&single.a.worker_http("/readyz")).await;
+    while begun.elapsed() < Duration::from_secs(5) {
+        client.round_trip().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // It is asked when it would be let in again.
+    single.redis.start_again().await;
+    assert_eq!(client.closed().await.code, 1012);
+    ready(&single.a.worker_http("/readyz")).await;
+    Client::as_user(&single.a, "42", "tab-1").await;
 }
 
 #[tokio::test]
