@@ -15,8 +15,10 @@ pub enum Close {
     NotUtf8,
     /// A frame was larger than allowed.
     TooBig,
-    /// The node drains, or the connection reached its greatest age: come back after this long.
+    /// The node drains: come back after this long.
     Drain(Duration),
+    /// The connection reached its greatest age.
+    Age,
     /// The node cannot serve this client now.
     Overloaded,
     /// The hello frame could not be read.
@@ -41,13 +43,14 @@ pub enum Close {
 
 impl Close {
     /// Each of them once.
-    pub const ALL: [Close; 16] = [
+    pub const ALL: [Close; 17] = [
         Close::Normal,
         Close::Binary,
         Close::Protocol,
         Close::NotUtf8,
         Close::TooBig,
         Close::Drain(Duration::ZERO),
+        Close::Age,
         Close::Overloaded,
         Close::BadHello,
         Close::Unauthorized,
@@ -68,7 +71,7 @@ impl Close {
             Close::Binary => 1003,
             Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
-            Close::Drain(_) => 1012,
+            Close::Drain(_) | Close::Age => 1012,
             Close::Overloaded => 1013,
             Close::BadHello => 4000,
             Close::Unauthorized => 4001,
@@ -91,6 +94,7 @@ impl Close {
             Close::NotUtf8 => "not UTF-8",
             Close::TooBig => "too big",
             Close::Drain(_) => "drain",
+            Close::Age => "age",
             Close::Overloaded => "overloaded",
             Close::BadHello => "bad hello",
             Close::Unauthorized => "unauthorized",
@@ -113,6 +117,7 @@ impl Close {
             Close::NotUtf8 => "not_utf8",
             Close::TooBig => "too_big",
             Close::Drain(_) => "drain",
+            Close::Age => "age",
             Close::Overloaded => "overloaded",
             Close::BadHello => "bad_hello",
             Close::Unauthorized => "unauthorized",
@@ -126,6 +131,11 @@ impl Close {
         }
     }
 
+    /// Whether the client is sent to another node; it has a moment to confirm what it has.
+    pub fn moves_on(self) -> bool {
+        matches!(self, Close::Drain(_) | Close::Age)
+    }
+
     /// Whether the client should come back by itself.
     pub fn reconnect(self) -> bool {
         comes_back(self.code())
@@ -135,6 +145,7 @@ impl Close {
     pub fn after(self) -> Option<Duration> {
         match self {
             Close::Drain(after) => Some(after),
+            Close::Age => Some(Duration::ZERO),
             _ => comes_back_at_once(self.code()).then_some(Duration::ZERO),
         }
     }

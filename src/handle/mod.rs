@@ -99,11 +99,10 @@ impl State {
         self.close.filter(|_| !std::mem::replace(&mut self.close_reported, true))
     }
 
-    /// The first reason counts. But one to drain gives the client a moment, and another may come in it, which says more:
+    /// The first reason counts. But one to move on gives the client a moment, and another may come in it, which says more:
     /// not to come back, for one.
     fn close_for(&mut self, close: Close) {
-        let drains = |close| matches!(close, Close::Drain(_));
-        if self.close.is_none_or(|first| drains(first) && !drains(close)) {
+        if self.close.is_none_or(|first| first.moves_on() && !close.moves_on()) {
             (self.close, self.close_reported) = (Some(close), false);
             self.wake();
         }

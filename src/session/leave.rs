@@ -17,7 +17,7 @@ impl Session {
     /// come back is pinged first, and the session goes on until its pong, or for a moment. What comes meanwhile is left
     /// to the log: the pong would not confirm it. None where there is nothing to confirm.
     pub(super) fn last_ping(&mut self, close: Close) -> Option<Result<(), Error>> {
-        if !matches!(close, Close::Drain(_)) || self.has_confirmed_all() || self.transport.flush_is_pong() {
+        if !close.moves_on() || self.has_confirmed_all() || self.transport.flush_is_pong() {
             return None;
         }
         self.clock.pinged_last(self.last, close);
@@ -44,7 +44,7 @@ impl Session {
             End::Close(close) => {
                 // Everyone can see that the session is gone before its socket closes.
                 let _ = timeout(END_TIMEOUT, self.registered.end()).await;
-                if matches!(close, Close::Drain(_)) && self.has_confirmed_all() {
+                if close.moves_on() && self.has_confirmed_all() {
                     // It comes back for the rest, which it would get twice.
                     self.registered.handle().keep_transient();
                 }

@@ -257,7 +257,7 @@ impl Session {
             }
             // Who is sent away now would be let in nowhere.
             Step::Tick(Tick::Age) if !self.node_is_up() => self.clock.ages_out_later(),
-            Step::Tick(Tick::Age) => self.registered.handle().close(Close::Drain(Duration::ZERO)),
+            Step::Tick(Tick::Age) => self.registered.handle().close(Close::Age),
             Step::Tick(Tick::Missing) => self.registered.handle().look(),
             Step::Tick(Tick::Close(Close::PongTimeout))
                 if self.clock.is_slow(self.transport.moved(), self.flushing) => {}
