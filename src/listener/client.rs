@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::http::{self, Answer};
-use super::{Ports, browser, cors, events};
+use super::{Ports, bound_silence, browser, cors, events};
 use crate::auth::{Credentials, Grant, Pass};
 use crate::close::Close;
 use crate::engine::Registration;
@@ -106,6 +106,7 @@ async fn socket(request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
         debug!("a client was gone before its handshake was done");
         return None;
     };
+    bound_silence(&stream, Duration::ZERO);
     Some(Socket::new(stream, read, CLIENT_READ_BUFFER, ports.limits.max_message).await)
 }
 

@@ -46,8 +46,8 @@ use room::{Guest, Room};
 const MAX_HEAD: usize = 16 * 1024;
 /// Headers of a request.
 const MAX_HEADERS: usize = 64;
-/// Bytes that the system may hold for a peer that has not taken them; it doubles that for its own needs. What it holds shows
-/// neither whether the peer is slow or gone, nor what of it has arrived; and by itself it takes megabytes.
+/// Bytes that the system may hold for a peer that has not taken them; it doubles that for its own needs. A ping waits
+/// behind them, a session that catches up reads ahead by as much, and by itself the system takes megabytes.
 const UNSENT: usize = 128 * 1024;
 /// How long the accept loop rests when the process is out of files: it would spin otherwise.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -240,8 +240,9 @@ async fn asked(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-/// How long a peer may take nothing of what was sent to it. The pongs of WebSockets show the same, but nothing answers
-/// on an event stream: without this a peer that is gone in silence would count as there for a quarter of an hour.
+/// How long a peer may take nothing of what was sent to it; zero leaves it to the system. Nothing answers on an event
+/// stream: without this a peer that is gone in silence would count as there for a quarter of an hour. The pongs of
+/// WebSockets show the same, and better: to Linux, a peer that makes room by less than a packet has made none.
 fn bound_silence(stream: &TcpStream, most: Duration) {
     #[cfg(not(target_os = "linux"))]
     let _ = (stream, most);

@@ -17,6 +17,8 @@ use crate::id::EventId;
 pub(super) enum Tick {
     /// A ping goes out: [`Clock::pinged`].
     Ping,
+    /// The pong to it is late: [`Clock::is_silent`].
+    Late,
     /// The session's time is up.
     Close(Close),
     /// The session has reached its greatest age.
@@ -30,17 +32,22 @@ pub(super) enum Tick {
 enum Ping {
     /// The next ping goes out at this time.
     Due(Instant),
-    /// A ping is out; the peer must send something before this time, and its pong confirms everything up to this id. It
-    /// may still wait behind what the peer has not taken yet.
-    Out { until: Instant, confirms: EventId, waits: bool },
+    /// A ping is out, as the last of so many bytes, or it [`WAITS`]; its pong confirms everything up to this id. Where the
+    /// peer sends nothing, it is looked at after half of its time, at its end, and so on.
+    Out { until: Instant, confirms: EventId, sent: u64, looks: u8 },
     /// As that, but it is the last one, and its time is a moment: after it the session closes for this.
     Last { until: Instant, confirms: EventId, close: Close },
 }
 
 /// How long the last pong may take: who gives none finds again what it has not confirmed.
 const LAST_WORD: Duration = Duration::from_secs(1);
-/// Bytes a second with which a peer that is slow must take what waits for it, or send what it is sending.
-const LEAST_RATE: f64 = 1024.0;
+/// Stands for how many bytes end with a ping that has not gone out yet.
+const WAITS: u64 = u64::MAX;
+/// Bytes a second with which a peer that is slow must take what waits for it, or send what it is sending: half of what is
+/// promised, as either goes by packets, a few in the time between two looks.
+const LEAST_RATE: f64 = 512.0;
+/// Looks at a peer whose system has no room, four times `--pong-timeout`: systems make room in steps of 40 KiB and more.
+const LOOKS_WITHOUT_ROOM: u8 = 8;
 /// How long what is missing may take: hints of two publishers cross within milliseconds, and what is lost costs no more.
 const CROSSING: Duration = Duration::from_millis(20);
 
@@ -49,11 +56,9 @@ pub(super) struct Clock {
     ping: Ping,
     ping_interval: Duration,
     pong_timeout: Duration,
-    /// How much had moved when its pong was last looked for.
+    /// How much had moved when the peer was looked at.
     moved: Moved,
     ages_out: Option<Instant>,
-    /// At most so much later, drawn at random: who came together does not go together.
-    age_spread: Duration,
     /// When the client's credentials expire, if ever.
     pub(super) expires: Option<Instant>,
     /// Until when what is missing may come, where something is.
@@ -67,15 +72,12 @@ impl Clock {
         let now = Instant::now();
         // The first ping comes at random within the interval, so that those who came together do not stay so.
         let first = now + limits.ping_interval.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let age = limits.max_connection_age;
-        let age_spread = age.unwrap_or_default().mul_f64(0.2);
         Self {
             ping: Ping::Due(first),
             ping_interval: limits.ping_interval,
             pong_timeout: limits.pong_timeout,
             moved: Moved::default(),
-            ages_out: age.map(|age| now + age.mul_f64(0.9) + age_spread.mul_f64(fastrand::f64())),
-            age_spread,
+            ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9) + age_spread(age)),
             expires,
             missing: None,
             timer: Box::pin(sleep_until(first)),
@@ -104,15 +106,15 @@ impl Clock {
         } else {
             match self.ping {
                 Ping::Due(_) => Tick::Ping,
-                Ping::Out { .. } => Tick::Close(Close::PongTimeout),
+                Ping::Out { .. } => Tick::Late,
                 Ping::Last { close, .. } => Tick::Close(close),
             }
         })
     }
 
     /// The session cannot end for its age now: it is due again later, as far from the others as it was.
-    pub(super) fn ages_out_later(&mut self) {
-        self.ages_out = Some(Instant::now() + self.age_spread.mul_f64(fastrand::f64()));
+    pub(super) fn ages_out_later(&mut self, limits: &Limits) {
+        self.ages_out = limits.max_connection_age.map(|age| Instant::now() + age_spread(age));
     }
 
     /// Something is missing: it may come for a moment, from when that was first seen.
@@ -120,32 +122,39 @@ impl Clock {
         self.missing.get_or_insert_with(|| Instant::now() + CROSSING);
     }
 
-    /// A ping goes out, behind what has `moved`: the pong to it confirms everything up to `confirms`.
-    pub(super) fn pinged(&mut self, confirms: EventId, moved: Moved) {
-        self.moved = moved;
-        self.ping = Ping::Out { until: Instant::now() + self.pong_timeout, confirms, waits: true };
+    /// A ping goes out: the pong to it confirms everything up to `confirms`.
+    pub(super) fn pinged(&mut self, confirms: EventId) {
+        let until = Instant::now() + self.pong_timeout / 2;
+        self.ping = Ping::Out { until, confirms, sent: WAITS, looks: 0 };
     }
 
-    /// All that waited has gone out: where that was the ping, the time for its pong begins.
-    pub(super) fn flushed(&mut self) {
-        if let Ping::Out { until, waits, .. } = &mut self.ping
-            && std::mem::take(waits)
+    /// All that waited has gone out, `went` bytes in all: where the ping was among it, the time for its pong begins.
+    pub(super) fn flushed(&mut self, went: u64) {
+        if let Ping::Out { sent, .. } = &mut self.ping
+            && *sent == WAITS
         {
-            *until = Instant::now() + self.pong_timeout;
+            *sent = went;
+            self.heard();
         }
     }
 
-    /// Whether a peer that has given no pong in time is slow, not silent: it sends, or takes what is `blocked` by what it
-    /// has not taken. It then has as long again.
-    pub(super) fn is_slow(&mut self, moved: Moved, blocked: bool) -> bool {
-        let Ping::Out { until, .. } = &mut self.ping else { return false };
-        let before = std::mem::replace(&mut self.moved, moved);
-        let least = (LEAST_RATE * self.pong_timeout.as_secs_f64()) as u64;
-        let slow = moved.came - before.came >= least || blocked && moved.went - before.went >= least;
-        if slow {
-            *until = Instant::now() + self.pong_timeout;
+    /// Whether a peer whose pong is late is silent, by what it has sent and `taken`. It has half of its time to show
+    /// otherwise, and longer where its system has no room: it sends, or it takes what is before the ping. Then it is slow,
+    /// and has as long again, and longer: what its system has taken before the ping, it has yet to read.
+    pub(super) fn is_silent(&mut self, (taken, has_room): (Moved, bool)) -> bool {
+        let Ping::Out { until, sent, looks, .. } = &mut self.ping else { return false };
+        let before = std::mem::replace(&mut self.moved, taken);
+        let half = self.pong_timeout / 2;
+        let least = (LEAST_RATE * half.as_secs_f64()) as u64;
+        let had_ping = before.went >= *sent;
+        let takes = taken.went >= *sent || taken.went.saturating_sub(before.went) >= least;
+        *looks += 1;
+        if *looks > 1 && (taken.came - before.came >= least || !had_ping && takes) {
+            (*until, *looks) = (Instant::now() + self.pong_timeout, 0);
+            return false;
         }
-        slow
+        *until = Instant::now() + half;
+        *looks >= if had_ping || has_room { 2 } else { LOOKS_WITHOUT_ROOM }
     }
 
     /// The last ping went out: the session closes at the pong to it, or soon.
@@ -178,8 +187,8 @@ impl Clock {
 
     /// The peer has sent something else: it is not silent, and its pong may take longer.
     pub(super) fn heard(&mut self) {
-        if let Ping::Out { until, .. } = &mut self.ping {
-            *until = Instant::now() + self.pong_timeout;
+        if let Ping::Out { until, looks, .. } = &mut self.ping {
+            (*until, *looks) = (Instant::now() + self.pong_timeout / 2, 0);
         }
     }
 
@@ -189,6 +198,11 @@ impl Clock {
             self.ping = Ping::Due(Instant::now() + self.ping_interval);
         }
     }
+}
+
+/// At random within a fifth of the greatest age: who came together does not go together.
+fn age_spread(age: Duration) -> Duration {
+    age.mul_f64(0.2 * fastrand::f64())
 }
 
 #[cfg(test)]
@@ -210,6 +224,9 @@ mod tests {
         Clock::new(&limits, expires.map(|after| Instant::now() + seconds(after)))
     }
 
+    /// Stands for a peer whose system has no room.
+    const FULL: u64 = u64::MAX;
+
     async fn tick(clock: &mut Clock) -> Tick {
         poll_fn(|cx| clock.poll(cx)).await
     }
@@ -220,37 +237,68 @@ mod tests {
         let sent = EventId { ms: 7, seq: 0 };
         assert_eq!(clock.pong(b"7-0"), None, "nobody asked for it");
         assert_eq!(tick(&mut clock).await, Tick::Ping);
-        clock.pinged(sent, Moved::default());
+        clock.pinged(sent);
         assert_eq!(clock.pong(b""), None, "it answers nothing");
         assert_eq!(clock.pong(b"6-0"), None, "that is the answer to a ping before");
         assert_eq!(clock.pong(b"7-0"), Some(sent));
         assert_eq!(clock.pong(b"7-0"), None);
         assert_eq!(tick(&mut clock).await, Tick::Ping);
-        clock.pinged(sent, Moved::default());
+        clock.pinged(sent);
         let silent_from = Instant::now() + Duration::from_secs(2);
         sleep_until(silent_from).await;
         clock.heard();
-        assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout));
+        silent_after(&mut clock, &[(0, 0), (0, 0)]).await;
         assert_eq!(Instant::now(), silent_from + Duration::from_secs(3), "it was not silent before");
+    }
+
+    /// When a peer counts as silent, seconds after the ping; at each look, this is what has `moved`.
+    async fn silent_after(clock: &mut Clock, moved: &[(u64, u64)]) -> f64 {
+        let start = Instant::now();
+        for (came, went) in moved {
+            assert_eq!(tick(clock).await, Tick::Late);
+            let has_room = *went != FULL;
+            let went = if has_room { *went } else { 5_000 };
+            if clock.is_silent((Moved { came: *came, went }, has_room)) {
+                return start.elapsed().as_secs_f64();
+            }
+        }
+        panic!("it does not");
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_slow_has_longer_and_who_takes_nothing_has_not() {
+        // Of 3 s, looked at each 1.5 s: 768 bytes are enough. The ping ends at 10,000.
+        for (moved, silent) in [
+            (&[(0, 10_000), (0, 10_000)][..], 3.0),
+            (&[(0, 10_000), (0, 60_000)], 3.0), // what came after the ping shows nothing
+            (&[(0, 9_990), (0, 9_990)], 3.0),
+            (&[(0, 9_000), (0, 9_700)], 3.0),
+            (&[(0, 9_000), (0, 9_768), (0, 9_768), (0, 9_768)], 7.5),
+            (&[(0, 5_000), (0, 5_800), (0, 5_800), (0, 6_600), (0, 6_600), (0, 6_600)], 12.0),
+            (&[(0, FULL); 8], 12.0),
+            (&[(0, FULL), (0, FULL), (0, FULL), (0, 9_000), (0, 9_000), (0, 9_000)], 10.5),
+            (&[(0, 9_990), (0, 10_000), (0, 10_000), (0, 10_000)], 7.5), // it has just got it
+            (&[(0, 10_000), (768, 10_000), (768, 10_000), (800, 10_000)], 7.5), // it is sending something
+        ] {
+            let mut clock = clock(None, None);
+            tick(&mut clock).await;
+            clock.pinged(EventId::ZERO);
+            clock.flushed(10_000);
+            assert_eq!(silent_after(&mut clock, moved).await, silent, "{moved:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_for_a_pong_begins_when_the_ping_is_out() {
         let mut clock = clock(None, None);
-        let went = |went| Moved { came: 0, went };
         tick(&mut clock).await;
         let start = Instant::now();
-        clock.pinged(EventId::ZERO, went(100));
-        assert!(!clock.is_slow(went(100 + 2 * 1024), true), "too slow, of three seconds");
-        assert!(!clock.is_slow(went(10_000), false), "nothing waits: the system took that, not the peer");
-        assert!(clock.is_slow(went(20_000), true));
-        assert!(clock.is_slow(Moved { came: 4000, went: 20_000 }, false), "it is sending something");
-        sleep_until(start + Duration::from_secs(2)).await;
-        clock.flushed();
-        assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout));
-        assert_eq!(start.elapsed().as_secs(), 5, "its time began when the ping was out");
-        clock.flushed();
-        assert_eq!(tick(&mut clock).await, Tick::Close(Close::PongTimeout), "and only then");
+        clock.pinged(EventId::ZERO);
+        sleep_until(start + Duration::from_secs(1)).await;
+        clock.flushed(10);
+        assert_eq!(silent_after(&mut clock, &[(0, 10), (0, 10)]).await, 3.0);
+        clock.flushed(20);
+        assert_eq!(silent_after(&mut clock, &[(0, 20)]).await, 1.5, "and only then");
         assert_eq!(start.elapsed().as_secs(), 5);
     }
 
@@ -260,7 +308,7 @@ mod tests {
         let (before, sent) = (EventId { ms: 7, seq: 0 }, EventId { ms: 8, seq: 0 });
         let close = Close::Drain(Duration::from_secs(7));
         assert_eq!(clock.closes_for(), None);
-        clock.pinged(before, Moved::default());
+        clock.pinged(before);
         clock.pinged_last(sent, close);
         assert_eq!(clock.closes_for(), Some(close));
         assert_eq!(clock.pong(b"7-0"), None, "that is the answer to the ping before");

@@ -23,7 +23,7 @@ pub struct Line<S> {
     out: VecDeque<Bytes>,
     /// Bytes that came since this was last set to 0.
     pub came: usize,
-    /// Bytes that came, and that the system took, since the beginning.
+    /// Since the beginning; what went, as far as this system has taken it.
     pub moved: Moved,
 }
 
@@ -32,7 +32,7 @@ pub struct Line<S> {
 pub struct Moved {
     /// From the peer.
     pub came: u64,
-    /// To it, as far as the system has taken them.
+    /// To it.
     pub went: u64,
 }
 
@@ -40,6 +40,11 @@ impl<S> Line<S> {
     /// A line on a stream.
     pub fn new(stream: S) -> Self {
         Self { stream, out: VecDeque::new(), came: 0, moved: Moved::default() }
+    }
+
+    /// What is under it.
+    pub fn stream(&self) -> &S {
+        &self.stream
     }
 
     /// Puts a text frame out; a flush writes it.

@@ -17,6 +17,7 @@ pub mod rate;
 pub mod socket;
 mod steps;
 pub mod transport;
+mod untaken;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -231,7 +232,7 @@ impl Session {
                     // It confirms nothing: it has left this node, no more.
                     self.clock.answered();
                 }
-                self.clock.flushed();
+                self.clock.flushed(self.transport.moved().went);
                 flushed?;
                 self.steps.flushed(&self.registered);
             }
@@ -256,14 +257,16 @@ impl Session {
                 }
             }
             // Who is sent away now would be let in nowhere.
-            Step::Tick(Tick::Age) if !self.node_is_up() => self.clock.ages_out_later(),
+            Step::Tick(Tick::Age) if !self.node_is_up() => self.clock.ages_out_later(&self.limits),
             Step::Tick(Tick::Age) => self.registered.handle().close(Close::Age),
             Step::Tick(Tick::Missing) => self.registered.handle().look(),
-            Step::Tick(Tick::Close(Close::PongTimeout))
-                if self.clock.is_slow(self.transport.moved(), self.flushing) => {}
+            Step::Tick(Tick::Late) if self.clock.is_silent(self.transport.taken()) => {
+                return Ok(Some(End::Close(Close::PongTimeout)));
+            }
+            Step::Tick(Tick::Late) => {}
             Step::Tick(Tick::Close(close)) => return Ok(Some(End::Close(close))),
             Step::Tick(Tick::Ping) => {
-                self.clock.pinged(self.last, self.transport.moved());
+                self.clock.pinged(self.last);
                 self.flushing = true;
                 self.transport.ping(self.last)?;
             }

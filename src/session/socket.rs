@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::line::{Line, Moved};
+use super::untaken::untaken;
 use crate::close::Close;
 use crate::protocol::client;
 
@@ -91,9 +92,16 @@ impl Socket {
         Pin::new(&mut self.library).start_send(message)
     }
 
-    /// Bytes that have gone each way.
+    /// Bytes that have gone each way, as far as this system has taken them.
     pub fn moved(&self) -> Moved {
         self.library.get_ref().moved
+    }
+
+    /// The same, as far as the peer's system has taken them, where this one tells; and whether that has room for more.
+    pub fn taken(&self) -> (Moved, bool) {
+        let Moved { came, went } = self.moved();
+        let untaken = untaken(self.library.get_ref().stream());
+        (Moved { came, went: went.saturating_sub(untaken.bytes) }, !untaken.full)
     }
 
     /// Writes the buffer out.

@@ -69,11 +69,19 @@ impl Transport {
         }
     }
 
-    /// Bytes that have gone each way.
+    /// Bytes that have gone each way, as far as this system has taken them.
     pub fn moved(&self) -> Moved {
         match self {
             Self::WebSocket(socket) => socket.moved(),
             Self::Events(_) => Moved::default(), // a flush shows as much: [`Transport::flush_is_pong`]
+        }
+    }
+
+    /// The same, as far as the peer's system has taken them, where this one tells; and whether that has room for more.
+    pub fn taken(&self) -> (Moved, bool) {
+        match self {
+            Self::WebSocket(socket) => socket.taken(),
+            Self::Events(_) => (Moved::default(), true),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::client::{data, numbers};
-use crate::support::raw::{self, FIN, PING, PONG};
+use crate::support::raw::{self, FIN, PING, PONG, TEXT};
 use crate::support::{Client, NodeBuilder, Pair, RawClient, Worker};
 
 /// Events of about 4 KiB each, 8 MiB together: more than the queue of 16 and the kernel's buffers take.
@@ -109,18 +109,38 @@ async fn a_reader_that_is_slow_is_not_silent() {
     for number in 0..2 {
         worker.event("42", &format!(r#"[{number},"{pad}"]"#)).await;
     }
-    let (slow, _) = RawClient::open_narrow(&node, "userId=42&clientId=slow&since=0").await;
     // Some 320 KiB a second: its pong waits behind a large event for longer than it may take.
-    let mut slow = slow.pausing(Duration::from_millis(12));
-    let mut next = 0;
-    while next < 2 {
-        let frame = slow.frame("an event").await.expect("an open connection");
-        if frame.opcode == PING {
-            assert!(slow.write(&raw::frame(FIN | PONG, &frame.payload)).await);
-        } else {
-            let event: Value = serde_json::from_slice(&frame.payload).unwrap();
-            assert_eq!(event["data"][0], next, "of another length: {}", frame.payload.len());
-            next += 1;
+    let (slow, _) = RawClient::open_narrow(&node, "userId=42&clientId=slow&since=0").await;
+    read_slowly(slow, Duration::from_millis(12), 2).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_is_slower_than_the_systems_buffer_is_not_silent() {
+    let settings = [("--ping-interval", "1s"), ("--pong-timeout", "3s")];
+    let node = NodeBuilder::local("solo").with(&settings).start().await;
+    Worker::open(&node).await.event("42", &format!(r#"[0,"{}"]"#, "x".repeat(400 * 1024))).await;
+    // Some 32 KiB a second: the ping is written long before the quarter of a megabyte ahead of it has arrived.
+    let (slow, _) = RawClient::open_with_buffer(&node, "userId=42&clientId=slow&since=0", 16 * 1024).await;
+    read_slowly(slow, Duration::from_millis(125), 1).await;
+}
+
+/// Reads events of a line, and answers pings at once.
+async fn read_slowly(slow: RawClient, pause: Duration, events: usize) {
+    let mut slow = slow.pausing(pause);
+    let (mut next, mut answered) = (0, 0);
+    while next < events || answered == 0 {
+        let frame = slow.frame("an event or a ping").await.expect("an open connection");
+        match frame.opcode {
+            PING => {
+                assert!(slow.write(&raw::frame(FIN | PONG, &frame.payload)).await);
+                answered += 1;
+            }
+            TEXT => {
+                let event: Value = serde_json::from_slice(&frame.payload).unwrap();
+                assert_eq!(event["data"][0], next, "{}", frame.payload.len());
+                next += 1;
+            }
+            other => panic!("frame type {other}: {}", String::from_utf8_lossy(&frame.payload)),
         }
     }
 }

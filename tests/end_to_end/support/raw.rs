@@ -91,8 +91,13 @@ impl RawClient {
 
     /// As [`RawClient::open`], where the kernel keeps little for a client that does not read.
     pub async fn open_narrow(node: &Node, query: &str) -> (Self, Value) {
+        Self::open_with_buffer(node, query, 64 * 1024).await
+    }
+
+    /// As [`RawClient::open`], where the kernel keeps about so many bytes for a client that does not read.
+    pub async fn open_with_buffer(node: &Node, query: &str, bytes: u32) -> (Self, Value) {
         let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(64 * 1024).expect("a small buffer");
+        socket.set_recv_buffer_size(bytes).expect("a small buffer");
         let address = node.client_address().parse().expect("an address");
         Self::on(socket.connect(address).await.expect("connecting to a port")).welcomed(query).await
     }
