@@ -24,6 +24,7 @@ const DISCARDING: Duration = Duration::from_secs(1);
 /// What all bodies share.
 pub struct Bodies {
     requests: Arc<Semaphore>,
+    refused: Semaphore,
     bytes: Arc<Semaphore>,
     patience: Duration,
 }
@@ -44,7 +45,12 @@ impl Bodies {
     /// Bounds for `most` requests at once and `bytes` in all; each may take `patience`, and longer where it brings
     /// much.
     pub fn new(most: usize, bytes: usize, patience: Duration) -> Self {
-        Self { requests: Arc::new(Semaphore::new(most)), bytes: Arc::new(Semaphore::new(bytes)), patience }
+        Self {
+            requests: Arc::new(Semaphore::new(most)),
+            refused: Semaphore::new(most),
+            bytes: Arc::new(Semaphore::new(bytes)),
+            patience,
+        }
     }
 
     /// Reads a body that may have `most` bytes.
@@ -52,18 +58,8 @@ impl Bodies {
     /// # Errors
     /// `too_large`; `unavailable` where all bodies together are; `invalid_frame` where it broke off or came too
     /// slowly.
-    pub async fn read(&self, request: Request<Incoming>, most: usize) -> Result<Body, Refusal> {
-        // Whoever asks first whether to send it has not begun.
-        let comes = !request.headers().contains_key(header::EXPECT);
-        let mut body = request.into_body();
-        let read = self.read_from(&mut body, most).await;
-        if comes && read.as_ref().is_err_and(|refusal| refusal.code != Code::InvalidFrame) {
-            let _ = timeout(DISCARDING, discard(&mut body)).await;
-        }
-        read
-    }
-
-    async fn read_from(&self, body: &mut Incoming, most: usize) -> Result<Body, Refusal> {
+    pub async fn read(&self, request: &mut Request<Incoming>, most: usize) -> Result<Body, Refusal> {
+        let body = request.body_mut();
         let too_large =
             || Refusal::new(Code::TooLarge, format!("the request is larger than the {most} bytes allowed"));
         // What says so itself need not come first.
@@ -96,12 +92,22 @@ impl Bodies {
         }
         Ok(Body { bytes: read.freeze(), _request: place, _share: share })
     }
-}
 
-async fn discard(body: &mut Incoming) {
-    let mut left = DISCARDED;
-    while let Some(Ok(frame)) = body.frame().await {
-        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
-        left = rest;
+    /// Reads on where a request that is refused is still being sent; of so many at once as may be read.
+    pub async fn discard(&self, request: &mut Request<Incoming>) {
+        // Whoever asks first whether to send it has not begun.
+        if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
+            return;
+        }
+        let Ok(_place) = self.refused.try_acquire() else { return };
+        let body = request.body_mut();
+        let mut left = DISCARDED;
+        let rest = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+                left = rest;
+            }
+        };
+        let _ = timeout(DISCARDING, rest).await;
     }
 }

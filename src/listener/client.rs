@@ -100,8 +100,8 @@ pub(super) fn place(ports: &Ports) -> Result<OwnedSemaphorePermit, Refusal> {
     })
 }
 
-async fn socket(request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
-    let Some((stream, read)) = http::upgraded(request).await else {
+async fn socket(mut request: Request<Incoming>, ports: &Ports) -> Option<Socket> {
+    let Some((stream, read)) = http::upgraded(&mut request).await else {
         ports.router.metrics().not_introduced(None);
         debug!("a client was gone before its handshake was done");
         return None;

@@ -246,10 +246,14 @@ pub fn accept_websocket(request: &Request<Incoming>) -> Result<Answer, Refusal> 
 }
 
 /// Waits until the connection is ours: the plain TCP stream, and what was read behind the handshake.
-pub async fn upgraded(request: Request<Incoming>) -> Option<(TcpStream, Vec<u8>)> {
-    let upgraded = hyper::upgrade::on(request).await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+pub fn upgraded(
+    request: &mut Request<Incoming>,
+) -> impl Future<Output = Option<(TcpStream, Vec<u8>)>> + use<> {
+    let upgraded = hyper::upgrade::on(request);
+    async {
+        let parts = upgraded.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+        Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+    }
 }
 
 /// The value of a query parameter, the last one where there are several.

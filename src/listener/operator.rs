@@ -15,7 +15,7 @@ use crate::protocol::json::{self, List, MAX_ITEMS};
 use crate::protocol::publish::ENVELOPE;
 
 /// Answers what is neither health nor publishing; `parts` are those of the path that stand for something.
-pub async fn handle(verb: Verb, parts: &[&str], request: Request<Incoming>, ports: &Ports) -> Answer {
+pub async fn handle(verb: Verb, parts: &[&str], request: &mut Request<Incoming>, ports: &Ports) -> Answer {
     let answered = match (verb, parts) {
         (Verb::Nodes, _) => nodes(ports).await,
         (Verb::OpenApi, _) => Ok(http::answer(StatusCode::OK, "application/json", routes::OPENAPI)),
@@ -79,7 +79,7 @@ async fn sessions(user: &str, ports: &Ports) -> Result<Answer, Refusal> {
     Ok(http::json(&User { user_id: user.to_string(), online: !sessions.is_empty(), sessions }))
 }
 
-async fn online(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
+async fn online(request: &mut Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Question {

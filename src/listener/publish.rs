@@ -21,14 +21,14 @@ const AT_ONCE: usize = 4096;
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
 /// Publishes what a request carries.
-pub async fn handle(request: Request<Incoming>, ports: &Ports) -> Answer {
+pub async fn handle(request: &mut Request<Incoming>, ports: &Ports) -> Answer {
     match publish(request, ports).await {
         Ok(answer) => answer,
         Err(refusal) => http::refuse(&refusal),
     }
 }
 
-async fn publish(request: Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
+async fn publish(request: &mut Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let lines = content_type.is_some_and(|kind| kind.trim_start().starts_with("application/x-ndjson"));
     let most = MAX_BODY.max(ports.max_event + ENVELOPE);

@@ -24,7 +24,7 @@ const DEFAULT_MS: u64 = 10 * 60 * 1000;
 ///
 /// # Errors
 /// Where the body or the id is off, too many are followed already, or Redis is away.
-pub async fn begin(user: &str, request: Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
+pub async fn begin(user: &str, request: &mut Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
     struct Wish {

@@ -28,20 +28,23 @@ use crate::session::socket::{Socket, WORKER_READ_BUFFER, close_for};
 const ANSWERS: usize = 64;
 
 /// Answers a request on the worker port. Web pages get no further than the list of origins lets them, token or not.
-pub async fn handle(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+pub async fn handle(mut request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
     if let Some(answer) = cors::preflight(&request, &ports.worker_origins, "GET, POST, PUT, DELETE") {
         return answer;
     }
     let origin = cors::origin_of(&request);
     let mut answer = match cors::check(origin.as_ref(), &ports.worker_origins) {
-        Ok(()) => route(request, ports.clone()).await,
+        Ok(()) => route(&mut request, ports.clone()).await,
         Err(refusal) => http::refuse(&refusal),
     };
+    if answer.status().is_client_error() || answer.status().is_server_error() {
+        ports.bodies.discard(&mut request).await;
+    }
     cors::share(&mut answer, origin.as_ref(), &ports.worker_origins);
     answer
 }
 
-async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+async fn route(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Answer {
     let path = request.uri().path().to_owned();
     let found = routes::find(request.method(), &path);
     match &found {
@@ -49,14 +52,14 @@ async fn route(request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
         Found::Verb(Verb::Readyz, _) => return http::readyz(&ports),
         _ => {}
     }
-    if !is_known(&request, &ports.worker_tokens) {
+    if !is_known(request, &ports.worker_tokens) {
         return http::refuse(&Refusal::new(
             Code::Unauthorized,
             "the worker token is missing or wrong: Authorization: Bearer <token>, or ?token=",
         ));
     }
     if matches!(path.as_str(), "/" | "/ws") && request.method() == Method::GET {
-        if http::wants_websocket(&request) {
+        if http::wants_websocket(request) {
             return upgrade(request, ports).unwrap_or_else(|refusal| http::refuse(&refusal));
         }
         if path == "/ws" {
@@ -83,18 +86,19 @@ fn is_known(request: &Request<Incoming>, tokens: &[String]) -> bool {
     tokens.iter().fold(Choice::from(0), known).into()
 }
 
-fn upgrade(request: Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refusal> {
-    http::admit(&request, &ports)?;
-    let switching = http::accept_websocket(&request)?;
+fn upgrade(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Result<Answer, Refusal> {
+    http::admit(request, &ports)?;
+    let switching = http::accept_websocket(request)?;
     let id = http::query_value(request.uri().query().unwrap_or_default(), "workerId").unwrap_or_default();
     // It goes into logs: nothing but a name may.
     let id: String = id.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
     let place = ports.workers.clone().try_acquire_owned().map_err(|_| {
         Refusal::new(Code::Unavailable, "this node has as many workers' sockets as allowed (--max-workers)")
     })?;
+    let upgraded = http::upgraded(request);
     tokio::spawn(async move {
         let _place = place;
-        if let Some((stream, read)) = http::upgraded(request).await {
+        if let Some((stream, read)) = upgraded.await {
             // An event that is far too large still gets its answer, and costs nobody else's in this socket theirs.
             let most = ports.max_event.saturating_mul(4).saturating_add(ENVELOPE);
             let socket = Socket::new(stream, read, WORKER_READ_BUFFER, most).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::support::raw::handshake;
-use crate::support::{BOUND, Beside, Client, Node, NodeBuilder, RawClient, http, within};
+use crate::support::{BOUND, Beside, Client, Node, NodeBuilder, RawClient, eventually, http, within};
 
 /// A hello timeout that a test can wait for.
 const SHORT: (&str, &str) = ("--hello-timeout", "500ms");
@@ -169,4 +169,32 @@ async fn one_client_too_many_is_told_when_to_come_back_and_the_worker_port_does_
     assert_eq!(http::get(&node.worker_http("/nodes")).await.status, 200);
     let frame = r#"{"userId":"42","event":"e"}"#;
     assert_eq!(http::post(&node.worker_http("/publish"), frame).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_sends_all_of_a_large_body_first_finds_a_refusal_whatever_it_is() {
+    let settings = [("--worker-token", "s3cret"), ("--client-origin", "https://app.example")];
+    let node = NodeBuilder::local("solo").with(&settings).start().await;
+    // More than the systems of both sides hold.
+    let body = vec![b'x'; 16 * 1024 * 1024];
+    for (target, header, status) in [
+        ("POST /publish", "", 401),
+        ("POST /publish?token=s3cret", "Origin: https://evil.example\r\n", 403),
+        ("POST /nothing?token=s3cret", "", 404),
+        ("PATCH /publish?token=s3cret", "", 405),
+        ("PUT /users/a%20b/trace?token=s3cret", "", 400),
+        ("PUT /users/42/trace?token=s3cret", "", 413),
+    ] {
+        let length = body.len();
+        let head = format!("{target} HTTP/1.1\r\nHost: a\r\n{header}Content-Length: {length}\r\n\r\n");
+        // It is read on for a second: again where the machine was too busy.
+        eventually(BOUND, target, async || {
+            let mut caller = RawClient::connect(node.worker_address()).await;
+            let sent = caller.write(head.as_bytes()).await && caller.write(&body).await;
+            let answer = caller.head("a refusal").await.unwrap_or_default();
+            let refused = sent && answer.starts_with(&format!("HTTP/1.1 {status} "));
+            if refused { Ok(()) } else { Err(format!("sent: {sent}; {answer}")) }
+        })
+        .await;
+    }
 }
