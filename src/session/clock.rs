@@ -61,6 +61,8 @@ pub(super) struct Clock {
     ages_out: Option<Instant>,
     /// When the client's credentials expire, if ever.
     pub(super) expires: Option<Instant>,
+    /// New ones came before that, and are being looked at: they do not expire meanwhile.
+    pub(super) renews: bool,
     /// Until when what is missing may come, where something is.
     pub(super) missing: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -79,6 +81,7 @@ impl Clock {
             moved: Moved::default(),
             ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9) + age_spread(age)),
             expires,
+            renews: false,
             missing: None,
             timer: Box::pin(sleep_until(first)),
         }
@@ -87,7 +90,8 @@ impl Clock {
     /// What is due, as soon as something is.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         let (Ping::Due(ping) | Ping::Out { until: ping, .. } | Ping::Last { until: ping, .. }) = self.ping;
-        let next = [self.ages_out, self.expires, self.missing].into_iter().flatten().fold(ping, Instant::min);
+        let expires = self.expires.filter(|_| !self.renews);
+        let next = [self.ages_out, expires, self.missing].into_iter().flatten().fold(ping, Instant::min);
         if self.timer.deadline() != next {
             self.timer.as_mut().reset(next);
         }
@@ -95,7 +99,7 @@ impl Clock {
             return Poll::Pending;
         }
         let past = |at: Option<Instant>| at.is_some_and(|at| at <= next);
-        Poll::Ready(if past(self.expires) {
+        Poll::Ready(if past(expires) {
             Tick::Close(Close::Expired)
         } else if past(self.ages_out) {
             self.ages_out = None;
@@ -115,6 +119,11 @@ impl Clock {
     /// The session cannot end for its age now: it is due again later, as far from the others as it was.
     pub(super) fn ages_out_later(&mut self, limits: &Limits) {
         self.ages_out = limits.max_connection_age.map(|age| Instant::now() + age_spread(age));
+    }
+
+    /// New credentials have come: where that is in time, the old ones do not expire until it is known what these are.
+    pub(super) fn hold_expiry(&mut self) {
+        self.renews = self.expires.is_some_and(|expires| Instant::now() < expires);
     }
 
     /// Something is missing: it may come for a moment, from when that was first seen.

@@ -250,6 +250,7 @@ impl Session {
             Step::CaughtUp(answer) => return Ok(self.take_answer(answer)?.map(End::Close)),
             Step::Done(outcome) => {
                 self.pending = None;
+                self.clock.renews = false;
                 match outcome {
                     Ok(Done::Uplinked) => {}
                     Ok(Done::Renewed(expires)) => self.clock.expires = Some(expires),
@@ -383,6 +384,7 @@ impl Session {
                 self.pending = Some(Box::pin(async move { Ok(sent.await.map(|()| Done::Uplinked)?) }));
             }
             Ok(Incoming::Token(token)) => {
+                self.clock.hold_expiry();
                 let (auth, user) = (self.auth.clone(), self.registered.user().clone());
                 self.pending =
                     Some(Box::pin(async move { auth.renew(&user, &token).await.map(Done::Renewed) }));

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::api::{ApiServer, Asked, Reply};
-use crate::support::tokens::{Issuer, unix};
-use crate::support::{BOUND, Client, Node, NodeBuilder, http, within};
+use crate::support::tokens::{Issuer, ending_soon, unix};
+use crate::support::{BOUND, Client, Node, NodeBuilder, eventually, http, within};
 
 /// A JWKS file that changes.
 struct File {
@@ -225,4 +225,36 @@ async fn a_key_is_good_for_what_it_is_and_for_nothing_else() {
     for kid in ["p384", "short"] {
         assert_eq!(status(&node, &ec.token_by(kid, claims())).await, 401, "{kid}");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_came_in_time_counts_however_long_its_key_takes() {
+    let (old, next) = (Issuer::es256(), Issuer::eddsa());
+    let server = ApiServer::start_holding(set(json!([old.jwk("1")]))).await;
+    server.let_out(1);
+    let node = by_url(&server).await;
+    let ((mut client, mut bad), _) = ending_soon(async |end| {
+        let token = old.token_by("1", json!({"sub": "42", "exp": end}));
+        let mut client = Client::unless_unauthorized(&node, &format!("token={token}")).await?;
+        let bad = Client::unless_unauthorized(&node, &format!("token={token}")).await;
+        // Its key is not known yet, and takes until after the end.
+        let (kid, before) = (end.to_string(), server.asked().len());
+        server.decide(set(json!([old.jwk("1"), next.jwk(&kid)])));
+        client.send(&json!({"type": "token", "token": next.token_by(&kid, claims())}).to_string()).await;
+        let mut bad = bad?;
+        bad.send(&json!({"type": "token", "token": next.token_by("none", claims())}).to_string()).await;
+        eventually(BOUND, "the set to be read", async || {
+            if server.asked().len() > before { Ok(()) } else { Err("not asked".to_owned()) }
+        })
+        .await;
+        let in_time = unix(0) < end;
+        eventually(BOUND, "the end", async || if unix(0) > end { Ok(()) } else { Err(end.to_string()) })
+            .await;
+        server.let_out(1);
+        in_time.then_some((client, bad))
+    })
+    .await;
+    client.round_trip().await;
+    server.let_out(10);
+    assert_eq!(bad.closed().await.code, 4002);
 }
