@@ -344,6 +344,12 @@ impl Session {
             return Ok(self.clock.closes_for().map(End::Close));
         }
         self.clock.heard();
+        let text = match message {
+            Message::Text(text) => Some(text),
+            Message::Binary(_) => return Ok(Some(End::Close(Close::Binary))),
+            Message::Close(_) => return Ok(Some(End::Gone)),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => None,
+        };
         match self.rate.take() {
             Verdict::Allowed => {}
             Verdict::Limited => {
@@ -355,16 +361,10 @@ impl Session {
             }
             Verdict::Persistent => return Ok(Some(End::Close(Close::RateLimited))),
         }
-        let text = match message {
-            Message::Text(text) => text,
-            Message::Binary(_) => return Ok(Some(End::Close(Close::Binary))),
-            Message::Close(_) => return Ok(Some(End::Gone)),
+        let Some(text) = text else {
             // The library has queued the pong to a ping: it goes out with the next flush.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
-                self.flushing = true;
-                self.answers += 1;
-                return Ok(None);
-            }
+            (self.flushing, self.answers) = (true, self.answers + 1);
+            return Ok(None);
         };
         match Incoming::parse(&text) {
             Ok(Incoming::Ping) => self.answer(client::pong())?,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::raw::{CONTINUATION, FIN, PING, PONG, TEXT, frame as raw_frame};
+use crate::support::raw::{BINARY, CONTINUATION, FIN, PING, PONG, TEXT, frame as raw_frame};
 use crate::support::{BOUND, Client, Node, NodeBuilder, RawClient, Worker, within};
 
 async fn node() -> Node {
@@ -132,6 +132,17 @@ async fn a_client_that_closes_is_answered() {
     let client = Client::as_user(&node, "42", "tab-1").await;
     let answer = within(BOUND, "the answer to a close", client.close()).await;
     assert_eq!(answer, Some(1005), "a close without a code gets one without a code");
+}
+
+#[tokio::test]
+async fn a_binary_frame_closes_with_1003_also_beyond_the_rate() {
+    let node = NodeBuilder::local("solo").set("--client-rate", "1").start().await;
+    let (mut client, _) = RawClient::open(&node, "userId=42").await;
+    let ping = raw_frame(FIN | TEXT, br#"{"type":"ping"}"#);
+    // At once, so that no time passes in which it would be allowed another one.
+    let all = [ping.repeat(4), raw_frame(FIN | BINARY, b"\x00")].concat();
+    assert!(client.write(&all).await);
+    assert_eq!(client.closed().await.code, 1003);
 }
 
 #[tokio::test]

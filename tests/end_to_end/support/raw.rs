@@ -13,6 +13,7 @@ use super::wait::{BOUND, within};
 /// Frame types of RFC 6455.
 pub const CONTINUATION: u8 = 0;
 pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
 pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
