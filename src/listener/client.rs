@@ -41,24 +41,29 @@ async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> A
         let upgraded = upgrade(request, peer, ports.clone()).await;
         return upgraded.unwrap_or_else(|refusal| turned_away(&refusal, &ports));
     }
-    if let (&Method::GET | &Method::HEAD, Some(file)) =
-        (request.method(), browser::file(path, ports.development))
-    {
-        return browser::serve(file, &request, &ports);
+    let gets = request.method() == Method::GET;
+    match path {
+        "/events" if gets => {
+            return events::open(request, peer, ports.clone())
+                .await
+                .unwrap_or_else(|refusal| turned_away(&refusal, &ports));
+        }
+        "/ws" if gets => {
+            return http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"));
+        }
+        "/events" | "/ws" => return http::wrong_method("GET"),
+        _ => {}
     }
-    match (request.method(), path) {
-        (&Method::GET, "/events") => events::open(request, peer, ports.clone())
-            .await
-            .unwrap_or_else(|refusal| turned_away(&refusal, &ports)),
-        (&Method::GET, "/healthz") => http::healthz(),
-        (&Method::GET, "/readyz") => http::readyz(&ports),
-        (&Method::GET, "/") if ports.development => browser::console(&ports),
-        (&Method::GET, "/ws") => {
-            http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"))
-        }
-        (_, "/healthz" | "/readyz" | "/ws" | "/events" | "/client.js" | "/client.d.ts") => {
-            http::wrong_method("GET")
-        }
+    // HEAD is GET whose answer goes out without its body.
+    let reads = gets || request.method() == Method::HEAD;
+    let file = browser::file(path, ports.development);
+    match (path, file) {
+        (_, Some(file)) if reads => browser::serve(file, &request, &ports),
+        ("/healthz", _) if reads => http::healthz(),
+        ("/readyz", _) if reads => http::readyz(&ports),
+        ("/", _) if reads && ports.development => browser::console(&ports),
+        (_, Some(_)) | ("/healthz" | "/readyz", _) => http::wrong_method("GET, HEAD"),
+        ("/", _) if ports.development => http::wrong_method("GET, HEAD"),
         _ => http::not_found(
             "a WebSocket at / and /ws, GET /events, GET /client.js, GET /healthz and GET /readyz",
         ),

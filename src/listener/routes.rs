@@ -70,15 +70,16 @@ pub fn listed() -> String {
     routes.join(", ")
 }
 
-/// Looks a request up.
+/// Looks a request up. HEAD is GET whose answer goes out without its body.
 pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
+    let method = if method == Method::HEAD { &Method::GET } else { method };
     let mut others = Vec::new();
     for (its_method, pattern, verb) in ROUTES {
         let Some(parts) = parts(pattern, path) else { continue };
         if its_method == method {
             return Found::Verb(*verb, parts);
         }
-        others.push(its_method.as_str());
+        others.push(if its_method == Method::GET { "GET, HEAD" } else { its_method.as_str() });
     }
     match others.is_empty() {
         true => Found::Nothing,
@@ -134,7 +135,9 @@ mod tests {
         assert_eq!(find(&Method::GET, "/users/a%2Fb"), Found::Verb(Verb::Sessions, vec!["a%2Fb"]));
         assert_eq!(find(&Method::POST, "/users/online"), Found::Verb(Verb::Online, vec![]));
         assert_eq!(find(&Method::GET, "/users/online"), Found::Verb(Verb::Sessions, vec!["online"]));
-        assert_eq!(find(&Method::PATCH, "/users/online"), Found::OtherMethods("POST, GET".into()));
+        assert_eq!(find(&Method::HEAD, "/nodes"), Found::Verb(Verb::Nodes, vec![]));
+        assert_eq!(find(&Method::HEAD, "/publish"), Found::OtherMethods("POST".into()));
+        assert_eq!(find(&Method::PATCH, "/users/online"), Found::OtherMethods("POST, GET, HEAD".into()));
         assert_eq!(
             find(&Method::DELETE, "/users/7/sessions/c"),
             Found::Verb(Verb::SignOutOne, vec!["7", "c"])

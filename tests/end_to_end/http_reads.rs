@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::wait::same;
@@ -163,17 +164,55 @@ async fn a_wrong_method_is_405_and_names_the_right_ones() {
     let node = NodeBuilder::local("solo").start().await;
     for (path, allowed) in [
         ("/publish", "POST"),
-        ("/nodes", "GET"),
-        ("/users/42", "GET"),
-        ("/users/online", "POST, GET"),
+        ("/nodes", "GET, HEAD"),
+        ("/users/42", "GET, HEAD"),
+        ("/users/online", "POST, GET, HEAD"),
         ("/users/42/sessions", "DELETE"),
         ("/users/42/sessions/tab-1", "DELETE"),
-        ("/healthz", "GET"),
+        ("/healthz", "GET, HEAD"),
     ] {
         let url = node.worker_http(path);
-        let answer = http::request(reqwest::Method::PATCH, &url, &[], None).await.unwrap();
+        let answer = http::request(Method::PATCH, &url, &[], None).await.unwrap();
         assert_eq!(answer.refused(405), "method_not_allowed", "{path}");
         assert_eq!(answer.header("allow"), allowed, "{path}");
     }
     assert_eq!(http::get(&node.worker_http("/users")).await.refused(404), "not_found");
+}
+
+#[tokio::test]
+async fn head_is_answered_as_get_is_without_the_body() {
+    let node = NodeBuilder::local("solo").set("--worker-token", "s3cret").start().await;
+    let worker = |path: &str| node.worker_http(path);
+    for url in [
+        node.client_http("/healthz"),
+        node.client_http("/readyz"),
+        node.client_http("/"),
+        node.client_http("/client.js"),
+        worker("/healthz"),
+        worker("/readyz"),
+        worker("/nodes?token=s3cret"),
+        worker("/users/42?token=s3cret"),
+    ] {
+        let (get, head) = (http::get(&url).await, asked(Method::HEAD, &url).await);
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "{url}");
+        for name in ["content-type", "content-length"] {
+            assert_eq!(head.header(name), get.header(name), "{url}");
+        }
+    }
+    assert_eq!(asked(Method::HEAD, &worker("/nodes")).await.status, 401);
+    let not_here = [
+        (Method::HEAD, node.client_http("/events?userId=42"), "GET"),
+        (Method::HEAD, worker("/publish?token=s3cret"), "POST"),
+        (Method::POST, node.client_http("/"), "GET, HEAD"),
+        (Method::POST, node.client_http("/client.js"), "GET, HEAD"),
+        (Method::POST, node.client_http("/healthz"), "GET, HEAD"),
+    ];
+    for (method, url, allowed) in not_here {
+        let answer = asked(method, &url).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, allowed), "{url}");
+    }
+}
+
+async fn asked(method: Method, url: &str) -> http::Answer {
+    http::request(method, url, &[], None).await.unwrap()
 }
