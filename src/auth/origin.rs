@@ -91,11 +91,20 @@ impl Pattern {
         if !is_scheme || host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
             return None;
         }
+        // A browser leaves the port out where it is the scheme's own.
+        let own_port = match scheme {
+            "http" => ":80",
+            "https" => ":443",
+            _ => "",
+        };
+        let host = host.strip_suffix(own_port).unwrap_or(host);
         match host.strip_prefix('*') {
             Some(suffix) if suffix.starts_with('.') && suffix.len() > 1 && !suffix.contains('*') => {
                 Some(Pattern::Subdomains { scheme: format!("{scheme}://"), suffix: suffix.to_owned() })
             }
-            None if !host.contains('*') => Some(Pattern::Exactly(text)),
+            None if !host.is_empty() && !host.contains('*') => {
+                Some(Pattern::Exactly(format!("{scheme}://{host}")))
+            }
             _ => None,
         }
     }
@@ -156,6 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn a_schemes_own_port_may_be_named_as_well() {
+        let listed =
+            "https://app.example.com:443,http://[::1]:80/,https://*.example.org:443,http://a.example:443";
+        let origins = Origins::parse(listed).unwrap();
+        for good in
+            ["https://app.example.com", "http://[::1]", "https://a.example.org", "http://a.example:443"]
+        {
+            assert!(origins.allow(good), "{good}");
+        }
+        for bad in ["http://app.example.com", "http://a.example", "https://a.example.org:8443"] {
+            assert!(!origins.allow(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn what_is_no_origin_is_refused() {
         for bad in [
             "",
@@ -164,6 +188,8 @@ mod tests {
             "https://*",
             "https://a.*.com",
             "https://*.",
+            "https://:443",
+            "https://*.:443",
             "https://x/y",
             "[http://x.com]",
         ] {
