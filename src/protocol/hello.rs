@@ -10,6 +10,9 @@ use crate::protocol::json;
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Hello {
+    /// What kind of frame this is, which need not be said: it is the first.
+    #[serde(rename = "type")]
+    kind: Option<Kind>,
     /// The user's id.
     pub user_id: Option<String>,
     /// The session's id; one is minted where it is left out.
@@ -18,6 +21,12 @@ pub struct Hello {
     pub since: Option<String>,
     /// Credentials.
     pub token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Kind {
+    Hello,
 }
 
 /// A client's identity, checked.
@@ -130,6 +139,8 @@ mod tests {
         let query = from_query("userId=a%7C7&clientId=tab&since=5-1&x=y&x=y");
         let frame = Hello::from_frame(r#"{"userId":"a|7","clientId":"tab","since":"5-1"}"#).unwrap();
         assert_eq!(query, check(&frame).unwrap());
+        let frame = r#"{"type":"hello","userId":"a|7","clientId":"tab","since":"5-1"}"#;
+        assert_eq!(query, check(&Hello::from_frame(frame).unwrap()).unwrap());
         assert_eq!(query.2, Some(EventId { ms: 5, seq: 1 }));
         assert_eq!(from_query("clientId=tab").0, None);
     }
@@ -180,6 +191,8 @@ mod tests {
             r#"{"userId":7}"#,
             r#"{"userId":"1","userId":"1"}"#,
             r#"{"userId":"1","user_id":"1"}"#,
+            r#"{"type":"message","userId":"1"}"#,
+            r#"{"type":"hello","type":"hello","userId":"1"}"#,
             r#"{"userId":"\ud800"}"#,
             r#"{"userId":"1","since":1e400}"#,
             &format!(r#"{{"userId":{}"#, "[".repeat(100_000)),
