@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode, header};
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, StatusCode};
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -28,9 +29,14 @@ pub async fn handle(request: &mut Request<Incoming>, ports: &Ports) -> Answer {
     }
 }
 
+/// Whether a body is lines of JSON, by its type: without its parameters, in whatever case.
+fn is_ndjson(content_type: &HeaderValue) -> bool {
+    let named = content_type.to_str().ok().and_then(|text| text.split(';').next());
+    named.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/x-ndjson"))
+}
+
 async fn publish(request: &mut Request<Incoming>, ports: &Ports) -> Result<Answer, Refusal> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let lines = content_type.is_some_and(|kind| kind.trim_start().starts_with("application/x-ndjson"));
+    let lines = request.headers().get(header::CONTENT_TYPE).is_some_and(is_ndjson);
     let most = MAX_BODY.max(ports.max_event + ENVELOPE);
     // Its share of the bounds is held until all of it is answered: what is published is a part of it, not a copy.
     let body = ports.bodies.read(request, most).await?;
@@ -112,5 +118,21 @@ fn one(request: PublishRequest, ports: &Ports) -> impl Future<Output = String> +
         };
         ports.router.metrics().published(Via::Http, &outcome);
         answer(reference.as_deref(), &outcome).as_str().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_compared_whole_and_without_its_case_and_parameters() {
+        let is = |text| is_ndjson(&HeaderValue::from_static(text));
+        for yes in ["application/x-ndjson", "Application/X-NDJSON", "application/x-ndjson ; charset=utf-8"] {
+            assert!(is(yes), "{yes}");
+        }
+        for no in ["application/json", "application/x-ndjson-seq", "text/plain; application/x-ndjson", ""] {
+            assert!(!is(no), "{no}");
+        }
     }
 }
