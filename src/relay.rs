@@ -128,12 +128,12 @@ impl Relay {
         let handle = move |request, peer: SocketAddr| {
             listener::client::handle(request, peer.ip(), for_clients.clone())
         };
-        let served = listener::serve(clients, limits.clone(), waiting, closing.subscribe(), handle);
+        let served = listener::serve(clients, limits.clone(), waiting, false, closing.subscribe(), handle);
         tasks.push(tokio::spawn(served));
         info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
         let for_workers = ports.clone();
         let handle = move |request, _| listener::worker::handle(request, for_workers.clone());
-        let served = listener::serve(workers, limits.clone(), waiting, closing.subscribe(), handle);
+        let served = listener::serve(workers, limits.clone(), waiting, true, closing.subscribe(), handle);
         tasks.push(tokio::spawn(served));
         let (drain_timeout, most_workers) = (settings.drain_timeout, settings.max_workers);
         Ok(Self {

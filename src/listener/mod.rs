@@ -131,11 +131,13 @@ impl Ports {
 }
 
 /// Answers requests on `listener` until it is `closing`: then no more connections are accepted, and each that is open ends
-/// with the request that it is in. `most` connections may wait between requests.
+/// with the request that it is in. `most` connections may wait between requests. `half_close`: who says no more after a
+/// request still hears what comes of it; else nobody is there any more, which is how clients of event streams leave.
 pub async fn serve<H, F>(
     listener: TcpListener,
     limits: Arc<Limits>,
     most: usize,
+    half_close: bool,
     mut closing: watch::Receiver<bool>,
     handle: H,
 ) where
@@ -179,16 +181,22 @@ pub async fn serve<H, F>(
         bound_silence(&stream, limits.ping_interval + limits.pong_timeout);
         let (guest, handle, closing) = (room.enter(), handle.clone(), closing.clone());
         let handle = move |request| handle(request, peer);
-        tokio::spawn(serve_connection(stream, guest, hello_timeout, closing, handle));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(hello_timeout)
+            .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_HEADERS)
+            .half_close(half_close);
+        tokio::spawn(serve_connection(stream, guest, http, closing, handle));
     }
 }
 
 /// Answers the requests of one connection, until it is `closing`: then it ends with the one that it is in. Between them it
-/// sits, as `guest`; the head of each may take `hello_timeout`.
+/// sits, as `guest`.
 async fn serve_connection<H, F>(
     stream: TcpStream,
     guest: Arc<Guest>,
-    hello_timeout: Duration,
+    http: http1::Builder,
     mut closing: watch::Receiver<bool>,
     handle: H,
 ) where
@@ -213,14 +221,7 @@ async fn serve_connection<H, F>(
             Ok::<_, std::convert::Infallible>(answer)
         }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(hello_timeout)
-        .max_buf_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
         () = sitting.asked_to_go() => return debug!("a connection without a request made room"),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::data;
 use crate::support::pair::Single;
-use crate::support::{BOUND, Client, NodeBuilder, Pair, eventually, http, parse_id};
+use crate::support::{BOUND, Client, NodeBuilder, Pair, RawClient, eventually, http, parse_id};
 
 #[tokio::test]
 async fn one_object_gets_200_and_its_ack() {
@@ -18,6 +18,24 @@ async fn one_object_gets_200_and_its_ack() {
     let event = client.event().await;
     assert_eq!(event.id.as_deref(), ack["id"].as_str());
     assert_eq!(event.data, r#"{"percent":40}"#);
+}
+
+#[tokio::test]
+async fn who_says_no_more_after_a_request_hears_what_came_of_it() {
+    let single = Single::with(&[("--hello-timeout", "10m")]).await;
+    let body = json!({"userId": "42", "event": "e"}).to_string();
+    let length = body.len();
+    for (head, body) in [
+        ("GET /users/42 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), ""),
+        (format!("POST /publish HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"), body.as_str()),
+    ] {
+        let mut caller = RawClient::connect(single.a.worker_address()).await;
+        assert!(caller.write(format!("{head}{body}").as_bytes()).await);
+        caller.say_no_more().await;
+        // And the connection ends: nothing more can come on it.
+        let answer = caller.ended("the answer and the end").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{head}: {answer}");
+    }
 }
 
 #[tokio::test]

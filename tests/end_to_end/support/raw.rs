@@ -143,6 +143,11 @@ impl RawClient {
         self.stream.write_all(bytes).await.is_ok()
     }
 
+    /// Says that nothing more will be sent, and still reads.
+    pub async fn say_no_more(&mut self) {
+        self.stream.shutdown().await.expect("an open connection");
+    }
+
     /// The head of an HTTP answer; `None` where the connection ends before it does.
     pub async fn head(&mut self, awaited: &str) -> Option<String> {
         loop {
