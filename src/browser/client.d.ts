@@ -67,7 +67,7 @@ export type State =
   | { state: "closed"; code: number; reason: string };
 
 export declare class SwitchboardError extends Error {
-  /** A code of the node's (`unauthorized`, `rate_limited`, …), or `closed`, `too_many_waiting`, `no_upstream`, `token`, `connect`. */
+  /** A code of the node's (`unauthorized`, `rate_limited`, …), or `closed`, `too_many_waiting`, `no_upstream`, `token`, `connect`, `client_id`. */
   readonly code: string;
   constructor(code: string, message: string);
 }

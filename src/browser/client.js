@@ -58,10 +58,12 @@ const sessionStore = () => {
 };
 
 /** A WebSocket. The hello goes as the first frame: no token in a URL, and a refusal can be read. */
-function openSocket({ WebSocket, url, hello, inQuery, onText, onEnd }) {
+function openSocket({ WebSocket, url, hello, identify, onText, onEnd }) {
+  const { userId, token, ...rest } = hello;
+  const inQuery = { query: hello, rest }[identify];
   const address = new URL(url);
   address.protocol = address.protocol.replace("http", "ws");
-  if (inQuery) for (const name in hello) address.searchParams.set(name, hello[name]);
+  for (const name in inQuery) address.searchParams.set(name, inQuery[name]);
   const socket = new WebSocket(address.href);
   if (!inQuery) socket.onopen = () => socket.send(JSON.stringify(hello));
   socket.onmessage = ({ data }) => onText(data);
@@ -121,6 +123,7 @@ class Connection {
   #url;
   #key;
   #store;
+  #identify; // "rest": something in front says who the user is, the query the rest
   #own; // the client id is ours to change
   #seen; // newest id that was handed out: nothing up to it is handed out again
   #kept; // newest id that is done with: a reload goes on after it
@@ -145,6 +148,7 @@ class Connection {
   constructor(options = {}) {
     const usual = { timeoutMs: 10_000, backoffMs: [1000, 30_000], ack: "auto", transport: "auto", credentials: "same-origin" };
     this.#options = { ...usual, ...options };
+    this.#identify = options.identify ?? "hello";
     this.#options.WebSocket ??= globalThis.WebSocket;
     this.#url = new URL(options.url ?? new URL(".", import.meta.url), globalThis.location?.href);
     this.userId = options.userId;
@@ -265,7 +269,7 @@ class Connection {
       fetch: this.#options.fetch ?? globalThis.fetch?.bind(globalThis),
       url: this.#url,
       hello,
-      inQuery: this.#options.identify === "query",
+      identify: this.#identify,
       credentials: this.#options.credentials,
       onText: current((text) => this.#take(text, token)),
       onLife: current(() => (this.#heard = performance.now())),
@@ -386,13 +390,21 @@ class Connection {
 
   #welcome(frame, token) {
     const { userId, clientId, nodeId, position, recovered, replayed, pingInterval } = frame;
+    const unheard = clientId !== this.clientId;
+    if (unheard && this.#line.send && this.#identify === "hello") {
+      // The node knew the user before the hello, and did not wait for it.
+      this.#identify = "rest";
+      return this.#redial();
+    }
     Object.assign(this, { userId, clientId, nodeId, transport: this.#line.name });
     this.#welcomedAt = performance.now();
     if (this.#isAnother(userId)) return this.#ended({ afterMs: 0, reason: "another user" });
     this.#interval = pingInterval;
     // What is replayed moves us by its own ids: `replayed` is no more than the least that comes.
     this.#end = replayed > 0 ? undefined : position;
-    if (recovered) this.#arrive(); // else a gap is told first
+    // Without a replay `since` was not heard either.
+    const lost = unheard && recovered && !replayed && this.#seen && isLater(position, this.#seen);
+    if (recovered && !lost) this.#arrive(); // else a gap is told first
     this.#listen();
     this.#renewBefore(expiryOf(token));
     // Was it a bad moment, or a network that breaks WebSockets? The better way is tried again, once, ever more rarely.
@@ -403,8 +415,10 @@ class Connection {
         this.#redial(this.#worked.websocket ? 2 : 1);
       });
     }
-    this.#set("open", { userId, clientId, nodeId, position, recovered, replayed, transport: this.transport });
+    this.#set("open", { userId, clientId, nodeId, position, recovered: recovered && !lost, replayed, transport: this.transport });
     this.#sendWaiting();
+    if (unheard) this.#tell("#error", new SwitchboardError("client_id", "what is in front of the node must pass clientId and since on"));
+    if (lost) this.#gap({ since: this.#seen, position });
   }
 
   /** Whether a token or a cookie now names another user. Each has a position, and a session that never got another's. */

@@ -55,8 +55,8 @@ test("README's React hook tells the state of its newest connection", () => {
 
 test("it is small", () => {
   const text = readFileSync(new URL("../../src/browser/client.js", import.meta.url));
-  assert.ok(text.length < 23_000, `${text.length} bytes`);
-  assert.ok(gzipSync(text).length < 7_700, `${gzipSync(text).length} bytes gzipped`);
+  assert.ok(text.length < 24_000, `${text.length} bytes`);
+  assert.ok(gzipSync(text).length < 7_900, `${gzipSync(text).length} bytes gzipped`);
 });
 
 test("its types name nothing that a project without those of browsers lacks", () => {
@@ -211,13 +211,14 @@ test("with manual acks a reload gets all again, also where a new tab began with 
   assert.equal(second.connection.position, second.events[0].id);
 });
 
+const secret = "a secret of more than thirty-two bytes";
+const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+const tokenOf = (sub) => {
+  const text = `${part({ alg: "HS256" })}.${part({ sub, exp: Math.floor(Date.now() / 1000) + 300 })}`;
+  return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
+};
+
 test("users who take turns in one tab, by their tokens alone, each go on where they were", async (context) => {
-  const secret = "a secret of more than thirty-two bytes";
-  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const tokenOf = (sub) => {
-    const text = `${part({ alg: "HS256" })}.${part({ sub, exp: Math.floor(Date.now() / 1000) + 300 })}`;
-    return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
-  };
   const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
   for (const transport of ["websocket", "sse"]) {
     const [alice, bob, carol] = ["alice", "bob", "carol"].map((name) => `${name}-${transport}`);
@@ -341,6 +342,60 @@ test("identity can go in the query", async (context) => {
   const seen = open(context, { url: `${node.client.ws}/ws?x=y`, userId: "42", clientId: "q", since: "0", identify: "query" });
   await until("both", () => seen.events.length === 2);
   assert.equal(seen.connection.clientId, "q");
+});
+
+test("where a proxy says who the user is, it is known again and misses nothing", async (context) => {
+  const ways = [
+    [["--auth", "none"], (text) => text.replace(/^GET \/(\?)?/, (_, more) => `GET /?userId=42${more ? "&" : ""}`)],
+    [["--auth", "jwt", "--jwt-secret", secret], (text) => text.replace(/^GET .*\r\n/, `$&authorization: Bearer ${tokenOf("42")}\r\n`)],
+  ];
+  for (const [flags, edit] of ways) {
+    const node = await startNode(context, { flags });
+    const wire = await startWire(context, node.client.port);
+    const asked = [];
+    wire.edit = (text) => {
+      if (text.startsWith("GET ")) asked.push(text.split("\r\n")[0]);
+      return edit(text);
+    };
+    const url = `ws://127.0.0.1:${wire.port}`;
+    const seen = open(context, { url, userId: "42", clientId: "tab", token: () => "not for a URL", transport: "websocket" });
+    await seen.opened();
+    assert.equal(seen.connection.clientId, "tab");
+    await count(node, "42", 1, 2);
+    await until("both", () => seen.events.length === 2);
+    wire.break();
+    await count(node, "42", 3, 4);
+    await until("what came meanwhile", () => seen.events.length === 4);
+    assert.deepEqual([seen.data(), seen.gaps, seen.errors], [numbers(1, 4), [], []]);
+    // The first time by a hello that was not awaited.
+    const [hello, place, since, ...more] = asked;
+    assert.deepEqual([hello, place, more], ["GET / HTTP/1.1", "GET /?clientId=tab HTTP/1.1", []]);
+    assert.match(since, /^GET \/\?clientId=tab&since=\d+-\d+ HTTP/);
+  }
+});
+
+test("where a proxy keeps the client id and the position to itself, that is told, and so is a loss", async (context) => {
+  const node = await startNode(context);
+  const wire = await startWire(context, node.client.port);
+  wire.edit = (text) => text.replace(/^GET \S+/, (text) => text.replace(/\?.*|$/, "?userId=42"));
+  for (const transport of ["websocket", "sse"]) {
+    const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, transport, backoffMs: [10, 50] });
+    await seen.opened();
+    assert.deepEqual([seen.gaps, seen.errors.map(({ code }) => code)], [[], ["client_id"]]);
+    const { id } = await publish(node, { userId: "42", event: "n", data: 1 });
+    await until("the event", () => seen.events.length === 1);
+    wire.cut = true;
+    wire.break();
+    await publish(node, { userId: "42", event: "n", data: 2 });
+    wire.cut = false;
+    await until("a gap", () => seen.gaps.length === 1);
+    assert.equal(seen.gaps[0].since, id);
+    assert.equal(seen.states.at(-1).recovered, false);
+    await publish(node, { userId: "42", event: "n", data: 3 });
+    await until("the next event", () => seen.events.length === 2);
+    assert.deepEqual(seen.data(), [1, 3]);
+    seen.connection.close();
+  }
 });
 
 test("a handshake that was given up does not come back to replace its successor", async (context) => {

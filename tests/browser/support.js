@@ -113,7 +113,9 @@ export async function startWire(context, port) {
       // Hung: bytes get lost in silence, as on a path that died.
       // Blocked: a middlebox that knows no WebSockets.
       // Held: bytes stay on their way until the test passes them on.
+      // Edited: a proxy that puts something into the head of a request.
       from.on("data", (bytes) => {
+        if (from === here && wire.edit) bytes = Buffer.from(wire.edit(bytes.toString("latin1")), "latin1");
         if (from === here && wire.blocks?.test(bytes.toString("latin1"))) here.destroy();
         else if (wire.held) wire.held.push(() => to.write(bytes));
         else if (!wire.hung) to.write(bytes);
