@@ -50,7 +50,8 @@ impl From<Unavailable> for Refusal {
         debug!(%error, "refused as unavailable");
         match error.cause {
             Cause::Full => Refusal::full(),
-            Cause::Redis | Cause::BrokenKey => Refusal::unavailable(),
+            Cause::Redis => Refusal::unavailable(),
+            Cause::BrokenKey => Refusal::broken_key(),
         }
     }
 }
@@ -58,7 +59,7 @@ impl From<Unavailable> for Refusal {
 /// What a question comes to that Redis does not answer: nothing can have been done by it.
 pub fn unread(error: Unavailable) -> Refusal {
     debug!(%error, "cannot be read");
-    Refusal::unread()
+    if error.is_for_good() { Refusal::broken_key() } else { Refusal::unread() }
 }
 
 /// The answer. Of an event that is published nothing is allocated for it but the slot that its outcome is put into.

@@ -147,6 +147,14 @@ impl Refusal {
         )
     }
 
+    /// A key of this user's is not as the relay left it.
+    pub fn broken_key() -> Self {
+        Self::new(
+            Code::Unavailable,
+            "a key of this user's in Redis (user:<id>, or one of its companions) holds something else than it should: trying again does not help until an operator mends it (the node's log says more)",
+        )
+    }
+
     /// What was asked cannot be read now. On a Cluster a part of Redis may be away while the node is ready.
     pub fn unread() -> Self {
         Self::new(

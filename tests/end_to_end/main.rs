@@ -15,6 +15,7 @@ mod bounds_files;
 mod bounds_http;
 mod bounds_sockets;
 mod bounds_work;
+mod broken_keys;
 mod browser;
 mod bursts;
 mod cli_check;

@@ -25,6 +25,7 @@
 pub mod appender;
 mod beside;
 mod broadcast;
+mod broken;
 mod cluster;
 pub mod connection;
 mod deaths;
@@ -156,6 +157,7 @@ struct Context {
     pulse: pulse::Pulse,
     deaths: deaths::Deaths,
     beside: beside::Beside,
+    broken: broken::Broken,
     eviction: eviction::Eviction,
     doubts: doubts::Doubts,
 }
@@ -213,6 +215,7 @@ impl RedisEngine {
             pulse: pulse::Pulse::default(),
             deaths: deaths::Deaths::default(),
             beside: beside::Beside::default(),
+            broken: broken::Broken::default(),
             eviction: eviction::Eviction::default(),
             doubts: doubts::Doubts::default(),
             config,

@@ -62,14 +62,17 @@ pub fn event_id_or_none(word: &str) -> Result<Option<EventId>, Unavailable> {
     }
 }
 
+/// What is behind an error of Redis about a user's key: another type, or something in it that the script cannot take.
+pub fn cause(error: &str) -> Cause {
+    let broken = error.contains("WRONGTYPE") || error.contains("attempt to");
+    if broken { Cause::BrokenKey } else { Cause::Redis }
+}
+
 /// One item of a batch, or what Redis had against it.
 pub fn item(text: &str) -> Result<&str, Unavailable> {
     match text.strip_prefix("! ") {
         Some(error) => {
-            // Another type, or something in it that the script cannot take.
-            let broken = error.contains("WRONGTYPE") || error.contains("attempt to");
-            let cause = if broken { Cause::BrokenKey } else { Cause::Redis };
-            Err(Unavailable { cause, ..Unavailable::new(format!("Redis refused: {error}")) })
+            Err(Unavailable { cause: cause(error), ..Unavailable::new(format!("Redis refused: {error}")) })
         }
         None => Ok(text),
     }

@@ -8,7 +8,7 @@ use tracing::debug;
 use super::inbox::Hints;
 use super::presence::Owed;
 use super::slot::{Groups, Slot};
-use super::{Context, inbox, ms, publish, reply, scripts};
+use super::{Context, broken, inbox, ms, publish, reply, scripts};
 use crate::engine::{
     Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
     UserLease,
@@ -61,7 +61,7 @@ async fn connect_some(
     let (mut told, mut whose, mut owed) = (redis::pipe(), Vec::new(), Owed::default());
     let mut outcomes = groups.outcomes(answers, |place, answer| {
         let Connect { user, client, .. } = connects[place];
-        let opened = opened(answer)?;
+        let opened = opened(answer).inspect_err(|error| context.broken.tell(user, error))?;
         if let (Some(Connected::Registered(registration)), false) =
             (&opened.connected, opened.replaced.is_empty())
         {
@@ -328,7 +328,7 @@ pub fn user_keys(context: &Context, call: &mut redis::Cmd, user: &UserId) {
 pub async fn of(context: &Context, user: &UserId) -> Result<Vec<(ClientId, NodeId)>, Unavailable> {
     let mut members = cmd("SMEMBERS");
     members.arg(context.keys.user(user));
-    members_of(context.link.run_one(members).await?)
+    members_of(broken::ask(context, user, members).await?)
 }
 
 fn members_of(set: Value) -> Result<Vec<(ClientId, NodeId)>, Unavailable> {
@@ -375,7 +375,7 @@ pub async fn sign_out(
     let mut call = scripts::call(&scripts::SIGNOUT, 2, 2);
     call.arg(context.keys.user(user)).arg(context.keys.cursor(user));
     call.arg(client.map_or("*", ClientId::as_str)).arg(ms(context.config.log_ttl));
-    let mut nodes: Vec<NodeId> = members_of(context.link.run_one(call).await?)?
+    let mut nodes: Vec<NodeId> = members_of(broken::ask(context, user, call).await?)?
         .into_iter()
         .filter(|(its_client, _)| client.is_none_or(|client| client == its_client))
         .map(|(_, node)| node)

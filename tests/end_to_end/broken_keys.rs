@@ -1,0 +1,41 @@
+//! A key of a user's that holds something else: who asks is told so, and so is the operator.
+
+use redis::cmd;
+
+use crate::support::pair::Single;
+use crate::support::{BOUND, Worker, http};
+
+const WHY: &str = "holds something else";
+
+#[tokio::test]
+async fn whoever_asks_for_its_user_is_told_and_the_log_names_them_once() {
+    let mut stage = Single::start().await;
+    let node = &stage.a;
+    let mut worker = Worker::open(node).await;
+    let user = node.worker_http("/users/42");
+
+    let () = stage.db.run(cmd("SET").arg("user:42").arg("x")).await;
+    for _ in 0..3 {
+        let refused = http::upgrade(&node.client_ws("userId=42"), &[]).await;
+        assert_eq!(refused.refused(503), "unavailable");
+        assert!(refused.body.contains(WHY), "{}", refused.body);
+    }
+    let refused = http::get(&user).await;
+    assert_eq!(refused.refused(503), "unavailable");
+    assert!(refused.body.contains(WHY), "{}", refused.body);
+    let refused = http::delete(&format!("{user}/sessions")).await;
+    assert!(refused.status == 503 && refused.body.contains(WHY), "{}", refused.body);
+
+    let () = stage.db.run(cmd("SET").arg("log:{user:43}").arg("x")).await;
+    let refused = worker.ask(r#"{"userId":"43","event":"e"}"#).await;
+    assert_eq!(refused["code"], "unavailable");
+    assert!(refused["message"].as_str().unwrap().contains(WHY), "{refused}");
+    let others = worker.ask(r#"{"userId":"1","event":"e","ref":"r"}"#).await;
+    assert_eq!(others["type"], "ack", "{others}");
+    assert_eq!(http::get(&node.worker_http("/readyz")).await.status, 200);
+
+    let told = "refused until it is mended";
+    let line = node.log_line(BOUND, "a warning", |line| line.contains(told)).await;
+    assert!(line.contains("WARN") && line.contains(r#""user":"42""#) && line.contains("WRONGTYPE"), "{line}");
+    assert_eq!(node.lines().iter().filter(|line| line.contains(told)).count(), 1);
+}
