@@ -15,6 +15,9 @@ use super::wire;
 /// measure round trips.
 const CONNECTIONS: usize = 16;
 
+/// Why an event is refused without an answer.
+const ENDED: &[u8] = b"its connection has ended";
+
 /// When an event was due, and its JSON object.
 type Request = (u64, Vec<u8>);
 
@@ -44,11 +47,15 @@ impl Pool {
                 to.host,
                 authorization.unwrap_or_default()
             );
-            let (queue, requests) = mpsc::unbounded_channel();
+            let (queue, mut requests) = mpsc::unbounded_channel();
             let load = load.clone();
             tokio::task::spawn_local(async move {
-                if let Err(error) = ask(&load, stream, &head, requests).await {
+                if let Err(error) = ask(&load, stream, &head, &mut requests).await {
                     load.trouble(|| format!("a connection for POST /publish: {error}"));
+                }
+                requests.close();
+                while requests.try_recv().is_ok() {
+                    load.refuse(ENDED);
                 }
             });
             queues.push(queue);
@@ -57,9 +64,19 @@ impl Pool {
     }
 
     /// Queues an event. A user's events keep to one connection, and so their order.
-    pub fn queue(&self, user: usize, then_ns: u64, body: Vec<u8>) {
-        // A connection that has ended has told its trouble; its events count as lost.
-        let _ = self.queues[(user + 1) % self.queues.len()].send((then_ns, body));
+    pub fn queue(&self, load: &Load, user: usize, then_ns: u64, body: Vec<u8>) {
+        if self.of(user).send((then_ns, body)).is_err() {
+            load.refuse(ENDED);
+        }
+    }
+
+    /// Whether a user's connection takes nothing more.
+    pub fn has_ended(&self, user: usize) -> bool {
+        self.of(user).is_closed()
+    }
+
+    fn of(&self, user: usize) -> &mpsc::UnboundedSender<Request> {
+        &self.queues[(user + 1) % self.queues.len()]
     }
 }
 
@@ -67,7 +84,7 @@ async fn ask(
     load: &Load,
     mut stream: TcpStream,
     head: &str,
-    mut requests: mpsc::UnboundedReceiver<Request>,
+    requests: &mut mpsc::UnboundedReceiver<Request>,
 ) -> io::Result<()> {
     let mut request = Vec::new();
     while let Some((then_ns, body)) = requests.recv().await {

@@ -5,7 +5,7 @@
 //! | `flags`, `plan` | how a run is asked for; the same, checked |
 //! | `share`, `load` | one process's share of the load, on one thread; what its parts have in common |
 //! | `session`, `ledger` | a socket that counts what it reads; what it should have read |
-//! | `publisher`, `http`, `feed`, `pacer` | the ways in, and sending when an event is due |
+//! | `publisher`, `worker`, `http`, `feed`, `pacer` | the ways in, and sending when an event is due |
 //! | `event` | its data: its number, its run, its time |
 //! | `wire` | WebSocket frames and handshake, as little of them as will do |
 //! | `watch`, `report` | what the measured processes cost; what a run found |
@@ -27,6 +27,7 @@ mod session;
 pub mod share;
 mod watch;
 mod wire;
+mod worker;
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};

@@ -1,11 +1,9 @@
 //! Publishes: at a rate, whatever comes of it, or as fast as a bounded window allows.
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::event;
@@ -14,7 +12,7 @@ use super::http;
 use super::load::Load;
 use super::pacer::Pacer;
 use super::plan::{Pace, Via};
-use super::wire::{self, PING, PONG, TEXT};
+use super::worker::Worker;
 
 /// Events of one write: more would keep the readers of this thread waiting.
 const BURST: u64 = 128;
@@ -38,71 +36,6 @@ enum Way {
     Worker(Vec<Rc<Worker>>),
     Http(http::Pool),
     Xadd(Feed),
-}
-
-/// A worker's socket.
-struct Worker {
-    stream: TcpStream,
-    /// Frames that wait for the next write.
-    frames: RefCell<Vec<u8>>,
-    /// A write is under way.
-    writing: Cell<bool>,
-}
-
-impl Worker {
-    async fn flush(&self) -> io::Result<()> {
-        let frames = self.frames.take();
-        if frames.is_empty() {
-            return Ok(());
-        }
-        self.writing.set(true);
-        let mut left = &frames[..];
-        while !left.is_empty() {
-            match self.stream.try_write(left) {
-                Ok(size) => left = &left[size..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        self.writing.set(false);
-        if self.frames.borrow().is_empty() {
-            // The buffer is as large as the largest burst and will do for the next.
-            let mut frames = frames;
-            frames.clear();
-            self.frames.replace(frames);
-        }
-        Ok(())
-    }
-
-    /// Reads what the node says, for as long as it does.
-    async fn listen(self: Rc<Self>, load: Rc<Load>) {
-        let (mut bytes, mut rest) = (vec![0; 64 * 1024], Vec::new());
-        loop {
-            if self.stream.readable().await.is_err() {
-                return;
-            }
-            match self.stream.try_read(&mut bytes) {
-                Ok(0) => return,
-                Ok(size) => rest.extend_from_slice(&bytes[..size]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => return,
-            }
-            let mut used = 0;
-            while let Some(frame) = wire::first(&rest[used..]) {
-                used += frame.size;
-                match frame.opcode {
-                    TEXT => take_answer(&load, frame.payload),
-                    PING => wire::append(&mut self.frames.borrow_mut(), PONG, frame.payload),
-                    _ => {}
-                }
-            }
-            rest.drain(..used);
-            // A publisher that has little to send does not keep a pong waiting. What fails here fails there too.
-            if !self.writing.get() && self.flush().await.is_err() {
-                return;
-            }
-        }
-    }
 }
 
 /// Publishes for one share.
@@ -130,15 +63,7 @@ impl Publisher {
                 let mut workers = Vec::new();
                 // Publisher `at` belongs to node `at % nodes`: a user's events keep to one, and so their order.
                 for at in 0..plan.publishers * plan.workers.len() {
-                    let to = &plan.workers[at % plan.workers.len()];
-                    let path = format!("/?workerId=bench-{}", load.run);
-                    let (stream, _) = wire::open(to, None, &path, plan.token.as_deref())
-                        .await
-                        .map_err(|error| format!("the worker port at {}: {error}", to.host))?;
-                    let worker =
-                        Rc::new(Worker { stream, frames: RefCell::default(), writing: Cell::new(false) });
-                    tokio::task::spawn_local(worker.clone().listen(load.clone()));
-                    workers.push(worker);
+                    workers.push(Worker::open(&load, &plan.workers[at % plan.workers.len()]).await?);
                 }
                 Way::Worker(workers)
             }
@@ -162,7 +87,7 @@ impl Publisher {
     /// Publishes for the plan's warm-up and duration.
     ///
     /// # Errors
-    /// Where a connection breaks that it publishes through.
+    /// Where the system gives it no timer.
     pub async fn run(&mut self) -> io::Result<()> {
         let load = self.load.clone();
         let start_ns = load.now_ns();
@@ -178,7 +103,7 @@ impl Publisher {
             }
             Pace::Window(window) => {
                 let window = (window * load.users.len() as u64 / load.plan.users as u64).max(1);
-                self.saturate(end_ns, window).await?;
+                self.saturate(end_ns, window).await;
             }
         }
         Ok(())
@@ -201,38 +126,57 @@ impl Publisher {
                 self.append(due(sent));
                 sent += 1;
             }
-            self.flush().await?;
+            self.flush().await;
         }
         Ok(())
     }
 
-    async fn saturate(&mut self, end_ns: u64, window: u64) -> io::Result<()> {
+    async fn saturate(&mut self, end_ns: u64, window: u64) {
         // Events that as many deliveries stand for, on average: not every user has all of their sessions.
         let (users, entered) = (self.load.users.len() as u64, self.load.entered.get());
         if entered == 0 {
             // Nothing will tell how fast is too fast.
             tokio::time::sleep(self.load.plan.warm_up + self.load.plan.duration).await;
-            return Ok(());
+            return;
         }
         // Woken when an eighth of it is free: a write for every delivery would measure this side.
         self.load.low.set(window - window.div_ceil(8));
         loop {
             let now = self.load.now_ns();
-            if now >= end_ns {
-                return Ok(());
+            if now >= end_ns || !self.skip_ended() {
+                return;
             }
             let on_their_way = self.load.on_their_way() * users / entered;
             let room = window.saturating_sub(on_their_way).min(self.burst);
             if room > 0 {
                 for _ in 0..room {
                     self.append(now);
+                    self.skip_ended();
                 }
-                self.flush().await?;
+                self.flush().await;
                 tokio::task::yield_now().await;
             } else if timeout(STUCK, self.load.moved.notified()).await.is_err() {
                 self.load.forgiven.set(self.load.forgiven.get() + self.load.on_their_way());
             }
         }
+    }
+
+    /// Goes on to a user whose connection has not ended: no schedule asks for events of the others, and refusals would
+    /// come faster than anything is delivered. False where all have ended.
+    fn skip_ended(&mut self) -> bool {
+        for _ in 0..self.load.users.len() {
+            let user = self.load.users.start + self.next_user;
+            let ended = match &self.way {
+                Way::Worker(workers) => workers[(user + 1) % workers.len()].has_ended(),
+                Way::Http(pool) => pool.has_ended(user),
+                Way::Xadd(_) => false,
+            };
+            if !ended {
+                return true;
+            }
+            self.next_user = (self.next_user + 1) % self.load.users.len();
+        }
+        false
     }
 
     /// Makes the next event and puts it where the next flush takes it from.
@@ -257,26 +201,24 @@ impl Publisher {
             Way::Worker(workers) => {
                 self.frame.clear();
                 frame(&mut self.frame, load, &event, load.plan.answers);
-                let at = (user + 1) % workers.len();
-                wire::append(&mut workers[at].frames.borrow_mut(), TEXT, &self.frame);
+                workers[(user + 1) % workers.len()].queue(&self.frame);
             }
             Way::Http(pool) => {
                 let mut body = Vec::with_capacity(self.fields.len() + 64);
                 frame(&mut body, load, &event, false);
-                pool.queue(user, then_ns, body);
+                pool.queue(load, user, then_ns, body);
             }
             Way::Xadd(feed) => feed.queue(user, load.plan.user(user), then_ns, &self.fields[data..]),
         }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    async fn flush(&mut self) {
         if let Way::Worker(workers) = &mut self.way {
             for worker in workers {
-                worker.flush().await?;
+                worker.flush().await;
             }
             self.load.handed_over();
         }
-        Ok(())
     }
 }
 
@@ -302,16 +244,6 @@ fn frame(out: &mut Vec<u8>, load: &Load, event: &Ready<'_>, answered: bool) {
 pub fn answered(load: &Load, then_ns: u64) {
     if then_ns >= load.from_ns.get() {
         load.answers.borrow_mut().saturating_record(load.now_ns().saturating_sub(then_ns) / 1000);
-    }
-}
-
-fn take_answer(load: &Load, text: &[u8]) {
-    const ACK: &[u8] = br#"{"type":"ack","ref":""#;
-    if let Some(reference) = text.strip_prefix(ACK) {
-        let digits = reference.iter().take_while(|byte| byte.is_ascii_digit());
-        answered(load, digits.fold(0, |n: u64, digit| n.wrapping_mul(10) + u64::from(digit - b'0')));
-    } else if text.starts_with(br#"{"type":"error""#) {
-        load.refuse(text);
     }
 }
 

@@ -172,10 +172,7 @@ impl Session {
             match frame.opcode {
                 TEXT => self.text(frame.payload, now_ns),
                 PING => wire::append(&mut self.replies, PONG, frame.payload),
-                CLOSE => {
-                    let code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-                    return Err(io::Error::other(format!("closed with {}", code.unwrap_or(1005))));
-                }
+                CLOSE => return Err(io::Error::other(wire::closed(frame.payload))),
                 _ => {}
             }
         }

@@ -65,6 +65,16 @@ pub fn first(bytes: &[u8]) -> Option<Frame<'_>> {
     Some(Frame { opcode: flags & 0x0f, payload: bytes.get(head..size)?, size })
 }
 
+/// What a close frame says, in words.
+pub fn closed(payload: &[u8]) -> String {
+    match payload.split_first_chunk() {
+        Some((code, reason)) => {
+            format!("closed with {} {}", u16::from_be_bytes(*code), String::from_utf8_lossy(reason))
+        }
+        None => "closed with 1005".to_owned(),
+    }
+}
+
 /// Where a socket goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {

@@ -238,6 +238,57 @@ async fn what_was_refused_or_had_no_socket_to_go_to_is_not_lost() {
     }
 }
 
+/// What came of a run in which a node has ended what publishes, as `why` says: no more is lost than was under way.
+fn assert_ended(report: &Value, why: &str) {
+    let number = |field: &str| report[field].as_u64().unwrap();
+    assert!(report["trouble"].as_str().is_some_and(|told| told.contains(why)), "{report}");
+    assert!(number("refused") > number("lost"), "{report}");
+    assert_eq!(number("delivered") + number("refused") + number("lost"), number("published"), "{report}");
+}
+
+#[tokio::test]
+async fn what_a_node_that_drains_does_not_take_any_more_is_refused() {
+    for (via, why) in [("--via=worker", "1012"), ("--via=http", "POST /publish")] {
+        let mut pair = Pair::start().await;
+        // All sockets are of the node that stays.
+        let clients = format!("{},{}", pair.b.client_url, pair.b.client_url);
+        let workers = format!("{},{}", pair.a.worker_url, pair.b.worker_url);
+        let nodes = ["bench", "--json", "--client-url", &clients, "--worker-url", &workers, "--settle=0s"];
+        let load = ["--users=20", "--rate=100", "--duration=4s", "--warm-up=0s", via];
+        let command = line(&[&nodes[..], &load].concat());
+        let running = tokio::spawn(async move { run(&command, "").await });
+        eventually(BOUND, "a first event", async || {
+            if pair.db.exists("log:{user:bench-0}").await { Ok(()) } else { Err("no log".to_owned()) }
+        })
+        .await;
+        pair.a.signal(Signal::TERM);
+        let ran = running.await.unwrap();
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+        assert_eq!(report["published"], 400, "{report}");
+        assert_ended(&report, why);
+        assert!(report["delivered"].as_u64() >= Some(190), "those by the other node: {report}");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_after_a_frame_that_is_too_large_is_refused() {
+    let node = NodeBuilder::local("node-a").set("--max-event", "1KiB").start().await;
+    let load = ["bench", "--json", "--users=4", "--duration=1s", "--warm-up=0s", "--settle=0s"];
+    for rate in ["--rate=40", "--rate=max"] {
+        let ran = at(&node, &[&load[..], &["--payload=400000", "--window=8", rate]].concat()).await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+        if rate == "--rate=max" {
+            // Nobody says when the others would be due.
+            assert!(report["trouble"].as_str().is_some_and(|told| told.contains("1009")), "{report}");
+            assert!(report["published"].as_u64() < Some(100), "{report}");
+        } else {
+            assert_ended(&report, "1009");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_off_is_said_before_anything_is_loaded() {
     let node = NodeBuilder::local("node-a").start().await;

@@ -1,0 +1,144 @@
+//! Publishing by a worker's socket.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+use std::io;
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, Notify};
+
+use super::load::Load;
+use super::publisher::answered;
+use super::wire::{self, Address, CLOSE, PING, PONG, TEXT};
+
+/// A worker's socket.
+pub struct Worker {
+    load: Rc<Load>,
+    stream: TcpStream,
+    /// Frames that wait for the next write.
+    frames: RefCell<Vec<u8>>,
+    /// Where in these each event ends.
+    ends: RefCell<Vec<usize>>,
+    /// Held by whoever writes.
+    writing: Mutex<()>,
+    /// The node takes nothing more.
+    ended: Cell<bool>,
+    /// Told to a write that waits.
+    end: Notify,
+}
+
+impl Worker {
+    /// Opens it, and listens to what the node says.
+    ///
+    /// # Errors
+    /// Where the node does not let it in: which, and why.
+    pub async fn open(load: &Rc<Load>, to: &Address) -> Result<Rc<Self>, String> {
+        let path = format!("/?workerId=bench-{}", load.run);
+        let (stream, _) = wire::open(to, None, &path, load.plan.token.as_deref())
+            .await
+            .map_err(|error| format!("the worker port at {}: {error}", to.host))?;
+        let worker = Rc::new(Self {
+            load: load.clone(),
+            stream,
+            frames: RefCell::default(),
+            ends: RefCell::default(),
+            writing: Mutex::default(),
+            ended: Cell::new(false),
+            end: Notify::new(),
+        });
+        tokio::task::spawn_local(worker.clone().listen());
+        Ok(worker)
+    }
+
+    /// Whether the node takes nothing more.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Puts an event where the next flush takes it from.
+    pub fn queue(&self, event: &[u8]) {
+        let mut frames = self.frames.borrow_mut();
+        wire::append(&mut frames, TEXT, event);
+        self.ends.borrow_mut().push(frames.len());
+    }
+
+    /// Writes out what waits. What the node does not take any more counts as refused.
+    pub async fn flush(&self) {
+        let _turn = self.writing.lock().await;
+        let (mut frames, mut ends) = (self.frames.take(), self.ends.take());
+        let mut written = 0;
+        while written < frames.len() && !self.has_ended() {
+            match self.stream.try_write(&frames[written..]) {
+                Ok(size) => written += size,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {
+                    _ = self.stream.writable() => {}
+                    () = self.end.notified() => {}
+                },
+                Err(error) => self.end(error),
+            }
+        }
+        for _ in ends.iter().filter(|end| **end > written) {
+            self.load.refuse(b"its connection has ended");
+        }
+        if self.frames.borrow().is_empty() {
+            // The buffers are as large as the largest burst and will do for the next.
+            frames.clear();
+            ends.clear();
+            self.frames.replace(frames);
+            self.ends.replace(ends);
+        }
+    }
+
+    /// Notes that the node, or the network, has ended it, and why.
+    fn end(&self, why: impl Display) {
+        self.load.trouble(|| format!("a socket that publishes: {why}"));
+        self.ended.set(true);
+        self.end.notify_one();
+    }
+
+    /// Reads what the node says, for as long as it does.
+    async fn listen(self: Rc<Self>) {
+        let (mut bytes, mut rest) = (vec![0; 64 * 1024], Vec::new());
+        loop {
+            let read = match self.stream.readable().await {
+                Ok(()) => self.stream.try_read(&mut bytes),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(0) => return self.end("its end comes without a close"),
+                Ok(size) => rest.extend_from_slice(&bytes[..size]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return self.end(error),
+            }
+            let mut used = 0;
+            while let Some(frame) = wire::first(&rest[used..]) {
+                used += frame.size;
+                match frame.opcode {
+                    TEXT => self.take(frame.payload),
+                    PING => wire::append(&mut self.frames.borrow_mut(), PONG, frame.payload),
+                    CLOSE => return self.end(wire::closed(frame.payload)),
+                    _ => {}
+                }
+            }
+            rest.drain(..used);
+            // A publisher that has little to send does not keep a pong waiting; one that writes takes it along.
+            if self.writing.try_lock().is_ok() {
+                self.flush().await;
+            }
+        }
+    }
+
+    fn take(&self, text: &[u8]) {
+        const ACK: &[u8] = br#"{"type":"ack","ref":""#;
+        if let Some(reference) = text.strip_prefix(ACK) {
+            let digits = reference.iter().take_while(|byte| byte.is_ascii_digit());
+            let then_ns = digits.fold(0, |n: u64, digit| n.wrapping_mul(10) + u64::from(digit - b'0'));
+            answered(&self.load, then_ns);
+        } else if text.starts_with(br#"{"type":"error""#) {
+            self.load.refuse(text);
+        } else if text.starts_with(br#"{"type":"bye""#) {
+            self.end(String::from_utf8_lossy(text));
+        }
+    }
+}
