@@ -188,7 +188,7 @@ async fn listen(socket: &mut WebSocket, place: &mut Place) -> Result<End, Failur
             None => return Ok(End::Back(None, "the connection ended".to_owned())),
             Some(Err(error)) => return Ok(End::Back(None, format!("the connection broke: {error}"))),
         };
-        print(&format!("{text}\n"))?;
+        print(&line(&text))?;
         let frame: Frame = serde_json::from_str(&text).unwrap_or_default();
         place.take(&frame);
         if frame.r#type == "bye" {
@@ -221,6 +221,11 @@ impl Place {
 }
 
 /// The `bye` says whether to come back; without one, the code's range does.
+/// A frame as one line: `data` comes as it was sent, and may have line ends between its tokens.
+fn line(frame: &str) -> String {
+    frame.replace(['\r', '\n'], " ") + "\n"
+}
+
 fn closed(frame: Option<CloseFrame>, bye: Option<Frame>) -> End {
     let Some(frame) = frame else {
         return End::Back(None, "the node closed without a word".to_owned());

@@ -51,7 +51,8 @@ async fn frames_are_printed_and_an_interrupt_is_a_clean_goodbye() {
     let welcome = welcomed(&tail, 1).await;
     assert_eq!((&welcome["userId"], &welcome["clientId"]), (&"42".into(), &"tab-1".into()));
     worker.event("42", r#"{"b": 1e400}"#).await;
-    printed(&tail, &["1", r#"{"b": 1e400}"#]).await;
+    worker.event("42", "{\"c\":\r\n1,\"d\":\n2}").await;
+    printed(&tail, &["1", r#"{"b": 1e400}"#, r#"{"c":  1,"d": 2}"#]).await;
     tail.signal(Signal::INT);
     assert_eq!(tail.exit(BOUND).await.code(), Some(0));
     let user = http::get(&node.worker_http("/users/42")).await.json();
