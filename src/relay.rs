@@ -27,6 +27,7 @@ use crate::metrics::{self, Metrics};
 use crate::renewal::{self, End};
 use crate::router::Router;
 use crate::settings::Settings;
+use crate::settings::understood::url_at;
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -301,12 +302,8 @@ fn address(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
 }
 
-/// The listener's address as a URL that reaches it from this machine, where it listens on all of them.
 fn url_of(listener: &TcpListener) -> String {
-    match listener.local_addr() {
-        Ok(address) if address.ip().is_unspecified() => format!("ws://localhost:{}", address.port()),
-        _ => format!("ws://{}", address(listener)),
-    }
+    listener.local_addr().map_or_else(|_| "?".to_owned(), url_at)
 }
 
 /// Says aloud what is open to everyone, and what will not fit.

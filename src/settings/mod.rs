@@ -9,7 +9,7 @@ pub mod dot_env;
 pub mod read;
 pub mod redis;
 pub mod table;
-mod understood;
+pub mod understood;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;

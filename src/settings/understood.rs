@@ -1,8 +1,18 @@
 //! What the settings come to, in words: for whoever asks what a node would run with, and how open it would be.
 
+use std::net::SocketAddr;
+
 use super::read::Reader;
 use super::{LogFormat, Settings, files_for_others};
 use crate::auth;
+
+/// A listener's address as a URL that reaches it from this machine, also where it listens on all of them.
+pub fn url_at(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        return format!("ws://localhost:{}", address.port());
+    }
+    format!("ws://{address}")
+}
 
 impl Settings {
     /// Notes in the reader what each setting comes to whose default depends on others.
@@ -30,7 +40,7 @@ impl Settings {
                 (Some(_), _) => {} // as it was given, but for credentials
                 (None, 0) => reader.understand(flag, "from bind and the port that the system gives"),
                 (None, port) => {
-                    reader.understand(flag, format!("ws://{}", std::net::SocketAddr::new(self.bind, port)));
+                    reader.understand(flag, url_at(SocketAddr::new(self.bind, port)));
                 }
             }
         }

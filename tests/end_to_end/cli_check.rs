@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::NodeBuilder;
+use crate::support::node::two_ports;
 use crate::support::process::Launch;
 
 const QUICK: Duration = Duration::from_secs(15);
@@ -121,6 +123,24 @@ async fn what_nobody_has_set_is_as_documented() {
     assert!(most.is_ok_and(|most| most > 0), "{}", row("--max-connections"));
     for row in rows {
         assert_eq!(row["source"], "default", "{row}");
+    }
+}
+
+#[tokio::test]
+async fn where_a_node_listens_on_all_addresses_its_own_urls_are_shown() {
+    let (client, worker) = two_ports();
+    let ports = [("--client-port", client.to_string()), ("--worker-port", worker.to_string())];
+    let mut node = NodeBuilder::bare("solo").set("--mode", "local").set("--bind", "0.0.0.0");
+    for (flag, port) in &ports {
+        node = node.set(flag, port);
+    }
+    let node = node.start().await;
+    let args = ["check", "--json", "--bind=0.0.0.0", ports[0].0, &ports[0].1, ports[1].0, &ports[1].1];
+    let report: Value = serde_json::from_slice(&run(&args, &[], None).await.stdout).unwrap();
+    for (flag, url) in [("--client-url", &node.client_url), ("--worker-url", &node.worker_url)] {
+        let mut rows = report["settings"].as_array().unwrap().iter();
+        let row = rows.find(|row| row["flag"] == flag).unwrap();
+        assert_eq!(row["value"], **url, "{report}");
     }
 }
 
