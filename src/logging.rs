@@ -1,6 +1,7 @@
 //! The log's way out: by a thread of its own, so that a reader who stalls holds nobody up, and one who has gone, or a
-//! disk that is full, costs the log alone.
+//! disk that is full, costs the log alone. And what is told on standard error, by who has no log.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,16 @@ struct Waiting {
 pub fn start() -> io::Result<&'static Log> {
     thread::Builder::new().name("log".to_owned()).spawn(|| LOG.run(io::stdout()))?;
     Ok(&LOG)
+}
+
+/// Writes a line to standard error. Where that cannot be written, nobody is left to tell, and the exit status says it.
+pub fn say(line: impl Display) {
+    show(&format!("switchboard: {line}\n"));
+}
+
+/// Writes a text to standard error, if that can be written.
+pub fn show(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Waits until what was logged is written, a second at most.

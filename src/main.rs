@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use switchboard::cli::{self, Cli};
 use switchboard::command::{self, Failure, Outcome};
 use switchboard::health::{self, Target};
-use switchboard::logging;
+use switchboard::logging::{self, say};
 use switchboard::relay::Relay;
 use switchboard::renewal::End;
 use switchboard::settings::read::Reader;
@@ -47,7 +47,7 @@ fn on(threads: usize, work: impl Future<Output = ExitCode>) -> ExitCode {
     let runtime = match builder.worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("switchboard: cannot start: {error}");
+            say(format_args!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -65,7 +65,7 @@ fn ended(outcome: Outcome) -> ExitCode {
         Err(Failure::Told) => (String::new(), ExitCode::FAILURE),
     };
     for line in message.lines() {
-        eprintln!("switchboard: {line}");
+        say(line);
     }
     code
 }
@@ -76,7 +76,7 @@ fn serve(given: Reader) -> ExitCode {
         Err(code) => return code,
     };
     if let Err(error) = log(&settings) {
-        eprintln!("switchboard: cannot start: {error}");
+        say(format_args!("cannot start: {error}"));
         return ExitCode::FAILURE;
     }
     let code = on(settings.threads, async {
@@ -104,7 +104,7 @@ async fn ask_health(mut given: Reader) -> ExitCode {
     match health::check(&target).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            eprintln!("switchboard: not healthy: {reason}");
+            say(format_args!("not healthy: {reason}"));
             ExitCode::FAILURE
         }
     }
@@ -113,7 +113,7 @@ async fn ask_health(mut given: Reader) -> ExitCode {
 fn read(given: Reader) -> Result<Settings, ExitCode> {
     Settings::parse(given).map_err(|mistakes| {
         for mistake in mistakes {
-            eprintln!("switchboard: {}", mistake.0);
+            say(mistake.0);
         }
         ExitCode::from(UNUSABLE)
     })

@@ -39,6 +39,8 @@ use report::{Connect, Latency, Report, grouped};
 use share::{Count, Told, merged};
 use watch::{Cost, Sample};
 
+use crate::logging;
+
 /// The hidden flag that makes a process do a share: `<number>/<run>`.
 pub const SHARE: &str = "share";
 
@@ -135,18 +137,18 @@ impl Shares {
     fn show(&self) {
         if self.terminal {
             let (delivered, sockets) = self.progress.iter().fold((0, 0), |(d, s), p| (d + p.0, s + p.1));
-            eprint!(
+            logging::show(&format!(
                 "\r\x1b[K{:>4} s   {} sockets   {} delivered",
                 self.started.elapsed().as_secs(),
                 grouped(sockets as f64),
                 grouped(delivered as f64)
-            );
+            ));
         }
     }
 
     fn clear(&self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            logging::show("\r\x1b[K");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{Failure, Outcome, print};
+use crate::logging::say;
 use crate::settings::Settings;
 use crate::settings::read::{Reader, Source};
 use crate::settings::table::{HIDDEN, SETTINGS};
@@ -60,7 +61,7 @@ pub fn run(mut reader: Reader, check: &Check) -> Outcome {
         table(&report.settings)
     });
     for warning in &report.warnings {
-        eprintln!("switchboard: {warning}");
+        say(warning);
     }
     if settings.is_some() {
         return printed;

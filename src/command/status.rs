@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::endpoint::Endpoint;
 use super::{Failure, Outcome, print, wire};
 use crate::listener::http::NODE_HEADER;
+use crate::logging::say;
 use crate::settings::read::Reader;
 
 /// What was asked for.
@@ -57,7 +58,7 @@ async fn watch(to: &Endpoint, json: bool) -> Failure {
                     return failure;
                 }
             }
-            Err(Failure::Usage(reason) | Failure::Failed(reason)) => eprintln!("switchboard: {reason}"),
+            Err(Failure::Usage(reason) | Failure::Failed(reason)) => say(reason),
             Err(Failure::Told | Failure::Unread) => {}
         }
         sleep(EVERY).await;

@@ -15,6 +15,7 @@ use super::wire::{self, NoSocket, WebSocket};
 use super::{Failure, Outcome, print};
 use crate::close;
 use crate::id::ClientId;
+use crate::logging::say;
 use crate::settings::read::Reader;
 
 /// What was asked for.
@@ -120,13 +121,13 @@ pub async fn run(mut reader: Reader, tail: Tail) -> Outcome {
         };
         let wait = match end {
             End::Back(Some(after), reason) => {
-                eprintln!("switchboard: {reason}; back in {} ms", after.as_millis());
+                say(format_args!("{reason}; back in {} ms", after.as_millis()));
                 after
             }
             End::Back(None, reason) => {
                 let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                eprintln!("switchboard: {reason}; trying again in {} ms", wait.as_millis());
+                say(format_args!("{reason}; trying again in {} ms", wait.as_millis()));
                 wait
             }
             End::Stay(1000, _) => return Ok(()),
@@ -220,12 +221,12 @@ impl Place {
     }
 }
 
-/// The `bye` says whether to come back; without one, the code's range does.
 /// A frame as one line: `data` comes as it was sent, and may have line ends between its tokens.
 fn line(frame: &str) -> String {
     frame.replace(['\r', '\n'], " ") + "\n"
 }
 
+/// The `bye` says whether to come back; without one, the code's range does.
 fn closed(frame: Option<CloseFrame>, bye: Option<Frame>) -> End {
     let Some(frame) = frame else {
         return End::Back(None, "the node closed without a word".to_owned());

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::endpoint::Endpoint;
 use super::{Failure, Outcome, print, wire};
+use crate::logging::say;
 use crate::settings::read::Reader;
 
 /// What was asked for.
@@ -50,11 +51,8 @@ pub async fn run(mut reader: Reader, trace: Trace) -> Outcome {
     let begin: Value = serde_json::from_slice(&begin).unwrap_or_default();
     let mut after = begin["after"].as_str().unwrap_or("0").to_owned();
     let words = humantime::format_duration(trace.long);
-    eprintln!(
-        "switchboard: following {} for {words}; every node does within {} s",
-        trace.user,
-        LEARNT.as_secs()
-    );
+    let learnt = LEARNT.as_secs();
+    say(format_args!("following {} for {words}; every node does within {learnt} s", trace.user));
     let end = Instant::now() + trace.long;
     let outcome = loop {
         match look(&to, &path, &mut after, trace.json).await {

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 
 use super::read::Mistake;
 use super::table::SETTINGS;
+use crate::logging::say;
 
 /// What `.env` says, and what of it cannot be read.
 #[derive(Debug, Default)]
@@ -35,7 +36,7 @@ pub fn read() -> DotEnv {
         Ok(text) => {
             let read = parse(&text);
             for line in &read.passed_over {
-                eprintln!("switchboard: .env, line {line} cannot be read, and is left out: it is no setting");
+                say(format_args!(".env, line {line} cannot be read, and is left out: it is no setting"));
             }
             read
         }

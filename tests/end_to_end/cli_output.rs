@@ -1,5 +1,6 @@
 //! What commands print, where nobody reads it any more or where it cannot be written.
 
+use crate::support::ports::free_port;
 use crate::support::process::Launch;
 use crate::support::terminal::{line_at, run};
 use crate::support::{Node, NodeBuilder};
@@ -16,6 +17,30 @@ async fn watching_ends_where_nobody_reads() {
     let script = r#"("$0" status --watch --json; echo "ended with $?" >&2) | head -n 1"#;
     let ran = run(&shell(&node, script), "").await;
     assert_eq!((ran.lines().len(), ran.err.trim()), (1, "ended with 0"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn an_exit_status_holds_where_nothing_can_be_said_of_it() {
+    let node = NodeBuilder::local("solo").start().await;
+    let nobody = format!("ws://127.0.0.1:{}", free_port());
+    for (command, code) in [
+        ("--client-port=70000".to_owned(), 2),
+        ("check --client-port=70000".to_owned(), 2),
+        ("check".to_owned(), 0),
+        ("tail --user=,".to_owned(), 1),
+        (format!("status --worker-url={nobody}"), 1),
+        (format!("health --worker-url={nobody}"), 1),
+        ("trace --user=42 --for=1s".to_owned(), 0),
+    ] {
+        let ran = run(&shell(&node, &format!(r#""$0" {command} 2> /dev/full"#)), "").await;
+        assert_eq!(ran.code, Some(code), "{command}: {ran:?}");
+    }
+    // One of another program's lines in `.env` is passed over.
+    let check = Launch {
+        dotenv: Some("GREETING=hello world\n".to_owned()),
+        ..shell(&node, r#""$0" check 2> /dev/full"#)
+    };
+    assert_eq!(run(&check, "").await.code, Some(0));
 }
 
 #[tokio::test]

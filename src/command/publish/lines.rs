@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use crate::command::endpoint::Endpoint;
 use crate::command::wire::{self, NoSocket, WebSocket};
 use crate::command::{Failure, Outcome};
+use crate::logging;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{Receipt, Request, answer};
 
@@ -62,7 +63,7 @@ pub async fn run(to: &Endpoint) -> Outcome {
     };
     let outcome = pipeline.serve(BufReader::new(tokio::io::stdin()).split(b'\n')).await;
     if pipeline.count.shown {
-        eprintln!();
+        logging::show("\n");
     }
     let count = &pipeline.count;
     match outcome {
@@ -250,8 +251,7 @@ impl Count {
             "\r{} sent, {} answered, {} refused, {rate:.0} a second\x1b[K",
             self.sent, self.answered, self.refused
         );
-        let mut out = std::io::stderr().lock();
-        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+        logging::show(&line);
     }
 }
 
