@@ -106,7 +106,7 @@ fn proxies_wait_longer_than_a_ping_takes() {
     let ping = time(default("ping-interval")) + time(default("pong-timeout"));
     for (file, directives) in [
         ("nginx.conf", &["proxy_read_timeout ", "proxy_send_timeout "][..]),
-        ("haproxy.cfg", &["timeout tunnel "]),
+        ("haproxy.cfg", &["timeout tunnel ", "timeout client ", "timeout server "]),
     ] {
         let text = read(file);
         for directive in directives {
