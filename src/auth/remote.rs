@@ -37,9 +37,9 @@ pub struct Remote {
 
 #[derive(Default)]
 struct State {
-    away: bool,
-    /// When the log was told so, and not yet that it is back.
+    /// The log has it that the server is away.
     told: bool,
+    /// When it was told so last.
     last_told: Option<Instant>,
 }
 
@@ -84,17 +84,17 @@ impl Remote {
         timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(format!("silent for {} s", PATIENCE.as_secs())))
     }
 
-    /// Says once in the log that the server is away, and once that it is back.
+    /// Says once in the log that the server is away, where it was told of shortly before a moment later, and once that it
+    /// is back.
     pub fn note(&self, answered: Result<(), &dyn Display>) {
         let mut state = lock(&self.state);
-        let was_away = std::mem::replace(&mut state.away, answered.is_err());
         match answered {
-            Err(why) if !was_away && state.last_told.is_none_or(|last| last.elapsed() >= QUIET) => {
+            Err(why) if !state.told && state.last_told.is_none_or(|last| last.elapsed() >= QUIET) => {
                 state.told = true;
                 state.last_told = Some(Instant::now());
                 warn!("{} is away: {why}", self.flag);
             }
-            Ok(()) if was_away && std::mem::take(&mut state.told) => info!("{} is back", self.flag),
+            Ok(()) if std::mem::take(&mut state.told) => info!("{} is back", self.flag),
             _ => {}
         }
     }
@@ -114,6 +114,22 @@ fn causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_shortly_after_another_is_told_once_it_lasts() {
+        let remote = Remote::new("--api-server-url", &url("http://h").unwrap()).unwrap();
+        // Whether the log has it that the server is away.
+        let after = |answered: Result<(), &dyn Display>| {
+            remote.note(answered);
+            lock(&remote.state).told
+        };
+        assert!(after(Err(&"refused")));
+        assert!(!after(Ok(())));
+        assert!(!after(Err(&"refused")), "it comes and goes");
+        tokio::time::advance(QUIET).await;
+        assert!(after(Err(&"refused")), "it has stayed away");
+        assert!(after(Err(&"refused")) && !after(Ok(())));
+    }
 
     #[test]
     fn urls_that_can_be_asked_and_no_others() {
