@@ -39,8 +39,11 @@
 //!
 //! [`bench`]: mod@bench
 
-// A relay that panics drops everyone it serves; tests may.
-#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+// A relay that panics drops everyone it serves; tests may. So does what prints, where it cannot.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)
+)]
 
 pub mod acked;
 pub mod auth;
