@@ -135,7 +135,7 @@ impl Refusal {
     pub fn unavailable() -> Self {
         Self::new(
             Code::Unavailable,
-            "this node has no use of Redis now (GET /readyz says why), or too few replicas (--wait-replicas); it may or may not have been done: try again, with a key where once is enough",
+            "this node has no use of Redis now (GET /readyz or its log says why), or too few replicas (--wait-replicas); it may or may not have been done: try again, with a key where once is enough",
         )
     }
 
