@@ -139,7 +139,7 @@ settings! {
     SESSIONS "max-message" "MAX_MESSAGE" "SIZE" "64KiB"
         "Largest frame a client may send",
     SESSIONS "max-event" "MAX_EVENT" "SIZE" "1MiB"
-        "Largest event a worker may publish",
+        "Largest event a worker may publish, by the bytes of its data and its name",
     SESSIONS "max-sessions-per-user" "MAX_SESSIONS_PER_USER" "COUNT" "32"
         "Over all nodes; one more is refused, a replaced one does not count",
     SESSIONS "max-connections" "MAX_CONNECTIONS" "COUNT" ["from the limit on open files"]
