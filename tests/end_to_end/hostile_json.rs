@@ -102,7 +102,7 @@ async fn as_a_hello_it_is_invalid_frame_and_4000() {
     let mut beside = Beside::open(&node).await;
     let mut hellos = no_frames();
     hellos.push(r#"{"userId":"42","userId":"42"}"#.to_owned());
-    hellos.push(r#"{"userId":"42","type":"hello"}"#.to_owned());
+    hellos.push(r#"{"userId":"42","type":"ping"}"#.to_owned());
     // A field that is null is left out.
     for odd in ODD.iter().filter(|odd| **odd != "null") {
         hellos.push(format!(r#"{{"userId":{odd}}}"#));
