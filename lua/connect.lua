@@ -265,7 +265,8 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(nodes, log, cursor, from, newest, noted[2] or noted[3] or noted[4])
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
-  local lost = #members > 0 and not (noted[2] or noted[3]) -- Redis threw the positions away
+  -- Redis threw the positions away. (What is kept for a shorter time than leases lapses before those of a node that died.)
+  local lost = #members > 0 and not (noted[2] or noted[3]) and log_ttl >= tonumber(session_ttl)
   local dropped = lost and now or tonumber(noted[5] or 0)
   if since == '' and not confirmed and dropped > now - log_ttl then whole = false end
 

@@ -18,8 +18,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.pcall('XGROUP', 'CREATE', events, 'switchboard', '0', 'MKSTREAM') -- BUSYGROUP: it is there
 local idle = {}
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', events, 'switchboard')) do
-  local its_boot, its_number, until_ms = string.match(consumer[2], '^lease %S+ (%S*)%.(%d+) (%d+)$')
-  if its_boot then
+  local holder, until_ms = string.match(consumer[2], '^lease %S+ (%S+) (%d+)$')
+  if holder then
+    local its_boot, its_number = string.match(holder, '^(.*)%.(%d+)$') -- one without a number is another's
     local yields = its_boot == boot and tonumber(its_number) <= tonumber(number)
     if not yields and tonumber(until_ms) > now then return 0 end
     redis.call('XGROUP', 'DELCONSUMER', events, 'switchboard', consumer[2])

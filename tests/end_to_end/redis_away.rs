@@ -65,6 +65,12 @@ async fn back_with_an_older_state_it_lists_nobody_who_has_left_since() {
     let (left, alone) =
         (Client::as_user(&node, "42", "tab-2").await, Client::as_user(&node, "7", "tab-1").await);
     let mut db = redis.db().await;
+    // A key that somebody else has written over keeps nobody else listed.
+    let mut broken = Vec::new();
+    for user in 0..16 {
+        broken.push(Client::as_user(&node, &format!("broken-{user}"), "tab-1").await);
+        let () = db.run(redis::cmd("SET").arg(format!("user:broken-{user}")).arg("x")).await;
+    }
     let () = db.run(&redis::cmd("SAVE")).await;
     left.close().await;
     alone.close().await;

@@ -82,6 +82,18 @@ async fn what_comes_for_an_earlier_lease_of_the_same_process_is_refused() {
 }
 
 #[tokio::test]
+async fn a_lease_without_a_number_is_anothers_until_its_end() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead(&stage, "a", "0") || consumers(&stage).is_empty()); // the group is there
+    for (until, ours) in [("9000000000000", false), ("1700000000000", true)] {
+        let theirs = format!("lease n a {until}");
+        let _: i64 = stage.ask(&["XGROUP", "CREATECONSUMER", "other", "switchboard", &theirs]);
+        assert_eq!(lead(&stage, "a", LONG), ours, "{theirs}");
+        let _: i64 = stage.ask(&["XGROUP", "DELCONSUMER", "other", "switchboard", &theirs]);
+    }
+}
+
+#[tokio::test]
 async fn a_lease_however_often_renewed_is_one_consumer() {
     let stage = Kind::Redis.stage().await;
     for _ in 0..3 {

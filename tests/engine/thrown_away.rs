@@ -5,7 +5,7 @@ use std::time::Duration;
 use switchboard::engine::{Connected, LeaseState, Mode};
 use switchboard::id::EventId;
 
-use crate::stage::{Kind, event, ids, user};
+use crate::stage::{Kind, Options, event, ids, user};
 
 const LOG: &str = "log:{user:42}";
 
@@ -87,6 +87,16 @@ async fn who_comes_after_a_sign_out_stays_though_the_clock_has_gone_back() {
     let mode = Mode::Resume { order: page.order };
     let resumed = stage.try_connect(&user, "tab", mode, Some(page.position)).await;
     assert!(matches!(resumed, Connected::Registered(_)), "that is a time that never comes: {resumed:?}");
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_kept_for_less_than_a_lease_may_lapse() {
+    let log_ttl = Duration::from_secs(1);
+    let stage = Kind::Redis.stage_with(Options { log_ttl, ..Options::default() }).await;
+    let user = user("42");
+    stage.connect(&user, "tab").await;
+    let () = stage.ask(&["DEL", "cursor:{user:42}"]); // as if that second was over, and the node had died
+    assert!(stage.connect(&user, "other").await.whole);
 }
 
 #[tokio::test]

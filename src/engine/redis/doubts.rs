@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::cmd;
+use redis::{Value, cmd};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::debug;
@@ -41,40 +41,56 @@ pub async fn tell(context: Arc<Context>) {
 pub async fn list(context: Arc<Context>) {
     loop {
         context.doubts.listing.notified().await;
-        while let Err(error) = list_all(&context).await {
-            debug!(%error, "this node's sessions are not listed yet");
+        let mut users = loop {
+            match served(&context).await {
+                Ok(users) => break users,
+                Err(error) => debug!(%error, "this node's sessions are not listed yet"),
+            }
+            sleep(PAUSE).await;
+        };
+        loop {
+            users = list_sessions(&context, users).await;
+            if users.is_empty() {
+                break;
+            }
+            debug!(users = users.len(), "the sessions of some users are not listed yet");
             sleep(PAUSE).await;
         }
     }
 }
 
-async fn list_all(context: &Context) -> Result<(), Unavailable> {
-    let Some(node) = context.node() else { return Ok(()) };
+/// This node's users, by its list.
+async fn served(context: &Context) -> Result<Vec<UserId>, Unavailable> {
     let mut served = cmd("SMEMBERS");
     served.arg(context.keys.users(&context.config.node));
-    let mut users = Vec::new();
-    for user in reply::array(context.link.probe_one(served).await?)? {
-        users.extend(reply::text(&user)?.parse::<UserId>());
-    }
+    let users = reply::array(context.link.probe_one(served).await?)?;
+    Ok(users.iter().filter_map(|user| reply::text(user).ok()?.parse().ok()).collect())
+}
+
+/// Lists the sessions of these users; returns those whose part of Redis does not answer.
+async fn list_sessions(context: &Context, users: Vec<UserId>) -> Vec<UserId> {
+    let Some(node) = context.node() else { return Vec::new() };
+    let mut unreached = Vec::new();
     for batch in users.chunks(USERS * context.link.masters()) {
         let mut questions = redis::pipe();
         for user in batch {
             questions.cmd("SMEMBERS").arg(context.keys.user(user));
         }
         for (user, members) in batch.iter().zip(context.link.probe_each(&questions).await) {
-            let members = match members {
-                Err(error) if error.cause == Cause::BrokenKey => continue,
-                members => reply::array(members?)?,
-            };
-            let mut clients = Vec::with_capacity(1);
-            for member in &members {
-                let (client, holder) = reply::text(member)?.split_once('@').unwrap_or_default();
-                if holder == context.config.node.as_str() {
-                    clients.extend(client.parse::<ClientId>());
-                }
+            match members {
+                Ok(members) => node.listed(user, clients_here(context, members)),
+                Err(error) if reply::cause(&error.reason) == Cause::BrokenKey => {} // others are asked about all the same
+                Err(_) => unreached.push(user.clone()),
             }
-            node.listed(user, clients);
         }
     }
-    Ok(())
+    unreached
+}
+
+fn clients_here(context: &Context, members: Value) -> Vec<ClientId> {
+    let of_member = |member: &Value| {
+        let (client, holder) = reply::text(member).ok()?.split_once('@')?;
+        (holder == context.config.node.as_str()).then(|| client.parse().ok())?
+    };
+    reply::array(members).unwrap_or_default().iter().filter_map(of_member).collect()
 }

@@ -5,7 +5,8 @@
 //! clients who come at once. A lane does one batch after the other, so what it does happens in the order in which it was
 //! called. More lanes would make batches smaller, and each call costs Redis and the node as much as several of its items.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,7 +106,9 @@ pub struct Sessions {
     /// Ends of sessions that Redis has not heard of yet. Bounded by the sessions there were.
     owed: HashMap<(UserId, ClientId), Disconnect>,
     /// Users whose sessions have ended, of which `presence` has not been told; and one of those sessions.
-    untold: HashMap<UserId, ClientId>,
+    untold: BTreeMap<UserId, ClientId>,
+    /// The last of them that was tried again: the next have their turn.
+    tried: Option<UserId>,
     /// When that is tried again.
     retell: Instant,
 }
@@ -113,7 +116,7 @@ pub struct Sessions {
 impl Sessions {
     /// A lane with nothing owed.
     pub fn new(context: Arc<Context>) -> Self {
-        Self { context, owed: HashMap::new(), untold: HashMap::new(), retell: Instant::now() }
+        Self { context, owed: HashMap::new(), untold: BTreeMap::new(), tried: None, retell: Instant::now() }
     }
 
     /// Works until the engine is dropped.
@@ -216,27 +219,40 @@ impl Sessions {
         if self.context.link.is_trusted().is_err() {
             return;
         }
-        // An end that is done again does no more than what was left of it.
-        let end = |(user, client): (&UserId, &ClientId)| {
-            let (user, client) = (user.clone(), client.clone());
-            Disconnect { user, client, confirmed: None }
-        };
-        let ends: Vec<_> = self.untold.iter().take(sessions::MAX_CONNECTS).map(end).collect();
-        let ended = sessions::disconnect(&self.context, &ends).await;
         let mut all_told = true;
-        for (end, ended) in ends.into_iter().zip(ended) {
-            if let Ok(Ended::Untold) = ended {
-                all_told = false;
-                continue;
-            }
-            self.untold.remove(&end.user);
-            if ended.is_err() {
-                self.owed.entry((end.user.clone(), end.client.clone())).or_insert(end);
+        for batch in self.next_untold().chunks(sessions::MAX_CONNECTS) {
+            for (end, ended) in batch.iter().zip(sessions::disconnect(&self.context, batch).await) {
+                if let Ok(Ended::Untold) = ended {
+                    all_told = false;
+                    continue;
+                }
+                self.untold.remove(&end.user);
+                if ended.is_err() {
+                    let whose = (end.user.clone(), end.client.clone());
+                    self.owed.entry(whose).or_insert_with(|| end.clone());
+                }
             }
         }
         if all_told {
             self.retell = Instant::now();
         }
+    }
+
+    /// Ends that are done again, which does no more than what was left of them, and keeps that for `--log-ttl`: so many
+    /// that all have their turn thrice in that time.
+    fn next_untold(&mut self) -> Vec<Disconnect> {
+        let rounds = self.context.config.log_ttl.div_duration_f64(3 * RETELL).max(1.0) as usize;
+        let most = self.untold.len().div_ceil(rounds).max(sessions::MAX_CONNECTS);
+        let after = self.tried.as_ref().map_or(Unbounded, Excluded);
+        let rest = self.untold.range::<UserId, _>((after, Unbounded));
+        let next = rest.chain(&self.untold).take(most.min(self.untold.len()));
+        let end = |(user, client): (&UserId, &ClientId)| {
+            let (user, client) = (user.clone(), client.clone());
+            Disconnect { user, client, confirmed: None }
+        };
+        let ends: Vec<_> = next.map(end).collect();
+        self.tried = ends.last().map(|end| end.user.clone());
+        ends
     }
 }
 
@@ -319,6 +335,21 @@ mod tests {
             lane.retell = Instant::now() + wait;
             lane.batch(&mut Vec::new()).await;
             assert_eq!((lane.untold.len(), calls.lock().unwrap().0), (left, called));
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_are_untold_have_their_turn_while_what_they_are_owed_is_kept() {
+        let mut lane = Sessions::new(context(fake(|_| Some("+OK")).await, Duration::ZERO));
+        let rounds = lane.context.config.log_ttl.as_secs() as usize / 3;
+        for (users, each) in [(0, 0), (5, 5), (100, 32), (70 * rounds, 70)] {
+            lane.untold =
+                (0..users).map(|n| (format!("{n}").parse().unwrap(), "tab".parse().unwrap())).collect();
+            let tried: Vec<_> =
+                std::iter::repeat_with(|| lane.next_untold()).take(users.div_ceil(each.max(1))).collect();
+            assert!(tried.iter().all(|ends| ends.len() == each), "{users}");
+            let all: std::collections::HashSet<_> = tried.iter().flatten().map(|end| &end.user).collect();
+            assert_eq!(all.len(), users);
         }
     }
 }
