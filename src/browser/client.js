@@ -319,6 +319,7 @@ class Connection {
     this.#hangUp();
     if (this.#welcomedAt && performance.now() - this.#welcomedAt > SETTLED) this.#tries = 0;
     if (this.#welcomedAt) this.#misses = 0;
+    else if (this.#identify === "rest") this.#identify = "hello"; // it may be named no longer
     this.#welcomedAt = 0;
     const bye = this.#bye;
     if (bye) ({ code, reason, afterMs } = bye);

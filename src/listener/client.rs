@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::http::{self, Answer};
-use super::{Ports, bound_silence, browser, cors, events};
+use super::{Ports, browser, cors, events};
 use crate::auth::{Credentials, Grant, Pass};
 use crate::close::Close;
 use crate::engine::Registration;
@@ -21,7 +21,7 @@ use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Hello;
 use crate::router::Registered;
 use crate::session::Session;
-use crate::session::socket::{CLIENT_READ_BUFFER, Socket, close_for};
+use crate::session::socket::{CLIENT_READ_BUFFER, Socket, bound_silence, close_for};
 use crate::session::transport::Transport;
 
 /// Answers a request of `peer` on the client port.

@@ -38,6 +38,7 @@ use crate::auth::Auth;
 use crate::auth::origin::Origins;
 use crate::router::Router;
 use crate::session::Limits;
+use crate::session::socket::bound_silence;
 use body::Bodies;
 use in_flight::OnTheirWay;
 use room::{Guest, Room};
@@ -239,33 +240,4 @@ async fn serve_connection<H, F>(
 async fn asked(closing: &mut watch::Receiver<bool>) {
     // An error means that the node is gone altogether.
     let _ = closing.wait_for(|closing| *closing).await;
-}
-
-/// How long a peer may take nothing of what was sent to it; zero leaves it to the system. Nothing answers on an event
-/// stream: without this a peer that is gone in silence would count as there for a quarter of an hour. The pongs of
-/// WebSockets show the same, and better: to Linux, a peer that makes room by less than a packet has made none.
-fn bound_silence(stream: &TcpStream, most: Duration) {
-    #[cfg(not(target_os = "linux"))]
-    let _ = (stream, most);
-    #[cfg(target_os = "linux")]
-    if let Err(error) =
-        sockopt::set_tcp_user_timeout(stream, u32::try_from(most.as_millis()).unwrap_or(u32::MAX))
-    {
-        debug!(%error, "the system bounds the silence of this connection by itself");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn the_system_knows_how_long_a_peer_may_be_silent() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _here = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (there, _) = listener.accept().await.unwrap();
-        bound_silence(&there, Duration::from_secs(35));
-        assert_eq!(rustix::net::sockopt::tcp_user_timeout(&there).unwrap(), 35_000);
-    }
 }

@@ -33,8 +33,9 @@ enum Ping {
     /// The next ping goes out at this time.
     Due(Instant),
     /// A ping is out, as the last of so many bytes, or it [`WAITS`]; its pong confirms everything up to this id. Where the
-    /// peer sends nothing, it is looked at after half of its time, at its end, and so on.
-    Out { until: Instant, confirms: EventId, sent: u64, looks: u8 },
+    /// peer sends nothing, it is looked at after half of its time, at its end, and so on: so often by now, since it has
+    /// shown that it is `slow`, if it has; it was `full` at the last look.
+    Out { until: Instant, confirms: EventId, sent: u64, looks: u8, slow: bool, full: bool },
     /// As that, but it is the last one, and its time is a moment: after it the session closes for this.
     Last { until: Instant, confirms: EventId, close: Close },
 }
@@ -134,7 +135,7 @@ impl Clock {
     /// A ping goes out: the pong to it confirms everything up to `confirms`.
     pub(super) fn pinged(&mut self, confirms: EventId) {
         let until = Instant::now() + self.pong_timeout / 2;
-        self.ping = Ping::Out { until, confirms, sent: WAITS, looks: 0 };
+        self.ping = Ping::Out { until, confirms, sent: WAITS, looks: 0, slow: false, full: false };
     }
 
     /// All that waited has gone out, `went` bytes in all: where the ping was among it, the time for its pong begins.
@@ -149,21 +150,25 @@ impl Clock {
 
     /// Whether a peer whose pong is late is silent, by what it has sent and `taken`. It has half of its time to show
     /// otherwise, and longer where its system has no room: it sends, or it takes what is before the ping. Then it is slow,
-    /// and has as long again, and longer: what its system has taken before the ping, it has yet to read.
+    /// and its time begins anew, at last when its system has the ping: what that has taken before, it has yet to read.
     pub(super) fn is_silent(&mut self, (taken, has_room): (Moved, bool)) -> bool {
-        let Ping::Out { until, sent, looks, .. } = &mut self.ping else { return false };
+        let Ping::Out { until, sent, looks, slow, full, .. } = &mut self.ping else { return false };
         let before = std::mem::replace(&mut self.moved, taken);
+        let was_full = std::mem::replace(full, !has_room);
         let half = self.pong_timeout / 2;
+        *until = Instant::now() + half;
         let least = (LEAST_RATE * half.as_secs_f64()) as u64;
         let had_ping = before.went >= *sent;
         let takes = taken.went >= *sent || taken.went.saturating_sub(before.went) >= least;
-        *looks += 1;
-        if *looks > 1 && (taken.came - before.came >= least || !had_ping && takes) {
-            (*until, *looks) = (Instant::now() + self.pong_timeout, 0);
+        // The first look at a ping shows only where things stand.
+        let first = *looks == 0 && !*slow;
+        if !first && (taken.came - before.came >= least || !had_ping && takes) {
+            (*slow, *looks) = (true, 0);
             return false;
         }
-        *until = Instant::now() + half;
-        *looks >= if had_ping || has_room { 2 } else { LOOKS_WITHOUT_ROOM }
+        *looks += 1;
+        // Room that was made just now has not been filled yet.
+        *looks >= if had_ping || has_room && !was_full { 2 } else { LOOKS_WITHOUT_ROOM }
     }
 
     /// The last ping went out: the session closes at the pong to it, or soon.
@@ -282,12 +287,14 @@ mod tests {
             (&[(0, 10_000), (0, 60_000)], 3.0), // what came after the ping shows nothing
             (&[(0, 9_990), (0, 9_990)], 3.0),
             (&[(0, 9_000), (0, 9_700)], 3.0),
-            (&[(0, 9_000), (0, 9_768), (0, 9_768), (0, 9_768)], 7.5),
-            (&[(0, 5_000), (0, 5_800), (0, 5_800), (0, 6_600), (0, 6_600), (0, 6_600)], 12.0),
+            (&[(0, 9_000), (0, 9_768), (0, 9_768), (0, 9_768)], 6.0),
+            (&[(0, 5_000), (0, 5_800), (0, 5_800), (0, 6_600), (0, 6_600), (0, 6_600)], 9.0),
             (&[(0, FULL); 8], 12.0),
-            (&[(0, FULL), (0, FULL), (0, FULL), (0, 9_000), (0, 9_000), (0, 9_000)], 10.5),
-            (&[(0, 9_990), (0, 10_000), (0, 10_000), (0, 10_000)], 7.5), // it has just got it
-            (&[(0, 10_000), (768, 10_000), (768, 10_000), (800, 10_000)], 7.5), // it is sending something
+            (&[(0, FULL), (0, FULL), (0, FULL), (0, 9_000), (0, 9_000), (0, 9_000)], 9.0),
+            (&[(0, FULL), (0, FULL), (0, FULL), (0, 5_000), (0, 5_000)], 7.5), // it has just made room
+            (&[(0, 9_990), (0, 10_000), (0, 10_000), (0, 10_000)], 6.0),       // it has just got it
+            (&[(0, 9_000), (0, 9_768), (0, 10_000), (0, 10_000), (0, 10_000)], 7.5),
+            (&[(0, 10_000), (768, 10_000), (768, 10_000), (800, 10_000)], 6.0), // it is sending something
         ] {
             let mut clock = clock(None, None);
             tick(&mut clock).await;

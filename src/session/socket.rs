@@ -39,6 +39,8 @@ const MOST_BUFFERED: usize = 256 * 1024;
 const HEADERS: usize = 512 * 1024;
 /// How long a peer may take to take its goodbye, and then to say its own.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How long it may take nothing of what the system still holds for it after that.
+const LEFT_BEHIND: Duration = Duration::from_secs(30);
 
 /// The socket.
 pub struct Socket {
@@ -160,6 +162,7 @@ impl Socket {
 
     /// Answers the peer's close, if it sent one, and lets go.
     pub async fn finish(mut self) {
+        bound_silence(self.library.get_ref().stream(), LEFT_BEHIND);
         // Nothing may follow on the answer. Whatever comes of it, the connection ends here.
         self.waiting = VecDeque::new();
         let _ = timeout(GOODBYE, self.flush()).await;
@@ -174,6 +177,7 @@ impl Socket {
 
     /// Closes, after `last` where there is one.
     pub async fn close_with(mut self, last: Option<Message>, close: Close) {
+        bound_silence(self.library.get_ref().stream(), LEFT_BEHIND);
         let frame = CloseFrame { code: CloseCode::from(close.code()), reason: close.reason().into() };
         for message in last.into_iter().chain([Message::Close(Some(frame))]) {
             if self.feed(message).is_err() {
@@ -211,5 +215,53 @@ pub fn close_for(error: &Error) -> Option<Close> {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
         Error::Protocol(_) => Some(Close::Protocol),
         _ => None,
+    }
+}
+
+/// How long a peer may take nothing of what was sent to it; zero leaves it to the system. Nothing answers on an event
+/// stream: without this a peer that is gone in silence would count as there for a quarter of an hour. The pongs of
+/// WebSockets show the same, and better: to Linux, a peer that makes room by less than a packet has made none.
+pub fn bound_silence(stream: &TcpStream, most: Duration) {
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, most);
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(
+        stream,
+        u32::try_from(most.as_millis()).unwrap_or(u32::MAX),
+    ) {
+        tracing::debug!(%error, "the system bounds the silence of this connection by itself");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_system_knows_how_long_a_peer_may_be_silent_also_when_nobody_here_waits_for_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for closes in [true, false] {
+            let here = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (there, _) = listener.accept().await.unwrap();
+            bound_silence(&there, Duration::from_secs(35));
+            let (there, seen) = (there.into_std().unwrap(), |stream: &_| {
+                rustix::net::sockopt::tcp_user_timeout(stream).unwrap()
+            });
+            let same = there.try_clone().unwrap();
+            assert_eq!(seen(&same), 35_000);
+            let there = TcpStream::from_std(there).unwrap();
+            bound_silence(&there, Duration::ZERO);
+            let socket = Socket::new(there, Vec::new(), CLIENT_READ_BUFFER, 1024).await;
+            drop(here);
+            if closes {
+                socket.close_with(None, Close::Normal).await
+            } else {
+                socket.finish().await
+            }
+            assert_eq!(seen(&same), 30_000);
+        }
     }
 }
