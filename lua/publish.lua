@@ -24,21 +24,21 @@
 
 local length, log_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 -- Redis walks over what it has cut already, so cutting one entry with each event would take a fifth of this script's
--- time. How long a log is, is asked for a user's first event of a moment, for the first of a call, and for every sixteenth
--- from where the clock says, so that each user has a turn: that takes a twentieth less than for each. Whoever reads a log
--- cuts it first. A short log is kept as short as it is meant.
+-- time. How long a log is, is asked for every sixteenth event of a call, and for a user's first of a tenth of a second, as
+-- who always has another place must be cut as well: that takes a twentieth less than for each. Whoever reads a log cuts it
+-- first. A short log is kept as short as it is meant.
 local is_short = length < 128
 local cut_beyond = is_short and length or length + 16
 local caller, inbox_bound, inbox_of, before_user = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local tells = inbox_bound ~= '0'
 local A_DAY = 86400000
 local time = redis.call('TIME')
-local now, turn = time[1] * 1000 + math.floor(time[2] / 1000), time[2] % 16
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- A log's time to live is renewed with its first event of a second, or, where it is short, of a tenth of one: so many
 -- digits of the clock tell them apart. Two calls for every event would be a fifth of its cost.
 local digits = log_ttl < 100000 and 11 or 10
 local now_text = string.format('%d', now)
-local moment = string.sub(now_text, 1, digits)
+local moment, tenth = string.sub(now_text, 1, digits), string.sub(now_text, 1, 11)
 local call = redis.call -- what every event needs: looking it up takes time
 
 local function parts(id)
@@ -203,8 +203,9 @@ local function publish(nodes, log, cursor, event, data, option, counts)
   if older then carried, added = take_out(log, cursor, older) end
   -- Most events have no options, and their log is there.
   local id = not option and call('XADD', log, 'NOMKSTREAM', '*', 'event', event, 'data', data, 'prev', last)
-  local due, entries, empty = string.sub(last, 1, digits) ~= moment, nil, nil
-  if not id or due or counts then
+  local is_later, entries, empty = string.sub(last, 1, 11) ~= tenth, nil, nil
+  local due = is_later and string.sub(last, 1, digits) ~= moment
+  if not id or is_later or counts then
     id = id or redis.call('XADD', log, '*', entry(event, data, last, option))
     entries = redis.call('XLEN', log)
   end
@@ -262,7 +263,7 @@ for i = 0, #KEYS / 3 - 1 do
   if not refused[log] then
     -- One user's broken key must not take the rest of the batch along.
     done, result = pcall(publish, KEYS[3 * i + 1], log, KEYS[3 * i + 3], ARGV[at], ARGV[at + 1], option,
-      is_short or i == 0 or (i + turn) % 16 == 0)
+      is_short or i % 16 == 0)
   end
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)

@@ -319,11 +319,12 @@ class Connection {
     this.#hangUp();
     if (this.#welcomedAt && performance.now() - this.#welcomedAt > SETTLED) this.#tries = 0;
     if (this.#welcomedAt) this.#misses = 0;
-    else if (this.#identify === "rest") this.#identify = "hello"; // it may be named no longer
+    const unnamed = !this.#welcomedAt && this.#identify === "rest"; // it may be named no longer
+    if (unnamed) this.#identify = "hello";
     this.#welcomedAt = 0;
     const bye = this.#bye;
     if (bye) ({ code, reason, afterMs } = bye);
-    let again = bye ? bye.reconnect : comesBack(code);
+    let again = unnamed || (bye ? bye.reconnect : comesBack(code));
     if (refusal?.code) {
       this.#tell("#error", new SwitchboardError(refusal.code, refusal.message));
       if (this.state === "closed") return;

@@ -375,19 +375,22 @@ test("where a proxy says who the user is, it is known again and misses nothing",
 });
 
 test("where a proxy names the user no longer, a hello does again", async (context) => {
-  const node = await startNode(context);
-  const wire = await startWire(context, node.client.port);
-  wire.edit = (text) => text.replace(/^GET \/(\?)?/, (_, more) => `GET /?userId=42${more ? "&" : ""}`);
-  const url = `ws://127.0.0.1:${wire.port}`;
-  const seen = open(context, { url, userId: "42", clientId: "tab", transport: "websocket", timeoutMs: 1000, backoffMs: [10, 50] });
-  await seen.opened();
-  await count(node, "42", 1, 1);
-  await until("the first", () => seen.events.length === 1);
-  wire.edit = undefined;
-  wire.break();
-  await count(node, "42", 2, 2);
-  await until("what came meanwhile", () => seen.events.length === 2);
-  assert.deepEqual([seen.data(), seen.gaps, seen.errors], [[1, 2], [], []]);
+  // Whoever gives up first: the page, or the node.
+  for (const [timeoutMs, flags] of [[1000, []], [10_000, ["--hello-timeout", "300ms"]]]) {
+    const node = await startNode(context, { flags });
+    const wire = await startWire(context, node.client.port);
+    wire.edit = (text) => text.replace(/^GET \/(\?)?/, (_, more) => `GET /?userId=42${more ? "&" : ""}`);
+    const url = `ws://127.0.0.1:${wire.port}`;
+    const seen = open(context, { url, userId: "42", clientId: "tab", transport: "websocket", timeoutMs, backoffMs: [10, 50] });
+    await seen.opened();
+    await count(node, "42", 1, 1);
+    await until("the first", () => seen.events.length === 1);
+    wire.edit = undefined;
+    wire.break();
+    await count(node, "42", 2, 2);
+    await until("what came meanwhile", () => seen.events.length === 2);
+    assert.deepEqual([seen.data(), seen.gaps, seen.errors], [[1, 2], [], []]);
+  }
 });
 
 test("where a proxy keeps the client id and the position to itself, that is told, and so is a loss", async (context) => {
