@@ -8,8 +8,8 @@
 -- ARGV[2] -> the lease, '<boot id of the process>.<number>'
 -- ARGV[3] -> entries at most
 --
--- returns the entries, {id, {field, value, ...}} each; nil where another has the lease; an
--- error where there is no such stream or group, or the key holds something else
+-- returns the entries, {id, {field, value, ...}} each; nil where another has the lease; an error where there is no such
+-- stream or group, or the key holds something else
 
 local events, node, lease, most = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')

@@ -149,6 +149,12 @@ pub async fn serve<H, F>(
     let room = Room::new(most);
     let mut warned = false;
     let mut sweep = interval(hello_timeout);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(hello_timeout)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .half_close(half_close);
     loop {
         room.seat_free().await;
         let accepted = tokio::select! {
@@ -182,13 +188,7 @@ pub async fn serve<H, F>(
         bound_silence(&stream, limits.ping_interval + limits.pong_timeout);
         let (guest, handle, closing) = (room.enter(), handle.clone(), closing.clone());
         let handle = move |request| handle(request, peer);
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(hello_timeout)
-            .max_buf_size(MAX_HEAD)
-            .max_headers(MAX_HEADERS)
-            .half_close(half_close);
-        tokio::spawn(serve_connection(stream, guest, http, closing, handle));
+        tokio::spawn(serve_connection(stream, guest, http.clone(), closing, handle));
     }
 }
 

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Value, cmd};
+use redis::Value;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, reply, sessions};
-use crate::engine::{Cause, Unavailable};
+use super::{Context, node, reply, sessions};
+use crate::engine::Cause;
 use crate::id::{ClientId, UserId};
 
 /// Users whose sessions are listed at once.
@@ -42,7 +42,7 @@ pub async fn list(context: Arc<Context>) {
     loop {
         context.doubts.listing.notified().await;
         let mut users = loop {
-            match served(&context).await {
+            match node::users_of(&context, &context.config.node).await {
                 Ok(users) => break users,
                 Err(error) => debug!(%error, "this node's sessions are not listed yet"),
             }
@@ -57,14 +57,6 @@ pub async fn list(context: Arc<Context>) {
             sleep(PAUSE).await;
         }
     }
-}
-
-/// This node's users, by its list.
-async fn served(context: &Context) -> Result<Vec<UserId>, Unavailable> {
-    let mut served = cmd("SMEMBERS");
-    served.arg(context.keys.users(&context.config.node));
-    let users = reply::array(context.link.probe_one(served).await?)?;
-    Ok(users.iter().filter_map(|user| reply::text(user).ok()?.parse().ok()).collect())
 }
 
 /// Lists the sessions of these users; returns those whose part of Redis does not answer.
@@ -88,9 +80,6 @@ async fn list_sessions(context: &Context, users: Vec<UserId>) -> Vec<UserId> {
 }
 
 fn clients_here(context: &Context, members: Value) -> Vec<ClientId> {
-    let of_member = |member: &Value| {
-        let (client, holder) = reply::text(member).ok()?.split_once('@')?;
-        (holder == context.config.node.as_str()).then(|| client.parse().ok())?
-    };
-    reply::array(members).unwrap_or_default().iter().filter_map(of_member).collect()
+    let sessions = sessions::members_of(members).unwrap_or_default().into_iter();
+    sessions.filter(|(_, node)| *node == context.config.node).map(|(client, _)| client).collect()
 }

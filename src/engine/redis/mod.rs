@@ -19,7 +19,7 @@
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
-//! | `retold` | warnings that would come many times a second |
+//! | `retold`, `broken` | warnings that would come many times a second; users whose keys somebody has written over |
 //! | `status`, `traces` | how everything stands; following one user |
 
 pub mod appender;

@@ -247,16 +247,25 @@ async fn clear_up_after(context: &Context, dead: &NodeId) -> Result<(), Unavaila
     Ok(())
 }
 
-/// Takes a node off all its users, and notes who is offline by that. Whoever is done is struck off the node's list, so
-/// that whoever follows goes on from there. The claim on the id is renewed meanwhile; false where it is another's: then
-/// so are the users that are left.
-async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
+/// Whom a node serves, by its list.
+///
+/// # Errors
+/// Where Redis is away.
+pub async fn users_of(context: &Context, node: &NodeId) -> Result<Vec<UserId>, Unavailable> {
     let mut served = cmd("SMEMBERS");
     served.arg(context.keys.users(node));
     let mut users = Vec::new();
     for user in reply::array(context.link.probe_one(served).await?)? {
         users.extend(reply::text(&user)?.parse::<UserId>());
     }
+    Ok(users)
+}
+
+/// Takes a node off all its users, and notes who is offline by that. Whoever is done is struck off the node's list, so
+/// that whoever follows goes on from there. The claim on the id is renewed meanwhile; false where it is another's: then
+/// so are the users that are left.
+async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
+    let users = users_of(context, node).await?;
     let mut renewed = None;
     for batch in users.chunks(FORGET * context.link.masters()) {
         // Many users take longer than a lease lasts, and so does a process that freezes between two batches.

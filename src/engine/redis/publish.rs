@@ -151,7 +151,9 @@ async fn append(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appended,
     let answers = context.link.run_durably(&calls).await;
     let outcomes = groups.each(answers, |_, answer| parse(answer));
     for (outcome, (event, _)) in outcomes.iter().zip(batch) {
-        let _ = outcome.as_ref().inspect_err(|error| context.broken.tell(&event.user, error));
+        if let Err(error) = outcome {
+            context.broken.tell(&event.user, error);
+        }
     }
     let via = if batch.first().is_some_and(|(_, entry)| entry.is_some()) { "ingress" } else { "worker" };
     traces::published(context, batch.iter().map(|(event, _)| *event).zip(&outcomes), via);

@@ -331,7 +331,11 @@ pub async fn of(context: &Context, user: &UserId) -> Result<Vec<(ClientId, NodeI
     members_of(broken::ask(context, user, members).await?)
 }
 
-fn members_of(set: Value) -> Result<Vec<(ClientId, NodeId)>, Unavailable> {
+/// Who is in a user's set, by client id; what is no session is passed over.
+///
+/// # Errors
+/// Where it is no set of texts.
+pub fn members_of(set: Value) -> Result<Vec<(ClientId, NodeId)>, Unavailable> {
     let mut sessions = Vec::new();
     for member in reply::array(set)? {
         if let Some((client, node)) = reply::text(&member)?.split_once('@')
