@@ -35,12 +35,14 @@
 --     edges: none, or what `presence` has not been told yet: <entry told last, or 0> <us> <state> <node> ...
 --     entries: {id, event, data, ...}
 
-local node, session_ttl, log_ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local node, session_ttl, log_ttl = ARGV[1], ARGV[2], ARGV[3] -- as texts: Redis would have to print numbers
+local session_ms, log_ms = tonumber(session_ttl), tonumber(log_ttl)
+local call = redis.call -- what every session needs: looking it up takes time
 local max_sessions, whole_since, log_length = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local order = time[1] .. string.format('%06d', time[2])
-local lease_end = string.format('%d', now + session_ttl)
+local lease_end = string.format('%d', now + session_ms)
 local clock = string.format('%d-0', now - 1) -- an event of this very millisecond must still come after it
 local empty_since = string.format('%d-0', math.max(now - 1, whole_since + 1)) -- where the log is empty now
 -- Positions of clients that are gone: so many are kept when there are more than so many of all.
@@ -56,6 +58,7 @@ local function parts(id)
 end
 
 local function newer(a, b)
+  if a == b then return false end
   local a_ms, a_seq = parts(a)
   local b_ms, b_seq = parts(b)
   return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
@@ -96,7 +99,7 @@ local function is_whole(nodes, log, cursor, since, newest, has_cursor)
   local since_ms = parts(since)
   if not newest then
     -- An event since then is still kept; publishing renews the log's time to live once a second, a short one oftener.
-    local young = now - log_ttl + (log_ttl < 100000 and 100 or 1000)
+    local young = now - log_ms + (log_ms < 100000 and 100 or 1000)
     local remembered = has_cursor and since_ms > young and since_ms > whole_since
     -- A log that is empty although an event was published after `since`: it lapsed, or Redis threw it away.
     local known = newest_known(nodes, cursor)
@@ -117,7 +120,7 @@ end
 -- Drops nodes whose lease has lapsed. Returns who is left, whether there are any leases, the newest event's id as far as
 -- it is noted with them, and whether this node has a lease.
 local function prune(user, nodes)
-  local leases, members, lapsed, last, held = redis.call('HGETALL', nodes), redis.call('SMEMBERS', user)
+  local leases, members, lapsed, last, held = call('HGETALL', nodes), call('SMEMBERS', user)
   for i = 1, #leases, 2 do
     if leases[i] == '@last' then last = leases[i + 1]
     elseif tonumber(leases[i + 1]) <= now then
@@ -142,9 +145,9 @@ end
 -- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
 -- it, '<us> <state> <node> ...'. What is to be noted goes into `notes`.
 local function online_edges(noted_told, noted_owed, mode, was_empty, notes)
-  local told, owed = noted_told or 'offline 0', noted_owed
-  local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
-  local edges = ''
+  local owed, state, told, edges = noted_owed, 'offline', '0', ''
+  if noted_told then state, told = string.match(noted_told, '^(%S+) (%S+)$') end
+  if owed then state = string.match(owed, '(%S+) %S+$') end
   -- A set that lapsed while its sockets stayed open was nobody's coming or going.
   if state == 'online' and was_empty and mode == 'new' then edges = ' offline ' .. node .. ' online ' .. node
   elseif state == 'offline' and (was_empty or noted_told or owed) then edges = ' online ' .. node end
@@ -154,12 +157,12 @@ local function online_edges(noted_told, noted_owed, mode, was_empty, notes)
   elseif not (noted_told or owed) then
     notes[#notes + 1], notes[#notes + 2] = '@told', 'online 0' -- Redis lost the note; who is there was told of
   end
-  return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
+  return owed and ' ' .. told .. ' ' .. owed or ''
 end
 
 -- `count`: beyond the page, so that `replayed` is all there is; what is large costs Redis too much for that.
 local function read(log, from, client, count)
-  local entries, replayed, bytes, upto, more, after, size, counted = {}, 0, 0, from, 0, from, 2, 0
+  local entries, replayed, bytes, upto, more, after, size, counted = {}, 0, 0, from, '0', from, 2, 0
   while true do
     local chunk = redis.call('XRANGE', log, '(' .. after, '+', 'COUNT', size)
     for _, entry in ipairs(chunk) do
@@ -176,10 +179,10 @@ local function read(log, from, client, count)
           entries[#entries + 1] = event.data
         end
       end
-      if full then more = 1 else upto = entry[1] end
+      if full then more = '1' else upto = entry[1] end
       after = entry[1]
     end
-    if #chunk < size or (more == 1 and (not count or counted > COUNT_BYTES)) then
+    if #chunk < size or (more == '1' and (not count or counted > COUNT_BYTES)) then
       return entries, replayed, upto, more
     end
     size = math.min(2 * size, CHUNK) -- the first few may be large
@@ -216,7 +219,7 @@ end
 -- Orders a new connection after every sign-out, though the clock has gone back since.
 local function after_sign_outs(noted)
   local latest = order
-  for at in string.gmatch(noted or '', '(%d+) %S+') do
+  for at in string.gmatch(noted, '(%d+) %S+') do
     local is_time = tonumber(at) < (now + A_DAY) * 1000
     if is_time and tonumber(at) >= tonumber(latest) then latest = string.format('%d', at + 1) end
   end
@@ -238,7 +241,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     elseif its_node == node then known = true
     else replaced = its_node end
   end
-  local noted = redis.call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions', '@out',
+  local noted = call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions', '@out',
     '@newest', '@clock')
   if mode ~= 'new' then
     if replaced ~= '' then return 'replaced' end
@@ -246,10 +249,11 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   elseif not known and replaced == '' and others >= max_sessions then
     return 'full'
   end
-  local order = mode == 'new' and after_sign_outs(noted[7])
-    or tonumber(mode) > tonumber(order) and mode or order -- it does not go back with the clock
+  local order = order
+  if mode == 'new' then order = noted[7] and after_sign_outs(noted[7]) or order
+  elseif tonumber(mode) > tonumber(order) then order = mode end -- it does not go back with the clock
 
-  local in_log = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  local in_log = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
   local position = newest or clock
   if not newest and (last or noted[8]) then -- the log is gone: nobody may stand before what it had
@@ -266,17 +270,17 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local whole = from == position or is_whole(nodes, log, cursor, from, newest, noted[2] or noted[3] or noted[4])
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
   -- Redis threw the positions away. (What is kept for a shorter time than leases lapses before those of a node that died.)
-  local lost = #members > 0 and not (noted[2] or noted[3]) and log_ttl >= tonumber(session_ttl)
+  local lost = #members > 0 and not (noted[2] or noted[3]) and log_ms >= session_ms
   local dropped = lost and now or tonumber(noted[5] or 0)
-  if since == '' and not confirmed and dropped > now - log_ttl then whole = false end
+  if since == '' and not confirmed and dropped > now - log_ms then whole = false end
 
   if replaced ~= '' then redis.call('SREM', user, client .. '@' .. replaced) end
-  redis.call('SADD', user, client .. '@' .. node)
-  if newest and not last then redis.call('HSET', nodes, node, lease_end, '@last', newest)
-  else redis.call('HSET', nodes, node, lease_end) end
+  call('SADD', user, client .. '@' .. node)
+  if newest and not last then call('HSET', nodes, node, lease_end, '@last', newest)
+  else call('HSET', nodes, node, lease_end) end
   if #members == 0 then -- both keys are new
-    redis.call('PEXPIRE', user, session_ttl)
-    redis.call('PEXPIRE', nodes, session_ttl)
+    call('PEXPIRE', user, session_ttl)
+    call('PEXPIRE', nodes, session_ttl)
   else
     keep(user, session_ttl)
     keep(nodes, session_ttl)
@@ -311,18 +315,18 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
       notes[#notes + 1], notes[#notes + 2] = '@clock', handed_out
     end
   end
-  if notes[1] then redis.call('HSET', cursor, unpack(notes)) end
+  if notes[1] then call('HSET', cursor, unpack(notes)) end
   if newest then keep(log, log_ttl) end -- until the first heartbeat
-  keep(cursor, log_ttl)
-  local function answer(whole, replayed, upto, more)
-    local its_node, told = replaced ~= '' and replaced or '-', edges ~= '' and ' ' .. edges or ''
-    local anew = held and 0 or 1
-    return table.concat({ 'ok', position, from, whole, replayed, upto, more, order, anew, its_node }, ' ') .. told
+  local is_known = noted[2] or noted[3] or noted[4] or noted[7] or noted[8] or #members > 0
+  if is_known then keep(cursor, log_ttl) else call('PEXPIRE', cursor, log_ttl) end -- that key, too, is new
+  local entries, replayed, upto, more = {}, '0', position, '0'
+  if from ~= position then
+    entries, replayed, upto, more = read(log, from, client, mode == 'new')
+    if more == '0' and newer(position, upto) then upto = position end
   end
-  if from == position then return answer(whole and 1 or 0, 0, position, 0) end
-  local entries, replayed, upto, more = read(log, from, client, mode == 'new')
-  if more == 0 and newer(position, upto) then upto = position end
-  local text = answer(whole and 1 or 0, replayed, upto, more)
+  local text = 'ok ' .. position .. ' ' .. from .. (whole and ' 1 ' or ' 0 ') .. replayed .. ' ' .. upto .. ' ' .. more
+    .. ' ' .. order .. (held and ' 0 ' or ' 1 ') .. (replaced ~= '' and replaced or '-')
+    .. edges
   return entries[1] and { text, entries } or text
 end
 

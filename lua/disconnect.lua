@@ -14,7 +14,8 @@
 --     has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 --   '! error'  where one of the user's keys is broken; its set was left first, if it is one
 
-local node, log_ttl = ARGV[1], tonumber(ARGV[2])
+local node, log_ttl = ARGV[1], ARGV[2]
+local call = redis.call -- what every session needs: looking it up takes time
 local time = redis.call('TIME')
 local order = time[1] .. string.format('%06d', time[2])
 
@@ -24,6 +25,7 @@ local function parts(id)
 end
 
 local function newer(a, b)
+  if a == b then return false end
   local a_ms, a_seq = parts(a)
   local b_ms, b_seq = parts(b)
   return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
@@ -36,16 +38,16 @@ end
 
 -- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it
 -- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
--- it, '<us> <state> <node> ...'.
-local function owed_edges(cursor, nobody, removed)
-  local noted = redis.call('HMGET', cursor, '@told', '@owed')
-  local told, owed = noted[1] or 'offline 0', noted[2]
-  local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
-  if nobody and (state == 'online' or (removed > 0 and not noted[1] and not owed)) then
+-- it, '<us> <state> <node> ...'. What is to be noted goes into `notes`.
+local function owed_edges(noted_told, noted_owed, nobody, removed, notes)
+  local owed, state, told = noted_owed, 'offline', '0'
+  if noted_told then state, told = string.match(noted_told, '^(%S+) (%S+)$') end
+  if owed then state = string.match(owed, '(%S+) %S+$') end
+  if nobody and (state == 'online' or (removed > 0 and not noted_told and not owed)) then
     owed = (owed or order) .. ' offline ' .. node
-    redis.call('HSET', cursor, '@owed', owed)
+    notes[#notes + 1], notes[#notes + 2] = '@owed', owed
   end
-  return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
+  return owed and told .. ' ' .. owed or ''
 end
 
 -- One user's broken key (of another type, or with something else in it) must not take the rest of the batch along. What
@@ -57,24 +59,23 @@ local function refusal(result)
 end
 
 local function disconnect(user, nodes, log, cursor, client, confirmed)
-  local removed = redis.call('SREM', user, client .. '@' .. node)
-  local members, ours = redis.call('SMEMBERS', user), false
+  local removed = call('SREM', user, client .. '@' .. node)
+  local members, ours, last = call('SMEMBERS', user), false, nil
   for _, member in ipairs(members) do
     if string.match(member, '@(.*)$') == node then ours = true end
   end
-  if #members == 0 then
-    local last = redis.call('HGET', nodes, '@last')
-    if last then redis.call('HSET', cursor, '@newest', last) end -- outlives the log, should Redis evict that
-    redis.call('DEL', nodes)
-  elseif not ours then
-    redis.call('HDEL', nodes, node)
-  end
+  if #members == 0 then last = call('HGET', nodes, '@last')
+  elseif not ours then redis.call('HDEL', nodes, node) end
 
-  if confirmed ~= '' then
-    local known = redis.call('HGET', cursor, client)
-    if not known or newer(confirmed, known) then redis.call('HSET', cursor, client, confirmed) end
+  local noted, notes = call('HMGET', cursor, client, '@told', '@owed'), {}
+  local edges = owed_edges(noted[2], noted[3], #members == 0, removed, notes)
+  -- It outlives the log, should Redis evict that.
+  if last then notes[#notes + 1], notes[#notes + 2] = '@newest', last end
+  if confirmed ~= '' and not (noted[1] and not newer(confirmed, noted[1])) then
+    notes[#notes + 1], notes[#notes + 2] = client, confirmed
   end
-  local edges = owed_edges(cursor, #members == 0, removed)
+  if notes[1] then call('HSET', cursor, unpack(notes)) end
+  if #members == 0 then call('DEL', nodes) end
   keep(cursor, log_ttl)
   keep(log, log_ttl)
   return (ours and '1 ' or '0 ') .. edges

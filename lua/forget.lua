@@ -11,7 +11,7 @@
 --   '', or what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
 --   '! error'  where one of the user's keys is broken; its set was left first, if it is one
 
-local node, log_ttl = ARGV[1], tonumber(ARGV[2])
+local node, log_ttl = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local order = time[1] .. string.format('%06d', time[2])
 
@@ -22,16 +22,16 @@ end
 
 -- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it
 -- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
--- it, '<us> <state> <node> ...'.
-local function owed_edges(cursor, nobody, removed)
-  local noted = redis.call('HMGET', cursor, '@told', '@owed')
-  local told, owed = noted[1] or 'offline 0', noted[2]
-  local state = owed and string.match(owed, '(%S+) %S+$') or string.match(told, '^%S+')
-  if nobody and (state == 'online' or (removed > 0 and not noted[1] and not owed)) then
+-- it, '<us> <state> <node> ...'. What is to be noted goes into `notes`.
+local function owed_edges(noted_told, noted_owed, nobody, removed, notes)
+  local owed, state, told = noted_owed, 'offline', '0'
+  if noted_told then state, told = string.match(noted_told, '^(%S+) (%S+)$') end
+  if owed then state = string.match(owed, '(%S+) %S+$') end
+  if nobody and (state == 'online' or (removed > 0 and not noted_told and not owed)) then
     owed = (owed or order) .. ' offline ' .. node
-    redis.call('HSET', cursor, '@owed', owed)
+    notes[#notes + 1], notes[#notes + 2] = '@owed', owed
   end
-  return owed and string.match(told, '%S+$') .. ' ' .. owed or ''
+  return owed and told .. ' ' .. owed or ''
 end
 
 -- One user's broken key (of another type, or with something else in it) must not take the rest of the batch along. What
@@ -43,7 +43,7 @@ local function refusal(result)
 end
 
 local function forget(user, nodes, log, cursor)
-  local removed, left = 0, 0
+  local removed, left, last = 0, 0, nil
   for _, member in ipairs(redis.call('SMEMBERS', user)) do
     if string.match(member, '@(.*)$') == node then
       removed = removed + redis.call('SREM', user, member)
@@ -51,14 +51,14 @@ local function forget(user, nodes, log, cursor)
       left = left + 1
     end
   end
-  if left == 0 then
-    local last = redis.call('HGET', nodes, '@last')
-    if last then redis.call('HSET', cursor, '@newest', last) end -- outlives the log, should Redis evict that
-    redis.call('DEL', nodes)
-  else
-    redis.call('HDEL', nodes, node)
-  end
-  local edges = owed_edges(cursor, left == 0, removed)
+  if left == 0 then last = redis.call('HGET', nodes, '@last')
+  else redis.call('HDEL', nodes, node) end
+  local noted, notes = redis.call('HMGET', cursor, '@told', '@owed'), {}
+  local edges = owed_edges(noted[1], noted[2], left == 0, removed, notes)
+  -- It outlives the log, should Redis evict that.
+  if last then notes[#notes + 1], notes[#notes + 2] = '@newest', last end
+  if notes[1] then redis.call('HSET', cursor, unpack(notes)) end
+  if left == 0 then redis.call('DEL', nodes) end
   keep(log, log_ttl)
   keep(cursor, log_ttl)
   return edges

@@ -47,6 +47,7 @@ local function parts(id)
 end
 
 local function newer(a, b)
+  if a == b then return false end
   local a_ms, a_seq = parts(a)
   local b_ms, b_seq = parts(b)
   return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)

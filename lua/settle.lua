@@ -6,13 +6,13 @@
 --
 -- returns how many users owe nothing more
 
-local settled, at = 0, 1
+local settled, at, call = 0, 1, redis.call
 for i = 0, #KEYS - 1 do
   local cursor, paid, told = KEYS[at], ARGV[2 * i + 1], ARGV[2 * i + 2]
-  local owed = redis.call('HGET', cursor, '@owed')
+  local owed = call('HGET', cursor, '@owed')
   if owed == paid then
-    redis.call('HDEL', cursor, '@owed')
-    redis.call('HSET', cursor, '@told', told)
+    call('HDEL', cursor, '@owed')
+    call('HSET', cursor, '@told', told)
     settled = settled + 1
   elseif owed and string.sub(owed, 1, #paid + 1) == paid .. ' ' then -- more has come meanwhile
     redis.call('HSET', cursor, '@told', told, '@owed', string.match(paid, '^%d+') .. string.sub(owed, #paid + 1))

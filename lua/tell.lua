@@ -19,37 +19,34 @@ local function parts(id)
 end
 
 local function newer(a, b)
+  if a == b then return false end
   local a_ms, a_seq = parts(a)
   local b_ms, b_seq = parts(b)
   return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
 end
 
-local function named(fields)
-  local values = {}
-  for i = 1, #fields, 2 do values[fields[i]] = fields[i + 1] end
-  return values
-end
-
 -- What is owed was told after the entry told last, and not before it was noted.
 local of_user, from = {}, nil
 for i = 0, (#ARGV - 1) / 2 - 1 do
+  local name = ARGV[2 * i + 2]
   local told, us, edges = string.match(ARGV[2 * i + 3], '^(%S+) (%d+) (.+)$')
-  local noted = string.format('%d-0', math.floor(tonumber(us) / 1000))
+  local noted = string.sub(us, 1, -4) .. '-0' -- in ms
   local after = told ~= '0' and not newer(noted, told) and told or nil
   local start = after or noted
-  of_user[ARGV[2 * i + 2]] = { start = start, told = after, edges = edges, seen = {} }
+  of_user[name] = { start = start, told = after, edges = edges }
   if not from or newer(from, start) then from = start end
 end
 
 while from do
   local entries = redis.call('XRANGE', presence, from, '+', 'COUNT', CHUNK)
   for _, entry in ipairs(entries) do
-    local edge = named(entry[2])
-    local user = of_user[edge.user]
+    local id, fields = entry[1], entry[2] -- 'user', user, 'state', state, ...
+    local user = of_user[fields[2]]
     -- Others' edges may reach further back than this user's; and one of the very millisecond may be the edge before.
-    if user and entry[1] ~= user.told and not newer(user.start, entry[1])
-      and (user.seen[1] or edge.state == string.match(user.edges, '^%S+')) then
-      user.seen[#user.seen + 1] = entry[1]
+    if user and id ~= user.told and not newer(user.start, id)
+      and (user.seen or fields[4] == string.match(user.edges, '^%S+')) then
+      user.seen = user.seen or {}
+      user.seen[#user.seen + 1] = id
     end
   end
   from = #entries == CHUNK and '(' .. entries[CHUNK][1] or nil
@@ -62,7 +59,7 @@ for i = 0, (#ARGV - 1) / 2 - 1 do
   for state, node in string.gmatch(user.edges, '(%S+) (%S+)') do
     at = at + 1
     -- Another may have told more than these edges by now; what is noted of them is their own last entry.
-    local entry = user.seen[at]
+    local entry = user.seen and user.seen[at]
       or redis.call('XADD', presence, 'MAXLEN', trim, most, '*', 'user', name, 'state', state, 'node', node)
     last = state .. ' ' .. entry
   end
