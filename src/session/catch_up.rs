@@ -21,8 +21,8 @@ pub(super) enum CatchUp {
     Idle,
     /// The next page is read as soon as the last one has gone out.
     Wanted,
-    /// A page is on its way.
-    Reading(Answer<Connected>),
+    /// A page is on its way. Boxed: most sessions wait for none.
+    Reading(Box<Answer<Connected>>),
     /// Redis is away: it is asked again in a while.
     Waiting(Pin<Box<Sleep>>),
 }
@@ -35,7 +35,7 @@ impl Session {
                 CatchUp::Wanted => {
                     self.registered.handle().begin_look();
                     let router = self.registered.router();
-                    self.catch_up = CatchUp::Reading(router.resume(self.registered.handle(), self.last));
+                    self.catch_up = CatchUp::Reading(Box::new(router.resume(self.registered.handle(), self.last)));
                 }
                 CatchUp::Reading(answer) => return Pin::new(answer).poll(cx),
                 CatchUp::Waiting(pause) => {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -55,8 +56,7 @@ const CROSSING: Duration = Duration::from_millis(20);
 /// The clock of one session.
 pub(super) struct Clock {
     ping: Ping,
-    ping_interval: Duration,
-    pong_timeout: Duration,
+    limits: Arc<Limits>,
     /// How much had moved when the peer was looked at.
     moved: Moved,
     ages_out: Option<Instant>,
@@ -71,14 +71,13 @@ pub(super) struct Clock {
 
 impl Clock {
     /// A clock that starts now.
-    pub(super) fn new(limits: &Limits, expires: Option<Instant>) -> Self {
+    pub(super) fn new(limits: &Arc<Limits>, expires: Option<Instant>) -> Self {
         let now = Instant::now();
         // The first ping comes at random within the interval, so that those who came together do not stay so.
         let first = now + limits.ping_interval.mul_f64(0.5 + fastrand::f64() / 2.0);
         Self {
             ping: Ping::Due(first),
-            ping_interval: limits.ping_interval,
-            pong_timeout: limits.pong_timeout,
+            limits: limits.clone(),
             moved: Moved::default(),
             ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9) + age_spread(age)),
             expires,
@@ -118,8 +117,8 @@ impl Clock {
     }
 
     /// The session cannot end for its age now: it is due again later, as far from the others as it was.
-    pub(super) fn ages_out_later(&mut self, limits: &Limits) {
-        self.ages_out = limits.max_connection_age.map(|age| Instant::now() + age_spread(age));
+    pub(super) fn ages_out_later(&mut self) {
+        self.ages_out = self.limits.max_connection_age.map(|age| Instant::now() + age_spread(age));
     }
 
     /// New credentials have come: where that is in time, the old ones do not expire until it is known what these are.
@@ -134,7 +133,7 @@ impl Clock {
 
     /// A ping goes out: the pong to it confirms everything up to `confirms`.
     pub(super) fn pinged(&mut self, confirms: EventId) {
-        let until = Instant::now() + self.pong_timeout / 2;
+        let until = Instant::now() + self.limits.pong_timeout / 2;
         self.ping = Ping::Out { until, confirms, sent: WAITS, looks: 0, slow: false, full: false };
     }
 
@@ -155,7 +154,7 @@ impl Clock {
         let Ping::Out { until, sent, looks, slow, full, .. } = &mut self.ping else { return false };
         let before = std::mem::replace(&mut self.moved, taken);
         let was_full = std::mem::replace(full, !has_room);
-        let half = self.pong_timeout / 2;
+        let half = self.limits.pong_timeout / 2;
         *until = Instant::now() + half;
         let least = (LEAST_RATE * half.as_secs_f64()) as u64;
         let had_ping = before.went >= *sent;
@@ -202,14 +201,14 @@ impl Clock {
     /// The peer has sent something else: it is not silent, and its pong may take longer.
     pub(super) fn heard(&mut self) {
         if let Ping::Out { until, looks, .. } = &mut self.ping {
-            (*until, *looks) = (Instant::now() + self.pong_timeout / 2, 0);
+            (*until, *looks) = (Instant::now() + self.limits.pong_timeout / 2, 0);
         }
     }
 
     /// The peer has shown that it is there: the next ping is due after a while.
     pub(super) fn answered(&mut self) {
         if matches!(self.ping, Ping::Out { .. }) {
-            self.ping = Ping::Due(Instant::now() + self.ping_interval);
+            self.ping = Ping::Due(Instant::now() + self.limits.ping_interval);
         }
     }
 }
@@ -235,7 +234,7 @@ mod tests {
             max_message: 1,
             max_connection_age: age.map(seconds),
         };
-        Clock::new(&limits, expires.map(|after| Instant::now() + seconds(after)))
+        Clock::new(&Arc::new(limits), expires.map(|after| Instant::now() + seconds(after)))
     }
 
     /// Stands for a peer whose system has no room.

@@ -158,7 +158,7 @@ impl Session {
         info!(node = %self.registered.router().node(), %user, %client, replayed = registration.replayed, recovered = registration.whole, "connected");
         self.metrics().connected();
         self.note_connected(&registration);
-        let end = match self.greet(*registration) {
+        let end = match self.greet(registration) {
             Ok(()) => self.until_end().await,
             Err(_) => End::Gone,
         };
@@ -180,7 +180,7 @@ impl Session {
         router.engine().is_up() && router.lease().is_held()
     }
 
-    fn greet(&mut self, registration: Registration) -> Result<(), Error> {
+    fn greet(&mut self, registration: Box<Registration>) -> Result<(), Error> {
         let welcome = client::welcome(&Welcome {
             user_id: self.registered.user().as_str(),
             client_id: self.registered.client().as_str(),
@@ -194,7 +194,7 @@ impl Session {
         let at_end = registration.whole && registration.replayed == 0;
         let id = if at_end { registration.position } else { registration.from.min(registration.position) };
         self.feed(welcome, Some(id))?;
-        self.take_page(registration)
+        self.take_page(*registration)
     }
 
     async fn until_end(&mut self) -> End {
@@ -258,7 +258,7 @@ impl Session {
                 }
             }
             // Who is sent away now would be let in nowhere.
-            Step::Tick(Tick::Age) if !self.node_is_up() => self.clock.ages_out_later(&self.limits),
+            Step::Tick(Tick::Age) if !self.node_is_up() => self.clock.ages_out_later(),
             Step::Tick(Tick::Age) => self.registered.handle().close(Close::Age),
             Step::Tick(Tick::Missing) => self.registered.handle().look(),
             Step::Tick(Tick::Late) if self.clock.is_silent(self.transport.taken()) => {
