@@ -58,7 +58,7 @@ impl Origins {
                 .strip_prefix(scheme.as_str())
                 .and_then(|host| host.strip_suffix(suffix.as_str()))
                 .is_some_and(|sub| {
-                    !sub.is_empty() && sub.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
+                    !sub.is_empty() && sub.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
                 }),
         })
     }
@@ -88,7 +88,8 @@ impl Pattern {
         // As browsers spell them: `chrome-extension://...` is one, too.
         let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-        if !is_scheme || host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
+        // What is beyond ASCII they write in its other form, `xn--...`.
+        if !is_scheme || host.is_empty() || !host.is_ascii() || host.contains(['/', '?', '#', '@', ' ']) {
             return None;
         }
         // A browser leaves the port out where it is the scheme's own.
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn only_listed_origins_and_subdomains_pass() {
         let origins = Origins::parse("https://app.example.com, https://*.example.org").unwrap();
-        for good in ["https://app.example.com", "HTTPS://APP.example.com", "https://a.b.example.org"] {
+        for good in ["https://app.example.com", "HTTPS://APP.example.com", "https://a.b_c.example.org"] {
             assert!(origins.allow(good), "{good}");
         }
         for bad in [
@@ -192,6 +193,7 @@ mod tests {
             "https://*.:443",
             "https://x/y",
             "[http://x.com]",
+            "https://münchen.example",
         ] {
             assert!(Origins::parse(bad).is_none(), "{bad}");
         }
