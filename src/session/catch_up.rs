@@ -35,7 +35,8 @@ impl Session {
                 CatchUp::Wanted => {
                     self.registered.handle().begin_look();
                     let router = self.registered.router();
-                    self.catch_up = CatchUp::Reading(Box::new(router.resume(self.registered.handle(), self.last)));
+                    self.catch_up =
+                        CatchUp::Reading(Box::new(router.resume(self.registered.handle(), self.last)));
                 }
                 CatchUp::Reading(answer) => return Pin::new(answer).poll(cx),
                 CatchUp::Waiting(pause) => {

@@ -10,6 +10,7 @@
 mod catch_up;
 mod clock;
 pub mod events;
+mod incoming;
 mod leave;
 mod line;
 mod outgoing;
@@ -34,17 +35,16 @@ use tracing::{debug, info};
 
 use crate::auth::{Auth, Pass};
 use crate::close::Close;
-use crate::engine::{Registration, Unavailable, Uplink};
+use crate::engine::{Registration, Unavailable};
 use crate::handle::Signal;
 use crate::id::EventId;
 use crate::metrics::Metrics;
-use crate::protocol::client::{self, Incoming, Welcome};
-use crate::protocol::code::{Code, Refusal};
-use crate::protocol::publish::Data;
+use crate::protocol::client::{self, Welcome};
+use crate::protocol::code::Refusal;
 use crate::router::Registered;
 use catch_up::CatchUp;
 use clock::{Clock, Tick};
-use rate::{Rate, Verdict};
+use rate::Rate;
 use steps::Steps;
 use transport::Transport;
 
@@ -158,6 +158,10 @@ impl Session {
         info!(node = %self.registered.router().node(), %user, %client, replayed = registration.replayed, recovered = registration.whole, "connected");
         self.metrics().connected();
         self.note_connected(&registration);
+        let registration = {
+            let boxed = registration; // goes now, and not when the session ends
+            *boxed
+        };
         let end = match self.greet(registration) {
             Ok(()) => self.until_end().await,
             Err(_) => End::Gone,
@@ -180,7 +184,7 @@ impl Session {
         router.engine().is_up() && router.lease().is_held()
     }
 
-    fn greet(&mut self, registration: Box<Registration>) -> Result<(), Error> {
+    fn greet(&mut self, registration: Registration) -> Result<(), Error> {
         let welcome = client::welcome(&Welcome {
             user_id: self.registered.user().as_str(),
             client_id: self.registered.client().as_str(),
@@ -194,7 +198,7 @@ impl Session {
         let at_end = registration.whole && registration.replayed == 0;
         let id = if at_end { registration.position } else { registration.from.min(registration.position) };
         self.feed(welcome, Some(id))?;
-        self.take_page(*registration)
+        self.take_page(registration)
     }
 
     async fn until_end(&mut self) -> End {
@@ -261,6 +265,8 @@ impl Session {
             Step::Tick(Tick::Age) if !self.node_is_up() => self.clock.ages_out_later(),
             Step::Tick(Tick::Age) => self.registered.handle().close(Close::Age),
             Step::Tick(Tick::Missing) => self.registered.handle().look(),
+            // What it sends meanwhile is not read.
+            Step::Tick(Tick::Late) if self.pending.is_some() => self.clock.heard(),
             Step::Tick(Tick::Late) if self.clock.is_silent(self.transport.taken()) => {
                 return Ok(Some(End::Close(Close::PongTimeout)));
             }
@@ -334,63 +340,5 @@ impl Session {
 
     fn refuse(&mut self, refusal: &Refusal) -> Result<(), Error> {
         self.answer(client::error(refusal))
-    }
-
-    fn take_message(&mut self, message: Message) -> Result<Option<End>, Error> {
-        if let Message::Pong(payload) = &message
-            && let Some(confirmed) = self.clock.pong(payload)
-        {
-            self.confirm(confirmed.min(self.last), "pong"); // or Redis has lost it since
-            return Ok(self.clock.closes_for().map(End::Close));
-        }
-        self.clock.heard();
-        let text = match message {
-            Message::Text(text) => Some(text),
-            Message::Binary(_) => return Ok(Some(End::Close(Close::Binary))),
-            Message::Close(_) => return Ok(Some(End::Gone)),
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => None,
-        };
-        match self.rate.take() {
-            Verdict::Allowed => {}
-            Verdict::Limited => {
-                let refusal = Refusal::new(
-                    Code::RateLimited,
-                    format!("more than {} messages a second; this one was dropped", self.limits.client_rate),
-                );
-                return self.refuse(&refusal).map(|()| None);
-            }
-            Verdict::Persistent => return Ok(Some(End::Close(Close::RateLimited))),
-        }
-        let Some(text) = text else {
-            // The library has queued the pong to a ping: it goes out with the next flush.
-            (self.flushing, self.answers) = (true, self.answers + 1);
-            return Ok(None);
-        };
-        match Incoming::parse(&text) {
-            Ok(Incoming::Ping) => self.answer(client::pong())?,
-            // What was not sent cannot have arrived.
-            Ok(Incoming::Ack(id)) => {
-                self.confirm(id.min(self.last), "ack");
-                self.registered.router().acked().add(self.registered.user());
-            }
-            Ok(Incoming::Message { event, data }) => {
-                steps::note(&self.registered, "message", || vec![("event", event.to_string())]);
-                let sent = self.registered.router().engine().uplink(Uplink {
-                    user: self.registered.user().clone(),
-                    client: self.registered.client().clone(),
-                    event,
-                    data: Data::from_json_text(data.to_owned()),
-                });
-                self.pending = Some(Box::pin(async move { Ok(sent.await.map(|()| Done::Uplinked)?) }));
-            }
-            Ok(Incoming::Token(token)) => {
-                self.clock.hold_expiry();
-                let (auth, user) = (self.auth.clone(), self.registered.user().clone());
-                self.pending =
-                    Some(Box::pin(async move { auth.renew(&user, &token).await.map(Done::Renewed) }));
-            }
-            Err(refusal) => self.refuse(&refusal)?,
-        }
-        Ok(None)
     }
 }

@@ -223,3 +223,25 @@ async fn a_client_within_the_rate_is_left_alone() {
         client.round_trip().await;
     }
 }
+
+#[tokio::test]
+async fn an_ack_of_each_event_is_within_any_rate() {
+    let node = NodeBuilder::local("solo").set("--client-rate", "5").start().await;
+    let mut worker = Worker::open(&node).await;
+    let (mut client, _) = RawClient::open(&node, "userId=42&clientId=tab-1").await;
+    let published = worker.count("42", 1, 50).await;
+    for id in &published {
+        assert_eq!(client.json("an event").await["id"], **id);
+        client.send_text(&format!(r#"{{"type":"ack","id":"{id}"}}"#)).await;
+    }
+    client.send_text(r#"{"type":"ping"}"#).await;
+    assert_eq!(client.json("a pong, and no error").await["type"], "pong");
+    // What confirms nothing more is a message like any other.
+    for _ in 0..20 {
+        client.send_text(&format!(r#"{{"type":"ack","id":"{}"}}"#, published[49])).await;
+    }
+    assert_eq!(client.json("an error").await["code"], "rate_limited");
+    drop(client);
+    let again = Client::as_user(&node, "42", "tab-1").await;
+    assert_eq!(again.welcome["replayed"], 0, "{}", again.welcome);
+}

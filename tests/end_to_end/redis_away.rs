@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -51,7 +52,7 @@ async fn away_at_the_start_the_node_is_up_but_not_ready_until_redis_comes() {
 async fn a_node_that_waits_for_redis_ends_when_it_is_told_to() {
     let redis = RedisServer::stopped();
     let mut node = NodeBuilder::redis("node-a", &redis).start_listening().await;
-    node.signal(rustix::process::Signal::TERM);
+    node.signal(Signal::TERM);
     assert_eq!(node.exit(BOUND).await.code(), Some(0));
 }
 
@@ -324,4 +325,20 @@ async fn why_a_cluster_cannot_be_used_is_in_the_log() {
     let node = NodeBuilder::redis_at("node-a", &url).start_listening().await;
     let fits = |line: &str| line.contains("has this slot") && line.contains("cluster support disabled");
     node.log_line(BOUND, "the reason", fits).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_redis_with_a_message_is_not_silent() {
+    let redis = RedisServer::start().await;
+    let settings = [("--ping-interval", "500ms"), ("--pong-timeout", "1s")];
+    let node = NodeBuilder::redis("node-a", &redis).with(&settings).start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    client.round_trip().await;
+    redis.signal(Signal::STOP);
+    // Nothing that it sends is read until this is answered: its pongs neither.
+    client.send(r#"{"type":"message","event":"e","data":1}"#).await;
+    let answer = client.frame("an answer, and no bye").await;
+    assert_eq!(answer["code"], "unavailable", "{answer}");
+    redis.signal(Signal::CONT);
+    client.round_trip().await;
 }

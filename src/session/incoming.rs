@@ -1,0 +1,83 @@
+//! What a client sends, and what is done with it.
+
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::rate::Verdict;
+use super::{Done, End, Session, steps};
+use crate::close::Close;
+use crate::engine::Uplink;
+use crate::id::EventId;
+use crate::protocol::client::{self, Incoming};
+use crate::protocol::code::{Code, Refusal};
+use crate::protocol::publish::Data;
+
+impl Session {
+    pub(super) fn take_message(&mut self, message: Message) -> Result<Option<End>, Error> {
+        if let Message::Pong(payload) = &message
+            && let Some(confirmed) = self.clock.pong(payload)
+        {
+            self.confirm(confirmed.min(self.last), "pong"); // or Redis has lost it since
+            return Ok(self.clock.closes_for().map(End::Close));
+        }
+        self.clock.heard();
+        let text = match message {
+            Message::Text(text) => Some(text),
+            Message::Binary(_) => return Ok(Some(End::Close(Close::Binary))),
+            Message::Close(_) => return Ok(Some(End::Gone)),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => None,
+        };
+        let incoming = text.as_deref().map(Incoming::parse);
+        let verdict = match &incoming {
+            Some(Ok(Incoming::Ack(id))) if self.is_progress(*id) => Verdict::Allowed,
+            _ => self.rate.take(),
+        };
+        match verdict {
+            Verdict::Allowed => {}
+            Verdict::Limited => {
+                let refusal = Refusal::new(
+                    Code::RateLimited,
+                    format!("more than {} messages a second; this one was dropped", self.limits.client_rate),
+                );
+                return self.refuse(&refusal).map(|()| None);
+            }
+            Verdict::Persistent => return Ok(Some(End::Close(Close::RateLimited))),
+        }
+        let Some(incoming) = incoming else {
+            // The library has queued the pong to a ping: it goes out with the next flush.
+            (self.flushing, self.answers) = (true, self.answers + 1);
+            return Ok(None);
+        };
+        match incoming {
+            Ok(Incoming::Ping) => self.answer(client::pong())?,
+            // What was not sent cannot have arrived.
+            Ok(Incoming::Ack(id)) => {
+                self.confirm(id.min(self.last), "ack");
+                self.registered.router().acked().add(self.registered.user());
+            }
+            Ok(Incoming::Message { event, data }) => {
+                steps::note(&self.registered, "message", || vec![("event", event.to_string())]);
+                let sent = self.registered.router().engine().uplink(Uplink {
+                    user: self.registered.user().clone(),
+                    client: self.registered.client().clone(),
+                    event,
+                    data: Data::from_json_text(data.to_owned()),
+                });
+                self.pending = Some(Box::pin(async move { Ok(sent.await.map(|()| Done::Uplinked)?) }));
+            }
+            Ok(Incoming::Token(token)) => {
+                self.clock.hold_expiry();
+                let (auth, user) = (self.auth.clone(), self.registered.user().clone());
+                self.pending =
+                    Some(Box::pin(async move { auth.renew(&user, &token).await.map(Done::Renewed) }));
+            }
+            Err(refusal) => self.refuse(&refusal)?,
+        }
+        Ok(None)
+    }
+
+    /// Whether an ack of this confirms more than was. How many of those come is for publishers to say: there are no more of
+    /// them than events that were sent.
+    fn is_progress(&self, id: EventId) -> bool {
+        id.min(self.last) > self.registered.handle().confirmed().unwrap_or(EventId::ZERO)
+    }
+}
