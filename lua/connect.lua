@@ -317,7 +317,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   end
   if notes[1] then call('HSET', cursor, unpack(notes)) end
   if newest then keep(log, log_ttl) end -- until the first heartbeat
-  local is_known = noted[2] or noted[3] or noted[4] or noted[7] or noted[8] or #members > 0
+  local is_known = noted[1] or noted[2] or noted[3] or noted[4] or noted[7] or noted[8] or #members > 0
   if is_known then keep(cursor, log_ttl) else call('PEXPIRE', cursor, log_ttl) end -- that key, too, is new
   local entries, replayed, upto, more = {}, '0', position, '0'
   if from ~= position then
