@@ -32,12 +32,17 @@ const rows = [
   ["brisk", "at 20,000 a second: CPU seconds per 100,000", (r) => r.cpu_seconds_per_100_000, 2, false],
   ["connect", "sockets to registered a second, 10,000 sockets", (r) => r.connect.per_second, 0, true],
   ["connect", "memory per idle session, nodes, KiB", idle, 2, false],
+  ["connect", "memory of both nodes with them, MiB", held, 0, false],
 ];
 
 function idle(report) {
   const nodes = report.watched.slice(1);
   const grown = nodes.reduce((sum, node) => sum + node.anonymous_kib[1] - node.anonymous_kib[0], 0);
   return grown / report.connect.sockets;
+}
+
+function held(report) {
+  return report.watched.slice(1).reduce((sum, node) => sum + node.anonymous_kib[1], 0) / 1024;
 }
 
 const faults = {};
