@@ -184,12 +184,12 @@ impl Relay {
     async fn drain(&mut self) {
         info!(sessions = self.router.registry().len(), "draining");
         self.ports.draining.store(true, Ordering::Release);
-        // Another node goes on reading the ingress stream at once.
+        self.ports.finish.send_replace(true);
+        drain::hand_over(&self.router, self.drain_timeout).await;
+        // Not before: where no other node is there to read on, what comes meanwhile is for those who are still here.
         if timeout(LAST_WORDS, self.router.engine().stop_ingress()).await.is_err() {
             warn!("the ingress lease was not given back in time and will lapse");
         }
-        self.ports.finish.send_replace(true);
-        drain::hand_over(&self.router, self.drain_timeout).await;
         self.close_ports(LAST_WORDS).await;
         self.stop_lease.send_replace(true);
         if !self.lease.is_finished() {

@@ -362,7 +362,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Renews the claim and sends this node a sign of life through its own inbox; false where it was lost.
     fn beat(&self, sessions: usize) -> Answer<bool>;
     /// Takes times to come back for clients that this leaving node sends away now, from the budget that all leaving
-    /// nodes share.
+    /// nodes share. In memory, done once what was published so far has been told.
     fn drain(&self, leaving: Leaving) -> Answer<Slots>;
     /// Gives the id back and leaves nothing behind.
     fn release(&self) -> Answer<()>;
@@ -380,8 +380,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Starts what the engine does by itself: reads the inbox and the ingress stream for `node`. Answers with its tasks:
     /// where one of them has panicked, this node is of no more use.
     fn start(&self, node: Arc<dyn Node>) -> Vec<JoinHandle<()>>;
-    /// Stops reading the ingress stream, so that another node goes on; the inbox is read until the end. In memory, done
-    /// once what was published so far has been told.
+    /// Stops reading the ingress stream, so that another node goes on; the inbox is read until the end.
     fn stop_ingress(&self) -> BoxFuture<'static, ()>;
 }
 

@@ -141,6 +141,47 @@ async fn events_published_during_a_drain_arrive_and_none_is_lost_or_doubled_by_t
 }
 
 #[tokio::test]
+async fn entries_of_the_stream_go_out_while_all_nodes_drain() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    // The first one reads the stream, and is gone long before the other.
+    let mut first = NodeBuilder::redis("node-a", &redis).set("--drain-timeout", "4s").start().await;
+    let last = NodeBuilder::redis("node-b", &redis).set("--drain-timeout", "10s");
+    db.xadd("events", &[("user", "42"), ("event", "e"), ("data", "0")]).await;
+    published(&mut db, "42").await;
+    let mut last = last.start().await;
+    let mut clients = Vec::new();
+    for (node, count) in [(&first, 8), (&last, 20)] {
+        for number in 0..count {
+            clients.push(Client::as_user(node, "42", &format!("{}-{number}", node.id)).await);
+        }
+    }
+    for node in [&first, &last] {
+        node.signal(Signal::TERM);
+        draining(node).await;
+    }
+    db.xadd("events", &[("user", "42"), ("event", "e"), ("data", "1")]).await;
+    assert_eq!(first.exit(BOUND).await.code(), Some(0));
+    db.xadd("events", &[("user", "42"), ("event", "e"), ("data", "2")]).await;
+    let mut most = Vec::new();
+    for client in &mut clients {
+        let mut events = Vec::new();
+        while let Some(event) = client.event_or_bye().await {
+            events.push(event);
+        }
+        let received = data(&events);
+        assert_eq!(received, numbers(1, received.len()));
+        most.push(received.len());
+    }
+    let (on_first, on_last) = most.split_at(8);
+    assert_eq!(on_first.iter().max(), Some(&1), "{most:?}");
+    assert_eq!(on_last.iter().max(), Some(&2), "{most:?}");
+    assert_eq!(last.exit(BOUND).await.code(), Some(0));
+    assert_eq!(db.log_ids("42").await.len(), 3);
+    assert_eq!(db.stream("events").await, []);
+}
+
+#[tokio::test]
 async fn publishing_through_the_draining_node_is_answered_and_never_lost() {
     let mut pair = Pair::with(&[("--drain-timeout", "3s")]).await;
     let _held = users(&pair.a, 6).await;

@@ -113,7 +113,7 @@ mod tests {
 
     use super::super::{Config, MemoryEngine};
     use super::*;
-    use crate::engine::{Answer, Cause, Connect, Engine, Hint, Mode, NodeInfo};
+    use crate::engine::{Answer, Cause, Connect, Engine, Hint, Leaving, Mode, NodeInfo};
     use crate::id::{ClientId, EventId};
 
     /// Sockets that take an event in each millisecond, or none.
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_queued_is_done_before_the_node_leaves_and_one_too_many_is_refused() {
+    async fn what_is_queued_is_done_before_clients_or_the_node_leave_and_one_too_many_is_refused() {
         for release in [false, true] {
             let (engine, _) = engine(true).await;
             let mut published: Vec<_> = (0..=MOST_EVENTS).map(|number| publish(&engine, number)).collect();
@@ -226,7 +226,7 @@ mod tests {
             assert_eq!(refused, Some(Cause::Full));
             assert!((&mut published[0]).now_or_never().is_none(), "it was queued");
             match release {
-                false => engine.stop_ingress().await,
+                false => _ = engine.drain(Leaving::default()).await.unwrap(),
                 true => engine.release().await.unwrap(),
             }
             for answer in published {
