@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{pending, select_all};
@@ -65,8 +64,6 @@ pub struct Relay {
     router: Arc<Router>,
     ports: Arc<Ports>,
     drain_timeout: Duration,
-    /// Whether the ports are closing; each of them, and each connection that is in a request, holds a receiver.
-    closing: watch::Sender<bool>,
     most_workers: usize,
     stop_lease: watch::Sender<bool>,
     lease: JoinHandle<End>,
@@ -111,8 +108,8 @@ impl Relay {
             workers: Arc::new(Semaphore::new(settings.max_workers)),
             places: Arc::new(Semaphore::new(places as usize)),
             most_places: places,
-            draining: AtomicBool::new(false),
-            finish: watch::Sender::new(false),
+            draining: watch::Sender::new(false),
+            closing: watch::Sender::new(false),
         });
         tell_openings(&settings);
 
@@ -125,29 +122,21 @@ impl Relay {
         tasks.push(tokio::spawn(heartbeat::save_acks(router.clone())));
         let (limits, waiting) = (&ports.limits, settings.waiting_connections);
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
-        let (for_clients, closing) = (ports.clone(), watch::Sender::new(false));
+        let for_clients = ports.clone();
         let handle = move |request, peer: SocketAddr| {
             listener::client::handle(request, peer.ip(), for_clients.clone())
         };
-        let served = listener::serve(clients, limits.clone(), waiting, false, closing.subscribe(), handle);
+        let served =
+            listener::serve(clients, limits.clone(), waiting, false, ports.closing.subscribe(), handle);
         tasks.push(tokio::spawn(served));
         info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
         let for_workers = ports.clone();
         let handle = move |request, _| listener::worker::handle(request, for_workers.clone());
-        let served = listener::serve(workers, limits.clone(), waiting, true, closing.subscribe(), handle);
+        let served =
+            listener::serve(workers, limits.clone(), waiting, true, ports.closing.subscribe(), handle);
         tasks.push(tokio::spawn(served));
         let (drain_timeout, most_workers) = (settings.drain_timeout, settings.max_workers);
-        Ok(Self {
-            router,
-            ports,
-            drain_timeout,
-            closing,
-            most_workers,
-            stop_lease,
-            lease,
-            tasks,
-            engine_tasks,
-        })
+        Ok(Self { router, ports, drain_timeout, most_workers, stop_lease, lease, tasks, engine_tasks })
     }
 
     /// Serves until `shutdown`, then drains. Where another process takes this node's id, it leaves at once.
@@ -169,8 +158,7 @@ impl Relay {
             End::Stopped | End::Failed => self.drain().await,
             End::TakenOver => {
                 error!("closing all sockets: they are another process's to serve now");
-                self.ports.draining.store(true, Ordering::Release);
-                self.ports.finish.send_replace(true);
+                self.ports.draining.send_replace(true);
                 self.router.registry().each(|session| session.close(Close::LeaseLost));
                 self.close_ports(LAST_WORDS).await;
             }
@@ -183,8 +171,7 @@ impl Relay {
 
     async fn drain(&mut self) {
         info!(sessions = self.router.registry().len(), "draining");
-        self.ports.draining.store(true, Ordering::Release);
-        self.ports.finish.send_replace(true);
+        self.ports.draining.send_replace(true);
         drain::hand_over(&self.router, self.drain_timeout).await;
         // Not before: where no other node is there to read on, what comes meanwhile is for those who are still here.
         if timeout(LAST_WORDS, self.router.engine().stop_ingress()).await.is_err() {
@@ -202,10 +189,10 @@ impl Relay {
         }
     }
 
-    /// Accepts nothing any more, and waits until everyone has had their answer and every socket is closed: whoever has
-    /// published must hear what came of it, and what they published must be on its way.
+    /// Accepts nothing any more, sends workers away, and waits until everyone has had their answer and every socket is
+    /// closed: whoever has published must hear what came of it, and what they published must be on its way.
     async fn close_ports(&self, most: Duration) {
-        self.closing.send_replace(true);
+        self.ports.closing.send_replace(true);
         let sockets = || {
             let clients = self.ports.most_places as usize - self.ports.places.available_permits();
             clients + self.most_workers - self.ports.workers.available_permits()
@@ -216,7 +203,7 @@ impl Relay {
                 self.router.registry().each(|session| session.close(Close::Drain(Duration::ZERO)));
                 sleep(Duration::from_millis(10)).await;
             }
-            self.closing.closed().await;
+            self.ports.closing.closed().await;
         };
         if timeout(most, all).await.is_err() {
             debug!("some did not take their answer, or say goodbye, in time");

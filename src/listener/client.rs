@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::http::{self, Answer};
-use super::{Ports, browser, cors, events};
+use super::{Ports, asked, browser, cors, events};
 use crate::auth::{Credentials, Grant, Pass};
 use crate::close::Close;
 use crate::engine::Registration;
@@ -123,6 +123,7 @@ async fn greet(
     place: OwnedSemaphorePermit,
 ) {
     let Some(mut socket) = socket(request, &ports).await else { return };
+    let mut draining = ports.draining.subscribe();
     let not_introduced = |close| {
         ports.router.metrics().not_introduced(close);
         close
@@ -130,7 +131,7 @@ async fn greet(
     let heard = tokio::select! {
         heard = timeout(ports.limits.hello_timeout, hello(&mut socket)) => heard,
         // Nobody need wait for who has not said who it is.
-        () = ports.asked_to_finish() => Ok(Err(Some(Close::Drain(Duration::ZERO)))),
+        () = asked(&mut draining) => Ok(Err(Some(Close::Drain(Duration::ZERO)))),
     };
     let close = match heard {
         Err(_) => not_introduced(Some(Close::HelloTimeout)),

@@ -19,7 +19,6 @@ pub mod worker;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::Request;
@@ -89,22 +88,17 @@ pub struct Ports {
     pub places: Arc<Semaphore>,
     /// How many places there are.
     pub most_places: u32,
-    /// Set once the node is going away.
-    pub draining: AtomicBool,
-    /// Tells workers' sockets, and those of clients who have not said hello, to finish.
-    pub finish: watch::Sender<bool>,
+    /// Whether the node is going away. Clients who have not said hello go at once.
+    pub draining: watch::Sender<bool>,
+    /// Whether the ports are closing, once clients have been handed over. Each of them, each connection that is in a
+    /// request and each worker's socket holds a receiver.
+    pub closing: watch::Sender<bool>,
 }
 
 impl Ports {
     /// Whether the node is going away.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-    }
-
-    /// Waits for [`Ports::finish`].
-    pub async fn asked_to_finish(&self) {
-        // An error means that the node is gone altogether.
-        let _ = self.finish.subscribe().wait_for(|finish| *finish).await;
+        *self.draining.borrow()
     }
 
     /// Whether the node should get clients; if not, why.
@@ -236,8 +230,8 @@ async fn serve_connection<H, F>(
     }
 }
 
-/// Waits until a port is closing.
-async fn asked(closing: &mut watch::Receiver<bool>) {
+/// Waits until the node is draining, or its ports are closing.
+async fn asked(to: &mut watch::Receiver<bool>) {
     // An error means that the node is gone altogether.
-    let _ = closing.wait_for(|closing| *closing).await;
+    let _ = to.wait_for(|asked| *asked).await;
 }

@@ -16,7 +16,7 @@ use tracing::{debug, info};
 use super::http::{self, Answer};
 use super::in_flight::{Done, InFlight};
 use super::routes::{self, Found, Verb};
-use super::{Ports, cors, metrics, operator, publish};
+use super::{Ports, asked, cors, metrics, operator, publish};
 use crate::auth::bearer;
 use crate::close::Close;
 use crate::metrics::Via;
@@ -119,7 +119,8 @@ async fn serve(mut socket: Socket, ports: &Ports) -> Option<Close> {
     // What is waited for beside frames is set up once, not once a frame.
     let first = Instant::now() + interval.mul_f64(0.5 + fastrand::f64() / 2.0);
     let mut due = pin!(sleep_until(first));
-    let mut finished = pin!(ports.asked_to_finish());
+    let mut closing = ports.closing.subscribe();
+    let mut closing = pin!(asked(&mut closing));
     let mut ping_out = false;
     let close = loop {
         let outcome = tokio::select! {
@@ -158,7 +159,8 @@ async fn serve(mut socket: Socket, ports: &Ports) -> Option<Close> {
                     Err(error) => Err(error),
                 }
             }
-            () = finished.as_mut() => break Some(Close::Drain(Duration::ZERO)),
+            // It may come back to another node at once: workers are few.
+            () = closing.as_mut() => break Some(Close::Drain(Duration::ZERO)),
         };
         if let Err(error) = outcome {
             debug!(%error, "a worker's connection broke");

@@ -10,9 +10,9 @@ use crate::support::client::{data, numbers};
 use crate::support::db::set;
 use crate::support::pair::Single;
 use crate::support::raw::{FIN, TEXT, frame};
-use crate::support::socket::Socket;
 use crate::support::{
-    BOUND, Client, Closed, Db, Node, NodeBuilder, Pair, RawClient, RedisServer, Worker, eventually, http,
+    BOUND, Client, Closed, Db, Node, NodeBuilder, Pair, RawClient, RedisServer, Scrape, Worker, eventually,
+    http,
 };
 
 async fn users(node: &Node, count: usize) -> Vec<Client> {
@@ -258,25 +258,39 @@ async fn published(db: &mut Db, user: &str) {
 }
 
 #[tokio::test]
-async fn a_worker_is_told_as_well() {
-    let node = NodeBuilder::local("solo").set("--drain-timeout", "500ms").start().await;
-    let url = format!("{}/", node.worker_url);
-    let mut worker = Socket::open(&url, None).await.unwrap();
+async fn a_worker_publishes_until_clients_have_been_handed_over_and_is_told_then() {
+    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "10s").start().await;
+    let mut clients = users(&node, 12).await;
+    let mut worker = Worker::open(&node).await;
     // Answered once, it is connected for both sides.
-    worker.send(r#"{"ref":"1","userId":"42","event":"e"}"#).await;
-    assert_eq!(worker.json("an ack").await["type"], "ack");
+    worker.event("42", "1").await;
     node.signal(Signal::TERM);
+    eventually(BOUND, "the first clients sent away", async || {
+        let gone = Scrape::of(&node).await.get("disconnects_total{reason=\"drain\"}");
+        if gone >= 3.0 { Ok(()) } else { Err(gone.to_string()) }
+    })
+    .await;
+    worker.publish(json!({"broadcast": true, "event": "e"})).await;
+    let mut received = 0;
+    for client in &mut clients {
+        while client.event_or_bye().await.is_some() {
+            received += 1;
+        }
+    }
+    assert!(received > 0, "not one of nine clients was still there");
     let closed = worker.closed().await;
-    assert_eq!(closed.code, 1012, "{closed:?}");
+    check_farewell(&closed);
+    assert_eq!(closed.bye.unwrap()["afterMs"], 0);
+    assert_eq!(node.exit(BOUND).await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn who_has_not_said_hello_is_sent_away_at_once() {
-    let mut node = NodeBuilder::local("solo").set("--drain-timeout", "500ms").start().await;
+    let node = NodeBuilder::local("solo").set("--drain-timeout", "10m").start().await;
+    let _clients = users(&node, 20).await; // most of them stay for minutes
     let mut client = Client::upgrade(&node, "").await;
     node.signal(Signal::TERM);
     check_farewell(&client.closed().await);
-    assert_eq!(node.exit(BOUND).await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Error;
 
 use super::node::Node;
-use super::socket::Socket;
+use super::socket::{Closed, Socket};
 
 /// A connected worker. Dropping it breaks the connection without a close.
 pub struct Worker {
@@ -68,6 +68,11 @@ impl Worker {
             ids.push(self.event(user, &number.to_string()).await);
         }
         ids
+    }
+
+    /// Reads on to the close that the node begins; its `bye` has been checked.
+    pub async fn closed(&mut self) -> Closed {
+        self.socket.closed().await
     }
 
     fn mint_ref(&mut self) -> String {
