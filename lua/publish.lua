@@ -200,7 +200,9 @@ local function publish(nodes, log, cursor, event, data, option, counts)
     last = newest and newest[1] or noted or '0-0'
   end
   local carried, added = nil, 0
-  local older = option and option.collapse and redis.call('HGET', cursor, '@collapse:' .. option.collapse)
+  -- With the target: who does not get the newer event must not lose the older one to it.
+  local place = option and option.collapse and '@collapse:' .. option.collapse .. to
+  local older = place and redis.call('HGET', cursor, place)
   if older then carried, added = take_out(log, cursor, older) end
   -- Most events have no options, and their log is there.
   local id = not option and call('XADD', log, 'NOMKSTREAM', '*', 'event', event, 'data', data, 'prev', last)
@@ -228,7 +230,7 @@ local function publish(nodes, log, cursor, event, data, option, counts)
   if entries and entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', length) end
   if option then
     if carried then added = added + redis.call('HSET', cursor, '@prev:' .. id, carried) end
-    if option.collapse then added = added + redis.call('HSET', cursor, '@collapse:' .. option.collapse, id) end
+    if place then added = added + redis.call('HSET', cursor, place, id) end
     if option.key then added = added + redis.call('HSET', cursor, '@key:' .. option.key, id) end
     if option.key and option.collapse then
       added = added + redis.call('HSET', cursor, '@collapsing:' .. option.key, id)

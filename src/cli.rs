@@ -141,7 +141,7 @@ fn publish() -> Command {
             value("event", "NAME", "The event's name"),
             value("data", "JSON", "Its data, any JSON; null where left out").allow_hyphen_values(true),
             value("key", "KEY", "Idempotency key: published once per user and key"),
-            value("collapse-key", "KEY", "A newer event with this key takes its place in the log"),
+            value("collapse-key", "KEY", "A newer event with this key and target takes its place in the log"),
             switch("transient", "To whoever is connected now, without a place in the log"),
             token(),
             Arg::new("lines").value_name("-").value_parser(["-"]).help("Read standard input, a terminal or not"),

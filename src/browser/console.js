@@ -53,8 +53,9 @@ export async function publish(frames) {
 export function published(user, clientId) {
   const newest = new Map();
   const mine = ledger.filter((entry) => entry.user === user && (!entry.clientId || entry.clientId === clientId) && entry.exceptClientId !== clientId);
-  for (const entry of mine) if (entry.collapseKey) newest.set(entry.collapseKey, entry);
-  return mine.map((entry) => ({ id: entry.id, replaced: entry.collapseKey !== undefined && newest.get(entry.collapseKey) !== entry }));
+  const place = (entry) => JSON.stringify([entry.collapseKey, entry.clientId, entry.exceptClientId]);
+  for (const entry of mine) if (entry.collapseKey) newest.set(place(entry), entry);
+  return mine.map((entry) => ({ id: entry.id, replaced: entry.collapseKey !== undefined && newest.get(place(entry)) !== entry }));
 }
 
 /** What is wrong with a JSON text, or nothing. The text itself is what gets sent. */

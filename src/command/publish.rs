@@ -47,7 +47,7 @@ pub struct Event {
     /// Its content, JSON text.
     #[serde(skip)]
     pub data: Option<String>,
-    /// A newer event with this key takes its place.
+    /// A newer event with this key, and the same target, takes its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collapse_key: Option<String>,
     /// Published once.

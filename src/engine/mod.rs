@@ -125,7 +125,7 @@ pub struct Event {
     pub event: EventName,
     /// Its content.
     pub data: Data,
-    /// It takes the place of the log's entry with this key.
+    /// It takes the place of the log's entry with this key, and the same target.
     pub collapse: Option<CollapseKey>,
     /// Published once.
     pub key: Option<IdempotencyKey>,

@@ -41,7 +41,7 @@ pub struct Publish {
     pub event: EventName,
     /// Its content.
     pub data: Data,
-    /// A newer event with the same key takes its place in the log.
+    /// A newer event with the same key, and the same target, takes its place in the log.
     pub collapse: Option<CollapseKey>,
     /// Published once per user and key.
     pub key: Option<IdempotencyKey>,

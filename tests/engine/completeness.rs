@@ -18,6 +18,7 @@ crate::on_both_engines!(
     collapsed_entries_do_not_hide_a_trimmed_one,
     only_the_newest_of_a_collapse_key_is_kept,
     collapse_keys_are_told_apart,
+    a_collapsed_entry_gives_way_to_its_own_target_alone,
 );
 
 const LAPSES: Duration = Duration::from_millis(300);
@@ -184,6 +185,25 @@ async fn collapse_keys_are_told_apart(kind: Kind) {
     stage.publish(progress(&other, "a", "1")).await;
     let plain = stage.publish_plain(&one, "2").await;
     assert_eq!(ids(&stage.connect_since(&one, "tab", EventId::ZERO).await), [a, b, plain]);
+}
+
+async fn a_collapsed_entry_gives_way_to_its_own_target_alone(kind: Kind) {
+    let stage = kind.stage().await;
+    let (user, client) = (user("42"), |name: &str| Some(name.parse().unwrap()));
+    let targets =
+        [(None, None), (client("a"), None), (client("b"), None), (None, client("a")), (None, client("b"))];
+    let mut newest = Vec::new();
+    for round in ["1", "2"] {
+        newest.clear();
+        for (client, except) in targets.clone() {
+            let event = Event { client, except, ..progress(&user, "p", round) };
+            newest.push(stage.publish(event).await.id.unwrap());
+        }
+    }
+    for (client, its) in [("a", [0, 1, 4]), ("b", [0, 2, 3])] {
+        let page = stage.connect_since(&user, client, EventId::ZERO).await;
+        assert_eq!((ids(&page), page.whole), (its.map(|at: usize| newest[at]).to_vec(), true), "{client}");
+    }
 }
 
 #[tokio::test]

@@ -332,8 +332,9 @@ impl<'a> History<'a> {
         let mut kept: Vec<_> =
             self.events.iter_mut().filter(|event| !event.trimmed && !event.collapsed).collect();
         let newest = kept.len() - 1;
+        let place = |publish: &Publish| (publish.collapse, publish.only, publish.except);
         let older =
-            |event: &&mut Known| publish.collapse.is_some() && event.publish.collapse == publish.collapse;
+            |event: &&mut Known| publish.collapse.is_some() && place(&event.publish) == place(publish);
         if let Some(at) = kept[..newest].iter().position(older) {
             kept[at].collapsed = true;
             kept.remove(at);

@@ -133,7 +133,7 @@ impl Context {
                 let prev = user.last;
                 let id = EventId { ms: now, seq: 0 }.max(EventId { seq: prev.seq + 1, ..prev });
                 if event.collapse.is_some() {
-                    user.log.retain(|entry| entry.collapse != event.collapse);
+                    user.log.retain(|entry| !entry.is_replaced_by(&event));
                 }
                 user.log.push_back(Entry {
                     id,

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::engine::{LogEvent, Mode, Registration};
+use crate::engine::{Event, LogEvent, Mode, Registration};
 use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey};
 use crate::protocol::publish::Data;
 
@@ -28,6 +28,15 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Whether it has the collapse key of that event, and its target: who does not get the newer one must not lose the older
+    /// one to it.
+    pub(super) fn is_replaced_by(&self, event: &Event) -> bool {
+        self.collapse.is_some()
+            && self.collapse == event.collapse
+            && self.client == event.client
+            && self.except == event.except
+    }
+
     fn is_for(&self, client: &ClientId) -> bool {
         self.client.as_ref().is_none_or(|only| only == client) && self.except.as_ref() != Some(client)
     }
