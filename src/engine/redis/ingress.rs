@@ -24,7 +24,7 @@ use super::turns::Turn;
 use super::wire::send;
 use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, status, uplink};
 use crate::engine::{Event, Unavailable};
-use crate::id::{EventId, UserId};
+use crate::id::UserId;
 use crate::metrics::Via;
 
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
@@ -368,30 +368,18 @@ impl<'a> Reader<'a> {
         }
 
         let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
-        let (done, undone): (Vec<_>, Vec<_>) =
-            entries.iter().enumerate().partition(|(at, (id, _))| is_done(*at, id));
-        if let Some((_, (last, _))) = done.last() {
-            let rest = undone.first().map_or_else(|| after(last), |(_, (first, _))| first.clone());
-            let mut acked = cmd("XACK");
-            acked.arg(&self.stream).arg("switchboard");
-            for (_, (id, _)) in &done {
-                acked.arg(id);
-            }
-            let mut done = redis::pipe();
-            // Everything before `rest` has been handled, in order: it may go.
-            done.add_command(acked).cmd("XTRIM").arg(&self.stream).arg("MINID").arg("=").arg(rest);
-            self.ask_all(done, Duration::ZERO).await?;
+        let ids = entries.iter().map(|(id, _)| &id[..]).enumerate();
+        let done: Vec<&str> = ids.filter(|(at, id)| is_done(*at, id)).map(|(_, id)| id).collect();
+        if !done.is_empty() {
+            // These and no others: before them may lie what another consumer of the group was handed.
+            let mut gone = redis::pipe();
+            gone.cmd("XDEL").arg(&self.stream).arg(&done);
+            gone.cmd("XACK").arg(&self.stream).arg("switchboard").arg(&done);
+            self.ask_all(gone, Duration::ZERO).await?;
             self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);
         }
         put_aside.map(drop)
     }
-}
-
-/// The id right after `id`: what is below it may go.
-fn after(id: &str) -> String {
-    id.parse::<EventId>()
-        .map(|id| EventId { ms: id.ms, seq: id.seq + 1 }.to_string())
-        .unwrap_or_else(|_| id.to_owned())
 }
 
 #[cfg(test)]
