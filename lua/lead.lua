@@ -7,6 +7,7 @@
 -- ARGV[1] -> node id
 -- ARGV[2] -> the lease, '<boot id of the process>.<number>'
 -- ARGV[3] -> lease, ms; 0 gives it back
+-- ARGV[4] -> 1 where this process has found the stream before, or made it; else 0
 --
 -- returns 1 where the lease is ours now, 0 where it is not
 
@@ -15,7 +16,13 @@ local boot, number = string.match(lease, '^(.*)%.(%d+)$')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local is_gone = redis.call('EXISTS', events) == 0
 redis.pcall('XGROUP', 'CREATE', events, 'switchboard', '0', 'MKSTREAM') -- BUSYGROUP: it is there
+if is_gone and ARGV[4] == '1' then
+  -- It has been deleted. Whose entries were routed has the last one's id noted, and one that is not newer would count as
+  -- routed: Redis shall refuse it. Where the right to say so is missing, all else goes on.
+  redis.pcall('XSETID', events, string.format('%d-0', now))
+end
 local idle = {}
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', events, 'switchboard')) do
   local holder, until_ms = string.match(consumer[2], '^lease %S+ (%S+) (%d+)$')

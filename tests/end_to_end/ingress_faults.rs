@@ -109,6 +109,13 @@ async fn a_stream_that_was_deleted_is_read_again_from_its_new_start() {
     assert_eq!(data(&client.events(20).await), numbers(21, 40));
     stage.a.log_line(BOUND, "what has happened", |line| line.contains("has been made anew")).await;
     assert!(!stage.a.lines().iter().any(|line| line.contains("another process")), "nobody took it");
+
+    all_acknowledged(&mut stage.db).await;
+    assert_eq!(stage.db.run::<i64>(redis::cmd("DEL").arg("events")).await, 1);
+    eventually(BOUND, "the stream made anew", async || same(stage.db.exists("events").await, true)).await;
+    let low = ["return redis.pcall('XADD', 'events', '1-1', 'user', '42', 'event', 'e').err", "0"];
+    let refusal: Option<String> = stage.db.run(redis::cmd("EVAL").arg(&low)).await;
+    assert!(refusal.is_some_and(|error| error.contains("equal or smaller")), "it would count as routed");
 }
 
 #[tokio::test]

@@ -9,8 +9,14 @@ const LONG: &str = "60000";
 
 /// Whether `node` has its lease now, the first or a later one, for so many ms.
 fn lead_as(stage: &Stage, node: &str, number: u32, ttl: &str) -> bool {
+    lead_knowing(stage, node, number, ttl, "0")
+}
+
+/// As `lead_as`, where the process has found the stream before (`1`) or not.
+fn lead_knowing(stage: &Stage, node: &str, number: u32, ttl: &str, known: &str) -> bool {
     let lease = format!("boot-{node}.{number}");
-    stage.ask::<i64>(&["EVAL", include_str!("../../lua/lead.lua"), "1", "other", node, &lease, ttl]) == 1
+    let script = include_str!("../../lua/lead.lua");
+    stage.ask::<i64>(&["EVAL", script, "1", "other", node, &lease, ttl, known]) == 1
 }
 
 fn lead(stage: &Stage, node: &str, ttl: &str) -> bool {
@@ -35,6 +41,31 @@ fn consumers(stage: &Stage) -> Vec<String> {
     let all: Vec<HashMap<String, redis::Value>> = stage.ask(&["XINFO", "CONSUMERS", "other", "switchboard"]);
     let name = |consumer: &HashMap<String, redis::Value>| redis::from_redis_value(consumer["name"].clone());
     all.iter().map(|consumer| name(consumer).unwrap()).collect()
+}
+
+/// Whether Redis takes an entry with that id.
+fn takes_id(stage: &Stage, id: &str) -> bool {
+    let add = "return redis.pcall('XADD', KEYS[1], ARGV[1], 'user', '42', 'event', 'e').err and 0 or 1";
+    stage.ask::<i64>(&["EVAL", add, "1", "other", id]) == 1
+}
+
+#[tokio::test]
+async fn a_stream_that_was_deleted_takes_no_ids_from_before_that() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead(&stage, "a", LONG));
+    assert!(takes_id(&stage, "1-1"), "the first stream there is");
+    let time: Vec<u64> = stage.ask(&["TIME"]);
+    let deleted = || assert_eq!(stage.ask::<i64>(&["DEL", "other"]), 1);
+    deleted();
+    assert!(lead_knowing(&stage, "a", 1, LONG, "1"));
+    for (id, taken) in [("1-2", false), (&format!("{}-0", time[0] * 1000)[..], false), ("*", true)] {
+        assert_eq!(takes_id(&stage, id), taken, "{id}");
+    }
+    assert_eq!(take(&stage, "a").unwrap().len(), 1);
+    // Whoever added something was there first.
+    deleted();
+    assert!(takes_id(&stage, "1-1") && lead_knowing(&stage, "a", 1, LONG, "1") && takes_id(&stage, "1-2"));
+    assert_eq!(take(&stage, "a").unwrap().len(), 2);
 }
 
 /// More than a lease of one millisecond.

@@ -35,6 +35,13 @@ pub async fn refused(server: &Server) -> Vec<String> {
     entries.filter(|entry| !harmless.iter().any(|object| entry.contains(object))).collect()
 }
 
+/// Whether the stream that was made anew takes no ids from before that; where it does, it is deleted once more.
+const REFUSES_EARLIER_IDS: &str = "
+    local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', '1-1', 'user', '42', 'event', 'e')
+    if type(added) == 'table' and added.err then return 1 end
+    redis.call('DEL', KEYS[1])
+    return 0";
+
 /// Publish, replay, ingress, crash, clean-up, drain; with whatever `builder` connects by.
 async fn whole_life(server: &Server, builder: impl Fn(&str) -> NodeBuilder) {
     let settings = [("--node-ttl", "1500ms"), ("--drain-timeout", "200ms")];
@@ -57,6 +64,12 @@ async fn whole_life(server: &Server, builder: impl Fn(&str) -> NodeBuilder) {
     for (stream, length) in [("uplink", 1), ("events:dead", 1)] {
         eventually(BOUND, stream, async || same(server.ask::<usize>(&["XLEN", stream]).await, length)).await;
     }
+    server.ask::<i64>(&["DEL", "events"]).await;
+    // A node that has not looked for the stream before takes it for the first there is.
+    eventually(BOUND, "an ingress stream that takes no earlier ids", async || {
+        same(server.ask::<i64>(&["EVAL", REFUSES_EARLIER_IDS, "1", "events"]).await, 1)
+    })
+    .await;
     a.kill();
     eventually(BOUND, "the crash cleared up", async || {
         let members: Vec<String> = server.ask(&["SMEMBERS", "user:42"]).await;

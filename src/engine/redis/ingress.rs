@@ -31,9 +31,13 @@ use crate::metrics::Via;
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
     let (mut turn, mut stuck, mut bad) = (Turn::default(), Retold::default(), Retold::default());
+    // Whether the stream has been there.
+    let mut known = false;
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
-            match Lease::take(&context, &stream).await {
+            let taken = Lease::take(&context, &stream, known).await;
+            known |= taken.is_ok();
+            match taken {
                 Ok(Some(mut lease)) => {
                     context.turns.taken(&mut turn, ttl);
                     match Reader::serve(&context, &mut lease, &stream, &mut turn, &mut bad, &wanted).await {
@@ -154,7 +158,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Deleted, flushed or evicted: it is made again from the start, and entries are known by their ids.
+    /// Deleted, flushed or evicted: it is made again from the start. Entries are known by their ids, so those to come must
+    /// have higher ones: see `lua/lead.lua`.
     async fn make_anew(&mut self) -> Result<(), Stopped> {
         sleep(Duration::from_millis(50)).await;
         self.lease.renew().await?;

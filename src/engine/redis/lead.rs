@@ -21,6 +21,8 @@ pub struct Lease {
     pub name: String,
     /// By this process's own clock, counted from when it was asked for.
     end: Instant,
+    /// The stream has been there: where it is not, it was deleted.
+    known: bool,
     /// See [`Lease::was_renewed`].
     renewed: bool,
 }
@@ -40,14 +42,18 @@ pub enum NotHeld {
 }
 
 impl Lease {
-    /// Takes it; none where another process has it.
+    /// Takes it; none where another process has it. After that the stream is there; `known`: it was before.
     ///
     /// # Errors
     /// Where Redis is away.
-    pub async fn take(context: &Arc<Context>, stream: &str) -> Result<Option<Self>, Unavailable> {
+    pub async fn take(
+        context: &Arc<Context>,
+        stream: &str,
+        known: bool,
+    ) -> Result<Option<Self>, Unavailable> {
         let name = format!("{}.{}", context.config.boot, NUMBER.fetch_add(1, Ordering::Relaxed));
         let (context, stream) = (context.clone(), stream.to_owned());
-        let mut lease = Self { context, stream, name, end: Instant::now(), renewed: false };
+        let mut lease = Self { context, stream, name, end: Instant::now(), known, renewed: false };
         Ok(lease.ask().await?.then_some(lease))
     }
 
@@ -91,6 +97,7 @@ impl Lease {
     async fn ask(&mut self) -> Result<bool, Unavailable> {
         let (asked, ttl) = (Instant::now(), self.context.config.node_ttl);
         let held = self.lead(ttl).await?;
+        self.known = true;
         if held {
             self.end = asked + ttl;
         }
@@ -106,11 +113,12 @@ impl Lease {
     }
 
     async fn lead(&self, ttl: Duration) -> Result<bool, Unavailable> {
-        let mut call = scripts::call(&scripts::LEAD, 1, 3);
+        let mut call = scripts::call(&scripts::LEAD, 1, 4);
         call.arg(self.context.keys.ingress(&self.stream))
             .arg(self.context.config.node.as_str())
             .arg(&self.name)
-            .arg(ms(ttl));
+            .arg(ms(ttl))
+            .arg(u8::from(self.known));
         Ok(reply::integer(&self.context.link.run_one(call).await?)? == 1)
     }
 }
@@ -138,7 +146,7 @@ mod tests {
             Some(if left >= 0 { ":1" } else { ":0" })
         });
         let context = context(place.await, TTL);
-        let mut lease = Lease::take(&context, "events").await.unwrap().unwrap();
+        let mut lease = Lease::take(&context, "events", false).await.unwrap().unwrap();
         lease.go_on().await.unwrap();
         assert!(!lease.was_renewed(), "it has only begun");
         let half = lease.end - TTL / 2;
@@ -151,7 +159,7 @@ mod tests {
         lease.end = half;
         assert!(matches!(lease.go_on().await, Err(NotHeld::Lost)));
         assert_eq!(names.lock().unwrap().len(), 1, "it is one and the same");
-        let _ = Lease::take(&context, "events").await;
+        let _ = Lease::take(&context, "events", false).await;
         assert_eq!(names.lock().unwrap().len(), 2, "and the next is another");
     }
 }
