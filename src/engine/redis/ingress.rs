@@ -5,6 +5,8 @@
 //! what its predecessor left pending comes first. Each event carries its entry's id into the user's log state, so
 //! that an entry that is read twice is published once.
 
+mod progress;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -383,6 +385,5 @@ impl<'a> Reader<'a> {
     }
 }
 
-mod progress;
 #[cfg(test)]
 mod tests;
