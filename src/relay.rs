@@ -154,11 +154,13 @@ impl Relay {
             (ended, _, _) = select_all(&mut self.tasks) => failed(ended),
             error = panicked(&mut self.engine_tasks) => failed(Err(error)),
         };
+        self.ports.draining.send_replace(true);
+        let is_taken_over = matches!(end, End::TakenOver) || !self.hand_over().await;
+        let end = if is_taken_over { End::TakenOver } else { end };
         match end {
             End::Stopped | End::Failed => self.drain().await,
             End::TakenOver => {
                 error!("closing all sockets: they are another process's to serve now");
-                self.ports.draining.send_replace(true);
                 self.router.registry().each(|session| session.close(Close::LeaseLost));
                 self.close_ports(LAST_WORDS).await;
             }
@@ -169,10 +171,17 @@ impl Relay {
         end
     }
 
-    async fn drain(&mut self) {
+    /// Sends clients away, to other nodes; false where another process takes this node's id meanwhile.
+    async fn hand_over(&mut self) -> bool {
         info!(sessions = self.router.registry().len(), "draining");
-        self.ports.draining.send_replace(true);
-        drain::hand_over(&self.router, self.drain_timeout).await;
+        let is_over = self.lease.is_finished();
+        tokio::select! {
+            () = drain::hand_over(&self.router, self.drain_timeout) => true,
+            end = &mut self.lease, if !is_over => !matches!(end, Ok(End::TakenOver)),
+        }
+    }
+
+    async fn drain(&mut self) {
         // Not before: where no other node is there to read on, what comes meanwhile is for those who are still here.
         if timeout(LAST_WORDS, self.router.engine().stop_ingress()).await.is_err() {
             warn!("the ingress lease was not given back in time and will lapse");
@@ -189,7 +198,7 @@ impl Relay {
         }
     }
 
-    /// Accepts nothing any more, sends workers away, and waits until everyone has had their answer and every socket is
+    /// Accepts nothing any more, sends workers away, and waits until all that was read has its answer and every socket is
     /// closed: whoever has published must hear what came of it, and what they published must be on its way.
     async fn close_ports(&self, most: Duration) {
         self.ports.closing.send_replace(true);

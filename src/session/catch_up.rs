@@ -96,7 +96,7 @@ impl Session {
             let id = registration.events.is_empty().then_some(upto);
             self.feed(client::gap(registration.from, registration.position), id)?;
         }
-        let Self { transport, registered, last, steps: unflushed, .. } = self;
+        let Self { transport, registered, last, steps: unflushed, rate, .. } = self;
         let mut burst = registered.router().metrics().burst();
         for event in fault::replayed(registration.events) {
             if event.id > *last {
@@ -104,6 +104,7 @@ impl Session {
                 let data = std::str::from_utf8(&event.data).unwrap_or("null");
                 transport.feed(client::event(Some(event.id), &event.event, data), Some(event.id))?;
                 *last = event.id;
+                rate.sends_event();
                 burst.logged(event.id, event.id > self.welcomed_at);
                 let step = if event.id > self.welcomed_at { "caught_up" } else { "replayed" };
                 steps::note(registered, step, || steps::event(Some(event.id)));

@@ -6,7 +6,6 @@ use super::rate::Verdict;
 use super::{Done, End, Session, steps};
 use crate::close::Close;
 use crate::engine::Uplink;
-use crate::id::EventId;
 use crate::protocol::client::{self, Incoming};
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::Data;
@@ -28,7 +27,7 @@ impl Session {
         };
         let incoming = text.as_deref().map(Incoming::parse);
         let verdict = match &incoming {
-            Some(Ok(Incoming::Ack(id))) if self.is_progress(*id) => Verdict::Allowed,
+            Some(Ok(Incoming::Ack(_))) => self.rate.take_ack(),
             _ => self.rate.take(),
         };
         match verdict {
@@ -73,11 +72,5 @@ impl Session {
             Err(refusal) => self.refuse(&refusal)?,
         }
         Ok(None)
-    }
-
-    /// Whether an ack of this confirms more than was. How many of those come is for publishers to say: there are no more of
-    /// them than events that were sent.
-    fn is_progress(&self, id: EventId) -> bool {
-        id.min(self.last) > self.registered.handle().confirmed().unwrap_or(EventId::ZERO)
     }
 }

@@ -6,7 +6,7 @@ use crate::id::Logged;
 impl Session {
     /// Hands all that waits to the socket, for one flush.
     pub(super) fn send_waiting(&mut self) {
-        let Self { transport, registered, last, flushing, steps, clock, .. } = self;
+        let Self { transport, registered, last, flushing, steps, clock, rate, .. } = self;
         let handle = registered.handle();
         let mut waiting = handle.take();
         if !registered.router().lease().allows_delivery() {
@@ -38,6 +38,9 @@ impl Session {
                 let id = logged.map(|logged| logged.id);
                 if transport.feed(frame, id).is_err() {
                     return; // the next flush fails, and ends the session
+                }
+                if id.is_some() {
+                    rate.sends_event();
                 }
                 burst.hinted(id);
                 steps.handed(registered, id);

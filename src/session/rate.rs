@@ -21,14 +21,33 @@ pub struct Rate {
     per_second: f64,
     tokens: f64,
     refused: u32,
+    /// Acks that cost nothing.
+    free_acks: u32,
     filled: Instant,
 }
+
+/// Events whose acks may come all at once.
+const MOST_FREE_ACKS: u32 = 10_000;
 
 impl Rate {
     /// An allowance of `per_second` messages, with a burst of twice that.
     pub fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second);
-        Self { per_second, tokens: 2.0 * per_second, refused: 0, filled: Instant::now() }
+        Self { per_second, tokens: 2.0 * per_second, refused: 0, free_acks: 0, filled: Instant::now() }
+    }
+
+    /// The client is sent an event: how many of those come is for publishers to say, so an ack of each costs nothing.
+    pub fn sends_event(&mut self) {
+        self.free_acks = MOST_FREE_ACKS.min(self.free_acks + 1);
+    }
+
+    /// Takes an ack into account.
+    pub fn take_ack(&mut self) -> Verdict {
+        if self.free_acks == 0 {
+            return self.take();
+        }
+        self.free_acks -= 1;
+        Verdict::Allowed
     }
 
     /// Takes one message into account. After two bursts' worth of refusals without a pause long enough to fill

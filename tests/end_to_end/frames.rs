@@ -236,7 +236,7 @@ async fn an_ack_of_each_event_is_within_any_rate() {
     }
     client.send_text(r#"{"type":"ping"}"#).await;
     assert_eq!(client.json("a pong, and no error").await["type"], "pong");
-    // What confirms nothing more is a message like any other.
+    // One more than there are events is a message like any other, whatever it confirms.
     for _ in 0..20 {
         client.send_text(&format!(r#"{{"type":"ack","id":"{}"}}"#, published[49])).await;
     }
@@ -244,4 +244,21 @@ async fn an_ack_of_each_event_is_within_any_rate() {
     drop(client);
     let again = Client::as_user(&node, "42", "tab-1").await;
     assert_eq!(again.welcome["replayed"], 0, "{}", again.welcome);
+}
+
+#[tokio::test]
+async fn what_a_pong_has_confirmed_may_still_be_acked() {
+    let node = NodeBuilder::local("solo")
+        .with(&[("--client-rate", "5"), ("--ping-interval", "200ms")])
+        .start()
+        .await;
+    let mut worker = Worker::open(&node).await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let published = worker.count("42", 1, 50).await;
+    client.events(50).await;
+    client.pinged_twice().await;
+    for id in &published {
+        client.send(&format!(r#"{{"type":"ack","id":"{id}"}}"#)).await;
+    }
+    client.round_trip().await;
 }

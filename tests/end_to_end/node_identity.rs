@@ -140,3 +140,26 @@ async fn who_thaws_after_another_has_taken_its_id_takes_no_session_away() {
         assert_eq!(client.event().await.id, Some(id));
     }
 }
+
+#[tokio::test]
+async fn whose_id_is_taken_while_it_drains_sends_the_rest_away_at_once() {
+    let redis = RedisServer::start().await;
+    let settings = [("--node-ttl", "1500ms"), ("--drain-timeout", "10m")];
+    let builder = NodeBuilder::redis("node-a", &redis).with(&settings);
+    let mut first = builder.start().await;
+    let mut open = Vec::new();
+    for user in ["42", "43", "44"] {
+        open.push(Client::as_user(&first, user, "tab-1").await);
+    }
+    first.signal(Signal::TERM);
+    http::answers(&first.worker_http("/readyz"), 503, BOUND).await;
+    first.signal(Signal::STOP);
+    let _second = builder.start().await;
+    first.signal(Signal::CONT);
+    let mut codes = Vec::new();
+    for client in &mut open {
+        codes.push(client.closed().await.code);
+    }
+    assert!(codes.iter().filter(|code| **code == 4201).count() >= 2, "{codes:?}"); // one may have gone before
+    assert_eq!(first.exit(BOUND).await.code(), Some(1));
+}
