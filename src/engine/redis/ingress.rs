@@ -5,18 +5,16 @@
 //! what its predecessor left pending comes first. Each event carries its entry's id into the user's log state, so
 //! that an entry that is read twice is published once.
 
-mod progress;
-
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, cmd};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use self::progress::Progress;
 use super::entry::{parse, per_user};
 use super::lead::{Lease, NotHeld};
 use super::publish::{self, Entry};
@@ -98,6 +96,17 @@ struct Reader<'a> {
     told: bool,
 }
 
+/// How far a read of entries is with being published.
+#[derive(Default)]
+struct Progress<'a> {
+    /// Entries that cannot be routed, by their ids, and why.
+    bad: Vec<(&'a str, String)>,
+    /// So many entries, the first, went out.
+    through: usize,
+    /// Those of them of which some event is not published all the same.
+    undone: HashSet<&'a str>,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Stopped {
     #[error(transparent)]
@@ -159,8 +168,7 @@ impl<'a> Reader<'a> {
     }
 
     async fn run(&mut self, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
-        self.take_over(Duration::ZERO).await?;
-        let mut looked = Instant::now();
+        self.take_over().await?;
         // Only now: an entry that cannot be got rid of stops each reader there, about twice a second.
         if !std::mem::replace(&mut self.told, true) {
             info!(node = %self.context.config.node, stream = self.name, "reading the ingress stream");
@@ -176,17 +184,12 @@ impl<'a> Reader<'a> {
                 return Err(Stopped::GivenAway);
             }
             tell_bad(self.name, self.bad);
-            let long = self.context.config.node_ttl;
-            if looked.elapsed() >= long {
-                self.take_over(long).await?;
-                looked = Instant::now();
-            }
             let entries = self.take().await?;
             if entries.is_empty() {
                 self.wait(&mut handled, block).await?;
             } else if let Some((last, _)) = entries.last() {
                 handled.clone_from(last);
-                self.route(entries, false).await?;
+                self.route(entries).await?;
             }
         }
         Ok(())
@@ -238,18 +241,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What the last reader took and did not finish comes first, in order; with it, and later on alone, what other consumers
-    /// of the group were handed and left lying for so long.
-    async fn take_over(&mut self, long: Duration) -> Result<(), Stopped> {
+    /// What the last reader took and did not finish comes first, in order.
+    async fn take_over(&mut self) -> Result<(), Stopped> {
         let mut from = "0-0".to_owned();
         loop {
             self.lease.renew_in_time().await?;
             let mut claim = cmd("XAUTOCLAIM");
             claim.arg(&self.stream).arg("switchboard").arg(self.context.config.node.as_str());
-            claim.arg(ms(long)).arg(&from).arg("COUNT").arg(self.read.most());
+            claim.arg(0).arg(&from).arg("COUNT").arg(self.read.most());
             let mut parts = reply::array(self.ask(claim, Duration::ZERO).await?)?.into_iter();
             let (Some(next), Some(entries)) = (parts.next(), parts.next()) else { return Ok(()) };
-            self.route(reply::entries(entries)?, long > Duration::ZERO).await?;
+            self.route(reply::entries(entries)?).await?;
             from = reply::text(&next)?.to_owned();
             if from == "0-0" {
                 return Ok(());
@@ -259,9 +261,9 @@ impl<'a> Reader<'a> {
 
     /// Publishes entries in order, puts bad ones aside, and lets go of all that are done: what is not logged would be sent
     /// again with each time that an entry beside it is tried again.
-    async fn route(&mut self, entries: Vec<reply::Entry>, late: bool) -> Result<(), Stopped> {
+    async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
         self.read.came(&entries);
-        let mut progress = Progress { late, ..Progress::default() };
+        let mut progress = Progress::default();
         let published = self.publish_all(&entries, &mut progress).await;
         let let_go = self.let_go(&entries, progress).await;
         published.and(let_go)
@@ -321,9 +323,9 @@ impl<'a> Reader<'a> {
             }
             let outcomes = publish::route(self.context, batch).await;
             self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
-            for ((outcome, (event, _)), id) in outcomes.into_iter().zip(batch).zip(&mut ids) {
+            for (outcome, id) in outcomes.into_iter().zip(&mut ids) {
                 match outcome {
-                    Ok(appended) => progress.published(id, event, &appended),
+                    Ok(_) => {}
                     Err(error) if error.is_for_good() => progress.bad.push((id, error.to_string())),
                     // Out of memory, say: it stays pending, and is tried again.
                     Err(error) => {
@@ -342,11 +344,12 @@ impl<'a> Reader<'a> {
 
     /// Puts bad entries aside, and lets go of all that are done.
     async fn let_go(&mut self, entries: &[reply::Entry], progress: Progress<'_>) -> Result<(), Stopped> {
+        let went_out = |at: usize, id: &str| at < progress.through && !progress.undone.contains(id);
+        let reason = |id: &str| progress.bad.iter().find(|(bad, _)| *bad == id).map(|(_, reason)| reason);
         let mut dead = redis::pipe();
         let mut bad = Vec::new();
-        for (_, (id, fields)) in entries.iter().enumerate().filter(|(at, (id, _))| progress.went_out(*at, id))
-        {
-            let Some(reason) = progress.reason(id) else { continue };
+        for (_, (id, fields)) in entries.iter().enumerate().filter(|(at, (id, _))| went_out(*at, id)) {
+            let Some(reason) = reason(id) else { continue };
             bad.push((id, reason));
             let mut add = uplink::bounded_add(self.context, self.context.keys.dead());
             for (field, value) in fields {
@@ -369,10 +372,9 @@ impl<'a> Reader<'a> {
             }
         }
 
-        let is_aside = |id: &str| put_aside.is_ok() || progress.reason(id).is_none();
+        let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
         let ids = entries.iter().map(|(id, _)| &id[..]).enumerate();
-        let done: Vec<&str> =
-            ids.filter(|(at, id)| progress.went_out(*at, id) && is_aside(id)).map(|(_, id)| id).collect();
+        let done: Vec<&str> = ids.filter(|(at, id)| is_done(*at, id)).map(|(_, id)| id).collect();
         if !done.is_empty() {
             // These and no others: before them may lie what another consumer of the group was handed.
             let mut gone = redis::pipe();

@@ -35,7 +35,7 @@ async fn nothing_goes_out_once_the_lease_is_over() {
         let fields = [target, ("event", "e")].map(|(field, value)| {
             (Bytes::from_static(field.as_bytes()), Bytes::from_static(value.as_bytes()))
         });
-        let outcome = reader.route(vec![("1-0".to_owned(), fields.to_vec())], false).await;
+        let outcome = reader.route(vec![("1-0".to_owned(), fields.to_vec())]).await;
         assert!(matches!(outcome, Err(Stopped::NotHeld(NotHeld::Over))), "{outcome:?}");
     }
     assert_eq!(*asked.lock().unwrap(), [""; 0]);
