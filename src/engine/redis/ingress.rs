@@ -371,16 +371,25 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-
         let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
         let ids = entries.iter().map(|(id, _)| &id[..]).enumerate();
         let done: Vec<&str> = ids.filter(|(at, id)| is_done(*at, id)).map(|(_, id)| id).collect();
-        if !done.is_empty() {
-            // These and no others: before them may lie what another consumer of the group was handed.
-            let mut gone = redis::pipe();
-            gone.cmd("XDEL").arg(&self.stream).arg(&done);
-            gone.cmd("XACK").arg(&self.stream).arg("switchboard").arg(&done);
-            self.ask_all(gone, Duration::ZERO).await?;
+        if let Some(last) = done.last() {
+            let mut acked = redis::pipe();
+            acked.cmd("XACK").arg(&self.stream).arg("switchboard").arg(&done);
+            acked.cmd("XINFO").arg("GROUPS").arg(&self.stream);
+            let groups = self.ask_all(acked, Duration::ZERO).await?.pop().unwrap_or(redis::Value::Nil);
+            // Everything up to the last has been handled and may go, with what the group was made to pass over. But where
+            // another consumer of the group was handed something, that waits for the next reader.
+            let nobody_waits = reply::pending(groups, "switchboard") == Some(0);
+            let mut gone = cmd(if nobody_waits { "XTRIM" } else { "XDEL" });
+            gone.arg(&self.stream);
+            if nobody_waits {
+                gone.arg("MINID").arg(reply::after(last))
+            } else {
+                gone.arg(&done)
+            };
+            self.ask(gone, Duration::ZERO).await?;
             self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);
         }
         put_aside.map(drop)

@@ -119,3 +119,18 @@ pub fn read(value: Value) -> Result<Vec<Entry>, Unavailable> {
     };
     entries(stream.ok_or_else(|| unexpected("a stream"))?)
 }
+
+/// The id right after `id`, an entry's.
+pub fn after(id: &str) -> String {
+    let next = |id: EventId| EventId { ms: id.ms, seq: id.seq + 1 }.to_string();
+    id.parse().map_or_else(|_| id.to_owned(), next)
+}
+
+/// How many entries consumers of `group` hold, by an answer to `XINFO GROUPS`.
+pub fn pending(groups: Value, group: &str) -> Option<i64> {
+    let is = |value: &Value, word: &str| text(value).is_ok_and(|text| text == word);
+    let groups = array(groups).ok()?.into_iter().filter_map(|fields| array(fields).ok());
+    let fields = groups.into_iter().find(|fields| fields.get(1).is_some_and(|name| is(name, group)))?;
+    let at = fields.iter().position(|field| is(field, "pending"))?;
+    integer(fields.get(at + 1)?).ok()
+}
