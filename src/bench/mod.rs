@@ -57,6 +57,8 @@ pub fn share_of(flag: &str) -> Option<(usize, String)> {
 struct Shares {
     children: Vec<(Child, ChildStdin)>,
     told: mpsc::Receiver<(usize, Told)>,
+    /// Told before it was awaited: one may be done before another has begun to measure.
+    early: Vec<Told>,
     /// Progress of each: delivered, sockets.
     progress: Vec<(u64, usize)>,
     terminal: bool,
@@ -106,7 +108,7 @@ impl Shares {
         }
         let terminal = !quiet && std::io::stderr().is_terminal();
         let progress = vec![(0, 0); processes];
-        Ok(Self { children, told, progress, terminal, started: Instant::now() })
+        Ok(Self { children, told, early: Vec::new(), progress, terminal, started: Instant::now() })
     }
 
     fn say(&mut self, step: &str) {
@@ -117,9 +119,15 @@ impl Shares {
         self.started = Instant::now();
     }
 
-    /// Waits until `take` has taken something from every process.
-    fn all<T>(&mut self, mut take: impl FnMut(Told) -> Option<T>) -> Result<Vec<T>, String> {
+    /// Waits until `take` has taken something from every process. What it hands back is kept for the next step.
+    fn all<T>(&mut self, mut take: impl FnMut(Told) -> Result<T, Told>) -> Result<Vec<T>, String> {
         let mut taken = Vec::new();
+        for told in std::mem::take(&mut self.early) {
+            match take(told) {
+                Ok(wanted) => taken.push(wanted),
+                Err(told) => self.early.push(told),
+            }
+        }
         while taken.len() < self.children.len() {
             match self.told.recv_timeout(SILENCE) {
                 Ok((_, Told::Failed(reason))) => return Err(reason),
@@ -127,7 +135,10 @@ impl Shares {
                     self.progress[number] = (delivered, sockets);
                     self.show();
                 }
-                Ok((_, told)) => taken.extend(take(told)),
+                Ok((_, told)) => match take(told) {
+                    Ok(wanted) => taken.push(wanted),
+                    Err(told) => self.early.push(told),
+                },
                 Err(_) => return Err("a process for the load does not answer".to_owned()),
             }
         }
@@ -195,15 +206,15 @@ fn per_100_000(cpu_seconds: f64, delivered: u64) -> Option<f64> {
 pub fn run(plan: &Plan) -> Result<Report, String> {
     let mut watch = Watch { pids: plan.watch.clone(), looks: Vec::new() };
     let mut shares = Shares::start(plan.processes, plan.json)?;
-    shares.all(|told| matches!(told, Told::Ready).then_some(()))?;
+    shares.all(|told| if matches!(told, Told::Ready) { Ok(()) } else { Err(told) })?;
     watch.look()?;
 
     shares.say("connect");
     let mut connect = Connect::default();
     let mut trouble = None;
     let connected = shares.all(|told| match told {
-        Told::Connected { sockets, failed, seconds, trouble } => Some((sockets, failed, seconds, trouble)),
-        _ => None,
+        Told::Connected { sockets, failed, seconds, trouble } => Ok((sockets, failed, seconds, trouble)),
+        other => Err(other),
     })?;
     for (sockets, failed, seconds, its_trouble) in connected {
         connect.sockets += sockets;
@@ -219,11 +230,11 @@ pub fn run(plan: &Plan) -> Result<Report, String> {
     watch.look()?;
 
     shares.say("go");
-    shares.all(|told| matches!(told, Told::Measuring).then_some(()))?;
+    shares.all(|told| if matches!(told, Told::Measuring) { Ok(()) } else { Err(told) })?;
     watch.look()?;
     let counts = shares.all(|told| match told {
-        Told::Done(count) => Some(count),
-        _ => None,
+        Told::Done(count) => Ok(count),
+        other => Err(other),
     })?;
     watch.look()?;
     shares.clear();

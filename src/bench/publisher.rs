@@ -128,7 +128,8 @@ impl Publisher {
             }
             self.flush().await;
         }
-        Ok(())
+        // Nothing more is due; the measured part lasts for as long as it was meant to all the same.
+        pacer.sleep(Duration::from_nanos(end_ns.saturating_sub(self.load.now_ns()))).await
     }
 
     async fn saturate(&mut self, end_ns: u64, window: u64) {

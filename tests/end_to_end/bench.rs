@@ -1,5 +1,7 @@
 //! `switchboard bench`: what it sends arrives, by every way in, and it counts what does not.
 
+use std::time::{Duration, Instant};
+
 use redis::cmd;
 use redis::streams::StreamInfoStreamReply;
 use rustix::process::Signal;
@@ -9,7 +11,7 @@ use crate::support::ports::free_port;
 use crate::support::scrape::counted;
 use crate::support::terminal::{at, line, line_at, run};
 use crate::support::wait::same;
-use crate::support::{BOUND, NodeBuilder, Pair, Scrape, eventually};
+use crate::support::{BOUND, NodeBuilder, Pair, Scrape, eventually, within};
 
 /// A short run against two nodes; what it reports.
 async fn measured(pair: &Pair, args: &[&str]) -> Value {
@@ -98,6 +100,22 @@ async fn a_window_keeps_the_load_going_and_sockets_alone_are_held() {
     assert_eq!(report["delivered"], 1, "the second is not due before the end: {report}");
     let report = measured(&pair, &["--users=20", "--rate=0", "--duration=100ms"]).await;
     assert_eq!((&report["connect"]["sockets"], &report["published"]), (&20.into(), &0.into()), "{report}");
+}
+
+#[tokio::test]
+async fn a_share_with_nothing_to_do_waits_for_the_end_and_for_the_others() {
+    let pair = Pair::start().await;
+    for (load, published) in [
+        (&["--users=4", "--rate=1", "--processes=4", "--duration=1s", "--warm-up=0s"][..], 1..=4),
+        (&["--users=4", "--rate=0", "--processes=4", "--duration=0s", "--warm-up=0s"], 0..=0),
+        (&["--users=4", "--rate=0.1", "--duration=1s", "--warm-up=0s"], 1..=1),
+    ] {
+        let start = Instant::now();
+        let report = within(2 * BOUND, "the end of a run", measured(&pair, load)).await;
+        let count = report["published"].as_u64().unwrap();
+        assert!(published.contains(&count) && report["delivered"] == count, "{load:?}: {report}");
+        assert!(load.contains(&"--duration=0s") || start.elapsed() >= Duration::from_secs(1), "{load:?}");
+    }
 }
 
 #[tokio::test]
