@@ -27,6 +27,20 @@ pub fn head(out: &mut Vec<u8>, mark: &[u8], number: u64, then_ns: u64) {
     decimal(out, then_ns);
 }
 
+/// Appends what a worker's answer refers to: whose event it was, and when that was due.
+pub fn reference(out: &mut Vec<u8>, user: usize, then_ns: u64) {
+    decimal(out, user as u64);
+    out.push(b'-');
+    decimal(out, then_ns);
+}
+
+/// Reads such a reference at the head of a text.
+pub fn read_reference(text: &[u8]) -> Option<(usize, u64)> {
+    let (user, rest) = digits(text)?;
+    let (then_ns, _) = digits(rest.strip_prefix(b"-")?)?;
+    Some((usize::try_from(user).ok()?, then_ns))
+}
+
 /// Reads an event's frame in the run with this mark; none where it is another frame.
 pub fn read(text: &[u8], mark: &[u8]) -> Option<Event> {
     let at = text.windows(NUMBER.len()).position(|bytes| bytes == NUMBER)?;
@@ -79,6 +93,15 @@ mod tests {
         for other in [r#"{"type":"pong"}"#, r#"{"data":{"n":1,"t":2}}"#, r#"{"data":{"n":"x"}}"#] {
             assert_eq!(read(other.as_bytes(), &mark("0badcafe")), None, "{other}");
         }
+    }
+
+    #[test]
+    fn an_answer_says_whose_event_it_is_about() {
+        let mut text = Vec::new();
+        reference(&mut text, 7, 1_234);
+        text.extend_from_slice(br#"","id":"1-0"}"#);
+        assert_eq!(read_reference(&text), Some((7, 1_234)));
+        assert_eq!(read_reference(b"7"), None);
     }
 
     #[test]

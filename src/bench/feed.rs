@@ -5,7 +5,6 @@ use std::rc::Rc;
 use tokio::sync::mpsc;
 
 use super::load::Load;
-use super::publisher::answered;
 use crate::engine::redis::appender::{Appender, Entry};
 use crate::engine::redis::connection::Address;
 
@@ -23,10 +22,13 @@ pub struct Ingress {
     pub streams: Vec<String>,
 }
 
+/// An entry, its user's number within the share, and when it was due.
+type Queued = (usize, u64, Entry);
+
 /// A connection for each stream, which adds entries in the order in which they were queued.
 pub struct Feed {
     // What waits here is bounded by the window, or by the length of the run at its rate.
-    queues: Vec<mpsc::UnboundedSender<(u64, Entry)>>,
+    queues: Vec<mpsc::UnboundedSender<Queued>>,
 }
 
 impl Feed {
@@ -44,16 +46,19 @@ impl Feed {
         Ok(Self { queues })
     }
 
-    fn spawn(load: Rc<Load>, mut appender: Appender) -> mpsc::UnboundedSender<(u64, Entry)> {
-        let (queue, mut queued) = mpsc::unbounded_channel::<(u64, Entry)>();
+    fn spawn(load: Rc<Load>, mut appender: Appender) -> mpsc::UnboundedSender<Queued> {
+        let (queue, mut queued) = mpsc::unbounded_channel::<Queued>();
         tokio::task::spawn_local(async move {
             let mut batch = Vec::with_capacity(BATCH);
             while queued.recv_many(&mut batch, BATCH).await > 0 {
-                let added = appender.add(batch.iter().map(|(_, entry)| entry)).await;
+                let added = appender.add(batch.iter().map(|(.., entry)| entry)).await;
                 load.handed_over();
                 match added {
-                    Ok(()) => batch.iter().for_each(|(then_ns, _)| answered(&load, *then_ns)),
-                    Err(error) => batch.iter().for_each(|_| load.refuse(error.to_string().as_bytes())),
+                    Ok(()) => batch.iter().for_each(|(user, then_ns, _)| load.answered(*user, *then_ns)),
+                    Err(error) => {
+                        let why = error.to_string();
+                        batch.iter().for_each(|(user, ..)| load.refuse(Some(*user), why.as_bytes()));
+                    }
                 }
                 batch.clear();
             }
@@ -61,10 +66,11 @@ impl Feed {
         queue
     }
 
-    /// Queues an event of user `number`, on the stream that is theirs.
-    pub fn queue(&self, number: usize, user: String, then_ns: u64, data: &[u8]) {
-        let entry = Entry { user, event: "bench", data: data.to_vec() };
+    /// Queues an event of user `number`, the share's `user`, on the stream that is theirs.
+    pub fn queue(&self, load: &Load, number: usize, user: usize, then_ns: u64, data: &[u8]) {
+        load.ask(user);
+        let entry = Entry { user: load.plan.user(number), event: "bench", data: data.to_vec() };
         // The other end goes only with the thread itself.
-        let _ = self.queues[number % self.queues.len()].send((then_ns, entry));
+        let _ = self.queues[number % self.queues.len()].send((user, then_ns, entry));
     }
 }

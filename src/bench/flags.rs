@@ -48,14 +48,25 @@ pub const FLAGS: &[Flag] = &[
         Some("1s"),
         "Rest between connecting and publishing; memory is read at its end",
     ),
-    flag("via", Some("WAY"), Some("worker"), "How events are published: worker (WebSocket), http or xadd"),
+    flag(
+        "via",
+        Some("WAY"),
+        Some("worker"),
+        "How events are published: worker (WebSocket), http (POST /publish, on connections that each wait for every \
+         answer) or xadd",
+    ),
     flag(
         "publishers",
         Some("COUNT"),
         Some("1"),
-        "Connections that publish, to each node and from each process",
+        "Connections that publish, to each node and from each process; with --via http, sixteen times as many",
     ),
-    flag("answers", None, None, "Ask for an answer to every event and measure those too (worker)"),
+    flag(
+        "answers",
+        None,
+        None,
+        "Ask for an answer to every event and measure those too (worker; http and xadd always do)",
+    ),
     flag(
         "reconnect",
         None,
@@ -89,9 +100,10 @@ its events are published at the node after that, so that with two nodes every ev
 loopback addresses come from 127.0.0.1 to 127.0.0.250, 1,000 from each.
 
 With a rate, latency counts from when an event was due, not from when it could be sent: a relay that falls behind \
-cannot hide that. Events are numbered per user, so every lost, doubled or disordered one is seen.
+cannot hide that. Events are numbered per user, so every lost, doubled or disordered one is seen; what has not come 15 s \
+after the last that came is lost.
 
   switchboard bench --users 1000 --rate 2000
   switchboard bench --client-url ws://10.0.0.1:4000,ws://10.0.0.2:4000 --worker-url ws://10.0.0.1:4001,ws://10.0.0.2:4001
-  switchboard bench --users 20000 --rate 0 --duration 60s --watch-pid $(pidof switchboard)
-  switchboard bench --users 1000 --rate max --watch-pid $(pidof redis-server),$(pidof switchboard) --json";
+  switchboard bench --users 20000 --rate 0 --duration 60s --watch-pid \"$(pidof switchboard)\"
+  switchboard bench --users 1000 --rate max --watch-pid \"$(pidof redis-server switchboard)\" --json";

@@ -1,30 +1,53 @@
-//! Publishing by `POST /publish`: some connections that each ask, wait for the answer, and ask again.
+//! Publishing by `POST /publish`: some connections that each ask for one event, wait for the answer, and ask again.
+//!
+//! A node closes a connection that was idle for a while, and all of them when it drains; the next event then opens
+//! another. An event is sent once: whether a node that closed without an answer had taken it, nobody can tell.
 
+use std::cell::Cell;
+use std::fmt::Display;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 
 use super::load::Load;
-use super::publisher::answered;
-use super::wire;
+use super::wire::{self, Address};
 
 /// Connections to each node for each one of `--publishers`: a request waits for its answer, so one alone would
 /// measure round trips.
-const CONNECTIONS: usize = 16;
+pub const CONNECTIONS: usize = 16;
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks whether a node is back. What falls due meanwhile is refused.
+const PAUSE: Duration = Duration::from_millis(500);
+/// An event that waits for so long for its connection is told as trouble: it is not the node alone that is measured.
+const LATE_NS: u64 = 1_000_000_000;
 
-/// Why an event is refused without an answer.
-const ENDED: &[u8] = b"its connection has ended";
-
-/// When an event was due, and its JSON object.
-type Request = (u64, Vec<u8>);
+/// An event to publish.
+struct Request {
+    /// Its user's number within the share.
+    user: usize,
+    /// When it was due.
+    then_ns: u64,
+    /// JSON text.
+    body: Vec<u8>,
+}
 
 /// The connections.
 pub struct Pool {
+    lines: Vec<Line>,
+}
+
+/// The way to one of them.
+struct Line {
     // What waits here is bounded by the window, or by the length of the run at its rate.
-    queues: Vec<mpsc::UnboundedSender<Request>>,
+    queue: mpsc::UnboundedSender<Request>,
+    /// Nobody is there at the moment.
+    away: Rc<Cell<bool>>,
 }
 
 impl Pool {
@@ -34,86 +57,159 @@ impl Pool {
     /// Where a node is not there.
     pub async fn open(load: &Rc<Load>) -> Result<Self, String> {
         let nodes = &load.plan.workers;
-        let mut queues = Vec::new();
+        let mut lines = Vec::new();
         for at in 0..CONNECTIONS * load.plan.publishers * nodes.len() {
             let to = &nodes[at % nodes.len()];
             let stream = wire::connect(to.at, None)
                 .await
                 .map_err(|error| format!("the worker port at {}: {error}", to.host))?;
-            let authorization =
-                load.plan.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
-            let head = format!(
-                "POST /publish HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{}Content-Length: ",
-                to.host,
-                authorization.unwrap_or_default()
-            );
-            let (queue, mut requests) = mpsc::unbounded_channel();
-            let load = load.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(error) = ask(&load, stream, &head, &mut requests).await {
-                    load.trouble(|| format!("a connection for POST /publish: {error}"));
-                }
-                requests.close();
-                while requests.try_recv().is_ok() {
-                    load.refuse(ENDED);
-                }
-            });
-            queues.push(queue);
+            let (queue, requests) = mpsc::unbounded_channel();
+            let away = Rc::new(Cell::new(false));
+            let connection = Connection::new(load.clone(), to.clone(), stream, away.clone());
+            tokio::task::spawn_local(connection.run(requests));
+            lines.push(Line { queue, away });
         }
-        Ok(Self { queues })
+        Ok(Self { lines })
     }
 
-    /// Queues an event. A user's events keep to one connection, and so their order.
-    pub fn queue(&self, load: &Load, user: usize, then_ns: u64, body: Vec<u8>) {
-        if self.of(user).send((then_ns, body)).is_err() {
-            load.refuse(ENDED);
+    /// Queues an event of user `number`, the share's `user`. A user's events keep to one connection, and so their order.
+    pub fn queue(&self, load: &Load, number: usize, user: usize, then_ns: u64, body: Vec<u8>) {
+        load.ask(user);
+        let line = self.of(number);
+        if line.away.get() || line.queue.send(Request { user, then_ns, body }).is_err() {
+            load.refuse(Some(user), b"nobody is there");
         }
     }
 
-    /// Whether a user's connection takes nothing more.
-    pub fn has_ended(&self, user: usize) -> bool {
-        self.of(user).is_closed()
+    /// Whether nobody is there at the moment for what user `number` is sent.
+    pub fn is_away(&self, number: usize) -> bool {
+        self.of(number).away.get()
     }
 
-    fn of(&self, user: usize) -> &mpsc::UnboundedSender<Request> {
-        &self.queues[(user + 1) % self.queues.len()]
+    fn of(&self, number: usize) -> &Line {
+        &self.lines[(number + 1) % self.lines.len()]
     }
 }
 
-async fn ask(
-    load: &Load,
-    mut stream: TcpStream,
-    head: &str,
-    requests: &mut mpsc::UnboundedReceiver<Request>,
-) -> io::Result<()> {
-    let mut request = Vec::new();
-    while let Some((then_ns, body)) = requests.recv().await {
-        request.clear();
-        request.extend_from_slice(head.as_bytes());
-        request.extend_from_slice(format!("{}\r\n\r\n", body.len()).as_bytes());
-        request.extend_from_slice(&body);
-        stream.write_all(&request).await?;
-        load.handed_over();
+/// One of them.
+struct Connection {
+    load: Rc<Load>,
+    to: Address,
+    /// A request up to its length.
+    head: String,
+    /// None where the node has closed it.
+    stream: Option<TcpStream>,
+    away: Rc<Cell<bool>>,
+}
+
+impl Connection {
+    fn new(load: Rc<Load>, to: Address, stream: TcpStream, away: Rc<Cell<bool>>) -> Self {
+        let authorization =
+            load.plan.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let head = format!(
+            "POST /publish HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{}Content-Length: ",
+            to.host,
+            authorization.unwrap_or_default()
+        );
+        Self { load, to, head, stream: Some(stream), away }
+    }
+
+    async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        while let Some(request) = requests.recv().await {
+            self.publish(&request).await;
+            if self.away.get() {
+                while let Ok(request) = requests.try_recv() {
+                    self.load.refuse(Some(request.user), b"nobody is there");
+                }
+                self.come_back().await;
+            }
+        }
+    }
+
+    async fn publish(&mut self, request: &Request) {
+        let waited_ns = self.load.now_ns().saturating_sub(request.then_ns);
+        if waited_ns > LATE_NS {
+            self.load.trouble(|| {
+                format!(
+                    "an event waited {} ms for one of the connections for POST /publish, which ask for one at a time: \
+                     the answers are slow, or --publishers too few",
+                    waited_ns / 1_000_000
+                )
+            });
+        }
+        let stream = match self.stream.take().filter(is_open) {
+            Some(stream) => stream,
+            None => match wire::connect(self.to.at, None).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    self.away.set(true);
+                    self.trouble(&error);
+                    return self.load.refuse(Some(request.user), error.to_string().as_bytes());
+                }
+            },
+        };
+        match timeout(PATIENCE, self.ask(stream, request)).await {
+            Ok(Ok(stream)) => self.stream = stream,
+            Ok(Err(error)) => self.unanswered(request, error),
+            Err(_) => self.unanswered(request, format_args!("no answer in {} s", PATIENCE.as_secs())),
+        }
+    }
+
+    /// Asks, and hands out the connection again where it stays open.
+    async fn ask(&self, mut stream: TcpStream, request: &Request) -> io::Result<Option<TcpStream>> {
+        let mut bytes = Vec::with_capacity(self.head.len() + 16 + request.body.len());
+        bytes.extend_from_slice(self.head.as_bytes());
+        bytes.extend_from_slice(format!("{}\r\n\r\n", request.body.len()).as_bytes());
+        bytes.extend_from_slice(&request.body);
+        stream.write_all(&bytes).await?;
+        self.load.handed_over();
         let (head, mut answer) = wire::head(&mut stream).await?;
-        let length = content_length(&head).ok_or_else(|| io::Error::other("an answer without length"))?;
+        let length = field(&head, "content-length").and_then(|length| length.parse().ok());
+        let length: usize = length.ok_or_else(|| io::Error::other("an answer without length"))?;
         while answer.len() < length {
             if stream.read_buf(&mut answer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
         if head.starts_with("HTTP/1.1 200") {
-            answered(load, then_ns);
+            self.load.answered(request.user, request.then_ns);
         } else {
-            load.refuse(&answer);
+            self.load.refuse(Some(request.user), &answer);
+        }
+        let closes = field(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        Ok((!closes).then_some(stream))
+    }
+
+    async fn come_back(&mut self) {
+        while self.away.get() {
+            sleep(PAUSE).await;
+            if let Ok(stream) = wire::connect(self.to.at, None).await {
+                self.stream = Some(stream);
+                self.away.set(false);
+            }
         }
     }
-    Ok(())
+
+    fn unanswered(&self, request: &Request, why: impl Display) {
+        self.trouble(&why);
+        self.load.unanswered(request.user);
+    }
+
+    fn trouble(&self, why: &impl Display) {
+        self.load.trouble(|| format!("a connection for POST /publish: {why}"));
+    }
 }
 
-fn content_length(head: &str) -> Option<usize> {
+/// Whether a connection on which nothing is awaited is still open: all there can be to read is its end.
+fn is_open(stream: &TcpStream) -> bool {
+    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// The value of a header.
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+        let (field, value) = line.split_once(':')?;
+        field.eq_ignore_ascii_case(name).then(|| value.trim())
     })
 }
 
@@ -122,8 +218,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answers_length_is_found_however_it_is_spelt() {
-        assert_eq!(content_length("HTTP/1.1 200 OK\r\nx: y\r\nContent-LENGTH:  12\r\n\r\n"), Some(12));
-        assert_eq!(content_length("HTTP/1.1 200 OK\r\n\r\n"), None);
+    fn a_header_is_found_however_it_is_spelt() {
+        let head = "HTTP/1.1 200 OK\r\nx: y\r\nContent-LENGTH:  12\r\n\r\n";
+        assert_eq!(field(head, "content-length"), Some("12"));
+        assert_eq!(field(head, "connection"), None);
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::event;
 use super::ledger::Ledger;
-use super::plan::Plan;
+use super::plan::{Plan, Via};
 
 /// Longest latency that is told from longer ones, us.
 const MOST_US: u64 = 600_000_000;
@@ -74,6 +74,18 @@ pub struct Load {
     pub gaps: Cell<u64>,
     /// Events that were refused.
     pub refused: Cell<u64>,
+    /// The same, for each of this share's users.
+    refused_of: RefCell<Vec<u64>>,
+    /// Those of which nobody said whose they were.
+    refused_of_whom: Cell<u64>,
+    /// Deliveries that refusals of known users took away.
+    excused: Cell<u64>,
+    /// Events of each of this share's users whose answers are awaited.
+    asked: RefCell<Vec<u64>>,
+    /// The sum of these.
+    pub awaited: Cell<u64>,
+    /// Events whose answers never came.
+    pub unanswered: Cell<u64>,
     /// The first trouble, in words.
     pub trouble: RefCell<Option<String>>,
     /// Deliveries that nobody waits for any more.
@@ -98,6 +110,8 @@ impl Load {
             published: RefCell::new(vec![0; users.len()]),
             ledgers: RefCell::new((0..sessions).map(|_| None).collect()),
             listeners: RefCell::new(vec![0; users.len()]),
+            refused_of: RefCell::new(vec![0; users.len()]),
+            asked: RefCell::new(vec![0; users.len()]),
             entered: Cell::new(0),
             owed: Cell::new(0),
             sent: Cell::new(0),
@@ -121,6 +135,10 @@ impl Load {
             of_other_runs: Cell::new(0),
             gaps: Cell::new(0),
             refused: Cell::new(0),
+            refused_of_whom: Cell::new(0),
+            excused: Cell::new(0),
+            awaited: Cell::new(0),
+            unanswered: Cell::new(0),
             trouble: RefCell::new(None),
             forgiven: Cell::new(0),
             moved: Notify::new(),
@@ -148,10 +166,31 @@ impl Load {
         self.owed.get().saturating_sub(self.delivered.get() + self.forgiven.get() + self.excused())
     }
 
-    /// Deliveries that refusals took away. An answer need not say whose event it refused; users take turns, so each
-    /// stands for as many sessions as a user has on average.
-    pub fn excused(&self) -> u64 {
-        (self.refused.get() * self.entered.get()).div_ceil(self.users.len() as u64)
+    /// Whether every user has as many listeners as any other.
+    pub fn is_even(&self) -> bool {
+        self.listeners.borrow().windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    /// Deliveries that refusals took away.
+    fn excused(&self) -> u64 {
+        self.excused.get() + self.excused_of_whom()
+    }
+
+    /// Those of them of which nobody said whose they were: users take turns, so each stands for as many sessions as a
+    /// user has on average.
+    fn excused_of_whom(&self) -> u64 {
+        (self.refused_of_whom.get() * self.entered.get()).div_ceil(self.users.len() as u64)
+    }
+
+    /// Deliveries that never came, but for those that refusals took away.
+    pub fn lost(&self) -> u64 {
+        let (published, refused) = (self.published.borrow(), self.refused_of.borrow());
+        let (listeners, ledgers) = (self.listeners.borrow(), self.ledgers.borrow());
+        let of_users = ledgers.chunks(self.plan.sessions).enumerate().map(|(user, ledgers)| {
+            let missing: u64 = ledgers.iter().flatten().map(|ledger| ledger.lost(published[user])).sum();
+            missing.saturating_sub(refused[user] * listeners[user])
+        });
+        of_users.sum::<u64>().saturating_sub(self.excused_of_whom())
     }
 
     /// What was numbered is on its way now, or some of it.
@@ -195,11 +234,60 @@ impl Load {
         self.fewer();
     }
 
-    /// An event was refused, as `answer` says.
-    pub fn refuse(&self, answer: &[u8]) {
+    /// An event of one of this share's users is to be answered.
+    pub fn ask(&self, user: usize) {
+        self.asked.borrow_mut()[user] += 1;
+        self.awaited.set(self.awaited.get() + 1);
+    }
+
+    /// The answer to an event that was due at `then_ns` is there.
+    pub fn answered(&self, user: usize, then_ns: u64) {
+        if then_ns >= self.from_ns.get() {
+            self.answers.borrow_mut().saturating_record(self.now_ns().saturating_sub(then_ns) / 1000);
+        }
+        self.await_less(user);
+    }
+
+    /// An event was refused, as `answer` says; of one of this share's users, if that is known.
+    pub fn refuse(&self, user: Option<usize>, answer: &[u8]) {
         self.refused.set(self.refused.get() + 1);
         self.trouble(|| format!("an event was refused: {}", String::from_utf8_lossy(answer)));
+        if let Some(user) = user {
+            self.refused_of.borrow_mut()[user] += 1;
+            self.excused.set(self.excused.get() + self.listeners.borrow()[user]);
+            self.await_less(user);
+        } else {
+            self.refused_of_whom.set(self.refused_of_whom.get() + 1);
+        }
         self.fewer();
+    }
+
+    /// No answer to an event will come any more: as far as anybody knows, it was refused.
+    pub fn unanswered(&self, user: usize) {
+        self.unanswered.set(self.unanswered.get() + 1);
+        self.refuse(Some(user), b"no answer came");
+    }
+
+    /// No answer is awaited any more. By a worker's socket what was sent is on its way all the same.
+    pub fn give_up(&self) {
+        if self.plan.via == Via::Worker {
+            return self.unanswered.set(self.awaited.get());
+        }
+        let asked = self.asked.borrow().clone();
+        for (user, awaited) in asked.into_iter().enumerate() {
+            (0..awaited).for_each(|_| self.unanswered(user));
+        }
+    }
+
+    fn await_less(&self, user: usize) {
+        let mut asked = self.asked.borrow_mut();
+        if asked[user] > 0 {
+            asked[user] -= 1;
+            self.awaited.set(self.awaited.get() - 1);
+            if self.awaited.get() == 0 {
+                self.moved.notify_one();
+            }
+        }
     }
 
     /// Fewer are on their way: tells whoever waits for that.

@@ -195,6 +195,16 @@ impl Watch {
     }
 }
 
+/// The first trouble, and what else has to be said.
+fn troubles(first: Option<String>, counts: &[Box<Count>]) -> Option<String> {
+    let first = first.or_else(|| counts.iter().find_map(|count| count.trouble.clone()));
+    let unanswered: u64 = counts.iter().map(|count| count.unanswered).sum();
+    let unanswered =
+        (unanswered > 0).then(|| format!("{} events were not answered", grouped(unanswered as f64)));
+    let all: Vec<String> = first.into_iter().chain(unanswered).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
 fn per_100_000(cpu_seconds: f64, delivered: u64) -> Option<f64> {
     (delivered > 0).then(|| cpu_seconds * 1e5 / delivered as f64)
 }
@@ -281,7 +291,7 @@ fn sum(
             .flatten(),
         idle_kib_per_session: (!watched.is_empty()).then(|| grown as f64 / connect.sockets as f64),
         watched,
-        trouble: trouble.or_else(|| counts.iter().find_map(|count| count.trouble.clone())),
+        trouble: troubles(trouble, counts),
         connect,
     })
 }

@@ -25,8 +25,8 @@ const STUCK: Duration = Duration::from_secs(2);
 pub struct Ready<'a> {
     /// Its user's number.
     pub user: usize,
-    /// When it was due.
-    pub then_ns: u64,
+    /// What its answer refers to, where that has to tell: its user's number within the share, and when it was due.
+    pub answered: Option<(usize, u64)>,
     /// JSON text: `"event":"bench","data":{...}`.
     pub fields: &'a [u8],
 }
@@ -48,6 +48,9 @@ pub struct Publisher {
     frame: Vec<u8>,
     /// Events of one write.
     burst: u64,
+    /// By a worker's socket, every event is answered: it was asked for, or a refusal has to say whose it is, because not
+    /// every user has as many sockets.
+    answers: bool,
     next_user: usize,
 }
 
@@ -78,6 +81,7 @@ impl Publisher {
             fields: Vec::with_capacity(plan.payload + 64),
             frame: Vec::with_capacity(plan.payload + 256),
             burst: burst(plan.payload),
+            answers: plan.via == Via::Worker && (plan.answers || !load.is_even()),
             next_user: 0,
             load,
             way,
@@ -169,7 +173,7 @@ impl Publisher {
             let user = self.load.users.start + self.next_user;
             let ended = match &self.way {
                 Way::Worker(workers) => workers[(user + 1) % workers.len()].has_ended(),
-                Way::Http(pool) => pool.has_ended(user),
+                Way::Http(pool) => pool.is_away(user),
                 Way::Xadd(_) => false,
             };
             if !ended {
@@ -185,31 +189,35 @@ impl Publisher {
         let load = &self.load;
         let user = self.next_user;
         self.next_user = (user + 1) % load.users.len();
-        let number = load.number(user, then_ns);
-        let user = load.users.start + user;
+        let event_number = load.number(user, then_ns);
+        let number = load.users.start + user;
 
         self.fields.clear();
         self.fields.extend_from_slice(br#""event":"bench","#);
         let data = self.fields.len() + br#""data":"#.len();
-        event::head(&mut self.fields, &load.mark, number, then_ns);
+        event::head(&mut self.fields, &load.mark, event_number, then_ns);
         self.fields.extend_from_slice(br#","p":""#);
         let written = self.fields.len() - data + br#""}"#.len();
         self.fields.extend_from_slice(&self.padding[..load.plan.payload.saturating_sub(written)]);
         self.fields.extend_from_slice(br#""}"#);
 
-        let event = Ready { user, then_ns, fields: &self.fields };
+        let answered = self.answers.then_some((user, then_ns));
+        let event = Ready { user: number, answered, fields: &self.fields };
         match &mut self.way {
             Way::Worker(workers) => {
                 self.frame.clear();
-                frame(&mut self.frame, load, &event, load.plan.answers);
-                workers[(user + 1) % workers.len()].queue(&self.frame);
+                frame(&mut self.frame, load, &event);
+                if self.answers {
+                    load.ask(user);
+                }
+                workers[(number + 1) % workers.len()].queue(user, &self.frame);
             }
             Way::Http(pool) => {
                 let mut body = Vec::with_capacity(self.fields.len() + 64);
-                frame(&mut body, load, &event, false);
-                pool.queue(load, user, then_ns, body);
+                frame(&mut body, load, &event);
+                pool.queue(load, number, user, then_ns, body);
             }
-            Way::Xadd(feed) => feed.queue(user, load.plan.user(user), then_ns, &self.fields[data..]),
+            Way::Xadd(feed) => feed.queue(load, number, user, then_ns, &self.fields[data..]),
         }
     }
 
@@ -228,24 +236,19 @@ fn burst(payload: usize) -> u64 {
     BURST.min((BURST_BYTES / payload.max(1)) as u64).max(1)
 }
 
-/// A worker's frame. Its `ref` is when the event was due, so that the answer tells how long it took.
-fn frame(out: &mut Vec<u8>, load: &Load, event: &Ready<'_>, answered: bool) {
+/// A worker's frame.
+fn frame(out: &mut Vec<u8>, load: &Load, event: &Ready<'_>) {
     out.push(b'{');
-    if answered {
-        out.extend_from_slice(format!(r#""ref":"{}","#, event.then_ns).as_bytes());
+    if let Some((user, then_ns)) = event.answered {
+        out.extend_from_slice(br#""ref":""#);
+        event::reference(out, user, then_ns);
+        out.extend_from_slice(br#"","#);
     }
     out.extend_from_slice(br#""userId":"#);
     out.extend_from_slice(load.plan.user_json(event.user).as_bytes());
     out.push(b',');
     out.extend_from_slice(event.fields);
     out.push(b'}');
-}
-
-/// Notes an answer to an event that was due at `then_ns`.
-pub fn answered(load: &Load, then_ns: u64) {
-    if then_ns >= load.from_ns.get() {
-        load.answers.borrow_mut().saturating_record(load.now_ns().saturating_sub(then_ns) / 1000);
-    }
 }
 
 #[cfg(test)]

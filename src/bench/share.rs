@@ -21,8 +21,9 @@ use super::plan::{Pace, Plan};
 use super::publisher::Publisher;
 use super::session::Session;
 
-/// Nothing arrives for so long after the last publish: what has not come is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Nothing arrives for so long after the last publish: what has not come is lost. What a node that died had taken over
+/// comes when its lease has lapsed and another has noticed: 10 s and 3 s, unless it was set otherwise.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Steps that may wait to be done. The starter says no more of them; one that says more is not heard.
 const STEPS: usize = 4;
 /// Bytes of one read: several hundred events of a burst.
@@ -69,6 +70,8 @@ pub struct Count {
     pub publishing_seconds: f64,
     /// Events refused.
     pub refused: u64,
+    /// Events whose answers never came.
+    pub unanswered: u64,
     /// Events that sessions saw, all told.
     pub delivered: u64,
     /// Those that were published in the measured part.
@@ -169,6 +172,7 @@ async fn steps(
             }
         }
         drain(&load).await;
+        load.give_up();
         Ok::<_, String>(())
     };
     tokio::try_join!(begin, work)?;
@@ -218,15 +222,16 @@ async fn tell_progress(load: Rc<Load>) {
     }
 }
 
-/// Waits for what is still on its way.
+/// Waits for what is still on its way, and for answers.
 async fn drain(load: &Load) {
     load.low.set(0);
     // What the window gave up may still come.
     load.forgiven.set(0);
-    while load.on_their_way() > 0 {
-        let before = load.delivered.get();
+    while load.on_their_way() > 0 || load.awaited.get() > 0 {
+        let so_far = || (load.delivered.get(), load.awaited.get());
+        let before = so_far();
         let last = timeout(PATIENCE, load.moved.notified()).await;
-        if last.is_err() && load.delivered.get() == before {
+        if last.is_err() && so_far() == before {
             return;
         }
     }
@@ -240,6 +245,8 @@ fn count(load: &Load) -> Count {
         published_measured: load.sent_measured.get(),
         publishing_seconds: seconds(load.sent_ns.get()),
         refused: load.refused.get(),
+        unanswered: load.unanswered.get(),
+        lost: load.lost(),
         delivered: load.delivered.get(),
         measured: load.measured.get(),
         seconds: seconds(load.last_ns.get()),
@@ -253,14 +260,10 @@ fn count(load: &Load) -> Count {
         trouble: load.trouble.borrow().clone(),
         ..Count::default()
     };
-    let published = load.published.borrow();
-    for (session, ledger) in load.ledgers.borrow().iter().enumerate() {
-        let Some(ledger) = ledger else { continue };
-        count.lost += ledger.lost(published[session / load.plan.sessions]);
+    for ledger in load.ledgers.borrow().iter().flatten() {
         count.duplicated += ledger.duplicated;
         count.out_of_order += ledger.out_of_order;
     }
-    count.lost = count.lost.saturating_sub(load.excused());
     count
 }
 
@@ -285,6 +288,7 @@ pub fn merged<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::plan::Via;
 
     /// Two users with two sessions each, of which the last does not get in; what is published counts from 1 s on.
     fn load() -> Load {
@@ -320,8 +324,33 @@ mod tests {
         assert_eq!((count(&load).lost, load.on_their_way()), (3, 3));
         load.deliver(3, 0, 0, 0);
         assert_eq!(count(&load).delivered, 3, "to one that is not there");
-        (0..2).for_each(|_| load.refuse(b"no"));
-        assert_eq!((count(&load).lost, count(&load).refused, load.on_their_way()), (0, 2, 0));
+        (0..2).for_each(|_| load.refuse(None, b"no"));
+        assert_eq!((count(&load).lost, count(&load).refused, load.on_their_way()), (0, 2, 0), "on average");
+    }
+
+    #[test]
+    fn a_refusal_excuses_the_sessions_of_its_user_and_no_others() {
+        let load = load();
+        (0..3).for_each(|_| _ = load.number(1, 0));
+        load.number(0, 0);
+        // User 1 has one socket and sees one event of three: one was refused, one is lost.
+        load.deliver(2, 0, 0, 0);
+        load.refuse(Some(1), b"no");
+        assert_eq!((count(&load).lost, load.on_their_way()), (3, 3), "and the one of user 0, by two");
+        load.refuse(Some(0), b"no");
+        assert_eq!((count(&load).lost, load.on_their_way()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_not_answered_was_refused_but_by_a_workers_socket() {
+        for (via, refused) in [(Via::Http, 2), (Via::Worker, 0)] {
+            let mut load = load();
+            load.plan.via = via;
+            (0..3).for_each(|_| load.ask(1));
+            load.answered(1, 0);
+            load.give_up();
+            assert_eq!((count(&load).refused, count(&load).unanswered), (refused, 2));
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Notify};
 
+use super::event;
 use super::load::Load;
-use super::publisher::answered;
 use super::wire::{self, Address, CLOSE, PING, PONG, TEXT};
 
 /// A worker's socket.
@@ -18,8 +18,8 @@ pub struct Worker {
     stream: TcpStream,
     /// Frames that wait for the next write.
     frames: RefCell<Vec<u8>>,
-    /// Where in these each event ends.
-    ends: RefCell<Vec<usize>>,
+    /// Where in these each event ends, and its user's number within the share.
+    ends: RefCell<Vec<(usize, usize)>>,
     /// Held by whoever writes.
     writing: Mutex<()>,
     /// The node takes nothing more.
@@ -57,10 +57,10 @@ impl Worker {
     }
 
     /// Puts an event where the next flush takes it from.
-    pub fn queue(&self, event: &[u8]) {
+    pub fn queue(&self, user: usize, event: &[u8]) {
         let mut frames = self.frames.borrow_mut();
         wire::append(&mut frames, TEXT, event);
-        self.ends.borrow_mut().push(frames.len());
+        self.ends.borrow_mut().push((frames.len(), user));
     }
 
     /// Writes out what waits. What the node does not take any more counts as refused.
@@ -78,8 +78,8 @@ impl Worker {
                 Err(error) => self.end(error),
             }
         }
-        for _ in ends.iter().filter(|end| **end > written) {
-            self.load.refuse(b"its connection has ended");
+        for (_, user) in ends.iter().filter(|(end, _)| *end > written) {
+            self.load.refuse(Some(*user), b"its connection has ended");
         }
         if self.frames.borrow().is_empty() {
             // The buffers are as large as the largest burst and will do for the next.
@@ -131,12 +131,15 @@ impl Worker {
 
     fn take(&self, text: &[u8]) {
         const ACK: &[u8] = br#"{"type":"ack","ref":""#;
-        if let Some(reference) = text.strip_prefix(ACK) {
-            let digits = reference.iter().take_while(|byte| byte.is_ascii_digit());
-            let then_ns = digits.fold(0, |n: u64, digit| n.wrapping_mul(10) + u64::from(digit - b'0'));
-            answered(&self.load, then_ns);
+        const ERROR: &[u8] = br#"{"type":"error","ref":""#;
+        let users = self.load.users.len();
+        if let Some((user, then_ns)) = text.strip_prefix(ACK).and_then(event::read_reference) {
+            if user < users {
+                self.load.answered(user, then_ns);
+            }
         } else if text.starts_with(br#"{"type":"error""#) {
-            self.load.refuse(text);
+            let refused = text.strip_prefix(ERROR).and_then(event::read_reference);
+            self.load.refuse(refused.map(|(user, _)| user).filter(|user| *user < users), text);
         } else if text.starts_with(br#"{"type":"bye""#) {
             self.end(String::from_utf8_lossy(text));
         }

@@ -6,12 +6,13 @@ use redis::cmd;
 use redis::streams::StreamInfoStreamReply;
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::net::TcpListener;
 
 use crate::support::ports::free_port;
 use crate::support::scrape::counted;
 use crate::support::terminal::{at, line, line_at, run};
 use crate::support::wait::same;
-use crate::support::{BOUND, NodeBuilder, Pair, Scrape, eventually, within};
+use crate::support::{BOUND, Client, NodeBuilder, Pair, Scrape, eventually, within};
 
 /// A short run against two nodes; what it reports.
 async fn measured(pair: &Pair, args: &[&str]) -> Value {
@@ -287,6 +288,55 @@ async fn what_a_node_that_drains_does_not_take_any_more_is_refused() {
         assert_ended(&report, why);
         assert!(report["delivered"].as_u64() >= Some(190), "those by the other node: {report}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_idled_until_the_node_closed_it_is_opened_anew() {
+    let node = NodeBuilder::local("node-a").set("--hello-timeout", "500ms").start().await;
+    // Each connection has an event every few seconds.
+    let load = ["bench", "--json", "--users=16", "--rate=8", "--duration=4s", "--warm-up=0s", "--settle=2s"];
+    let ran = at(&node, &[&load[..], &["--via=http"]].concat()).await;
+    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    assert_eq!((&report["published"], &report["delivered"]), (&32.into(), &32.into()), "{report}");
+    assert_eq!((&report["refused"], &report["lost"]), (&0.into(), &0.into()), "{report}");
+    assert_eq!((&report["trouble"], &report["answer_ms"]["count"]), (&Value::Null, &32.into()), "{report}");
+}
+
+#[tokio::test]
+async fn what_is_never_answered_is_refused_and_told() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("ws://{}", silent.local_addr().unwrap());
+    let load = "bench --json --users=2 --rate=40 --duration=2s --warm-up=0s --settle=0s --via=http";
+    let urls = ["--client-url", &node.client_url, "--worker-url", &silent];
+    let ran = run(&line(&load.split(' ').chain(urls).collect::<Vec<_>>()), "").await;
+    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    assert_eq!((&report["published"], &report["refused"]), (&80.into(), &80.into()), "{report}");
+    assert_eq!((&report["delivered"], &report["lost"]), (&0.into(), &0.into()), "{report}");
+    assert!(report["trouble"].as_str().unwrap().contains("80 events were not answered"), "{report}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_put_down_to_its_user_where_not_all_got_in() {
+    // Nobody gets in at the second node, and what is published there is refused.
+    let a = NodeBuilder::local("node-a").start().await;
+    let b =
+        NodeBuilder::local("node-b").set("--max-connections", "1").set("--max-event", "1KiB").start().await;
+    let _full = Client::as_user(&b, "another", "tab").await;
+    let clients = format!("{},{}", a.client_url, b.client_url);
+    let workers = format!("{},{}", a.worker_url, b.worker_url);
+    let load = "bench --json --users=8 --rate=80 --duration=1s --warm-up=0s --settle=0s --payload=2000";
+    let urls = ["--client-url", &clients, "--worker-url", &workers];
+    let ran = run(&line(&load.split(' ').chain(urls).collect::<Vec<_>>()), "").await;
+    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    assert_eq!(
+        (&report["connect"]["sockets"], &report["connect"]["failed"]),
+        (&4.into(), &4.into()),
+        "{report}"
+    );
+    // Those who have a socket are published to at the node that refuses; the others' events go nowhere.
+    assert_eq!((&report["published"], &report["refused"]), (&80.into(), &40.into()), "{report}");
+    assert_eq!((&report["delivered"], &report["lost"]), (&0.into(), &0.into()), "{report}");
 }
 
 #[tokio::test]
