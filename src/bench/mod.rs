@@ -173,7 +173,11 @@ struct Watch {
 
 impl Watch {
     fn look(&mut self) -> Result<(), String> {
-        self.looks.push(self.pids.iter().map(|pid| watch::look(*pid)).collect::<Result<_, _>>()?);
+        let looks = match self.looks.last() {
+            None => self.pids.iter().map(|pid| watch::look(*pid)).collect::<Result<_, _>>()?,
+            Some(last) => watch::look_again(&self.pids, last),
+        };
+        self.looks.push(looks);
         Ok(())
     }
 
@@ -185,6 +189,7 @@ impl Watch {
             Cost {
                 pid: *pid,
                 name: end[at].name.clone(),
+                ended: end[at].ended,
                 cpu_seconds,
                 cpu_seconds_per_100_000: per_100_000(cpu_seconds, delivered),
                 resident_kib: over(|sample| sample.resident),

@@ -59,7 +59,7 @@ pub struct Connect {
     pub sockets: usize,
     /// Sockets that did not get in.
     pub failed: usize,
-    /// How long all of it took.
+    /// Until the last of those that got in: the others fail when they fail.
     pub seconds: f64,
     /// Sessions a second.
     pub per_second: f64,
@@ -197,9 +197,10 @@ impl Report {
             total += cost.cpu_seconds;
             let _ = writeln!(
                 text,
-                "{name:<24}{:>10.2}{:>16}{memory:>30}",
+                "{name:<24}{:>10.2}{:>16}{memory:>30}{}",
                 cost.cpu_seconds,
-                per(cost.cpu_seconds_per_100_000)
+                per(cost.cpu_seconds_per_100_000),
+                if cost.ended { "   has ended" } else { "" }
             );
         }
         let _ = write!(text, "{:<24}{total:>10.2}{:>16}", "all of them", per(self.cpu_seconds_per_100_000));

@@ -16,6 +16,8 @@ pub struct Sample {
     pub resident: u64,
     /// The part of it that no file backs, KiB.
     pub anonymous: u64,
+    /// It has ended since.
+    pub ended: bool,
 }
 
 /// What a process cost over a run.
@@ -33,6 +35,14 @@ pub struct Cost {
     pub resident_kib: [u64; 3],
     /// The part of it that no file backs, likewise.
     pub anonymous_kib: [u64; 3],
+    /// It ended during the run: the rest is as it was last seen.
+    pub ended: bool,
+}
+
+/// Looks at processes again. One that has ended stays as it was last seen.
+pub fn look_again(pids: &[u32], last: &[Sample]) -> Vec<Sample> {
+    let again = pids.iter().zip(last);
+    again.map(|(pid, last)| look(*pid).unwrap_or_else(|_| Sample { ended: true, ..last.clone() })).collect()
 }
 
 /// Looks at a process.
@@ -47,8 +57,10 @@ pub fn look(pid: u32) -> Result<Sample, String> {
     let strange = || format!("--watch-pid {pid}: /proc does not look as on Linux");
     let (name, cpu) = parse_stat(&read("stat")?).ok_or_else(strange)?;
     let status = read("status")?;
-    let resident = kib(&status, "VmRSS:").ok_or_else(strange)?;
-    Ok(Sample { name, cpu, resident, anonymous: kib(&status, "RssAnon:").unwrap_or(resident) })
+    // Where memory is missing, the process has ended, and nobody has asked how.
+    let resident = kib(&status, "VmRSS:").ok_or_else(|| format!("--watch-pid {pid} has no memory"))?;
+    let anonymous = kib(&status, "RssAnon:").unwrap_or(resident);
+    Ok(Sample { name, cpu, resident, anonymous, ended: false })
 }
 
 fn parse_stat(stat: &str) -> Option<(String, f64)> {
@@ -82,5 +94,22 @@ mod tests {
         let sample = look(std::process::id()).unwrap();
         assert!(sample.resident > 0 && sample.anonymous <= sample.resident, "{sample:?}");
         assert!(look(u32::MAX).unwrap_err().contains("--watch-pid"));
+    }
+
+    #[test]
+    fn one_that_has_ended_stays_as_it_was_last_seen() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pids = [std::process::id(), child.id()];
+        let first = pids.map(|pid| look(pid).unwrap());
+        child.kill().unwrap();
+        // It is not waited for yet: its entry is still there, without memory, as soon as it has gone.
+        while look(child.id()).is_ok() {
+            std::thread::yield_now();
+        }
+        let zombie = look_again(&pids, &first);
+        child.wait().unwrap();
+        for again in [&zombie, &look_again(&pids, &zombie)] {
+            assert_eq!((again[0].ended, &again[1]), (false, &Sample { ended: true, ..first[1].clone() }));
+        }
     }
 }

@@ -137,6 +137,12 @@ impl Process {
         1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB")
     }
 
+    /// Its number.
+    #[allow(dead_code)] // for tests/end_to_end
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).expect("sending a signal");
