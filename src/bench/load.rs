@@ -46,6 +46,8 @@ pub struct Load {
     listeners: RefCell<Vec<u64>>,
     /// The sum of these.
     pub entered: Cell<u64>,
+    /// When the last of them did, ns.
+    pub entered_ns: Cell<u64>,
     /// Deliveries that what was published should lead to, were nothing refused.
     owed: Cell<u64>,
     /// From publish, or from when that was due, to the socket.
@@ -113,6 +115,7 @@ impl Load {
             refused_of: RefCell::new(vec![0; users.len()]),
             asked: RefCell::new(vec![0; users.len()]),
             entered: Cell::new(0),
+            entered_ns: Cell::new(0),
             owed: Cell::new(0),
             sent: Cell::new(0),
             sent_measured: Cell::new(0),
@@ -158,7 +161,13 @@ impl Load {
             *ledger = Some(Ledger::default());
             self.listeners.borrow_mut()[session / self.plan.sessions] += 1;
             self.entered.set(self.entered.get() + 1);
+            self.entered_ns.set(self.now_ns());
         }
+    }
+
+    /// Whether a session has ever got in.
+    pub fn is_in(&self, session: usize) -> bool {
+        matches!(self.ledgers.borrow().get(session), Some(Some(_)))
     }
 
     /// Deliveries that are still to come.

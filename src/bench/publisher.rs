@@ -16,8 +16,9 @@ use super::worker::Worker;
 
 /// Events of one write: more would keep the readers of this thread waiting.
 const BURST: u64 = 128;
-/// Bytes of one write, unless a single event has more: as many are kept for each connection that publishes.
-const BURST_BYTES: usize = 64 << 20;
+/// Bytes of one write, unless a single event has more: so many may wait for each connection that publishes,
+/// and a burst more.
+pub const BURST_BYTES: usize = 64 << 20;
 /// Nothing moved for so long: what is on its way is taken for lost, and the window opens again.
 const STUCK: Duration = Duration::from_secs(2);
 
@@ -102,8 +103,10 @@ impl Publisher {
         match load.plan.pace {
             Pace::Idle => tokio::time::sleep(load.plan.duration).await,
             Pace::Rate(rate) => {
-                let share = load.users.len() as f64 / load.plan.users as f64;
-                self.at_rate(start_ns, end_ns, rate * share).await?;
+                let part = |users: usize| users as f64 / load.plan.users as f64;
+                // Shares take turns: all together they are as regular as one, and no more of them begin than are due.
+                let (turn, rate) = (part(load.users.start), rate * part(load.users.len()));
+                self.at_rate(start_ns, end_ns, rate, turn).await?;
             }
             Pace::Window(window) => {
                 let window = (window * load.users.len() as u64 / load.plan.users as u64).max(1);
@@ -113,10 +116,11 @@ impl Publisher {
         Ok(())
     }
 
-    async fn at_rate(&mut self, start_ns: u64, end_ns: u64, rate: f64) -> io::Result<()> {
+    /// `turn` is the part of an interval after which its first event is due.
+    async fn at_rate(&mut self, start_ns: u64, end_ns: u64, rate: f64, turn: f64) -> io::Result<()> {
         let mut pacer = Pacer::new()?;
         // At next to no rate, the second is due after the end of time.
-        let due = |sent: u64| start_ns.saturating_add((sent as f64 * 1e9 / rate) as u64);
+        let due = |sent: u64| start_ns.saturating_add(((sent as f64 + turn) * 1e9 / rate) as u64);
         let mut sent = 0;
         while due(sent) < end_ns {
             let now = self.load.now_ns();
@@ -131,6 +135,10 @@ impl Publisher {
                 sent += 1;
             }
             self.flush().await;
+            if due(sent) <= self.load.now_ns() {
+                // Behind, it never sleeps; the sockets have to be read all the same.
+                tokio::task::yield_now().await;
+            }
         }
         // Nothing more is due; the measured part lasts for as long as it was meant to all the same.
         pacer.sleep(Duration::from_nanos(end_ns.saturating_sub(self.load.now_ns()))).await
@@ -223,10 +231,21 @@ impl Publisher {
 
     async fn flush(&mut self) {
         if let Way::Worker(workers) = &mut self.way {
+            for worker in workers.iter() {
+                worker.flush();
+            }
+            // One that takes nothing holds up the others only once so much waits for it.
             for worker in workers {
-                worker.flush().await;
+                worker.room().await;
             }
             self.load.handed_over();
+        }
+    }
+
+    /// Gives up what nobody has taken yet.
+    pub fn finish(&self) {
+        if let Way::Worker(workers) = &self.way {
+            workers.iter().for_each(|worker| worker.finish());
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::event;
 use super::load::Load;
@@ -19,6 +19,9 @@ use super::wire::{self, CLOSE, PING, PONG, TEXT};
 const PER_SOURCE: usize = 1_000;
 /// Longest pause before a broken socket tries again.
 const MOST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Tries to get in for the first time, where sockets come back: the pauses between them add up to some four seconds.
+const TRIES: usize = 10;
 
 /// All sessions of a process read into one buffer: only one reads at a time, and idle ones need none.
 pub type Scratch = Rc<RefCell<Vec<u8>>>;
@@ -54,7 +57,9 @@ impl Session {
         let mut node = self.user + self.rank;
         let mut broken_since: Option<Instant> = None;
         let mut pause = Duration::from_millis(20);
+        let mut tries = 0;
         loop {
+            tries += 1;
             self.registered = false;
             self.rest.clear();
             let outcome = match self.connect(node, &turn).await {
@@ -80,10 +85,13 @@ impl Session {
             if let Err(error) = &outcome {
                 self.load.trouble(|| format!("a socket of {}: {error}", self.load.plan.user(self.user)));
             }
+            let is_in = self.load.is_in(self.number);
+            let too_late = |since: Instant| since.elapsed() >= wire::PATIENCE;
+            if !is_in && (!self.load.plan.reconnect || tries >= TRIES || broken_since.is_some_and(too_late)) {
+                self.load.failed.set(self.load.failed.get() + 1);
+                return;
+            }
             if !self.load.plan.reconnect {
-                if !self.registered {
-                    self.load.failed.set(self.load.failed.get() + 1);
-                }
                 return;
             }
             broken_since.get_or_insert_with(Instant::now);
@@ -112,7 +120,8 @@ impl Session {
         self.take(&early)?;
         self.reply(&stream)?;
         if !self.registered {
-            self.read(&stream, true).await?;
+            let silence = |_| io::Error::other(format!("no welcome in {} s", wire::PATIENCE.as_secs()));
+            timeout(wire::PATIENCE, self.read(&stream, true)).await.map_err(silence)??;
         }
         Ok(stream)
     }

@@ -41,7 +41,7 @@ pub enum Told {
         sockets: usize,
         /// Others.
         failed: usize,
-        /// How long it took.
+        /// Until the last of those that got in.
         seconds: f64,
         /// The first trouble.
         trouble: Option<String>,
@@ -172,6 +172,9 @@ async fn steps(
             }
         }
         drain(&load).await;
+        if let Some(publisher) = &publisher {
+            publisher.finish();
+        }
         load.give_up();
         Ok::<_, String>(())
     };
@@ -191,7 +194,7 @@ async fn wait_for(asked: &mut mpsc::Receiver<String>, step: &str) -> Result<(), 
 }
 
 async fn connect(load: &Rc<Load>) {
-    let start = Instant::now();
+    let start_ns = load.now_ns();
     let turn = Rc::new(Semaphore::new(load.plan.connecting));
     let scratch = Rc::new(RefCell::new(vec![0; SCRATCH]));
     let sessions = load.users.len() * load.plan.sessions;
@@ -210,7 +213,7 @@ async fn connect(load: &Rc<Load>) {
     tell(&Told::Connected {
         sockets: load.registered.get(),
         failed: load.failed.get(),
-        seconds: start.elapsed().as_secs_f64(),
+        seconds: Duration::from_nanos(load.entered_ns.get().saturating_sub(start_ns)).as_secs_f64(),
         trouble: load.trouble.borrow().clone(),
     });
 }

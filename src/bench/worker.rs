@@ -6,10 +6,12 @@ use std::io;
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::event;
 use super::load::Load;
+use super::publisher::BURST_BYTES;
 use super::wire::{self, Address, CLOSE, PING, PONG, TEXT};
 
 /// A worker's socket.
@@ -20,12 +22,16 @@ pub struct Worker {
     frames: RefCell<Vec<u8>>,
     /// Where in these each event ends, and its user's number within the share.
     ends: RefCell<Vec<(usize, usize)>>,
-    /// Held by whoever writes.
-    writing: Mutex<()>,
+    /// How much of these is written.
+    written: Cell<usize>,
+    /// The node takes no more at the moment.
+    is_pushing: Cell<bool>,
+    /// Told to [`Worker::push`], which then has something to do.
+    wake: Notify,
+    /// Told to [`Worker::room`].
+    room: Notify,
     /// The node takes nothing more.
     ended: Cell<bool>,
-    /// Told to a write that waits.
-    end: Notify,
 }
 
 impl Worker {
@@ -43,11 +49,14 @@ impl Worker {
             stream,
             frames: RefCell::default(),
             ends: RefCell::default(),
-            writing: Mutex::default(),
+            written: Cell::new(0),
+            is_pushing: Cell::new(false),
+            wake: Notify::new(),
+            room: Notify::new(),
             ended: Cell::new(false),
-            end: Notify::new(),
         });
         tokio::task::spawn_local(worker.clone().listen());
+        tokio::task::spawn_local(worker.clone().push());
         Ok(worker)
     }
 
@@ -63,30 +72,75 @@ impl Worker {
         self.ends.borrow_mut().push((frames.len(), user));
     }
 
-    /// Writes out what waits. What the node does not take any more counts as refused.
-    pub async fn flush(&self) {
-        let _turn = self.writing.lock().await;
-        let (mut frames, mut ends) = (self.frames.take(), self.ends.take());
-        let mut written = 0;
+    /// Writes out what waits, as much as the node takes now; [`Worker::push`] writes the rest. What a node that has ended
+    /// does not take any more counts as refused.
+    pub fn flush(&self) {
+        if (!self.is_pushing.get() || self.has_ended()) && !self.write() {
+            self.is_pushing.set(true);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until there is room for another burst.
+    pub async fn room(&self) {
+        while self.frames.borrow().len() - self.written.get() > BURST_BYTES && !self.has_ended() {
+            self.room.notified().await;
+        }
+    }
+
+    /// Ends it: what still waits is refused.
+    pub fn finish(&self) {
+        if !self.frames.borrow().is_empty() {
+            self.end("it does not take what is sent to it");
+            self.flush();
+        }
+    }
+
+    /// Writes as much as the node takes now; false where that was not all.
+    fn write(&self) -> bool {
+        let (mut frames, mut ends) = (self.frames.borrow_mut(), self.ends.borrow_mut());
+        let mut written = self.written.get();
         while written < frames.len() && !self.has_ended() {
             match self.stream.try_write(&frames[written..]) {
                 Ok(size) => written += size,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {
-                    _ = self.stream.writable() => {}
-                    () = self.end.notified() => {}
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => self.end(error),
             }
         }
-        for (_, user) in ends.iter().filter(|(end, _)| *end > written) {
-            self.load.refuse(Some(*user), b"its connection has ended");
-        }
-        if self.frames.borrow().is_empty() {
+        let is_all = written == frames.len() || self.has_ended();
+        if is_all {
+            for (_, user) in ends.iter().filter(|(end, _)| *end > written) {
+                self.load.refuse(Some(*user), b"its connection has ended");
+            }
             // The buffers are as large as the largest burst and will do for the next.
             frames.clear();
             ends.clear();
-            self.frames.replace(frames);
-            self.ends.replace(ends);
+            written = 0;
+        } else if written > frames.len() / 2 {
+            let whole = ends.partition_point(|(end, _)| *end <= written);
+            ends.drain(..whole);
+            ends.iter_mut().for_each(|(end, _)| *end -= written);
+            frames.drain(..written);
+            written = 0;
+        }
+        self.written.set(written);
+        is_all
+    }
+
+    /// Writes what the node did not take at once, while the others are written to.
+    async fn push(self: Rc<Self>) {
+        while !self.has_ended() {
+            self.wake.notified().await;
+            while !self.write() {
+                match timeout(wire::PATIENCE, self.stream.writable()).await {
+                    Ok(Ok(())) => self.room.notify_one(),
+                    Ok(Err(error)) => self.end(error),
+                    Err(_) => self.end(format_args!("it takes nothing for {} s", wire::PATIENCE.as_secs())),
+                }
+            }
+            self.is_pushing.set(false);
+            self.room.notify_one();
+            self.load.handed_over();
         }
     }
 
@@ -94,7 +148,7 @@ impl Worker {
     fn end(&self, why: impl Display) {
         self.load.trouble(|| format!("a socket that publishes: {why}"));
         self.ended.set(true);
-        self.end.notify_one();
+        self.room.notify_one();
     }
 
     /// Reads what the node says, for as long as it does.
@@ -123,9 +177,7 @@ impl Worker {
             }
             rest.drain(..used);
             // A publisher that has little to send does not keep a pong waiting; one that writes takes it along.
-            if self.writing.try_lock().is_ok() {
-                self.flush().await;
-            }
+            self.flush();
         }
     }
 

@@ -1,4 +1,4 @@
-//! `switchboard bench`: what it sends arrives, by every way in, and it counts what does not.
+//! `switchboard bench`: what it sends arrives, by every way in, and it says so.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,12 @@ use redis::cmd;
 use redis::streams::StreamInfoStreamReply;
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::net::TcpListener;
 
 use crate::support::ports::free_port;
 use crate::support::scrape::counted;
 use crate::support::terminal::{at, line, line_at, run};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Pair, Scrape, eventually, within};
+use crate::support::{BOUND, NodeBuilder, Pair, Scrape, eventually, within};
 
 /// A short run against two nodes; what it reports.
 async fn measured(pair: &Pair, args: &[&str]) -> Value {
@@ -121,16 +120,16 @@ async fn a_share_with_nothing_to_do_waits_for_the_end_and_for_the_others() {
 
 #[tokio::test]
 async fn sockets_of_a_node_that_dies_come_back_to_the_other_and_miss_nothing() {
-    let pair = Pair::start().await;
-    let clients = format!("{},{}", pair.a.client_url, pair.b.client_url);
+    let Pair { a, b, mut db, redis: _redis } = Pair::start().await;
+    let clients = format!("{},{}", a.client_url, b.client_url);
     // Both of these are of the node that stays.
-    let workers = format!("{},{}", pair.b.worker_url, pair.b.worker_url);
+    let workers = format!("{},{}", b.worker_url, b.worker_url);
     let nodes =
         ["bench", "--json", "--client-url", &clients, "--worker-url", &workers, "--reconnect", "--settle=0s"];
-    let load = ["--users=20", "--rate=100", "--duration=4s", "--warm-up=0s"];
+    let pids = format!("{},{}", a.pid(), b.pid());
+    let load = ["--users=20", "--rate=100", "--duration=4s", "--warm-up=0s", "--watch-pid", &pids];
     let command = line(&[&nodes[..], &load].concat());
     let running = tokio::spawn(async move { run(&command, "").await });
-    let Pair { a, b: _b, mut db, redis: _redis } = pair;
     eventually(BOUND, "a first event", async || {
         if db.exists("log:{user:bench-0}").await { Ok(()) } else { Err("no log".to_owned()) }
     })
@@ -143,6 +142,7 @@ async fn sockets_of_a_node_that_dies_come_back_to_the_other_and_miss_nothing() {
         assert_eq!(report[fault], 0, "{fault}: {report}");
     }
     assert_eq!(report["delivered"], 400, "{report}");
+    assert_eq!([0, 1].map(|at| &report["watched"][at]["ended"]), [true, false], "{report}");
 }
 
 #[tokio::test]
@@ -222,138 +222,6 @@ async fn another_run_is_told_from_this_one_while_it_lasts_and_after_it_was_kille
         }
         // Some of a killed run may still be under way.
         assert!(alone || report["of_other_runs"].as_u64() > Some(0), "{report}");
-    }
-}
-
-#[tokio::test]
-async fn what_was_refused_or_had_no_socket_to_go_to_is_not_lost() {
-    let bounds = [("--max-sessions-per-user", "1"), ("--max-event", "1KiB")];
-    let node = NodeBuilder::local("node-a").with(&bounds).start().await;
-    let load = "bench --json --users=10 --sessions=2 --duration=500ms --warm-up=0s --settle=0s";
-    for args in [
-        // Whatever a user id may hold.
-        r#"--rate=100 --user-prefix=a"b\"#,
-        "--rate=100 --payload=2000",
-        "--rate=100 --payload=2000 --via=http",
-        // Neither keeps the window shut.
-        "--rate=max --window=8",
-        "--rate=max --window=8 --payload=2000",
-    ] {
-        let ran = at(&node, &load.split(' ').chain(args.split(' ')).collect::<Vec<_>>()).await;
-        assert_eq!(ran.code, Some(0), "{args}: {ran:?}");
-        let report: Value = serde_json::from_str(&ran.out).unwrap();
-        let number = |field: &str| report[field].as_u64().unwrap();
-        assert_eq!((&report["connect"]["sockets"], &report["connect"]["failed"]), (&10.into(), &10.into()));
-        let all_refused = args.contains("payload");
-        let published = number("published");
-        let came = if all_refused { [published, 0] } else { [0, published] };
-        assert_eq!([number("refused"), number("delivered")], came, "{args}: {report}");
-        assert_eq!(number("lost"), 0, "{args}: {report}");
-        if args.contains("max") {
-            assert!(published > 8, "{args}: {report}");
-        } else {
-            assert_eq!(published, 50, "{args}: {report}");
-        }
-    }
-}
-
-/// What came of a run in which a node has ended what publishes, as `why` says: no more is lost than was under way.
-fn assert_ended(report: &Value, why: &str) {
-    let number = |field: &str| report[field].as_u64().unwrap();
-    assert!(report["trouble"].as_str().is_some_and(|told| told.contains(why)), "{report}");
-    assert!(number("refused") > number("lost"), "{report}");
-    assert_eq!(number("delivered") + number("refused") + number("lost"), number("published"), "{report}");
-}
-
-#[tokio::test]
-async fn what_a_node_that_drains_does_not_take_any_more_is_refused() {
-    for (via, why) in [("--via=worker", "1012"), ("--via=http", "POST /publish")] {
-        let mut pair = Pair::start().await;
-        // All sockets are of the node that stays.
-        let clients = format!("{},{}", pair.b.client_url, pair.b.client_url);
-        let workers = format!("{},{}", pair.a.worker_url, pair.b.worker_url);
-        let nodes = ["bench", "--json", "--client-url", &clients, "--worker-url", &workers, "--settle=0s"];
-        let load = ["--users=20", "--rate=100", "--duration=4s", "--warm-up=0s", via];
-        let command = line(&[&nodes[..], &load].concat());
-        let running = tokio::spawn(async move { run(&command, "").await });
-        eventually(BOUND, "a first event", async || {
-            if pair.db.exists("log:{user:bench-0}").await { Ok(()) } else { Err("no log".to_owned()) }
-        })
-        .await;
-        pair.a.signal(Signal::TERM);
-        let ran = running.await.unwrap();
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
-        assert_eq!(report["published"], 400, "{report}");
-        assert_ended(&report, why);
-        assert!(report["delivered"].as_u64() >= Some(190), "those by the other node: {report}");
-    }
-}
-
-#[tokio::test]
-async fn a_connection_that_idled_until_the_node_closed_it_is_opened_anew() {
-    let node = NodeBuilder::local("node-a").set("--hello-timeout", "500ms").start().await;
-    // Each connection has an event every few seconds.
-    let load = ["bench", "--json", "--users=16", "--rate=8", "--duration=4s", "--warm-up=0s", "--settle=2s"];
-    let ran = at(&node, &[&load[..], &["--via=http"]].concat()).await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
-    assert_eq!((&report["published"], &report["delivered"]), (&32.into(), &32.into()), "{report}");
-    assert_eq!((&report["refused"], &report["lost"]), (&0.into(), &0.into()), "{report}");
-    assert_eq!((&report["trouble"], &report["answer_ms"]["count"]), (&Value::Null, &32.into()), "{report}");
-}
-
-#[tokio::test]
-async fn what_is_never_answered_is_refused_and_told() {
-    let node = NodeBuilder::local("node-a").start().await;
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let silent = format!("ws://{}", silent.local_addr().unwrap());
-    let load = "bench --json --users=2 --rate=40 --duration=2s --warm-up=0s --settle=0s --via=http";
-    let urls = ["--client-url", &node.client_url, "--worker-url", &silent];
-    let ran = run(&line(&load.split(' ').chain(urls).collect::<Vec<_>>()), "").await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
-    assert_eq!((&report["published"], &report["refused"]), (&80.into(), &80.into()), "{report}");
-    assert_eq!((&report["delivered"], &report["lost"]), (&0.into(), &0.into()), "{report}");
-    assert!(report["trouble"].as_str().unwrap().contains("80 events were not answered"), "{report}");
-}
-
-#[tokio::test]
-async fn a_refusal_is_put_down_to_its_user_where_not_all_got_in() {
-    // Nobody gets in at the second node, and what is published there is refused.
-    let a = NodeBuilder::local("node-a").start().await;
-    let b =
-        NodeBuilder::local("node-b").set("--max-connections", "1").set("--max-event", "1KiB").start().await;
-    let _full = Client::as_user(&b, "another", "tab").await;
-    let clients = format!("{},{}", a.client_url, b.client_url);
-    let workers = format!("{},{}", a.worker_url, b.worker_url);
-    let load = "bench --json --users=8 --rate=80 --duration=1s --warm-up=0s --settle=0s --payload=2000";
-    let urls = ["--client-url", &clients, "--worker-url", &workers];
-    let ran = run(&line(&load.split(' ').chain(urls).collect::<Vec<_>>()), "").await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
-    assert_eq!(
-        (&report["connect"]["sockets"], &report["connect"]["failed"]),
-        (&4.into(), &4.into()),
-        "{report}"
-    );
-    // Those who have a socket are published to at the node that refuses; the others' events go nowhere.
-    assert_eq!((&report["published"], &report["refused"]), (&80.into(), &40.into()), "{report}");
-    assert_eq!((&report["delivered"], &report["lost"]), (&0.into(), &0.into()), "{report}");
-}
-
-#[tokio::test]
-async fn what_comes_after_a_frame_that_is_too_large_is_refused() {
-    let node = NodeBuilder::local("node-a").set("--max-event", "1KiB").start().await;
-    let load = ["bench", "--json", "--users=4", "--duration=1s", "--warm-up=0s", "--settle=0s"];
-    for rate in ["--rate=40", "--rate=max"] {
-        let ran = at(&node, &[&load[..], &["--payload=400000", "--window=8", rate]].concat()).await;
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
-        if rate == "--rate=max" {
-            // Nobody says when the others would be due.
-            assert!(report["trouble"].as_str().is_some_and(|told| told.contains("1009")), "{report}");
-            assert!(report["published"].as_u64() < Some(100), "{report}");
-        } else {
-            assert_ended(&report, "1009");
-        }
     }
 }
 

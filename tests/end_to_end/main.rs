@@ -11,6 +11,7 @@ mod auth_api;
 mod auth_jwks;
 mod auth_jwt;
 mod bench;
+mod bench_faults;
 mod bounds_files;
 mod bounds_http;
 mod bounds_sockets;

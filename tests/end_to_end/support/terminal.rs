@@ -43,7 +43,7 @@ pub fn line_at(node: &Node, args: &[&str]) -> Launch {
     line
 }
 
-/// Runs it to its end; without `input`, standard input is empty.
+/// Runs it to its end; without `input`, standard input is empty. A load that waits for what is missing takes its time.
 pub async fn run(line: &Launch, input: impl AsRef<[u8]>) -> Ran {
     let (mut command, dir) = line.command();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -54,7 +54,7 @@ pub async fn run(line: &Launch, input: impl AsRef<[u8]>) -> Ran {
     std::thread::spawn(move || stdin.write_all(&input).ok());
     let pid = rustix::process::Pid::from_child(&child);
     let waiting = tokio::task::spawn_blocking(move || child.wait_with_output());
-    let ended = tokio::time::timeout(2 * BOUND, waiting).await;
+    let ended = tokio::time::timeout(4 * BOUND, waiting).await;
     let Ok(output) = ended else {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
         panic!("{:?} has not ended", line.args);
@@ -67,5 +67,5 @@ pub async fn run(line: &Launch, input: impl AsRef<[u8]>) -> Ran {
 
 /// Runs `switchboard` against a node.
 pub async fn at(node: &Node, args: &[&str]) -> Ran {
-    within(3 * BOUND, "the end of a command", run(&line_at(node, args), "")).await
+    within(5 * BOUND, "the end of a command", run(&line_at(node, args), "")).await
 }
