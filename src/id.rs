@@ -135,6 +135,11 @@ impl EventId {
     /// The id before every event.
     pub const ZERO: EventId = EventId { ms: 0, seq: 0 };
 
+    /// The next one of the same millisecond.
+    pub fn next(self) -> Self {
+        Self { seq: self.seq + 1, ..self }
+    }
+
     /// Appends it to `text`.
     pub fn write(self, text: &mut String) {
         let mut number = itoa::Buffer::new();

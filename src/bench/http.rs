@@ -20,8 +20,6 @@ use super::wire::{self, Address};
 /// Connections to each node for each one of `--publishers`: a request waits for its answer, so one alone would
 /// measure round trips.
 pub const CONNECTIONS: usize = 16;
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks whether a node is back. What falls due meanwhile is refused.
 const PAUSE: Duration = Duration::from_millis(500);
 /// An event that waits for so long for its connection is told as trouble: it is not the node alone that is measured.
@@ -148,10 +146,10 @@ impl Connection {
                 }
             },
         };
-        match timeout(PATIENCE, self.ask(stream, request)).await {
+        match timeout(wire::PATIENCE, self.ask(stream, request)).await {
             Ok(Ok(stream)) => self.stream = stream,
             Ok(Err(error)) => self.unanswered(request, error),
-            Err(_) => self.unanswered(request, format_args!("no answer in {} s", PATIENCE.as_secs())),
+            Err(_) => self.unanswered(request, format_args!("no answer in {} s", wire::PATIENCE.as_secs())),
         }
     }
 

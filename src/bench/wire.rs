@@ -18,7 +18,7 @@ pub const PING: u8 = 9;
 /// A pong frame's opcode.
 pub const PONG: u8 = 10;
 
-/// How long a handshake may take, the welcome behind it, or a peer to take what is sent to it.
+/// How long a handshake may take, the welcome behind it, an answer, or a peer to take what is sent to it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer's head.
 const MAX_HEAD: usize = 16 * 1024;

@@ -20,7 +20,7 @@ async fn measured(pair: &Pair, args: &[&str]) -> Value {
     let nodes = ["bench", "--json", "--client-url", &clients, "--worker-url", &workers, "--settle=0s"];
     let ran = run(&line(&[&nodes, args].concat()), "").await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"))
+    ran.json()
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn sockets_of_a_node_that_dies_come_back_to_the_other_and_miss_nothing() {
     .await;
     drop(a); // kill -9
     let ran = running.await.unwrap();
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let report = ran.json();
     assert_eq!((&report["broken"], &report["away_ms"]["count"]), (&10.into(), &10.into()), "{report}");
     for fault in ["lost", "duplicated", "out_of_order"] {
         assert_eq!(report[fault], 0, "{fault}: {report}");
@@ -215,7 +215,7 @@ async fn another_run_is_told_from_this_one_while_it_lasts_and_after_it_was_kille
             other.kill();
         }
         let ran = at(&node, &[&load[..], &[via]].concat()).await;
-        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+        let report = ran.json();
         assert_eq!((&report["published"], &report["delivered"]), (&100.into(), &100.into()), "{report}");
         for fault in ["lost", "duplicated", "out_of_order", "gaps"] {
             assert_eq!(report[fault], 0, "{via}, {fault}: {report}");

@@ -8,6 +8,12 @@ use tokio::net::TcpListener;
 use crate::support::terminal::{at, line, line_at, run};
 use crate::support::{BOUND, Client, NodeBuilder, Pair, eventually};
 
+/// What a run of `load` against these nodes reports.
+async fn measured(load: &str, clients: &str, workers: &str) -> Value {
+    let urls = ["--client-url", clients, "--worker-url", workers];
+    run(&line(&load.split(' ').chain(urls).collect::<Vec<_>>()), "").await.json()
+}
+
 #[tokio::test]
 async fn what_was_refused_or_had_no_socket_to_go_to_is_not_lost() {
     let bounds = [("--max-sessions-per-user", "1"), ("--max-event", "1KiB")];
@@ -24,7 +30,7 @@ async fn what_was_refused_or_had_no_socket_to_go_to_is_not_lost() {
     ] {
         let ran = at(&node, &load.split(' ').chain(args.split(' ')).collect::<Vec<_>>()).await;
         assert_eq!(ran.code, Some(0), "{args}: {ran:?}");
-        let report: Value = serde_json::from_str(&ran.out).unwrap();
+        let report = ran.json();
         let number = |field: &str| report[field].as_u64().unwrap();
         assert_eq!((&report["connect"]["sockets"], &report["connect"]["failed"]), (&10.into(), &10.into()));
         let all_refused = args.contains("payload");
@@ -66,7 +72,7 @@ async fn what_a_node_that_drains_does_not_take_any_more_is_refused() {
         pair.a.signal(Signal::TERM);
         let ran = running.await.unwrap();
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+        let report = ran.json();
         assert_eq!(report["published"], 400, "{report}");
         assert_ended(&report, why);
         assert!(report["delivered"].as_u64() >= Some(190), "those by the other node: {report}");
@@ -79,7 +85,7 @@ async fn a_connection_that_idled_until_the_node_closed_it_is_opened_anew() {
     // Each connection has an event every few seconds.
     let load = ["bench", "--json", "--users=16", "--rate=8", "--duration=4s", "--warm-up=0s", "--settle=2s"];
     let ran = at(&node, &[&load[..], &["--via=http"]].concat()).await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let report = ran.json();
     assert_eq!((&report["published"], &report["delivered"]), (&32.into(), &32.into()), "{report}");
     assert_eq!((&report["refused"], &report["lost"]), (&0.into(), &0.into()), "{report}");
     assert_eq!((&report["trouble"], &report["answer_ms"]["count"]), (&Value::Null, &32.into()), "{report}");
@@ -106,10 +112,7 @@ async fn sockets_that_get_no_welcome_fail_in_the_end_and_do_not_count_as_slow() 
     let clients = format!("{},{}", node.client_url, deaf_and_dumb().await);
     let workers = format!("{},{}", node.worker_url, node.worker_url);
     let load = "bench --json --users=2 --rate=20 --duration=1s --warm-up=0s --settle=0s";
-    let urls = ["--client-url", &clients, "--worker-url", &workers];
-    let command = line(&load.split(' ').chain(urls).collect::<Vec<_>>());
-    let ran = run(&command, "").await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let report = measured(load, &clients, &workers).await;
     let connect = &report["connect"];
     assert_eq!((&connect["sockets"], &connect["failed"]), (&1.into(), &1.into()), "{report}");
     assert!(connect["seconds"].as_f64() < Some(15.0), "{report}");
@@ -124,10 +127,7 @@ async fn a_node_that_takes_nothing_holds_up_neither_the_end_nor_what_goes_by_ano
     let workers = format!("{},{}", node.worker_url, deaf_and_dumb().await);
     // 20 MB, of which the system keeps a few.
     let load = "bench --json --users=2 --rate=100 --duration=4s --warm-up=0s --settle=0s --payload=100000";
-    let urls = ["--client-url", &clients, "--worker-url", &workers];
-    let command = line(&load.split(' ').chain(urls).collect::<Vec<_>>());
-    let ran = run(&command, "").await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let report = measured(load, &clients, &workers).await;
     let number = |field: &str| report[field].as_u64().unwrap();
     assert_eq!([number("published"), number("delivered")], [400, 200], "{report}");
     assert_eq!(number("refused") + number("lost"), 200, "{report}");
@@ -144,7 +144,7 @@ async fn processes_share_the_schedule_and_sockets_that_never_get_in_are_given_up
                 --reconnect";
     let command = line_at(&node, &load.split_whitespace().collect::<Vec<_>>());
     let ran = run(&command, "").await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let report = ran.json();
     let connect = &report["connect"];
     assert_eq!((&connect["sockets"], &connect["failed"]), (&10.into(), &10.into()), "{report}");
     assert_eq!((&report["published"], &report["delivered"]), (&12.into(), &12.into()), "{report}");
@@ -157,9 +157,7 @@ async fn what_is_never_answered_is_refused_and_told() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("ws://{}", silent.local_addr().unwrap());
     let load = "bench --json --users=2 --rate=40 --duration=2s --warm-up=0s --settle=0s --via=http";
-    let urls = ["--client-url", &node.client_url, "--worker-url", &silent];
-    let ran = run(&line(&load.split(' ').chain(urls).collect::<Vec<_>>()), "").await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let report = measured(load, &node.client_url, &silent).await;
     assert_eq!((&report["published"], &report["refused"]), (&80.into(), &80.into()), "{report}");
     assert_eq!((&report["delivered"], &report["lost"]), (&0.into(), &0.into()), "{report}");
     assert!(report["trouble"].as_str().unwrap().contains("80 events were not answered"), "{report}");
@@ -175,9 +173,7 @@ async fn a_refusal_is_put_down_to_its_user_where_not_all_got_in() {
     let clients = format!("{},{}", a.client_url, b.client_url);
     let workers = format!("{},{}", a.worker_url, b.worker_url);
     let load = "bench --json --users=8 --rate=80 --duration=1s --warm-up=0s --settle=0s --payload=2000";
-    let urls = ["--client-url", &clients, "--worker-url", &workers];
-    let ran = run(&line(&load.split(' ').chain(urls).collect::<Vec<_>>()), "").await;
-    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let report = measured(load, &clients, &workers).await;
     assert_eq!(
         (&report["connect"]["sockets"], &report["connect"]["failed"]),
         (&4.into(), &4.into()),
@@ -195,7 +191,7 @@ async fn what_comes_after_a_frame_that_is_too_large_is_refused() {
     for rate in ["--rate=40", "--rate=max"] {
         let ran = at(&node, &[&load[..], &["--payload=400000", "--window=8", rate]].concat()).await;
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+        let report = ran.json();
         if rate == "--rate=max" {
             // Nobody says when the others would be due.
             assert!(report["trouble"].as_str().is_some_and(|told| told.contains("1009")), "{report}");

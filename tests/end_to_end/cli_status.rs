@@ -54,7 +54,7 @@ async fn a_worker_url_that_leads_to_another_node_says_nothing_of_this_one() {
     let a = NodeBuilder::redis("node-a", &redis).start().await;
     let b = NodeBuilder::redis("node-b", &redis).set("--worker-url", &a.worker_url).start().await;
     let ran = at(&a, &["status", "--json"]).await;
-    let status: Value = serde_json::from_str(&ran.out).unwrap();
+    let status = ran.json();
     let [first, second] = [&status["nodes"][0], &status["nodes"][1]];
     assert_eq!((&first["nodeId"], &first["ready"]), (&json!("node-a"), &json!(true)), "{status}");
     assert_eq!((&second["nodeId"], &second["ready"]), (&json!("node-b"), &json!(null)), "{status}");
@@ -90,7 +90,7 @@ async fn local_mode_has_one_node_and_no_streams() {
     let node = NodeBuilder::local("solo").set("--worker-token", "long-token").start().await;
     assert_eq!(at(&node, &["status"]).await.code, Some(1), "without the token");
     let ran = at(&node, &["status", "--json", "--token", "long-token"]).await;
-    let status: Value = serde_json::from_str(&ran.out).unwrap();
+    let status = ran.json();
     assert_eq!((&status["nodes"][0]["nodeId"], &status["nodes"][0]["ready"]), (&json!("solo"), &json!(true)));
     assert_eq!((&status["streams"], &status["nodes"][0]["inbox"]), (&Value::Null, &Value::Null));
 }

@@ -131,7 +131,7 @@ impl Context {
                     return (published, None);
                 }
                 let prev = user.last;
-                let id = EventId { ms: now, seq: 0 }.max(EventId { seq: prev.seq + 1, ..prev });
+                let id = EventId { ms: now, seq: 0 }.max(prev.next());
                 if event.collapse.is_some() {
                     user.log.retain(|entry| !entry.is_replaced_by(&event));
                 }

@@ -371,6 +371,7 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+
         let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
         let ids = entries.iter().map(|(id, _)| &id[..]).enumerate();
         let done: Vec<&str> = ids.filter(|(at, id)| is_done(*at, id)).map(|(_, id)| id).collect();
@@ -381,13 +382,10 @@ impl<'a> Reader<'a> {
             let groups = self.ask_all(acked, Duration::ZERO).await?.pop().unwrap_or(redis::Value::Nil);
             // Everything up to the last has been handled and may go, with what the group was made to pass over. But where
             // another consumer of the group was handed something, that waits for the next reader.
-            let nobody_waits = reply::pending(groups, "switchboard") == Some(0);
-            let mut gone = cmd(if nobody_waits { "XTRIM" } else { "XDEL" });
-            gone.arg(&self.stream);
-            if nobody_waits {
-                gone.arg("MINID").arg(reply::after(last))
-            } else {
-                gone.arg(&done)
+            let mut gone = redis::Cmd::new();
+            match reply::pending(groups, "switchboard") {
+                Some(0) => gone.arg("XTRIM").arg(&self.stream).arg("MINID").arg(reply::after(last)),
+                _ => gone.arg("XDEL").arg(&self.stream).arg(&done),
             };
             self.ask(gone, Duration::ZERO).await?;
             self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);

@@ -122,8 +122,7 @@ pub fn read(value: Value) -> Result<Vec<Entry>, Unavailable> {
 
 /// The id right after `id`, an entry's.
 pub fn after(id: &str) -> String {
-    let next = |id: EventId| EventId { ms: id.ms, seq: id.seq + 1 }.to_string();
-    id.parse().map_or_else(|_| id.to_owned(), next)
+    id.parse::<EventId>().map_or_else(|_| id.to_owned(), |id| id.next().to_string())
 }
 
 /// How many entries consumers of `group` hold, by an answer to `XINFO GROUPS`.

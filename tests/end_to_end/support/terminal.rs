@@ -16,6 +16,11 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// Its output as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|_| panic!("{self:?}"))
+    }
+
     /// Lines of standard output.
     pub fn lines(&self) -> Vec<&str> {
         self.out.lines().collect()
