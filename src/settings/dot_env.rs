@@ -1,6 +1,5 @@
 //! `.env` in the working directory.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::ErrorKind;
 
@@ -63,7 +62,7 @@ fn parse(text: &str) -> DotEnv {
                 let lines = |place| text.lines().skip(place).take(count);
                 if places.any(|(place, _)| lines(place).any(is_setting)) {
                     read.mistakes.push(Mistake(format!(
-                        ".env, line {number}: must be NAME=value; a value with spaces, # or quotes in it stands in quotes"
+                        ".env, line {number}: must be NAME=value; where value begins with a quote, one ends it, and nothing but a comment follows"
                     )));
                 } else {
                     read.passed_over.push(number);
@@ -74,27 +73,66 @@ fn parse(text: &str) -> DotEnv {
     read
 }
 
-/// A `$` is a character like any other, as for `docker run --env-file`, and not the name of another variable: it would
-/// be gone from a secret without a word. `NAME: value` is `NAME=value`, as for Node.js.
+/// As the library reads it, with values taken as they are: without quotes to the end of the line or to ` #`, as for Node.js
+/// and `docker run --env-file`. A `$` is a character like any other, and not the name of another variable: it would be
+/// gone from a secret without a word. `NAME: value` is `NAME=value`, as for Node.js. Lines stay where they are.
 fn literal(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
+    let mut quote = None; // open since an earlier line
     for line in text.lines() {
-        let mut line = Cow::Borrowed(line);
-        if let Some((name, value)) = line.split_once(": ").filter(|(name, _)| names_setting(name)) {
-            line = Cow::Owned(format!("{name}= {value}"));
-        }
-        let mut before = ' ';
-        for character in line.chars() {
-            // Between single quotes nothing is replaced, and nothing can be escaped.
-            if character == '$' && before != '\\' && !line.contains('\'') {
-                out.push('\\');
+        match assignment(line).filter(|_| quote.is_none()) {
+            Some((name, value)) if !value.starts_with(['"', '\'']) => {
+                let is_comment = |at: &usize| value[..*at].ends_with(char::is_whitespace);
+                let end = value.match_indices('#').map(|(at, _)| at).find(is_comment).unwrap_or(value.len());
+                out.extend([name, "=\""]);
+                for character in value[..end].trim_end().chars() {
+                    if matches!(character, '\\' | '"' | '$') {
+                        out.push('\\');
+                    }
+                    out.push(character);
+                }
+                out.push('"');
             }
-            out.push(character);
-            before = character;
+            Some((name, value)) => {
+                out.extend([name, "="]);
+                quoted(value, &mut quote, &mut out);
+            }
+            None => quoted(line, &mut quote, &mut out),
         }
         out.push('\n');
     }
     out
+}
+
+/// The name and the value of a line that gives one a value.
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    let colon = line.split_once(": ").filter(|(name, _)| names_setting(name));
+    let (name, value) = colon.or_else(|| line.split_once('='))?;
+    let value = value.trim_start();
+    (!name.trim_start().starts_with('#') && !value.starts_with('#')).then_some((name, value))
+}
+
+/// A line whose quotes count, with `quote` open before and after it. Between single quotes the library replaces nothing.
+fn quoted(line: &str, quote: &mut Option<char>, out: &mut String) {
+    let mut characters = line.chars();
+    while let Some(character) = characters.next() {
+        match (*quote, character) {
+            (Some('"') | None, '\\') => {
+                out.push(character);
+                out.extend(characters.next());
+                continue;
+            }
+            (None, '#') => {
+                // A comment, whose quotes open nothing; behind a quoted value nothing else can stand.
+                return out.extend(std::iter::once(character).chain(characters));
+            }
+            (None, '"' | '\'') => *quote = Some(character),
+            (Some(open), _) if open == character => *quote = None,
+            (Some('"') | None, '$') => out.push('\\'),
+            _ => {}
+        }
+        out.push(character);
+    }
 }
 
 #[cfg(test)]
@@ -104,20 +142,31 @@ mod tests {
     #[test]
     fn values_are_taken_as_they_are() {
         let read = parse(
-            "# a comment\nA=pa$word1234\nB=\"two words $HOME\"\nC='it costs $5'\nexport D=\\$x\n\nE=\nREDIS_URL=redis://h:1\n",
+            "# a comment\nA=pa$word1234\nB=\"two words $HOME\"\nC='it costs $5'\nexport D=\\$x\n\nE=\nREDIS_URL=redis://h:1\n\
+             F=pa$word # it's a comment\nG=\"it's $5 \\\" \\$x\" # it's\nH=it's \"$5\"#1\t# no\nI='a $1\nb' # $2\nJ=$1\n\
+             PEM=-----BEGIN PUBLIC KEY-----\\nab+/=\\n-----END\nL=https://a, https://b\nM=\"\\n\"\nN=#\nO = c # d\n",
         );
         let value = |name: &str| read.variables[name].as_str();
         assert!(read.mistakes.is_empty(), "{read:?}");
-        assert_eq!(["A", "B", "C", "D"].map(value), ["pa$word1234", "two words $HOME", "it costs $5", "$x"]);
+        assert_eq!(
+            ["A", "B", "C", "D"].map(value),
+            ["pa$word1234", "two words $HOME", "it costs $5", r"\$x"]
+        );
+        assert_eq!(["F", "G", "H"].map(value), ["pa$word", "it's $5 \" $x", "it's \"$5\"#1"]);
+        assert_eq!(["I", "J", "M", "N", "O"].map(value), ["a $1\nb", "$1", "\n", "", "c"]);
+        assert_eq!(
+            ["PEM", "L"].map(value),
+            [r"-----BEGIN PUBLIC KEY-----\nab+/=\n-----END", "https://a, https://b"]
+        );
         assert_eq!(["E", "REDIS_URL"].map(value), ["", "redis://h:1"]);
     }
 
     #[test]
     fn a_line_that_cannot_be_read_is_named_by_its_number() {
         for (text, number) in [
-            ("A=1\nWORKER_TOKEN=super secret\nB=2\n", 2),
+            ("A=1\nWORKER_TOKEN='super' secret\nB=2\n", 2),
             ("JWT_SECRET=\"hunter2\n", 1),
-            ("A=1\n\nexport JWT_SECRET_FILE=a secret place\n", 3),
+            ("A=1\n\nexport JWT_SECRET_FILE=\"a secret\" place\n", 3),
             ("APP=\"secret\nWORKER_TOKEN=abc\n", 1),
         ] {
             let read = parse(text);
@@ -138,18 +187,15 @@ mod tests {
             ["production", "0.0.0.0", "a: b"],
             "{read:?}"
         );
-        assert_eq!(
-            (read.mistakes.len(), &read.passed_over[..]),
-            (1, &[][..]),
-            "a value with a space: {read:?}"
-        );
+        assert_eq!(value("CLIENT_SOCKET_URL"), "ws://a: b");
+        assert!(read.mistakes.is_empty() && read.passed_over.is_empty(), "{read:?}");
         // What is neither is a mistake all the same.
         assert_eq!(parse("WORKER_TOKEN:abc\n").mistakes.len(), 1);
     }
 
     #[test]
     fn what_another_program_may_read_stops_nobody() {
-        let read = parse("GREETING=hello world\nnonsense\nWORKER_TOKEN=abc\n");
+        let read = parse("GREETING=\"hello\" world\nnonsense\nWORKER_TOKEN=abc\n");
         assert_eq!((&read.passed_over[..], &read.mistakes[..]), (&[1, 2][..], &[][..]));
         assert_eq!(read.variables["WORKER_TOKEN"], "abc");
     }
