@@ -160,15 +160,18 @@ local function online_edges(noted_told, noted_owed, mode, was_empty, notes)
   return owed and ' ' .. told .. ' ' .. owed or ''
 end
 
--- `count`: beyond the page, so that `replayed` is all there is; what is large costs Redis too much for that.
-local function read(log, from, client, count)
+-- `count`: beyond the page, so that `replayed` is all there is; what is large costs Redis too much for that. Says also
+-- whether each entry comes right after the one before: one may have been deleted by hand.
+local function read(log, cursor, from, client, count)
   local entries, replayed, bytes, upto, more, after, size, counted = {}, 0, 0, from, '0', from, 2, 0
+  local unbroken = true
   while true do
     local chunk = redis.call('XRANGE', log, '(' .. after, '+', 'COUNT', size)
     for _, entry in ipairs(chunk) do
       local event = named(entry[2])
       local full = #entries >= 3 * PAGE_ENTRIES or bytes >= PAGE_BYTES
       counted, spent = counted + #event.data, spent + #event.data
+      if event.prev ~= after and newer(before(cursor, entry), after) then unbroken = false end
       local mine = (not event.client or event.client == client) and event.except ~= client
       if mine then
         if count or not full then replayed = replayed + 1 end
@@ -183,7 +186,7 @@ local function read(log, from, client, count)
       after = entry[1]
     end
     if #chunk < size or (more == '1' and (not count or counted > COUNT_BYTES)) then
-      return entries, replayed, upto, more
+      return entries, replayed, upto, more, unbroken
     end
     size = math.min(2 * size, CHUNK) -- the first few may be large
   end
@@ -321,7 +324,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if is_known then keep(cursor, log_ttl) else call('PEXPIRE', cursor, log_ttl) end -- that key, too, is new
   local entries, replayed, upto, more = {}, '0', position, '0'
   if from ~= position then
-    entries, replayed, upto, more = read(log, from, client, mode == 'new')
+    local unbroken
+    entries, replayed, upto, more, unbroken = read(log, cursor, from, client, mode == 'new')
+    whole = whole and unbroken
     if more == '0' and newer(position, upto) then upto = position end
   end
   local text = 'ok ' .. position .. ' ' .. from .. (whole and ' 1 ' or ' 0 ') .. replayed .. ' ' .. upto .. ' ' .. more

@@ -1,5 +1,7 @@
 //! Replay: what `since` brings back, what is said where something is gone, and the seam to live events.
 
+use redis::cmd;
+
 use crate::support::client::{data, ids, numbers};
 use crate::support::{Client, Node, NodeBuilder, Pair, Worker, parse_id};
 
@@ -105,6 +107,24 @@ async fn where_events_are_gone_there_is_one_gap_and_then_what_is_kept() {
     let id = worker.event("42", "21").await;
     assert_eq!(client.event().await.id, Some(id));
     assert_eq!(gaps, 1);
+}
+
+#[tokio::test]
+async fn an_event_that_someone_has_deleted_from_the_log_is_a_gap() {
+    let mut pair = Pair::start().await;
+    let mut worker = Worker::open(&pair.b).await;
+    let published = worker.count("42", 1, 5).await;
+    let deleted: u64 = pair.db.run(cmd("XDEL").arg("log:{user:42}").arg(&published[2])).await;
+    assert_eq!(deleted, 1);
+    for (from, recovered) in
+        [("0", false), (&published[1], false), (&published[2], true), (&published[3], true)]
+    {
+        let client = since(&pair.a, from).await;
+        assert_eq!(client.welcome["recovered"], recovered, "since {from}: {}", client.welcome);
+    }
+    let mut client = since(&pair.a, &published[0]).await;
+    let kinds = [client.frame("a gap or an event").await, client.frame("a gap or an event").await];
+    assert!(kinds.iter().any(|frame| frame["type"] == "gap"), "{kinds:?}");
 }
 
 #[tokio::test]
