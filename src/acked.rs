@@ -1,4 +1,4 @@
-//! Users whose clients have acknowledged something that the engine has not been told.
+//! Users whose clients have confirmed something, by an ack or a pong, that the engine has not been told.
 
 use std::collections::HashSet;
 use std::mem;
@@ -17,7 +17,7 @@ pub struct Acked {
 }
 
 impl Acked {
-    /// One of the user's clients has acknowledged something.
+    /// One of the user's clients has confirmed something.
     pub fn add(&self, user: &UserId) {
         let mut users = lock(&self.users);
         if !users.contains(user) {

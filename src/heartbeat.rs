@@ -47,8 +47,8 @@ pub async fn run(router: Arc<Router>, shortest: Duration, hurry: Arc<Notify>) {
     }
 }
 
-/// Saves what clients acknowledge, soon after: the lease of their user is renewed early. A pong is not worth that: there
-/// is one for each session in each `--ping-interval`.
+/// Saves what clients confirm, soon after: the lease of their user is renewed early. Those who get events do so with a pong
+/// in each `--ping-interval`, and others cost nothing.
 pub async fn save_acks(router: Arc<Router>) {
     let mut unheard = Unheard::new(); // for the next round of all leases to see
     loop {

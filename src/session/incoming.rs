@@ -49,10 +49,7 @@ impl Session {
         match incoming {
             Ok(Incoming::Ping) => self.answer(client::pong())?,
             // What was not sent cannot have arrived.
-            Ok(Incoming::Ack(id)) => {
-                self.confirm(id.min(self.last), "ack");
-                self.registered.router().acked().add(self.registered.user());
-            }
+            Ok(Incoming::Ack(id)) => self.confirm(id.min(self.last), "ack"),
             Ok(Incoming::Message { event, data }) => {
                 steps::note(&self.registered, "message", || vec![("event", event.to_string())]);
                 let sent = self.registered.router().engine().uplink(Uplink {

@@ -77,7 +77,11 @@ impl Session {
 
     /// The client has everything up to `id`, as it says itself or as its pong shows.
     pub(super) fn confirm(&self, id: EventId, by: &'static str) {
-        self.registered.handle().confirm(id);
+        let handle = self.registered.handle();
+        handle.confirm(id);
+        if handle.unsaved().is_some() {
+            self.registered.router().acked().add(self.registered.user());
+        }
         note(&self.registered, "confirmed", || vec![("id", id.to_string()), ("by", by.to_owned())]);
     }
 }

@@ -111,6 +111,24 @@ async fn a_pong_confirms_what_was_sent_before_its_ping() {
 }
 
 #[tokio::test]
+async fn what_a_pong_confirmed_outlives_a_node_that_is_killed() {
+    // No heartbeat comes within the test.
+    let mut pair = Pair::with(&[("--ping-interval", "200ms"), ("--session-ttl", "10m")]).await;
+    let mut worker = Worker::open(&pair.b).await;
+    let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
+    let published = worker.count("42", 1, 3).await;
+    client.events(3).await;
+    let last = published.last().cloned();
+    eventually(BOUND, "the saved position", async || {
+        same(pair.db.hash("cursor:{user:42}").await.remove("tab-1"), last.clone())
+    })
+    .await;
+    pair.a.kill();
+    let again = Client::as_user(&pair.b, "42", "tab-1").await;
+    assert_eq!((&again.welcome["replayed"], &again.welcome["recovered"]), (&0.into(), &true.into()));
+}
+
+#[tokio::test]
 async fn the_first_welcome_is_the_first_confirmed_position() {
     let mut pair = Pair::start().await;
     let mut worker = Worker::open(&pair.b).await;
