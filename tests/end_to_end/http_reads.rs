@@ -122,7 +122,10 @@ async fn the_live_nodes_are_listed_with_their_sessions() {
     let _clients =
         [Client::as_user(&pair.a, "42", "tab-1").await, Client::as_user(&pair.a, "43", "tab-1").await];
     let url = pair.b.worker_http("/nodes");
-    // The number of sessions comes with the node's heartbeat.
+    // The one that is asked knows its own; the number of another's comes with its heartbeat.
+    let own = http::get(&pair.a.worker_http("/nodes")).await.json();
+    let counted = own["nodes"].as_array().unwrap().iter().find(|node| node["nodeId"] == "node-a");
+    assert_eq!(counted.map(|node| &node["sessions"]), Some(&json!(2)), "{own}");
     let nodes = eventually(BOUND, "two nodes, with two sessions and none", async || {
         let mut nodes = http::get(&url).await.json()["nodes"].as_array().cloned().unwrap_or_default();
         nodes.sort_by_key(|node| node["nodeId"].to_string());
