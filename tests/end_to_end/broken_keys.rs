@@ -3,7 +3,7 @@
 use redis::cmd;
 
 use crate::support::pair::Single;
-use crate::support::{BOUND, Worker, http};
+use crate::support::{BOUND, Worker, eventually, http};
 
 const WHY: &str = "holds something else";
 
@@ -38,4 +38,17 @@ async fn whoever_asks_for_its_user_is_told_and_the_log_names_them_once() {
     let line = node.log_line(BOUND, "a warning", |line| line.contains(told)).await;
     assert!(line.contains("WARN") && line.contains(r#""user":"42""#) && line.contains("WRONGTYPE"), "{line}");
     assert_eq!(node.lines().iter().filter(|line| line.contains(told)).count(), 1);
+}
+
+#[tokio::test]
+async fn what_an_entry_for_it_was_refused_for_begins_with_the_code_that_others_are_told() {
+    let mut stage = Single::start().await;
+    let () = stage.db.run(cmd("SET").arg("log:{user:43}").arg("x")).await;
+    stage.db.xadd("events", &[("user", "43"), ("event", "e"), ("data", "1")]).await;
+    let dead = eventually(BOUND, "the entry in `events:dead`", async || {
+        stage.db.stream("events:dead").await.pop().ok_or_else(|| "nothing".to_owned())
+    })
+    .await;
+    let reason = dead.get("reason");
+    assert!(reason.starts_with("unavailable: ") && reason.contains("WRONGTYPE"), "{reason}");
 }

@@ -326,7 +326,9 @@ impl<'a> Reader<'a> {
             for (outcome, id) in outcomes.into_iter().zip(&mut ids) {
                 match outcome {
                     Ok(_) => {}
-                    Err(error) if error.is_for_good() => progress.bad.push((id, error.to_string())),
+                    Err(error) if error.is_for_good() => {
+                        progress.bad.push((id, format!("unavailable: {error}")))
+                    }
                     // Out of memory, say: it stays pending, and is tried again.
                     Err(error) => {
                         progress.undone.insert(id);
