@@ -43,14 +43,9 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
         }
     }
     let auth = auth(r);
-    let origins = match r.given("client-origin") {
-        Some(_) => r.value(
-            "client-origin",
-            "*, or comma-separated origins like https://app.example.com",
-            Origins::parse,
-        ),
-        None => Some(Origins::any()),
-    };
+    let origins = r.or("client-origin", Origins::any(), |r, flag| {
+        r.value(flag, "*, or comma-separated origins like https://app.example.com", Origins::parse)
+    });
     // A page that a developer happens to visit must not publish.
     let worker_origins = match r.given("client-origin") {
         Some(_) => origins.clone(),
@@ -66,10 +61,9 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
             r.value("worker-token", "none, or tokens of printable characters, comma-separated", tokens)
         }
     };
-    let trusted_proxies = match r.given("trusted-proxies") {
-        None => Some(Vec::new()),
-        Some(_) => r.value("trusted-proxies", "comma-separated networks like 10.0.0.0/8", networks),
-    };
+    let trusted_proxies = r
+        .optional("trusted-proxies", "comma-separated networks like 10.0.0.0/8", networks)
+        .map(Option::unwrap_or_default);
     if off {
         return None;
     }
@@ -83,10 +77,9 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
 }
 
 fn auth(r: &mut Reader) -> Option<auth::Config> {
-    let mode = match r.given("auth") {
-        Some(_) => r.choice("auth", &[("none", Mode::None), ("jwt", Mode::Jwt), ("api", Mode::Api)]),
-        None => Some(Mode::None),
-    };
+    let mode = r.or("auth", Mode::None, |r, flag| {
+        r.choice(flag, &[("none", Mode::None), ("jwt", Mode::Jwt), ("api", Mode::Api)])
+    });
     // What is given is checked whatever the mode: it may be switched on any time.
     if r.given("jwt-secret") == Some("") {
         r.mistake("jwt-secret", "not empty: whoever knows it makes tokens for any user");
@@ -133,15 +126,11 @@ fn api(r: &mut Reader) -> Option<Option<Uri>> {
     let path = r.value("auth-path", "a path that begins with /, like /socket/auth", |path| {
         path.starts_with('/').then(|| path.to_owned())
     });
-    let base = match r.given("api-server-url") {
-        None => Some(None),
-        Some(_) => r
-            .value("api-server-url", "a URL like https://api.example.com, without credentials", |base| {
-                let base = base.trim_end_matches('/');
-                (remote::url(base).is_some() && !base.contains(['?', '#'])).then(|| base.to_owned())
-            })
-            .map(Some),
-    };
+    let allowed = "a URL like https://api.example.com, without credentials";
+    let base = r.optional("api-server-url", allowed, |base| {
+        let base = base.trim_end_matches('/');
+        (remote::url(base).is_some() && !base.contains(['?', '#'])).then(|| base.to_owned())
+    });
     let (path, Some(base)) = (path?, base?) else { return Some(None) };
     let url = remote::url(&format!("{base}{path}"));
     if url.is_none() {
@@ -188,11 +177,11 @@ fn jwks(r: &mut Reader, given: &str) -> Option<Source> {
 
 /// Whom a token may be for, or from: none where that is left out. An empty one would let in any.
 fn names(r: &mut Reader, flag: &str) -> Option<Vec<String>> {
-    let names = r.optional(flag, "names, comma-separated, none of them empty", |text| {
+    r.optional(flag, "names, comma-separated, none of them empty", |text| {
         let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
         names.iter().all(|name| !name.is_empty()).then_some(names)
-    });
-    Some(names?.unwrap_or_default())
+    })
+    .map(Option::unwrap_or_default)
 }
 
 fn tokens(text: &str) -> Option<Vec<String>> {

@@ -34,12 +34,9 @@ impl Default for Bounds {
 
 /// Reads `name=bound` pairs; none where anything is off.
 pub(super) fn read(r: &mut Reader) -> Option<Bounds> {
-    if r.given("bounds").is_none() {
-        return Some(Bounds::default());
-    }
     let allowed =
         "comma-separated, of registrations=4, questions=4, bodies=1MiB, frames=1MiB; none above its default";
-    r.value("bounds", allowed, parse)
+    r.optional("bounds", allowed, parse).map(Option::unwrap_or_default)
 }
 
 fn parse(text: &str) -> Option<Bounds> {

@@ -123,17 +123,15 @@ impl Settings {
         let ms = Duration::from_millis;
         let env = r.choice("env", &[("development", true), ("test", true), ("production", false)]);
         let development = env.unwrap_or(true);
-        let log_format = match r.given("log-format") {
-            Some(_) => r.choice("log-format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
-            None => Some(if development { LogFormat::Text } else { LogFormat::Json }),
-        };
+        let usual = if development { LogFormat::Text } else { LogFormat::Json };
+        let log_format = r.or("log-format", usual, |r, flag| {
+            r.choice(flag, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+        });
         let log_level =
             r.value("log-level", "error, warn, info, debug, trace, or a tracing filter", log_filter);
         let node_id = node_id(r);
-        let bind = match r.given("bind") {
-            Some(_) => r.ip("bind"),
-            None => Some(IpAddr::V4(if development { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED })),
-        };
+        let usual = if development { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+        let bind = r.or("bind", IpAddr::V4(usual), Reader::ip);
         let client_port = r.number("client-port", 0, u64::from(u16::MAX));
         let worker_port = r.number("worker-port", 0, u64::from(u16::MAX));
         if client_port.is_some_and(|port| port != 0) && client_port == worker_port {
@@ -152,24 +150,15 @@ impl Settings {
         let max_sessions_per_user = r.number("max-sessions-per-user", 1, 10_000);
         let files = open_files();
         let waiting_connections = (files / 32).clamp(LEAST_WAITING, MOST_WAITING);
-        let max_workers = match r.given("max-workers") {
-            Some(_) => r.number("max-workers", 1, 1_000_000),
-            None => Some((files / 8).clamp(LEAST_WORKERS, MOST_WORKERS)),
-        };
-        let max_connections = match r.given("max-connections") {
-            Some(_) => r.number("max-connections", 1, 10_000_000),
-            None => {
-                let others = files_for_others(waiting_connections, max_workers.unwrap_or_default());
-                Some(files.saturating_sub(others).max(1))
-            }
-        };
+        let eighth = (files / 8).clamp(LEAST_WORKERS, MOST_WORKERS);
+        let max_workers = r.or("max-workers", eighth, |r, flag| r.number(flag, 1, 1_000_000));
+        let others = files_for_others(waiting_connections, max_workers.unwrap_or_default());
+        let rest = files.saturating_sub(others).max(1);
+        let max_connections = r.or("max-connections", rest, |r, flag| r.number(flag, 1, 10_000_000));
         let bounds = bounds::read(r);
         let send_queue = r.number("send-queue", 1, 1_000_000);
         let uplink_length = r.number("uplink-length", 1, 1_000_000_000);
-        let threads = match r.given("threads") {
-            Some(_) => r.number("threads", 1, 1024),
-            None => Some(half_of_the_cores()),
-        };
+        let threads = r.or("threads", half_of_the_cores(), |r, flag| r.number(flag, 1, 1024));
         let drain_timeout = r.time("drain-timeout", ms(0));
         let drain_rate = r.number("drain-rate", 1, 1_000_000);
 

@@ -183,10 +183,20 @@ impl Reader {
         allowed: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<Option<T>> {
-        match self.given(flag) {
-            Some(_) => self.value(flag, allowed, parse).map(Some),
-            None => Some(None),
+        self.or(flag, None, |r, flag| r.value(flag, allowed, parse).map(Some))
+    }
+
+    /// What `read` makes of a setting that was given, else `default`: for those whose default is only words in the table.
+    pub fn or<T>(
+        &mut self,
+        flag: &str,
+        default: T,
+        read: impl FnOnce(&mut Self, &str) -> Option<T>,
+    ) -> Option<T> {
+        if self.given(flag).is_none() {
+            return Some(default);
         }
+        read(self, flag)
     }
 
     /// One of several words.

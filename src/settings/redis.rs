@@ -63,10 +63,9 @@ pub fn read(r: &mut Reader) -> Option<Option<Redis>> {
 
 /// An address; the default one where none is wanted.
 fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
-    let db = match r.given("redis-db") {
-        Some(_) => r.number("redis-db", 0, MOST_DB.unsigned_abs()).map(|db| Some(db.cast_signed())),
-        None => Some(None),
-    };
+    let db = r.or("redis-db", None, |r, flag| {
+        r.number(flag, 0, MOST_DB.unsigned_abs()).map(|db| Some(db.cast_signed()))
+    });
     let mut pem = |flag, allowed, fits: fn(&Path) -> bool| {
         r.optional(flag, allowed, |path| fits(Path::new(path)).then(|| PathBuf::from(path)))
     };
@@ -111,16 +110,14 @@ fn redis_url_parses(url: &str) -> bool {
 }
 
 fn key_prefix(r: &mut Reader) -> Option<String> {
-    if r.given("key-prefix").is_none() {
-        return Some(String::new());
-    }
     let allowed =
         "at most 64 printable ASCII characters, except space, { and }, and without user: or node: in it";
-    r.value("key-prefix", allowed, |text| {
+    r.optional("key-prefix", allowed, |text| {
         let fits =
             text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}'));
         (fits && !spells_an_id(text)).then(|| text.to_owned())
     })
+    .map(Option::unwrap_or_default)
 }
 
 /// Keys of users and nodes end in an id: where another deployment's prefix is what stands before that here, or it has
