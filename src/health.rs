@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::command::endpoint::Endpoint;
+use crate::command::endpoint::{self, Endpoint};
 use crate::settings::read::{Reader, Source};
 
 /// Docker's own default is 30 s; a process that takes 3 to say `ok` is not well.
@@ -40,15 +40,11 @@ impl Target {
         }
         // What was off before these two is another setting's matter.
         let earlier = reader.mistakes.len();
-        let bind = reader.ip("bind").filter(|bind| !bind.is_unspecified());
-        let port = reader.number("worker-port", 1, u64::from(u16::MAX));
+        let here = endpoint::here(reader, "worker-port");
         let mistakes: Vec<&str> =
             reader.mistakes[earlier..].iter().map(|mistake| mistake.0.as_str()).collect();
-        match port.and_then(|port| u16::try_from(port).ok()).filter(|_| mistakes.is_empty()) {
-            Some(port) => {
-                let host = bind.map_or_else(|| "127.0.0.1".to_owned(), |bind| bind.to_string());
-                Ok(Self { first: (host, port), second: url })
-            }
+        match here.filter(|_| mistakes.is_empty()) {
+            Some(first) => Ok(Self { first, second: url }),
             None => Err(mistakes.join("\n")),
         }
     }

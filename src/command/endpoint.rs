@@ -68,18 +68,9 @@ impl Endpoint {
             let found = reader.value(url, &allowed, |given| parse(given, &from));
             return found.ok_or_else(|| mistakes(reader));
         }
-        let bind = match reader.given("bind") {
-            Some(_) => reader.ip("bind"),
-            None => None,
-        };
-        let number =
-            reader.number(port, 1, u64::from(u16::MAX)).and_then(|number| u16::try_from(number).ok());
-        let Some(number) = number.filter(|_| reader.mistakes.is_empty()) else {
+        let Some((host, number)) = here(reader, port).filter(|_| reader.mistakes.is_empty()) else {
             return Err(mistakes(reader));
         };
-        let host = bind
-            .filter(|bind| !bind.is_unspecified())
-            .map_or("127.0.0.1".to_owned(), |bind| bind.to_string());
         Ok(Self {
             secure: false,
             host,
@@ -113,6 +104,14 @@ impl std::fmt::Display for Endpoint {
         let scheme = if self.secure { "wss" } else { "ws" };
         write!(f, "{scheme}://{} ({})", self.authority(), self.from)
     }
+}
+
+/// Host and number of a node's port on this machine, by bind and port. Either may be off: the caller looks for mistakes.
+pub fn here(reader: &mut Reader, port: &str) -> Option<(String, u16)> {
+    let bind = reader.ip("bind").filter(|bind| !bind.is_unspecified());
+    let port = reader.number(port, 1, u64::from(u16::MAX))?;
+    let host = bind.map_or_else(|| "127.0.0.1".to_owned(), |bind| bind.to_string());
+    Some((host, u16::try_from(port).ok()?))
 }
 
 /// All that is off with the settings that were read so far, one line for each.
