@@ -9,7 +9,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use switchboard::engine::memory::{self, MemoryEngine};
 use switchboard::engine::redis::packed;
-use switchboard::engine::{Event, Hint, Node, NodeInfo};
+use switchboard::engine::{Event, Hint, Node};
 use switchboard::handle::{Handle, Outgoing};
 use switchboard::id::{EventId, Logged};
 use switchboard::metrics::Metrics;
@@ -93,8 +93,9 @@ fn registry(c: &mut Criterion) {
 fn router(c: &mut Criterion) {
     let node_id: switchboard::id::NodeId = "relay-a".parse().expect("a node id");
     let engine = MemoryEngine::new(memory::Config {
-        node: NodeInfo { node_id: node_id.to_string(), ..NodeInfo::default() },
-        node_id: node_id.clone(),
+        node: node_id.clone(),
+        client_url: String::new(),
+        worker_url: String::new(),
         log_ttl: Duration::from_secs(600),
         log_length: 256,
         max_sessions_per_user: 32,

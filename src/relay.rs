@@ -14,10 +14,10 @@ use tracing::{debug, error, info, warn};
 use crate::auth::Auth;
 use crate::close::Close;
 use crate::drain;
+use crate::engine::Engine;
 use crate::engine::memory::{self, MemoryEngine};
 use crate::engine::redis::connection::AddressError;
 use crate::engine::redis::{Config, RedisEngine, SCRIPTS};
-use crate::engine::{Engine, NodeInfo};
 use crate::heartbeat;
 use crate::listener::body::Bodies;
 use crate::listener::in_flight::OnTheirWay;
@@ -241,15 +241,9 @@ fn engine(
     let Some(redis) = &settings.redis else {
         info!(node = %settings.node_id, "local mode: everything is in memory, in this process");
         return Ok(Arc::new(MemoryEngine::new(memory::Config {
-            node: NodeInfo {
-                node_id: settings.node_id.to_string(),
-                sessions: 0,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                started: 0,
-                client_url: client_url.to_owned(),
-                worker_url: worker_url.to_owned(),
-            },
-            node_id: settings.node_id.clone(),
+            node: settings.node_id.clone(),
+            client_url: client_url.to_owned(),
+            worker_url: worker_url.to_owned(),
             log_ttl: settings.log_ttl,
             log_length: settings.log_length,
             max_sessions_per_user: settings.max_sessions_per_user,

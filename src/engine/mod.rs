@@ -229,7 +229,7 @@ impl Claim {
 }
 
 /// A live node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeInfo {
     /// Its id.

@@ -5,7 +5,6 @@ use std::task::Waker;
 use tokio::time::Instant;
 
 use super::*;
-use crate::engine::NodeInfo;
 use crate::engine::memory::{Config, MemoryEngine};
 use crate::handle::Signal;
 use crate::protocol::publish::Data;
@@ -13,8 +12,9 @@ use crate::protocol::publish::Data;
 /// A router in memory that may deliver for an hour.
 pub fn router() -> Arc<Router> {
     let config = Config {
-        node: NodeInfo::default(),
-        node_id: "n".parse().unwrap(),
+        node: "n".parse().unwrap(),
+        client_url: String::new(),
+        worker_url: String::new(),
         log_ttl: Duration::from_secs(600),
         log_length: 8,
         max_sessions_per_user: 1,

@@ -7,8 +7,8 @@ use redis::FromRedisValue;
 use switchboard::engine::memory::{self, MemoryEngine};
 use switchboard::engine::redis::{Config, RedisEngine, SCRIPTS};
 use switchboard::engine::{
-    Claim, Connect, Connected, Disconnect, Engine, Event, LeaseState, Mode, NodeInfo, Published,
-    Registration, UserLease,
+    Claim, Connect, Connected, Disconnect, Engine, Event, LeaseState, Mode, Published, Registration,
+    UserLease,
 };
 use switchboard::id::{ClientId, EventId, NodeId, UserId};
 use switchboard::metrics::Metrics;
@@ -87,15 +87,9 @@ impl Kind {
             Kind::Memory => {
                 let id: NodeId = "node-1".parse().unwrap();
                 let engine = Arc::new(MemoryEngine::new(memory::Config {
-                    node: NodeInfo {
-                        node_id: id.to_string(),
-                        sessions: 0,
-                        version: "0".to_owned(),
-                        started: 0,
-                        client_url: "ws://clients".to_owned(),
-                        worker_url: "ws://workers".to_owned(),
-                    },
-                    node_id: id.clone(),
+                    node: id.clone(),
+                    client_url: "ws://clients".to_owned(),
+                    worker_url: "ws://workers".to_owned(),
                     log_ttl: options.log_ttl,
                     log_length: options.log_length,
                     max_sessions_per_user: options.max_sessions,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Config;
 use super::traces::Traces;
 use super::user::{Entry, User};
-use crate::engine::{Connect, Connected, Event, Mode, Node, Published};
+use crate::engine::{Connect, Connected, Event, Mode, Node, NodeInfo, Published};
 use crate::id::{EventId, Logged, UserId};
 use crate::lock::lock;
 use crate::trace::Tracer;
@@ -29,7 +29,7 @@ pub(super) struct Context {
     pub(super) node: OnceLock<Arc<dyn Node>>,
     pub(super) tracer: Tracer,
     started: Instant,
-    pub(super) started_ms: u64,
+    started_ms: u64,
     /// Whether a client's message has been dropped.
     pub(super) dropped_message: AtomicBool,
 }
@@ -56,6 +56,18 @@ impl Context {
     /// Unix ms; never goes back.
     pub(super) fn now_ms(&self) -> u64 {
         self.started_ms + u64::try_from(self.started.elapsed().as_millis()).unwrap_or_default()
+    }
+
+    /// This node with so many sessions, as operators are told.
+    pub(super) fn info(&self, sessions: usize) -> NodeInfo {
+        NodeInfo {
+            node_id: self.config.node.to_string(),
+            sessions: sessions as u64,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started_ms,
+            client_url: self.config.client_url.clone(),
+            worker_url: self.config.worker_url.clone(),
+        }
     }
 
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -120,7 +132,7 @@ impl Context {
         let now = self.now_ms();
         let (published, told) = self.with(|state| {
             let online = state.users.get(&event.user).is_some_and(|user| !user.sessions.is_empty());
-            let nodes = if online { vec![self.config.node_id.clone()] } else { Vec::new() };
+            let nodes = if online { vec![self.config.node.clone()] } else { Vec::new() };
             let mut logged = None;
             if !event.transient {
                 let user = state.users.entry(event.user.clone()).or_insert_with(|| self.fresh());

@@ -70,7 +70,7 @@ impl Lane {
                 Op::Broadcast(event, data, reply) => {
                     self.make_room(None, data.as_bytes().len()).await;
                     self.node.broadcast(event.as_str(), data.as_str());
-                    let _ = reply.send(Ok(vec![self.context.config.node_id.clone()]));
+                    let _ = reply.send(Ok(vec![self.context.config.node.clone()]));
                 }
                 Op::Done(reply) => _ = reply.send(()),
             }
@@ -113,7 +113,7 @@ mod tests {
 
     use super::super::{Config, MemoryEngine};
     use super::*;
-    use crate::engine::{Answer, Cause, Connect, Engine, Hint, Leaving, Mode, NodeInfo};
+    use crate::engine::{Answer, Cause, Connect, Engine, Hint, Leaving, Mode};
     use crate::id::{ClientId, EventId};
 
     /// Sockets that take an event in each millisecond, or none.
@@ -152,11 +152,10 @@ mod tests {
     }
 
     async fn engine(deaf: bool) -> (MemoryEngine, Arc<Sockets>) {
-        let node_id: NodeId = "n".parse().unwrap();
-        let node = NodeInfo { node_id: node_id.to_string(), ..NodeInfo::default() };
         let engine = MemoryEngine::new(Config {
-            node,
-            node_id,
+            node: "n".parse().unwrap(),
+            client_url: String::new(),
+            worker_url: String::new(),
             log_ttl: Duration::from_secs(600),
             log_length: 8,
             max_sessions_per_user: 1,

@@ -35,10 +35,12 @@ use lane::{Lane, MOST_EVENTS, Op};
 /// What the engine needs to know of the settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// This node, as it is told to operators.
-    pub node: NodeInfo,
-    /// The node's id.
-    pub node_id: NodeId,
+    /// This node's id.
+    pub node: NodeId,
+    /// Where clients reach this node.
+    pub client_url: String,
+    /// Where workers reach it.
+    pub worker_url: String,
     /// How long a log outlives its last event.
     pub log_ttl: Duration,
     /// Events kept per user.
@@ -104,7 +106,7 @@ impl Engine for MemoryEngine {
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
         match self.events.get() {
             Some(lane) => Answer::queued(lane, |answer| Op::Broadcast(event, data, answer)),
-            None => ready(vec![self.context.config.node_id.clone()]),
+            None => ready(vec![self.context.config.node.clone()]),
         }
     }
 
@@ -139,7 +141,7 @@ impl Engine for MemoryEngine {
     fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {
         ready(self.context.with(|state| {
             let sessions = state.users.get(&user).into_iter().flat_map(|user| &user.sessions);
-            sessions.map(|client| (client.clone(), self.context.config.node_id.clone())).collect()
+            sessions.map(|client| (client.clone(), self.context.config.node.clone())).collect()
         }))
     }
 
@@ -158,10 +160,8 @@ impl Engine for MemoryEngine {
     }
 
     fn nodes(&self) -> Answer<Vec<NodeInfo>> {
-        let mut node = self.context.config.node.clone();
-        node.started = self.context.started_ms;
-        node.sessions = self.context.with(|state| state.sessions as u64);
-        ready(vec![node])
+        let sessions = self.context.with(|state| state.sessions);
+        ready(vec![self.context.info(sessions)])
     }
 
     fn lag(&self) -> Answer<Lag> {
@@ -188,12 +188,11 @@ impl Engine for MemoryEngine {
     }
 
     fn status(&self) -> Answer<Status> {
-        let mut info = self.context.config.node.clone();
-        info.started = self.context.started_ms;
-        let users = self.context.with(|state| {
-            info.sessions = state.sessions as u64;
-            state.users.values().filter(|user| !user.sessions.is_empty()).count()
+        let (sessions, users) = self.context.with(|state| {
+            let online = state.users.values().filter(|user| !user.sessions.is_empty());
+            (state.sessions, online.count())
         });
+        let info = self.context.info(sessions);
         let mut node = NodeStatus::new(info.node_id.clone(), Some(info));
         node.users = Some(users as u64);
         ready(Status { time: self.context.now_ms(), nodes: Some(vec![node]), streams: None })

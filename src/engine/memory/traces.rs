@@ -24,7 +24,7 @@ impl Context {
                 traces.places += 1;
                 // Unlike a log's, these count on beyond a millisecond.
                 let place = EventId { ms: now, seq: traces.places };
-                let fields = step.written(self.config.node_id.as_str());
+                let fields = step.written(self.config.node.as_str());
                 let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
                 if traces.of.len() >= MAX_USERS && !traces.of.contains_key(&step.user) {
                     traces.of.clear(); // those who were followed long ago
