@@ -54,17 +54,8 @@ pub fn read(text: &[u8], mark: &[u8]) -> Option<Event> {
 }
 
 /// Appends a number as text.
-fn decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[at..]);
-        }
-    }
+fn decimal(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
