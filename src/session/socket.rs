@@ -170,16 +170,10 @@ impl Socket {
     }
 
     /// Says `bye` and closes.
-    pub async fn goodbye(self, close: Close) {
-        let bye = Message::Text(client::bye(close));
-        self.close_with(Some(bye), close).await;
-    }
-
-    /// Closes, after `last` where there is one.
-    pub async fn close_with(mut self, last: Option<Message>, close: Close) {
+    pub async fn goodbye(mut self, close: Close) {
         bound_silence(self.library.get_ref().stream(), LEFT_BEHIND);
         let frame = CloseFrame { code: CloseCode::from(close.code()), reason: close.reason().into() };
-        for message in last.into_iter().chain([Message::Close(Some(frame))]) {
+        for message in [Message::Text(client::bye(close)), Message::Close(Some(frame))] {
             if self.feed(message).is_err() {
                 return;
             }
@@ -257,7 +251,7 @@ mod tests {
             let socket = Socket::new(there, Vec::new(), CLIENT_READ_BUFFER, 1024).await;
             drop(here);
             if closes {
-                socket.close_with(None, Close::Normal).await
+                socket.goodbye(Close::Normal).await
             } else {
                 socket.finish().await
             }
