@@ -16,7 +16,7 @@ use switchboard::metrics::Metrics;
 use switchboard::protocol::client::{self, Incoming};
 use switchboard::protocol::publish::{Data, Request, answer};
 use switchboard::registry::Registry;
-use switchboard::router::Router;
+use switchboard::router::{Router, WAITING};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// An event's data: 200 bytes of JSON.
@@ -101,7 +101,7 @@ fn router(c: &mut Criterion) {
         max_sessions_per_user: 32,
     });
     let metrics = Arc::new(Metrics::new("relay-a", &[]).expect("metrics"));
-    let router = Router::new(node_id, Arc::new(engine), metrics, 256);
+    let router = Router::new(node_id, Arc::new(engine), metrics, 256, WAITING);
     router.lease().renewed(tokio::time::Instant::now(), Duration::from_secs(24 * 60 * 60));
     let text = data();
     let mut group = c.benchmark_group("router");

@@ -84,10 +84,10 @@ impl Relay {
         let metrics = Arc::new(Metrics::new(settings.node_id.as_str(), SCRIPTS)?);
         let engine = engine(&settings, &client_url, &worker_url, &metrics)?;
 
-        let router = Router::new(settings.node_id.clone(), engine.clone(), metrics, settings.send_queue);
-        let router = Arc::new(router.with_waiting(settings.bounds.registrations));
+        let (node, bounds) = (settings.node_id.clone(), settings.bounds);
+        let router = Router::new(node, engine.clone(), metrics, settings.send_queue, bounds.registrations);
+        let router = Arc::new(router);
         let engine_tasks = engine.start(router.clone());
-        let bounds = settings.bounds;
         let auth = Auth::start(settings.auth.clone(), bounds.questions).map_err(StartError::Auth)?;
         let places = u32::try_from(settings.max_connections).unwrap_or(u32::MAX).min(1 << 28);
         let ports = Arc::new(Ports {

@@ -76,18 +76,17 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router without sessions. `send_queue` events may wait for one slow socket.
-    pub fn new(node: NodeId, engine: Arc<dyn Engine>, metrics: Arc<Metrics>, send_queue: usize) -> Self {
+    /// A router without sessions. `send_queue` events may wait for a slow socket, `waiting` registrations for their turn.
+    pub fn new(
+        node: NodeId,
+        engine: Arc<dyn Engine>,
+        metrics: Arc<Metrics>,
+        send_queue: usize,
+        waiting: usize,
+    ) -> Self {
         let (registry, acked, lease) = (Registry::default(), Acked::default(), Lease::default());
-        let registering = Gate::new(REGISTERING, WAITING, PATIENCE);
-        let leaving = Rounds::new(LEAVING);
+        let (registering, leaving) = (Gate::new(REGISTERING, waiting, PATIENCE), Rounds::new(LEAVING));
         Self { node, engine, registry, acked, lease, metrics, registering, leaving, send_queue }
-    }
-
-    /// The same, with `waiting` registrations that may wait for their turn.
-    pub fn with_waiting(mut self, waiting: usize) -> Self {
-        self.registering = Gate::new(REGISTERING, waiting, PATIENCE);
-        self
     }
 
     /// This node's id.

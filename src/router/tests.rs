@@ -20,7 +20,8 @@ pub fn router() -> Arc<Router> {
         max_sessions_per_user: 1,
     };
     let metrics = Arc::new(Metrics::new("n", &[]).unwrap());
-    let router = Arc::new(Router::new("n".parse().unwrap(), Arc::new(MemoryEngine::new(config)), metrics, 1));
+    let engine = Arc::new(MemoryEngine::new(config));
+    let router = Arc::new(Router::new("n".parse().unwrap(), engine, metrics, 1, WAITING));
     router.lease().claimed(Instant::now(), Duration::from_secs(3600));
     router
 }
