@@ -1,5 +1,7 @@
 //! Being asked to stop: SIGTERM or SIGINT drains, a second one ends at once.
 
+use std::io;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, warn};
 
@@ -8,27 +10,44 @@ use crate::logging;
 /// Exit status where a drain was cut short.
 const CUT_SHORT: i32 = 1;
 
+/// SIGTERM and SIGINT. Once they are listened for, they do not end the process by themselves.
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    /// Listens for them.
+    ///
+    /// # Errors
+    /// Where the system does not let this process hear them.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next of them. One that came before is not lost.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
 /// Resolves at the first SIGTERM or SIGINT. From then on another one ends the process.
 pub async fn asked() {
-    let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(term), Ok(int)) => (term, int),
-        (Err(error), _) | (_, Err(error)) => {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
             error!(%error, "signals cannot be heard: stop this process with SIGKILL");
             return std::future::pending().await;
         }
     };
-    either(&mut term, &mut int).await;
+    signals.next().await;
     tokio::spawn(async move {
-        either(&mut term, &mut int).await;
+        signals.next().await;
         warn!("asked to stop again: ending at once");
         logging::flush();
         std::process::exit(CUT_SHORT);
     });
-}
-
-async fn either(term: &mut Signal, int: &mut Signal) {
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
 }

@@ -12,6 +12,8 @@ pub mod wire;
 
 use std::io::{self, ErrorKind, Write};
 
+use crate::shutdown::Signals;
+
 /// How a command failed; its message goes to standard error.
 #[derive(Debug)]
 pub enum Failure {
@@ -38,4 +40,9 @@ pub fn print(text: &str) -> Outcome {
         ErrorKind::BrokenPipe => Failure::Unread,
         _ => Failure::Failed(format!("standard output cannot be written to: {error}")),
     })
+}
+
+/// Listens for SIGTERM and SIGINT, for a command that has something to do before it ends.
+fn signals() -> Result<Signals, Failure> {
+    Signals::listen().map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")))
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -12,7 +11,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::endpoint::Endpoint;
 use super::wire::{self, NoSocket, WebSocket};
-use super::{Failure, Outcome, print};
+use super::{Failure, Outcome, print, signals};
 use crate::close;
 use crate::id::ClientId;
 use crate::logging::say;
@@ -69,15 +68,7 @@ enum End {
 /// Where the node refuses, or is not reached at the first attempt.
 pub async fn run(mut reader: Reader, tail: Tail) -> Outcome {
     let to = Endpoint::client(&mut reader, tail.token)?;
-    let stop = async {
-        let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        tokio::select! {
-            _ = int.recv() => {}
-            _ = term.recv() => {}
-        }
-        Ok::<_, std::io::Error>(())
-    };
-    tokio::pin!(stop);
+    let mut signals = signals()?;
     let mut place = Place {
         client: tail.client.unwrap_or_else(|| ClientId::mint().to_string()),
         since: tail.since,
@@ -90,14 +81,14 @@ pub async fn run(mut reader: Reader, tail: Tail) -> Outcome {
     loop {
         let query = query(&tail.user, &place);
         let opened = tokio::select! {
-            _ = &mut stop => return Ok(()),
+            () = signals.next() => return Ok(()),
             opened = wire::websocket(&to, &query) => opened,
         };
         let end = match opened {
             Ok(mut socket) => {
                 place.welcomed = false;
                 let end = tokio::select! {
-                    _ = &mut stop => Ok(None),
+                    () = signals.next() => Ok(None),
                     end = listen(&mut socket, &mut place) => end.map(Some),
                 };
                 if place.welcomed {
@@ -136,7 +127,7 @@ pub async fn run(mut reader: Reader, tail: Tail) -> Outcome {
             }
         };
         tokio::select! {
-            _ = &mut stop => return Ok(()),
+            () = signals.next() => return Ok(()),
             () = sleep(wait) => {}
         }
     }

@@ -7,11 +7,10 @@ use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::endpoint::Endpoint;
-use super::{Failure, Outcome, print, wire};
+use super::{Failure, Outcome, print, signals, wire};
 use crate::logging::say;
 use crate::settings::read::Reader;
 
@@ -43,9 +42,8 @@ struct Page {
 pub async fn run(mut reader: Reader, trace: Trace) -> Outcome {
     let to = Endpoint::worker(&mut reader)?;
     let path = format!("/users/{}/trace", utf8_percent_encode(&trace.user, NON_ALPHANUMERIC));
-    let cannot_listen = |error: std::io::Error| Failure::Failed(format!("signals cannot be heard: {error}"));
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(cannot_listen)?;
-    let mut terminated = signal(SignalKind::terminate()).map_err(cannot_listen)?;
+    // Before the node is asked to follow: whoever is interrupted leaves nothing behind.
+    let mut signals = signals()?;
     let long = u64::try_from(trace.long.as_millis()).unwrap_or(u64::MAX);
     let begin = wire::http(&to, Method::PUT, &path, Some(format!(r#"{{"forMs":{long}}}"#))).await?;
     let begin: Value = serde_json::from_slice(&begin).unwrap_or_default();
@@ -63,8 +61,7 @@ pub async fn run(mut reader: Reader, trace: Trace) -> Outcome {
             break Ok(());
         }
         tokio::select! {
-            _ = interrupted.recv() => break Ok(()),
-            _ = terminated.recv() => break Ok(()),
+            () = signals.next() => break Ok(()),
             () = sleep(EVERY) => {}
         }
     };
