@@ -114,7 +114,7 @@ async fn another_database_takes_one_right_more() {
 #[tokio::test]
 async fn what_keeps_a_node_out_is_told() {
     let server = Server::start(&["--save", ""]).await;
-    server.allow("ACL SETUSER switchboard on ><password> resetchannels ~* +ping").await;
+    server.allow("ACL SETUSER switchboard on ><password> resetchannels ~*").await;
     for (url, reason) in [
         (format!("redis://switchboard:falsch@127.0.0.1:{}", server.port), "Password authentication failed"),
         (format!("redis://switchboard:geheim@127.0.0.1:{}", server.port), "'info' command"),
