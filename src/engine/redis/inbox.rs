@@ -36,7 +36,6 @@ use super::wire::send;
 use super::{Context, ms, reply};
 use crate::engine::{Event, Hint, Node};
 use crate::id::{ClientId, EventId, EventName, Logged, UserId};
-use crate::lock::lock;
 use crate::protocol::publish::Data;
 
 /// Entries that an inbox may hold while its node does not read. What is cut off is mended by the heartbeat, which
@@ -263,7 +262,7 @@ fn take(context: &Context, field: &[u8], value: &[u8]) {
     let mut rest = hints.unwrap_or_default();
     while let Some((head, data)) = split(&mut rest) {
         if head == "life" {
-            *lock(&context.sign_of_life) = Some(Instant::now());
+            context.pulse.came();
         } else if tell(node, head, data).is_none() {
             debug!(head, "a hint that means nothing here");
         }

@@ -71,7 +71,6 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::engine::status::Status;
 use crate::engine::{
@@ -152,8 +151,6 @@ struct Context {
     /// the process is up does not change by that.
     started: AtomicI64,
     tracer: Tracer,
-    /// When a sign of life last came through the inbox.
-    sign_of_life: Mutex<Option<Instant>>,
     pulse: pulse::Pulse,
     deaths: deaths::Deaths,
     beside: beside::Beside,
@@ -211,7 +208,6 @@ impl RedisEngine {
             held_before: AtomicBool::new(false),
             started: AtomicI64::new(0),
             tracer: Tracer::default(),
-            sign_of_life: Mutex::new(None),
             pulse: pulse::Pulse::default(),
             deaths: deaths::Deaths::default(),
             beside: beside::Beside::default(),
@@ -341,7 +337,7 @@ impl Engine for RedisEngine {
     }
 
     fn sign_of_life(&self) -> Option<Duration> {
-        lock(&self.context.sign_of_life).map(|seen| seen.elapsed())
+        self.context.pulse.last()
     }
 
     fn is_up(&self) -> bool {

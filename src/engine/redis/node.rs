@@ -16,7 +16,7 @@ use super::keys::EVENTS;
 use super::presence::Owed;
 use super::slot::Groups;
 use super::{
-    Context, beside, deaths, eviction, format, inbox, ms, publish, pulse, reply, scripts, sessions, traces,
+    Context, beside, deaths, eviction, format, inbox, ms, publish, reply, scripts, sessions, traces,
 };
 use crate::engine::{Claim, Unavailable};
 use crate::id::{NodeId, UserId};
@@ -138,7 +138,7 @@ async fn renew(context: &Context, node: &NodeId, sessions: usize) -> Result<i64,
 /// Puts a sign of life into the node's inbox.
 async fn show_life(context: &Context) -> Result<(), Unavailable> {
     context.link.probe_one(inbox::life(context)).await?;
-    pulse::sent(context);
+    context.pulse.sent();
     Ok(())
 }
 

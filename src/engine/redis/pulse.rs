@@ -14,36 +14,43 @@ use crate::lock::lock;
 /// How often the guard looks. Two looks in a row must find the same: whoever was frozen has not read either.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// When the oldest sign of life was sent that has not come through.
+/// This node's signs of life.
 #[derive(Debug, Default)]
-pub struct Pulse(Mutex<Option<Instant>>);
+pub struct Pulse(Mutex<Times>);
+
+#[derive(Debug, Default)]
+struct Times {
+    /// When the oldest was sent that has not come through.
+    sent: Option<Instant>,
+    /// When one last came through.
+    came: Option<Instant>,
+}
 
 impl Pulse {
-    fn sent(&self, seen: Option<Instant>) {
-        let mut sent = lock(&self.0);
-        if sent.is_none_or(|sent| seen.is_some_and(|seen| seen >= sent)) {
-            *sent = Some(Instant::now());
-        }
+    /// A sign of life went into this node's inbox.
+    pub fn sent(&self) {
+        lock(&self.0).sent.get_or_insert_with(Instant::now);
     }
 
+    /// One came through it.
+    pub fn came(&self) {
+        *lock(&self.0) = Times { sent: None, came: Some(Instant::now()) };
+    }
+
+    /// How long ago one last came through.
+    pub fn last(&self) -> Option<Duration> {
+        lock(&self.0).came.map(|came| came.elapsed())
+    }
+
+    /// Expects none of those that are on their way.
     fn forget(&self) {
-        *lock(&self.0) = None;
+        lock(&self.0).sent = None;
     }
 
     /// For how long one has been on its way, if any is.
-    fn silent(&self, seen: Option<Instant>) -> Duration {
-        let sent = *lock(&self.0);
-        sent.filter(|sent| seen.is_none_or(|seen| seen < *sent)).map_or(Duration::ZERO, |sent| sent.elapsed())
+    fn silent(&self) -> Duration {
+        lock(&self.0).sent.map_or(Duration::ZERO, |sent| sent.elapsed())
     }
-}
-
-fn seen(context: &Context) -> Option<Instant> {
-    *lock(&context.sign_of_life)
-}
-
-/// A sign of life went into this node's inbox.
-pub fn sent(context: &Context) {
-    context.pulse.sent(seen(context));
 }
 
 /// Has this node's inbox read for as long as the process lives.
@@ -86,7 +93,7 @@ async fn silence(context: Arc<Context>) {
         if !context.link.is_up() {
             context.pulse.forget(); // nothing comes from a Redis that is away
         }
-        let silent = context.pulse.silent(seen(&context)) > patience;
+        let silent = context.pulse.silent() > patience;
         if silent && found {
             return;
         }
@@ -105,17 +112,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_has_not_come_through_counts_from_when_it_was_sent() {
         let (pulse, second) = (Pulse::default(), Duration::from_secs(1));
-        let start = Instant::now();
-        pulse.sent(None);
+        pulse.sent();
         sleep(second).await;
-        pulse.sent(None);
-        assert_eq!(pulse.silent(None), second, "the first of them");
-        assert_eq!(pulse.silent(Some(start)), Duration::ZERO, "it has come");
-        pulse.sent(Some(start));
+        pulse.sent();
+        assert_eq!((pulse.silent(), pulse.last()), (second, None), "the first of them");
+        pulse.came();
+        assert_eq!((pulse.silent(), pulse.last()), (Duration::ZERO, Some(Duration::ZERO)), "it has come");
+        pulse.sent();
         sleep(second).await;
-        assert_eq!(pulse.silent(Some(start)), second, "the next has not");
+        assert_eq!((pulse.silent(), pulse.last()), (second, Some(second)), "the next has not");
         pulse.forget();
-        assert_eq!(pulse.silent(Some(start)), Duration::ZERO);
+        assert_eq!((pulse.silent(), pulse.last()), (Duration::ZERO, Some(second)), "it need not come");
     }
 
     #[tokio::test(start_paused = true)]
