@@ -12,38 +12,69 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 
-/// The end of a lease that the node does not have, as it knows.
-const GIVEN_UP: u64 = 0;
+/// The end of a lease that is not had.
+const NONE: u64 = 0;
+
+/// When a lease ends, for many who look at once.
+#[derive(Debug)]
+pub struct Deadline {
+    base: Instant,
+    /// Milliseconds after `base`; or [`NONE`].
+    at_ms: AtomicU64,
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Self { base: Instant::now(), at_ms: AtomicU64::new(NONE) }
+    }
+}
+
+impl Deadline {
+    /// It is then.
+    pub fn set(&self, at: Instant) {
+        self.at_ms.store(self.ms(at), Ordering::Release);
+    }
+
+    /// It is then, unless there is none. Whether there was one.
+    fn put_off(&self, at: Instant) -> bool {
+        let put_off = |was| (was != NONE).then(|| self.ms(at));
+        self.at_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, put_off).is_ok()
+    }
+
+    /// There is none any more, and so nothing left of it.
+    pub fn clear(&self) {
+        self.at_ms.store(NONE, Ordering::Release);
+    }
+
+    /// Whether there is none, as opposed to one that has passed.
+    fn is_cleared(&self) -> bool {
+        self.at_ms.load(Ordering::Acquire) == NONE
+    }
+
+    /// Whether it has passed, or there is none.
+    pub fn is_over(&self) -> bool {
+        self.ms(Instant::now()) >= self.at_ms.load(Ordering::Acquire)
+    }
+
+    fn ms(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
+    }
+}
 
 /// Whether the node may speak for its id.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Lease {
-    base: Instant,
-    /// Milliseconds after `base`; or [`GIVEN_UP`].
-    until_ms: AtomicU64,
+    end: Deadline,
     missed: AtomicBool,
     check: Notify,
     /// What keeps the node from having it, where Redis has said so.
     obstacle: Mutex<Option<&'static str>>,
 }
 
-impl Default for Lease {
-    fn default() -> Self {
-        Self {
-            base: Instant::now(),
-            until_ms: AtomicU64::new(GIVEN_UP),
-            missed: AtomicBool::new(false),
-            check: Notify::new(),
-            obstacle: Mutex::default(),
-        }
-    }
-}
-
 impl Lease {
     /// Whether the lease is held now.
     pub fn is_held(&self) -> bool {
-        let now = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX);
-        now < self.until_ms.load(Ordering::Acquire)
+        !self.end.is_over()
     }
 
     /// As [`Lease::is_held`]; where it is not, sessions will have to look into their logs.
@@ -57,31 +88,24 @@ impl Lease {
 
     /// The lease was claimed for `ttl` from when that was asked for.
     pub fn claimed(&self, asked: Instant, ttl: Duration) {
-        self.until_ms.store(self.end_ms(asked, ttl), Ordering::Release);
+        self.end.set(asked + ttl);
         self.missed.store(false, Ordering::Release);
     }
 
     /// The lease was renewed for `ttl` from when that was asked for; false where something was not delivered meanwhile.
     /// One that was given up meanwhile is not had by that: it has yet to be claimed.
     pub fn renewed(&self, asked: Instant, ttl: Duration) -> bool {
-        let end = |until| (until != GIVEN_UP).then(|| self.end_ms(asked, ttl));
-        let renewed = self.until_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, end).is_ok();
-        !renewed || !self.missed.swap(false, Ordering::AcqRel)
-    }
-
-    fn end_ms(&self, asked: Instant, ttl: Duration) -> u64 {
-        let end = asked.saturating_duration_since(self.base) + ttl;
-        u64::try_from(end.as_millis()).unwrap_or(u64::MAX)
+        !self.end.put_off(asked + ttl) || !self.missed.swap(false, Ordering::AcqRel)
     }
 
     /// The lease is not held any more.
     pub fn lost(&self) {
-        self.until_ms.store(GIVEN_UP, Ordering::Release);
+        self.end.clear();
     }
 
     /// Whether it was said that it is lost, as opposed to that it ran out.
     pub fn was_given_up(&self) -> bool {
-        self.until_ms.load(Ordering::Acquire) == GIVEN_UP
+        self.end.is_cleared()
     }
 
     /// Notes what keeps the node from having the lease; none where nothing does, or where that is not known. Whether that

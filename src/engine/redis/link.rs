@@ -11,7 +11,7 @@
 //! could tell them apart, because whose the id is stands in another slot than a user's keys.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
@@ -28,6 +28,7 @@ use super::server::{Options, Place, Server};
 use super::slot::Slot;
 use super::wire::{Outcome, has_moved, is_outage};
 use crate::engine::Unavailable;
+use crate::lease::Deadline;
 
 enum Servers {
     One(Arc<Server>),
@@ -38,9 +39,8 @@ enum Servers {
 pub struct Link {
     servers: Servers,
     up: AtomicBool,
-    base: Instant,
-    /// When the node's lease ends, ms after `base`.
-    lease_end: AtomicU64,
+    /// When the node's lease ends.
+    lease_end: Deadline,
     suspected: Notify,
     doubts: Arc<Notify>,
 }
@@ -78,8 +78,8 @@ impl Link {
                 Servers::Cluster(Box::new(Cluster::new(seeds, options, keys.clone(), home)))
             }
         };
-        let (base, lease_end) = (Instant::now(), AtomicU64::new(0));
-        Self { servers, up: AtomicBool::new(false), base, lease_end, suspected: Notify::new(), doubts }
+        let (up, lease_end) = (AtomicBool::new(false), Deadline::default());
+        Self { servers, up, lease_end, suspected: Notify::new(), doubts }
     }
 
     /// What has to go on beside the link for as long as it is used.
@@ -96,18 +96,14 @@ impl Link {
 
     /// The lease loop has shown that Redis is there and knows this node, until then.
     pub fn trust(&self, lease_end: Instant) {
-        self.lease_end.store(self.ms_after_base(lease_end), Ordering::Release);
+        self.lease_end.set(lease_end);
         self.up.store(true, Ordering::Release);
     }
 
     /// Whether the node's lease is over, by its own clock or because it was lost: its id, and its inbox, may be another
     /// process's by now.
     pub fn lease_is_over(&self) -> bool {
-        self.ms_after_base(Instant::now()) >= self.lease_end.load(Ordering::Acquire)
-    }
-
-    fn ms_after_base(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
+        self.lease_end.is_over()
     }
 
     /// Something went wrong: refuse everything until [`Link::trust`].
@@ -136,7 +132,7 @@ impl Link {
     /// Redis does not know this node any more: refuse everything until [`Link::trust`].
     pub fn distrust(&self) {
         self.up.store(false, Ordering::Release);
-        self.lease_end.store(0, Ordering::Release);
+        self.lease_end.clear();
     }
 
     /// Waits until the link is suspected.
