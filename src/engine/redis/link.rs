@@ -23,6 +23,7 @@ use super::cluster::Cluster;
 use super::connection::Topology;
 use super::keys::Keys;
 use super::map::Map;
+use super::reply;
 use super::sentinel::Sentinels;
 use super::server::{Options, Place, Server};
 use super::slot::Slot;
@@ -267,9 +268,7 @@ impl Link {
                 Err(error) => Err(error.into()),
             },
         };
-        let (seconds, micros): (i64, i64) = redis::from_redis_value(outcome?)
-            .map_err(|_| Unavailable::new("TIME answered with another shape"))?;
-        Ok(seconds * 1_000_000 + micros)
+        reply::time(outcome?)
     }
 
     /// Whether anything is run at all where the link has to be trusted.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::{Value, cmd};
+use redis::cmd;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -313,9 +313,8 @@ async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable>
     let mut consumers = cmd("XINFO");
     consumers.arg("CONSUMERS").arg(ingress(context)).arg("switchboard");
     let mut born = None;
-    for consumer in reply::array(context.link.probe_one(consumers).await?)? {
-        let Value::Array(fields) = consumer else { continue };
-        let name = fields.get(1).map(reply::text).transpose()?.unwrap_or_default();
+    for consumer in reply::items(context.link.probe_one(consumers).await?)? {
+        let name = reply::field(&consumer, "name").map(reply::text).transpose()?.unwrap_or_default();
         // The latest counts, where two nodes saw the new data set at once.
         born = born.max(name.strip_prefix(BIRTH).and_then(|ms| ms.parse::<u64>().ok()));
     }

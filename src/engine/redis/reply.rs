@@ -125,11 +125,67 @@ pub fn after(id: &str) -> String {
     id.parse::<EventId>().map_or_else(|_| id.to_owned(), |id| id.next().to_string())
 }
 
-/// How many entries consumers of `group` hold, by an answer to `XINFO GROUPS`.
-pub fn pending(groups: Value, group: &str) -> Option<i64> {
-    let is = |value: &Value, word: &str| text(value).is_ok_and(|text| text == word);
-    let groups = array(groups).ok()?.into_iter().filter_map(|fields| array(fields).ok());
-    let fields = groups.into_iter().find(|fields| fields.get(1).is_some_and(|name| is(name, group)))?;
-    let at = fields.iter().position(|field| is(field, "pending"))?;
-    integer(fields.get(at + 1)?).ok()
+/// The items of an answer to `XINFO`, each as its fields.
+pub fn items(answer: Value) -> Result<Vec<Vec<Value>>, Unavailable> {
+    array(answer)?.into_iter().map(array).collect()
+}
+
+/// What an item of an answer to `XINFO` says under a name.
+pub fn field<'a>(item: &'a [Value], name: &str) -> Option<&'a Value> {
+    item.chunks_exact(2).find(|pair| is(&pair[0], name)).map(|pair| &pair[1])
+}
+
+/// The group of that name, among the items of an answer to `XINFO GROUPS`.
+pub fn group(groups: Vec<Vec<Value>>, name: &str) -> Option<Vec<Value>> {
+    groups.into_iter().find(|group| field(group, "name").is_some_and(|its| is(its, name)))
+}
+
+/// How many entries consumers of the group of that name hold, by an answer to `XINFO GROUPS`.
+pub fn pending(groups: Value, name: &str) -> Option<i64> {
+    integer(field(&group(items(groups).ok()?, name)?, "pending")?).ok()
+}
+
+fn is(value: &Value, word: &str) -> bool {
+    text(value).is_ok_and(|text| text == word)
+}
+
+/// What `TIME` answered, Unix µs.
+pub fn time(answer: Value) -> Result<i64, Unavailable> {
+    match array(answer)?.as_slice() {
+        [seconds, micros] => Ok(integer(seconds)?.saturating_mul(1_000_000).saturating_add(integer(micros)?)),
+        _ => Err(unexpected("a time")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(word: &str) -> Value {
+        Value::BulkString(word.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn fields_are_found_by_their_names() {
+        let group = |name: &str, pending: i64| {
+            // A group may have the name of a field.
+            Value::Array(vec![word("name"), word(name), word("pending"), Value::Int(pending)])
+        };
+        let groups = || Value::Array(vec![group("pending", 1), group("switchboard", 2)]);
+        assert_eq!(pending(groups(), "switchboard"), Some(2));
+        assert_eq!(pending(groups(), "pending"), Some(1));
+        assert_eq!(pending(groups(), "node"), None);
+        assert_eq!(pending(Value::Nil, "node"), None);
+    }
+
+    #[test]
+    fn a_time_is_two_numbers() {
+        assert_eq!(
+            time(Value::Array(vec![word("1732360000"), word("42")])).ok(),
+            Some(1_732_360_000_000_042)
+        );
+        for other in [vec![], vec![word("1732360000")], vec![word("1732360000"), word("x")]] {
+            assert!(time(Value::Array(other)).is_err());
+        }
+    }
 }

@@ -138,9 +138,8 @@ pub async fn lag(context: &Context) -> Lag {
 
 /// The clock of Redis, Unix ms.
 pub async fn clock(context: &Context) -> Result<u64, Unavailable> {
-    let time = reply::array(context.link.run_one(cmd("TIME")).await?)?;
-    let part = |at: usize| time.get(at).map_or(Ok(0), reply::integer);
-    Ok(u64::try_from(part(0)? * 1000 + part(1)? / 1000).unwrap_or_default())
+    let time = reply::time(context.link.run_one(cmd("TIME")).await?)?;
+    Ok(u64::try_from(time / 1000).unwrap_or_default())
 }
 
 async fn number(context: &Context, command: &str, key: &str) -> Result<u64, Unavailable> {
@@ -152,7 +151,7 @@ async fn number(context: &Context, command: &str, key: &str) -> Result<u64, Unav
 /// The items of an `XINFO` answer, each as its fields; none where there is no such stream or group.
 async fn items(context: &Context, question: Cmd) -> Result<Option<Vec<Vec<Value>>>, Unavailable> {
     match context.link.run_one(question).await {
-        Ok(answer) => reply::array(answer)?.into_iter().map(reply::array).collect::<Result<_, _>>().map(Some),
+        Ok(answer) => reply::items(answer).map(Some),
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(error),
     }
@@ -163,26 +162,17 @@ pub fn is_missing(error: &Unavailable) -> bool {
     error.reason.contains("no such key") || error.reason.contains("NOGROUP")
 }
 
-fn field<'a>(item: &'a [Value], name: &str) -> Option<&'a Value> {
-    item.chunks_exact(2).find(|pair| reply::text(&pair[0]).is_ok_and(|its| its == name)).map(|pair| &pair[1])
-}
-
 async fn backlog(context: &Context, stream: &str, group: &str) -> Result<Option<Backlog>, Unavailable> {
     let mut question = cmd("XINFO");
     question.arg("GROUPS").arg(stream);
     let Some(groups) = items(context, question).await? else { return Ok(None) };
     let length = number(context, "XLEN", stream).await?;
-    let ours = groups
-        .iter()
-        .find(|its| field(its, "name").is_some_and(|name| reply::text(name).is_ok_and(|name| name == group)));
-    let Some(ours) = ours else { return Ok(None) };
-    Ok(Some(counted(ours, length)))
+    Ok(reply::group(groups, group).map(|ours| counted(&ours, length)))
 }
 
 /// What a group's fields say of a stream with `length` entries.
 fn counted(group: &[Value], length: u64) -> Backlog {
-    let count =
-        |name: &str| field(group, name).and_then(|value| u64::try_from(reply::integer(value).ok()?).ok());
+    let count = |name: &str| u64::try_from(reply::integer(reply::field(group, name)?).ok()?).ok();
     let pending = count("pending").unwrap_or_default();
     // Redis 6.2 has no `lag`, and later ones do not always know it. These streams are emptied behind their reader, so
     // what is there and not pending has not been read.
@@ -196,7 +186,7 @@ async fn reader(context: &Context, stream: &str, now: u64) -> Result<Option<Stri
     question.arg("CONSUMERS").arg(stream).arg("switchboard");
     let consumers = items(context, question).await?.unwrap_or_default();
     let holder = |consumer: &Vec<Value>| {
-        let words: Vec<&str> = reply::text(field(consumer, "name")?).ok()?.split(' ').collect();
+        let words: Vec<&str> = reply::text(reply::field(consumer, "name")?).ok()?.split(' ').collect();
         match words.as_slice() {
             ["lease", node, _, end] if end.parse::<u64>().ok()? > now => Some((*node).to_owned()),
             _ => None,
