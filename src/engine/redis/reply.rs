@@ -46,20 +46,21 @@ pub fn bytes(value: Value) -> Result<Bytes, Unavailable> {
     }
 }
 
-/// An event id; none where the text is empty.
-pub fn event_id(value: &Value) -> Result<Option<EventId>, Unavailable> {
-    match text(value)? {
-        "" => Ok(None),
-        id => id.parse().map(Some).map_err(|_| unexpected("an event id")),
-    }
+/// An event id.
+pub fn event_id(value: &Value) -> Result<EventId, Unavailable> {
+    parse_id(text(value)?)
 }
 
 /// An event id; none where there is a dash in its place.
 pub fn event_id_or_none(word: &str) -> Result<Option<EventId>, Unavailable> {
     match word {
         "-" => Ok(None),
-        id => id.parse().map(Some).map_err(|_| unexpected("an event id")),
+        id => parse_id(id).map(Some),
     }
+}
+
+fn parse_id(id: &str) -> Result<EventId, Unavailable> {
+    id.parse().map_err(|_| unexpected("an event id"))
 }
 
 /// What is behind an error of Redis about a user's key: another type, or something in it that the script cannot take.
@@ -176,6 +177,13 @@ mod tests {
         assert_eq!(pending(groups(), "pending"), Some(1));
         assert_eq!(pending(groups(), "node"), None);
         assert_eq!(pending(Value::Nil, "node"), None);
+    }
+
+    #[test]
+    fn what_is_no_event_id_is_not_taken_for_one() {
+        assert!(event_id(&word("5-1")).is_ok());
+        assert!(event_id(&word("")).is_err() && event_id(&word("-")).is_err());
+        assert!(event_id_or_none("").is_err() && event_id_or_none("-").is_ok_and(|id| id.is_none()));
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn log_events(value: Value) -> Result<Vec<LogEvent>, Unavailable> {
     let mut events = Vec::with_capacity(values.len() / 3);
     while let (Some(id), Some(event), Some(data)) = (values.next(), values.next(), values.next()) {
         events.push(LogEvent {
-            id: reply::event_id(&id)?.unwrap_or_default(),
+            id: reply::event_id(&id)?,
             event: reply::text(&event)?.into(),
             data: reply::bytes(data)?,
         });
