@@ -40,10 +40,8 @@ pub struct Appended {
 
 /// What nodes are told of an event.
 enum Word {
-    /// The event, which stands there in the log.
-    Event(Logged),
-    /// The event, which is not in the log.
-    Transient,
+    /// The event, and where it stands in the log; none where transient.
+    Hint(Option<Logged>),
     /// Nothing was appended: whoever listens has to look into the log.
     Look,
 }
@@ -51,8 +49,8 @@ enum Word {
 impl Appended {
     fn word(&self, event: &Event) -> Word {
         match (self.id, self.prev) {
-            (Some(id), Some(prev)) => Word::Event(Logged { id, prev }),
-            _ if event.transient => Word::Transient,
+            (Some(id), Some(prev)) => Word::Hint(Some(Logged { id, prev })),
+            _ if event.transient => Word::Hint(None),
             _ => Word::Look,
         }
     }
@@ -294,8 +292,7 @@ fn hints<'a>(
             });
             let hints = &mut batches[at].1;
             match appended.word(event) {
-                Word::Event(logged) => hints.event(event, Some(logged)),
-                Word::Transient => hints.event(event, None),
+                Word::Hint(logged) => hints.event(event, logged),
                 Word::Look => hints.look(&event.user, appended.id),
             }
         }
@@ -311,8 +308,7 @@ fn hints<'a>(
 fn deliver(context: &Context, event: &Event, appended: &Appended) {
     let Some(node) = context.node() else { return };
     match appended.word(event) {
-        Word::Event(logged) => node.hint(event.hint(Some(logged))),
-        Word::Transient => node.hint(event.hint(None)),
+        Word::Hint(logged) => node.hint(event.hint(logged)),
         Word::Look => node.look(event.user.as_str(), appended.id),
     }
 }
