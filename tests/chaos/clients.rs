@@ -16,6 +16,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::ledger::{Id, Kind, Record, Seen, Session};
 use crate::stage::{Addresses, now_ms};
+use crate::support::parse_id;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -258,7 +259,7 @@ impl Life {
             "event" => {
                 let number =
                     serde_json::from_str::<Data>(frame.data.expect("data").get()).expect("a number").n;
-                let id = frame.id.map(|text| id(Some(text)));
+                let id = frame.id.map(parse_id);
                 shared.last = shared.last.max(id.unwrap_or_default());
                 shared.seen.push(Seen::Event { id, number, at_ms });
             }
@@ -276,7 +277,5 @@ impl Life {
 }
 
 fn id(text: Option<&str>) -> Id {
-    let parsed = text.and_then(|text| text.split_once('-'));
-    let parsed = parsed.and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
-    parsed.unwrap_or_else(|| panic!("{text:?} is no event id"))
+    parse_id(text.expect("an event id"))
 }

@@ -8,8 +8,7 @@ use tokio::time::sleep;
 use crate::clients::Order;
 use crate::crew::Crew;
 use crate::ledger::{Fate, Gaps, Sent, To};
-use crate::support::{BOUND, http};
-use crate::worker::parse;
+use crate::support::{BOUND, http, parse_id};
 
 /// Events to the first deaf user: fewer than the log keeps, 35 MiB together.
 const LARGE: usize = 300;
@@ -44,7 +43,7 @@ pub async fn clients(crew: &mut Crew) -> Gaps {
             let data = format!(r#"{{"n":{number},"pad":"{}"}}"#, "x".repeat(size));
             let name = format!("u{user}");
             let id = db.xadd("events", &[("user", &name), ("event", "large"), ("data", &data)]).await;
-            crew.load.answered(number, Fate::Added(parse(&id)));
+            crew.load.answered(number, Fate::Added(parse_id(&id)));
             // Not at once: reading and routing a burst takes memory, whoever it is for, and the allocator gives it back
             // late.
             sleep(crew.scale.deaf / 2 / (LARGE + MANY) as u32).await;

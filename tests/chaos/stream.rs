@@ -8,7 +8,7 @@ use redis::{AsyncConnectionConfig, Pipeline};
 
 use crate::ledger::{Fate, To};
 use crate::load::{Outgoing, Share};
-use crate::worker::parse;
+use crate::support::parse_id;
 
 /// Sends its share for as long as the run lasts.
 pub async fn run(mut share: Share) {
@@ -30,7 +30,8 @@ pub async fn run(mut share: Share) {
         match pipeline(&waiting).query_async::<Vec<String>>(open).await {
             Ok(ids) => {
                 for (outgoing, id) in waiting.drain(..).zip(ids) {
-                    let fate = if outgoing.sent.transient { Fate::Unknown } else { Fate::Added(parse(&id)) };
+                    let fate =
+                        if outgoing.sent.transient { Fate::Unknown } else { Fate::Added(parse_id(&id)) };
                     share.desk.answered(outgoing.number, fate);
                 }
             }

@@ -9,8 +9,9 @@ use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::ledger::{Fate, Id, To};
+use crate::ledger::{Fate, To};
 use crate::load::{Outgoing, Share};
+use crate::support::parse_id;
 
 /// How long a worker waits for a node, or for an answer, before it goes to another one.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -119,16 +120,10 @@ fn frame(outgoing: &Outgoing) -> String {
 
 fn fate(answer: &Value, outgoing: &Outgoing) -> Fate {
     match answer["id"].as_str() {
-        Some(text) => Fate::Acknowledged(parse(text)),
+        Some(text) => Fate::Acknowledged(parse_id(text)),
         None => {
             assert!(outgoing.sent.transient, "no id in {answer}");
             Fate::Unknown
         }
     }
-}
-
-/// An event id out of its text.
-pub fn parse(text: &str) -> Id {
-    let parsed = text.split_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
-    parsed.unwrap_or_else(|| panic!("{text:?} is no id"))
 }

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::{node, users};
 use crate::ledger::Ledger;
 use crate::servers::Cluster;
-use crate::support::wait::same;
-use crate::support::{BOUND, eventually};
+use crate::support::{BOUND, eventually, http};
 
 /// Events for each user: at the ledger's pace some seconds, and as long as it takes where some are refused.
 const EVENTS: usize = 200;
@@ -25,9 +24,8 @@ async fn in_step(cluster: &Cluster, key: &str) -> (usize, usize) {
     eventually(BOUND, "a replica in step", async || {
         let holders = cluster.holders(key).await;
         let [master, replica, ..] = holders[..] else { return Err(format!("holders {holders:?}")) };
-        let info: String = cluster.servers[replica].ask(&["INFO", "replication"]).await;
-        let fits = info.contains("role:slave") && info.contains("master_link_status:up");
-        if fits { Ok((master, replica)) } else { Err(info) }
+        cluster.servers[replica].is_in_step().await?;
+        Ok((master, replica))
     })
     .await
 }
@@ -75,18 +73,11 @@ async fn a_master_that_dies_is_followed_by_its_replica() {
     other_master(&cluster, &key, holders[0]).await;
     // The new master has no replica until the old one is back.
     cluster.servers[holders[0]].launch().await;
-    eventually(BOUND, "the old master as a replica", async || {
-        let info: String = cluster.servers[holders[0]].ask(&["INFO", "replication"]).await;
-        if info.contains("role:slave") && info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
-    })
-    .await;
+    cluster.servers[holders[0]].in_step().await;
     assert!(ledger.refused() > 0, "publishing was refused meanwhile");
     ledger.close_whole().await;
     for url in [a.worker_http("/readyz"), b.worker_http("/readyz")] {
-        eventually(BOUND, "nodes that are ready again", async || {
-            same(crate::support::http::try_get(&url).await?.status, 200)
-        })
-        .await;
+        http::answers(&url, 200, BOUND).await;
     }
 }
 

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use crate::cluster::node;
 use crate::servers::Cluster;
 use crate::support::terminal::at;
-use crate::support::wait::same;
-use crate::support::{BOUND, Node, eventually, http};
+use crate::support::{BOUND, Node, http};
 
 /// Short: a question that a frozen master leaves open takes as long.
 const SETTINGS: &[(&str, &str)] = &[("--node-ttl", "3s")];
@@ -44,9 +43,7 @@ async fn while_frozen(cluster: &Cluster, key: &str, bystanders: &[&Node], checks
 
 async fn ready(nodes: &[&Node]) {
     for node in nodes {
-        let url = node.worker_http("/readyz");
-        eventually(BOUND * 2, "a node that is ready", async || same(http::try_get(&url).await?.status, 200))
-            .await;
+        http::answers(&node.worker_http("/readyz"), 200, BOUND * 2).await;
     }
 }
 

@@ -103,6 +103,17 @@ impl Server {
         self.try_ask(words).await.unwrap_or_else(|error| panic!("{words:?} got {error}"))
     }
 
+    /// Waits until it is a replica that is in step with its master.
+    pub async fn in_step(&self) {
+        eventually(BOUND, "a replica in step", async || self.is_in_step().await).await;
+    }
+
+    /// Whether it is one; what it says of itself where it is not.
+    pub async fn is_in_step(&self) -> Result<(), String> {
+        let info: String = self.ask(&["INFO", "replication"]).await;
+        if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
+    }
+
     async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(5)))
@@ -309,11 +320,7 @@ impl Watched {
         let master = start("").await;
         let replica = start(&format!("replicaof 127.0.0.1 {}\n", master.port)).await;
         let servers = vec![master, replica];
-        eventually(BOUND, "a replica in step", async || {
-            let info: String = servers[1].ask(&["INFO", "replication"]).await;
-            if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
-        })
-        .await;
+        servers[1].in_step().await;
         let mut sentinels = Vec::new();
         for _ in 0..3 {
             let dir = tempfile::tempdir().expect("a temporary directory");

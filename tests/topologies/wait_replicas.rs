@@ -14,16 +14,8 @@ async fn replicated() -> (Server, Server) {
     let master = Server::start(&["--save", "", "--repl-diskless-sync-delay", "0"]).await;
     let port = master.port.to_string();
     let replica = Server::start(&["--save", "", "--replicaof", "127.0.0.1", &port]).await;
-    in_step(&replica).await;
+    replica.in_step().await;
     (master, replica)
-}
-
-async fn in_step(replica: &Server) {
-    eventually(BOUND, "a replica in step", async || {
-        let info: String = replica.ask(&["INFO", "replication"]).await;
-        if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
-    })
-    .await;
 }
 
 async fn waiting(master: &Server) -> Node {
@@ -94,7 +86,7 @@ async fn without_its_replica_nothing_is_acknowledged_however_often_it_is_sent() 
     let answer = worker.ask(&numbered(5).to_string()).await;
     assert_eq!(answer["code"], "unavailable", "{answer}");
     replica.launch().await;
-    in_step(&replica).await;
+    replica.in_step().await;
     assert_eq!(again(&mut worker, 5).await["type"], "ack");
     assert_eq!(again(&mut worker, 6).await["type"], "ack");
     assert_eq!(data(&client.events(2).await), numbers(5, 6));

@@ -138,7 +138,6 @@ impl Process {
     }
 
     /// Its number.
-    #[allow(dead_code)] // for tests/end_to_end
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
