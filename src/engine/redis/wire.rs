@@ -23,7 +23,9 @@ impl From<RedisError> for Unavailable {
     fn from(error: RedisError) -> Self {
         let reason = error.to_string();
         // Whatever does not know a command quotes what came with it: payloads, for instance, which belong into no log.
-        Self::new(reason.split(", with args beginning with").next().unwrap_or_default())
+        let reason = reason.split(", with args beginning with").next().unwrap_or_default();
+        // Nor does it matter which script it was, and which line of it: what is refused for one reason is told once.
+        Self::new(reason.split(" script: ").next().unwrap_or_default())
     }
 }
 
@@ -113,5 +115,16 @@ mod tests {
         let quoted = told("unknown command 'XADD', with args beginning with: 'uplink' '*' 's3cret'");
         assert_eq!(quoted, told("unknown command 'XADD'"));
         assert!(told("WRONGTYPE: no stream").ends_with("WRONGTYPE: no stream"));
+    }
+
+    #[test]
+    fn one_refusal_is_one_reason_whichever_script_it_comes_from() {
+        let told = |detail: &str| {
+            let error = RedisError::from((ErrorKind::Extension, "OOM", detail.to_owned()));
+            Unavailable::from(error).to_string()
+        };
+        let alone = told("command not allowed when used memory > 'maxmemory'.");
+        let in_script = "command not allowed when used memory > 'maxmemory'. script: 199c, on @user_script:18.";
+        assert_eq!(told(in_script), alone);
     }
 }
