@@ -24,11 +24,16 @@ impl Retold {
 
     /// How often it happened since it was told last, where that is long enough ago, and it did.
     pub fn due(&mut self) -> Option<u64> {
-        let due = self.untold > 0 && self.told.is_none_or(|told| told.elapsed() >= RETOLD);
+        let due = self.untold > 0 && self.is_old();
         due.then(|| {
             self.told = Some(Instant::now());
             std::mem::take(&mut self.untold)
         })
+    }
+
+    /// Whether the next one is told.
+    pub fn is_old(&self) -> bool {
+        self.told.is_none_or(|told| told.elapsed() >= RETOLD)
     }
 }
 

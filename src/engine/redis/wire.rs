@@ -124,7 +124,8 @@ mod tests {
             Unavailable::from(error).to_string()
         };
         let alone = told("command not allowed when used memory > 'maxmemory'.");
-        let in_script = "command not allowed when used memory > 'maxmemory'. script: 199c, on @user_script:18.";
+        let in_script =
+            "command not allowed when used memory > 'maxmemory'. script: 199c, on @user_script:18.";
         assert_eq!(told(in_script), alone);
     }
 }
