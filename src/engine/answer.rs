@@ -27,6 +27,8 @@ pub struct Unavailable {
 pub enum Cause {
     /// Redis did not answer, or not as it should: it may or may not have happened.
     Redis,
+    /// Redis answered, and refused it.
+    Refused,
     /// One of the user's keys holds something else: trying again does not help.
     BrokenKey,
     /// Too much is waiting: it has not happened.
@@ -50,7 +52,7 @@ impl From<Unavailable> for Refusal {
         debug!(%error, "refused as unavailable");
         match error.cause {
             Cause::Full => Refusal::full(),
-            Cause::Redis => Refusal::unavailable(),
+            Cause::Redis | Cause::Refused => Refusal::unavailable(),
             Cause::BrokenKey => Refusal::broken_key(),
         }
     }

@@ -1,9 +1,9 @@
-//! A key of a user's that holds something else: who asks is told so, and so is the operator.
+//! A key that holds something else: who asks is told so, and so is the operator.
 
 use redis::cmd;
 
 use crate::support::pair::Single;
-use crate::support::{BOUND, Worker, eventually, http};
+use crate::support::{BOUND, Client, Worker, eventually, http};
 
 const WHY: &str = "holds something else";
 
@@ -53,4 +53,28 @@ async fn what_an_entry_for_it_was_refused_for_begins_with_the_code_that_others_a
     .await;
     let reason = dead.get("reason");
     assert!(reason.starts_with("unavailable: ") && reason.contains("WRONGTYPE"), "{reason}");
+}
+
+/// No user's key: everybody is refused, again and again, by a node that is ready.
+#[tokio::test]
+async fn one_that_all_share_is_told_once_for_all_who_are_refused_for_it() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let told = |line: &str, what: &str| line.contains("refuses this") && line.contains(what);
+
+    let () = stage.db.run(cmd("SET").arg("uplink").arg("x")).await;
+    client.send(r#"{"type":"message","event":"e","data":1}"#).await;
+    assert_eq!(client.frame("a refusal").await["code"], "unavailable");
+    let line = stage.a.log_line(BOUND, "a warning", |line| told(line, "to send up")).await;
+    assert!(line.contains("WARN") && line.contains("WRONGTYPE"), "{line}");
+
+    let () = stage.db.run(cmd("SET").arg("users:{node:node-a}").arg("x")).await;
+    let what = "to let a client in";
+    for _ in 0..3 {
+        let refused = http::upgrade(&stage.a.client_ws("userId=43"), &[]).await;
+        assert_eq!(refused.refused(503), "unavailable");
+        let line = stage.a.log_line(BOUND, "a warning", |line| told(line, what)).await;
+        assert!(line.contains("WARN") && line.contains("WRONGTYPE"), "{line}");
+    }
+    assert_eq!(stage.a.lines().iter().filter(|line| told(line, what)).count(), 1);
 }

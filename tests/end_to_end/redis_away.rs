@@ -309,13 +309,17 @@ async fn a_redis_that_is_full_is_told_of_and_so_is_the_next_reason() {
     };
     let memory = |bytes: &str| redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).to_owned();
     let _: () = stage.db.run(&memory("1mb")).await;
+    let mut worker = Worker::open(&stage.a).await;
     told(&stage.a, "OOM").await;
+    assert_eq!(worker.ask(r#"{"userId":"42","event":"e"}"#).await["code"], "unavailable");
     eventually(RECOVERY, "word that Redis is of no use", async || same(up(&stage.a).await, 0.0)).await;
     stage.redis.kill();
     told(&stage.a, "refused").await;
     stage.redis.start_again().await;
     ready(&stage.a.worker_http("/readyz")).await;
     assert_eq!(up(&stage.a).await, 1.0);
+    // Not one by one what is refused when everything is.
+    assert!(stage.a.lines().iter().all(|line| !line.contains("refuses this")), "{:?}", stage.a.lines());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::servers::Server;
 use crate::support::ports::free_port;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Worker, eventually};
+use crate::support::{BOUND, Client, NodeBuilder, Worker, eventually, http};
 
 const PAGE: &str = include_str!("../../src/docs/redis.md");
 
@@ -132,6 +132,25 @@ async fn what_keeps_a_node_out_is_told() {
             if lines.iter().any(told) { Ok(()) } else { Err(lines.join("\n")) }
         })
         .await;
+    }
+}
+
+/// The node is ready, as its own keys are in order, and lets nobody in.
+#[tokio::test]
+async fn a_right_that_is_missing_is_told_by_who_is_refused_for_it() {
+    for missing in ["~cursor:*", "+smembers"] {
+        let server = Server::start(&["--save", ""]).await;
+        let rule = documented_rule();
+        assert!(rule.contains(missing), "{rule}");
+        server.allow(&rule.replace(missing, "")).await;
+        let url = format!("redis://switchboard:geheim@127.0.0.1:{}", server.port);
+        let node = NodeBuilder::redis_at("node-a", &url).start().await;
+        let refused = http::upgrade(&node.client_ws("userId=42"), &[]).await;
+        assert_eq!(refused.refused(503), "unavailable");
+        let told = |line: &str| line.contains("refuses this") && line.contains("to let a client in");
+        let line = node.log_line(BOUND, missing, told).await;
+        assert!(line.contains("WARN") && !line.contains("script: "), "{line}");
+        assert_eq!(http::get(&node.worker_http("/readyz")).await.status, 200);
     }
 }
 

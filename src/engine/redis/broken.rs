@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::retold::Retold;
 use super::{Context, reply};
-use crate::engine::Unavailable;
+use crate::engine::{Cause, Unavailable};
 use crate::id::UserId;
 use crate::lock::lock;
 
@@ -60,7 +60,8 @@ impl Told {
 pub async fn ask(context: &Context, user: &UserId, command: Cmd) -> Result<Value, Unavailable> {
     let outcome = context.link.run_one(command).await;
     outcome.map_err(|error| {
-        let error = Unavailable { cause: reply::cause(&error.reason), ..error };
+        let cause = if error.cause == Cause::Refused { reply::cause(&error.reason) } else { error.cause };
+        let error = Unavailable { cause, ..error };
         context.broken.tell(user, &error);
         error
     })

@@ -78,7 +78,8 @@ async fn publish_all(context: &Context, events: Vec<(Event, Reply<Published>)>) 
     let mut replies = replies.into_iter();
     let slot = |user: &UserId| sessions::user_slot(context, user);
     for batch in publish::calls(&events, |event| event, slot, context.link.masters()) {
-        answer(replies.by_ref().take(batch.len()), publish::publish(context, batch).await);
+        let outcomes = publish::publish(context, batch).await;
+        answer(context, "to publish", replies.by_ref().take(batch.len()), outcomes);
     }
 }
 
@@ -87,7 +88,7 @@ async fn broadcast_all(context: &Context, broadcasts: Vec<(Broadcast, Reply<Vec<
     let mut replies = replies.into_iter();
     for entry in broadcast::entries(&broadcasts) {
         let told = broadcast::send(context, entry).await;
-        answer(replies.by_ref().take(entry.len()), vec![told; entry.len()]);
+        answer(context, "to broadcast", replies.by_ref().take(entry.len()), vec![told; entry.len()]);
     }
 }
 
@@ -154,6 +155,7 @@ impl Sessions {
             }
         }
         let ended = self.end_sessions().await;
+        let ended = self.context.refused.hear("to end sessions", ended);
         for (whose, reply) in ends {
             let owed = self.owed.contains_key(&whose);
             let _ = reply.send(if owed { ended.clone() } else { Ok(()) });
@@ -184,7 +186,7 @@ impl Sessions {
                     self.untold.remove(&connect.user);
                 }
             }
-            answer(replies.by_ref().take(batch.len()), outcomes);
+            answer(&self.context, "to let a client in", replies.by_ref().take(batch.len()), outcomes);
         }
     }
 
@@ -268,9 +270,14 @@ fn is_over(connect: &Connect, reply: &Reply<Connected>, end: &Disconnect) -> boo
 }
 
 /// Hands each operation of a batch its own outcome.
-fn answer<T>(replies: impl Iterator<Item = Reply<T>>, outcomes: Vec<Result<T, Unavailable>>) {
+fn answer<T>(
+    context: &Context,
+    what: &'static str,
+    replies: impl Iterator<Item = Reply<T>>,
+    outcomes: Vec<Result<T, Unavailable>>,
+) {
     for (reply, outcome) in replies.zip(outcomes) {
-        let _ = reply.send(outcome); // nobody waits any more: the caller's connection has ended
+        let _ = reply.send(context.refused.hear(what, outcome)); // nobody waits any more: the caller's connection has ended
     }
 }
 

@@ -19,7 +19,7 @@
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
-//! | `retold`, `broken` | warnings that would come many times a second; users whose keys somebody has written over |
+//! | `retold`, `broken`, `refused` | warnings that would come many times a second; users whose keys somebody has written over; what else Redis refuses |
 //! | `status`, `traces` | how everything stands; following one user |
 
 pub mod appender;
@@ -50,6 +50,7 @@ mod presence;
 mod publish;
 mod pulse;
 mod reads;
+mod refused;
 mod reply;
 mod retold;
 mod scripts;
@@ -155,6 +156,7 @@ struct Context {
     deaths: deaths::Deaths,
     beside: beside::Beside,
     broken: broken::Broken,
+    refused: refused::Refused,
     eviction: eviction::Eviction,
     doubts: doubts::Doubts,
 }
@@ -212,6 +214,7 @@ impl RedisEngine {
             deaths: deaths::Deaths::default(),
             beside: beside::Beside::default(),
             broken: broken::Broken::default(),
+            refused: refused::Refused::default(),
             eviction: eviction::Eviction::default(),
             doubts: doubts::Doubts::default(),
             config,
@@ -225,20 +228,26 @@ impl RedisEngine {
         Self { context, events, sessions, lanes: Mutex::new(lanes), ingress: watch::Sender::new(true) }
     }
 
-    fn with_context<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F) -> Answer<T>
+    /// Answers, and notes it where Redis refuses `what` was asked.
+    fn ask<T, F>(&self, what: &'static str, run: impl FnOnce(Arc<Context>) -> F) -> Answer<T>
     where
         F: Future<Output = Result<T, Unavailable>> + Send + 'static,
     {
-        Answer::of(run(self.context.clone()))
+        let (context, work) = (self.context.clone(), run(self.context.clone()));
+        Answer::of(async move { context.refused.hear(what, work.await) })
     }
 
     /// The same, of which everyone may have one under way: they wait for each other, not the rest for them.
-    fn in_turn<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F + Send + 'static) -> Answer<T>
+    fn in_turn<T, F>(
+        &self,
+        what: &'static str,
+        run: impl FnOnce(Arc<Context>) -> F + Send + 'static,
+    ) -> Answer<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Unavailable>> + Send + 'static,
     {
-        self.with_context(|context| async move {
+        self.ask(what, |context| async move {
             let _turn = context.single.acquire().await;
             run(context.clone()).await
         })
@@ -263,7 +272,7 @@ impl Engine for RedisEngine {
     }
 
     fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>> {
-        self.with_context(|context| async move {
+        self.ask("to renew leases on users", |context| async move {
             let outcomes = sessions::heartbeat(&context, &leases).await;
             if outcomes.iter().all(Result::is_err) {
                 return outcomes.into_iter().collect();
@@ -273,31 +282,32 @@ impl Engine for RedisEngine {
     }
 
     fn uplink(&self, message: Uplink) -> Answer<()> {
-        self.in_turn(|context| async move { uplink::send(&context, &message).await })
+        self.in_turn("to send up", |context| async move { uplink::send(&context, &message).await })
     }
 
     fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {
-        self.in_turn(|context| async move { sessions::of(&context, &user).await })
+        self.in_turn("to say who is online", |context| async move { sessions::of(&context, &user).await })
     }
 
     fn online(&self, users: Vec<UserId>) -> Answer<Vec<UserId>> {
-        self.in_turn(|context| async move { sessions::online(&context, users).await })
+        self.in_turn("to say who is online", |context| async move { sessions::online(&context, users).await })
     }
 
     fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()> {
-        let context = self.context.clone();
-        let work = async move { sessions::sign_out(&context, &user, client.as_ref()).await };
-        // Whoever hangs up must not leave it noted for the next connection, and the sockets open.
-        let done = tokio::spawn(work);
-        Answer::of(async move { done.await.unwrap_or_else(|error| Err(Unavailable::new(error.to_string()))) })
+        self.ask("to sign out", |context| {
+            let work = async move { sessions::sign_out(&context, &user, client.as_ref()).await };
+            // Whoever hangs up must not leave it noted for the next connection, and the sockets open.
+            let done = tokio::spawn(work);
+            async move { done.await.unwrap_or_else(|error| Err(Unavailable::new(error.to_string()))) }
+        })
     }
 
     fn nodes(&self) -> Answer<Vec<NodeInfo>> {
-        self.with_context(|context| async move { status::list(&context).await })
+        self.ask("to list nodes", |context| async move { status::list(&context).await })
     }
 
     fn lag(&self) -> Answer<Lag> {
-        self.with_context(|context| async move { Ok(status::lag(&context).await) })
+        self.ask("to look at lags", |context| async move { Ok(status::lag(&context).await) })
     }
 
     fn tracer(&self) -> &Tracer {
@@ -305,35 +315,38 @@ impl Engine for RedisEngine {
     }
 
     fn trace(&self, user: UserId, long: Option<Duration>) -> Answer<Option<EventId>> {
-        self.with_context(move |context| async move { traces::follow(&context, user, long).await })
+        self.ask("to follow a user", move |context| async move { traces::follow(&context, user, long).await })
     }
 
     fn traces(&self, user: UserId, after: EventId) -> Answer<Vec<Traced>> {
-        self.with_context(move |context| async move { traces::read(&context, &user, after).await })
+        self.ask("to follow a user", move |context| async move { traces::read(&context, &user, after).await })
     }
 
     fn status(&self) -> Answer<Status> {
-        self.with_context(|context| async move { status::status(&context).await })
+        self.ask("to show the status", |context| async move { status::status(&context).await })
     }
 
     fn claim(&self) -> Answer<Claim> {
-        self.with_context(|context| async move { node::claim(&context).await })
+        let context = self.context.clone();
+        Answer::of(async move { node::claim(&context).await })
     }
 
     fn beat(&self, sessions: usize) -> Answer<bool> {
-        self.with_context(move |context| async move { node::beat(&context, sessions).await })
+        let context = self.context.clone();
+        Answer::of(async move { node::beat(&context, sessions).await })
     }
 
     fn drain(&self, leaving: Leaving) -> Answer<Slots> {
-        self.with_context(move |context| async move { drain::take(&context, leaving).await })
+        self.ask("to share the drain", move |context| async move { drain::take(&context, leaving).await })
     }
 
     fn release(&self) -> Answer<()> {
-        self.with_context(|context| async move { node::release(&context).await })
+        let context = self.context.clone();
+        Answer::of(async move { node::release(&context).await })
     }
 
     fn clear_up(&self) -> Answer<bool> {
-        self.with_context(|context| async move { node::clear_up(&context).await })
+        self.ask("to clear up after dead nodes", |context| async move { node::clear_up(&context).await })
     }
 
     fn sign_of_life(&self) -> Option<Duration> {

@@ -69,6 +69,7 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
 /// Where Redis is away.
 pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
     let node = &context.config.node;
+    context.refused.take(); // what was refused by then is told as what keeps the lease away
     if !context.held_before.load(Ordering::Acquire)
         && let Some(stranger) = format::stranger(context).await?
     {
@@ -107,7 +108,7 @@ pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
 /// # Errors
 /// Where Redis is away.
 pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unavailable> {
-    let asked = Instant::now();
+    let (asked, refused) = (Instant::now(), context.refused.take());
     let now = renew(context, &context.config.node, sessions).await?;
     if now == 0 {
         context.link.distrust(); // as where a claim finds it taken
@@ -116,6 +117,7 @@ pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unava
     context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
     show_life(context).await?;
     context.link.trust(asked + context.config.node_ttl);
+    context.refused.tell(refused);
     let on = context.clone();
     let mended = beside::start(&context.beside.owed, async move { mend(&on).await });
     beside::wait(context, announce(context, now).into_iter().chain([mended])).await;
@@ -164,8 +166,10 @@ async fn list_itself(context: &Context, now: i64) {
     // The list goes when every node has been gone for as long as is remembered who was online.
     let kept = config.log_ttl.max(config.session_ttl) + config.node_ttl;
     commands.cmd("PEXPIRE").arg(context.keys.nodes()).arg(ms(kept));
-    for error in context.link.probe_each(&commands).await.into_iter().filter_map(Result::err) {
-        debug!(%error, "the list of nodes was not renewed");
+    for listed in context.link.probe_each(&commands).await {
+        if let Err(error) = context.refused.hear("to list this node", listed) {
+            debug!(%error, "the list of nodes was not renewed");
+        }
     }
 }
 

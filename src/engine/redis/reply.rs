@@ -66,7 +66,7 @@ fn parse_id(id: &str) -> Result<EventId, Unavailable> {
 /// What is behind an error of Redis about a user's key: another type, or something in it that the script cannot take.
 pub fn cause(error: &str) -> Cause {
     let broken = error.contains("WRONGTYPE") || error.contains("attempt to");
-    if broken { Cause::BrokenKey } else { Cause::Redis }
+    if broken { Cause::BrokenKey } else { Cause::Refused }
 }
 
 /// One item of a batch, or what Redis had against it.

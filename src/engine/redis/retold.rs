@@ -18,7 +18,12 @@ pub struct Retold {
 impl Retold {
     /// It happened once more. How often since it was told last, where it is time to tell it again.
     pub fn again(&mut self) -> Option<u64> {
-        self.untold += 1;
+        self.more(1)
+    }
+
+    /// As [`Retold::again`], where it happened so many times more.
+    pub fn more(&mut self, times: u64) -> Option<u64> {
+        self.untold += times;
         self.due()
     }
 

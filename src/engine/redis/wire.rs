@@ -8,7 +8,7 @@ use redis::{
 };
 
 use super::scripts;
-use crate::engine::Unavailable;
+use crate::engine::{Cause, Unavailable};
 
 /// How long one answer may take. A script call is bounded to a millisecond of Redis's time; what comes on top is a
 /// machine that is short of CPU, which is no outage. (The client's own default, 500 ms, took one for the other.)
@@ -21,11 +21,12 @@ pub type Outcome = Result<Value, RedisError>;
 
 impl From<RedisError> for Unavailable {
     fn from(error: RedisError) -> Self {
+        let cause = if is_refusal(&error) { Cause::Refused } else { Cause::Redis };
         let reason = error.to_string();
         // Whatever does not know a command quotes what came with it: payloads, for instance, which belong into no log.
         let reason = reason.split(", with args beginning with").next().unwrap_or_default();
         // Nor does it matter which script it was, and which line of it: what is refused for one reason is told once.
-        Self::new(reason.split(" script: ").next().unwrap_or_default())
+        Self { cause, ..Self::new(reason.split(" script: ").next().unwrap_or_default()) }
     }
 }
 
@@ -49,6 +50,12 @@ pub fn is_outage(error: &RedisError) -> bool {
     let not_ready =
         matches!(error.kind(), ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly));
     not_ready || error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error()
+}
+
+/// Whether Redis has answered, and said no to this one command.
+fn is_refusal(error: &RedisError) -> bool {
+    let answered = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+    answered && !is_outage(error) && !has_moved(error)
 }
 
 /// Whether a slot of a Cluster is elsewhere, or on its way there: nothing is wrong with who says so.
