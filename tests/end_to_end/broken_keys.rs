@@ -3,7 +3,7 @@
 use redis::cmd;
 
 use crate::support::pair::Single;
-use crate::support::{BOUND, Client, Worker, eventually, http};
+use crate::support::{BOUND, Client, NodeBuilder, RedisServer, Worker, eventually, http};
 
 const WHY: &str = "holds something else";
 
@@ -66,7 +66,8 @@ async fn one_that_all_share_is_told_once_for_all_who_are_refused_for_it() {
     client.send(r#"{"type":"message","event":"e","data":1}"#).await;
     assert_eq!(client.frame("a refusal").await["code"], "unavailable");
     let line = stage.a.log_line(BOUND, "a warning", |line| told(line, "to send up")).await;
-    assert!(line.contains("WARN") && line.contains("WRONGTYPE"), "{line}");
+    assert!(line.contains("WARN") && line.contains("(`uplink` holds"), "{line}");
+    let () = stage.db.run(cmd("DEL").arg("uplink")).await;
 
     let () = stage.db.run(cmd("SET").arg("users:{node:node-a}").arg("x")).await;
     let what = "to let a client in";
@@ -74,7 +75,37 @@ async fn one_that_all_share_is_told_once_for_all_who_are_refused_for_it() {
         let refused = http::upgrade(&stage.a.client_ws("userId=43"), &[]).await;
         assert_eq!(refused.refused(503), "unavailable");
         let line = stage.a.log_line(BOUND, "a warning", |line| told(line, what)).await;
-        assert!(line.contains("WARN") && line.contains("WRONGTYPE"), "{line}");
+        assert!(line.contains("WARN") && line.contains("(`users:{node:node-a}` holds"), "{line}");
     }
     assert_eq!(stage.a.lines().iter().filter(|line| told(line, what)).count(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_start_for_one_names_it() {
+    for key in ["nodes", "node:node-a", "users:{node:node-a}"] {
+        let redis = RedisServer::start().await;
+        let mut db = redis.db().await;
+        let () = db.run(cmd("SET").arg(key).arg("x")).await;
+        let node = NodeBuilder::redis("node-a", &redis).start_listening().await;
+        let line = node.log_line(BOUND, "why", |line| line.contains("Redis cannot be used")).await;
+        assert!(line.contains("WRONGTYPE") && line.contains(&format!("(`{key}` holds")), "{line}");
+        let () = db.run(cmd("DEL").arg(key)).await;
+        http::answers(&node.worker_http("/readyz"), 200, BOUND).await;
+    }
+}
+
+/// As with a node that is there already: its reader alone has to wait.
+#[tokio::test]
+async fn a_node_starts_without_its_ingress_stream() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    let () = db.run(cmd("SET").arg("events").arg("x")).await;
+    let node = NodeBuilder::redis("node-a", &redis).start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    client.round_trip().await;
+    let line = node.log_line(BOUND, "why", |line| line.contains("ingress stream cannot be read")).await;
+    assert!(line.contains("WARN") && line.contains("WRONGTYPE"), "{line}");
+    let () = db.run(cmd("DEL").arg("events")).await;
+    db.xadd("events", &[("user", "42"), ("event", "e"), ("data", "1")]).await;
+    assert_eq!(client.event().await.data, "1");
 }

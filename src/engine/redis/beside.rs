@@ -24,6 +24,8 @@ pub struct Beside {
     pub traced: Turn,
     /// Hints that are owed.
     pub owed: Turn,
+    /// Telling what Redis refuses.
+    pub refused: Turn,
     /// Whether Redis may throw keys away.
     pub eviction: Turn,
 }

@@ -328,12 +328,12 @@ impl Engine for RedisEngine {
 
     fn claim(&self) -> Answer<Claim> {
         let context = self.context.clone();
-        Answer::of(async move { node::claim(&context).await })
+        Answer::of(async move { refused::named_in(&context, node::claim(&context).await).await })
     }
 
     fn beat(&self, sessions: usize) -> Answer<bool> {
         let context = self.context.clone();
-        Answer::of(async move { node::beat(&context, sessions).await })
+        Answer::of(async move { refused::named_in(&context, node::beat(&context, sessions).await).await })
     }
 
     fn drain(&self, leaving: Leaving) -> Answer<Slots> {

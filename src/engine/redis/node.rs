@@ -16,7 +16,7 @@ use super::keys::EVENTS;
 use super::presence::Owed;
 use super::slot::Groups;
 use super::{
-    Context, beside, deaths, eviction, format, inbox, ms, publish, reply, scripts, sessions, traces,
+    Context, beside, deaths, eviction, format, inbox, ms, publish, refused, reply, scripts, sessions, traces,
 };
 use crate::engine::{Claim, Unavailable};
 use crate::id::{NodeId, UserId};
@@ -117,10 +117,11 @@ pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unava
     context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
     show_life(context).await?;
     context.link.trust(asked + context.config.node_ttl);
-    context.refused.tell(refused);
+    let on = context.clone();
+    let told = beside::start(&context.beside.refused, async move { refused::tell(&on, refused).await });
     let on = context.clone();
     let mended = beside::start(&context.beside.owed, async move { mend(&on).await });
-    beside::wait(context, announce(context, now).into_iter().chain([mended])).await;
+    beside::wait(context, announce(context, now).into_iter().chain([mended, told])).await;
     Ok(true)
 }
 
@@ -313,7 +314,11 @@ async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
 async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable> {
     let mut group = cmd("XGROUP");
     group.arg("CREATE").arg(ingress(context)).arg("switchboard").arg("0").arg("MKSTREAM");
-    create(context, group).await?;
+    match create(context, group).await {
+        // Whoever is to read the stream tells of it, and all else goes on.
+        Err(error) if refused::is_wrong_type(&error) => return Ok(u64::try_from(now).unwrap_or_default()),
+        made => made?,
+    }
     let mut consumers = cmd("XINFO");
     consumers.arg("CONSUMERS").arg(ingress(context)).arg("switchboard");
     let mut born = None;

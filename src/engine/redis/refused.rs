@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use redis::cmd;
 use tracing::warn;
 
+use super::Context;
 use super::retold::Retold;
 use crate::engine::{Cause, Unavailable};
 use crate::lock::lock;
@@ -42,12 +44,61 @@ impl Refused {
         std::mem::take(&mut lock(&self.untold))
     }
 
-    /// Tells of it, though the lease was renewed since.
-    pub fn tell(&self, refusals: Refusals) {
-        for (what, (times, error)) in refusals {
-            if let Some(times) = lock(&self.told).entry(what).or_default().more(times) {
-                warn!(what, %error, times, "Redis is there and refuses this: so does the node, until it is mended");
-            }
+    fn again(&self, what: &'static str, times: u64) -> Option<u64> {
+        lock(&self.told).entry(what).or_default().more(times)
+    }
+}
+
+/// Tells of what was refused, though the lease was renewed since.
+pub async fn tell(context: &Context, refusals: Refusals) {
+    for (what, (times, error)) in refusals {
+        if let Some(times) = context.refused.again(what, times) {
+            let error = named(context, error).await;
+            warn!(what, %error, times, "Redis is there and refuses this: so does the node, until it is mended");
         }
     }
+}
+
+/// Whether a key holds something else.
+pub fn is_wrong_type(error: &Unavailable) -> bool {
+    error.reason.contains("WRONGTYPE")
+}
+
+/// What came of something; see [`named`].
+///
+/// # Errors
+/// As before.
+pub async fn named_in<T>(context: &Context, outcome: Result<T, Unavailable>) -> Result<T, Unavailable> {
+    match outcome {
+        Err(error) => Err(named(context, error).await),
+        done => done,
+    }
+}
+
+/// An error with the keys that hold something else, where they are none of a user's: Redis does not name them.
+pub async fn named(context: &Context, error: Unavailable) -> Unavailable {
+    if !is_wrong_type(&error) {
+        return error;
+    }
+    let (keys, node) = (&context.keys, &context.config.node);
+    // `TYPE` is a right that nodes do not need otherwise.
+    let mut all = vec![
+        ("HGET", keys.node(node.as_str()), vec!["boot"]),
+        ("SCARD", keys.users(node), vec![]),
+        ("ZCOUNT", keys.nodes(), vec!["0", "0"]),
+    ];
+    let streams = [keys.inbox(node.as_str()), keys.uplink(), keys.presence()];
+    all.extend(streams.map(|stream| ("XLEN", stream, vec![])));
+    let mut questions = redis::pipe();
+    for (command, key, rest) in &all {
+        questions.add_command(cmd(command).arg(key).arg(rest).to_owned());
+    }
+    let answers = context.link.probe_each(&questions).await.into_iter();
+    let wrong = answers.zip(all).filter(|(answer, _)| answer.as_ref().is_err_and(is_wrong_type));
+    let wrong: Vec<_> = wrong.map(|(_, (_, key, _))| format!("`{key}`")).collect();
+    if wrong.is_empty() {
+        return error;
+    }
+    let reason = format!("{} ({} holds something else)", error.reason, wrong.join(", "));
+    Unavailable { reason: reason.into(), ..error }
 }
