@@ -130,15 +130,18 @@ async fn frames_that_come_to_more_than_may_wait_are_read_one_after_the_other() {
 #[tokio::test]
 async fn broadcasts_and_events_of_one_write_keep_their_order() {
     let pair = Pair::start().await;
-    // At another node than the worker's, both kinds come by the inbox.
-    let mut client = Client::as_user(&pair.b, "42", "tab-1").await;
+    // At another node than the worker's, both kinds come by the inbox; at the same node, neither.
+    let mut clients =
+        [Client::as_user(&pair.a, "42", "tab-1").await, Client::as_user(&pair.b, "42", "tab-2").await];
     let mut worker = RawClient::upgrade_at(pair.a.worker_address(), "").await;
     let kinds = [&kinds()[0], &kinds()[3]].map(|kind| counting(kind, ITEMS));
     // Changing places after every one, two and three.
     let items = (0..ITEMS).map(|at| &kinds[usize::from(at % 6 == 0 || at % 6 > 3)][at]);
     let frames: Vec<u8> = items.flat_map(|item| frame(FIN | TEXT, item.to_string().as_bytes())).collect();
     assert!(worker.write(&frames).await);
-    assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS));
+    for client in &mut clients {
+        assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS));
+    }
 }
 
 #[tokio::test]

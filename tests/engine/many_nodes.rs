@@ -120,6 +120,8 @@ async fn broadcasts_and_sign_outs_reach_other_nodes() {
     b.connect(&user, "tab").await;
     let nodes = a.engine.broadcast("notice".parse().unwrap(), event(&user, "1").data).await.unwrap();
     assert_eq!(nodes.len(), 2);
+    // Here it has been told already: what is published next must not overtake it.
+    assert!(matches!(a.node.told()[..], [Told::Broadcast { .. }]), "{:?}", a.node.told());
     for stage in [&a, &b] {
         let told = Told::Broadcast { event: "notice".to_owned(), data: "1".to_owned() };
         stage.node.wait_for("the broadcast", |it| (*it == told).then_some(())).await;

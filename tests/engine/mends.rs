@@ -122,8 +122,11 @@ async fn a_broadcast_that_one_node_cannot_get_is_not_sent_to_the_others_again() 
     let () = a.ask(&["SET", "inbox:{node:node-2}", "x"]);
     let send = || a.engine.broadcast("notice".parse().unwrap(), event(&user, "1").data);
     assert_eq!(send().await.unwrap(), ["node-1".parse().unwrap()]);
+    // Its own inbox is no matter to a node.
     let () = a.ask(&["SET", "inbox:{node:node-1}", "x"]);
-    send().await.unwrap_err();
+    assert_eq!(send().await.unwrap(), ["node-1".parse().unwrap()]);
+    let told = Told::Broadcast { event: "notice".to_owned(), data: "1".to_owned() };
+    assert_eq!(a.node.told().iter().filter(|it| **it == told).count(), 2);
     drop(b);
 }
 

@@ -6,7 +6,7 @@ use tracing::warn;
 use super::inbox::Hints;
 use super::publish::{MAX_BYTES, MAX_EVENTS, split};
 use super::{Context, inbox, status};
-use crate::engine::Unavailable;
+use crate::engine::{Cause, Unavailable};
 use crate::id::{EventName, NodeId};
 use crate::protocol::publish::Data;
 
@@ -29,7 +29,9 @@ pub fn entries(mut broadcasts: &[(EventName, Data)]) -> impl Iterator<Item = &[(
 /// Where Redis is away.
 pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result<Vec<NodeId>, Unavailable> {
     let names = status::names(context).await?;
-    let nodes: Vec<NodeId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let own = &context.config.node;
+    let (here, nodes): (Vec<NodeId>, Vec<NodeId>) =
+        names.iter().filter_map(|name| name.parse().ok()).partition(|name| name == own);
     let (mut pipeline, mut hints) = (redis::pipe(), Hints::default());
     for (event, data) in broadcasts {
         hints.broadcast(event, data);
@@ -38,10 +40,16 @@ pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result
         pipeline.add_command(inbox::add(context, node.as_str(), &hints));
     }
     let added = context.link.run_each(&pipeline).await;
-    if let (false, Some(Err(error))) = (added.iter().any(Result::is_ok), added.first()) {
+    if let (false, Some(Err(error))) = (added.iter().any(Result::is_ok), added.first())
+        && (here.is_empty() || error.cause != Cause::Refused)
+    {
         return Err(error.clone());
     }
-    let mut told = Vec::with_capacity(nodes.len());
+    // As events of a user: what comes after it here must not overtake it.
+    if let (false, Some(node)) = (here.is_empty(), context.node()) {
+        broadcasts.iter().for_each(|(event, data)| node.broadcast(event.as_str(), data.as_str()));
+    }
+    let mut told = here;
     for (node, added) in nodes.into_iter().zip(added) {
         match added {
             // An inbox that is not there is that of a node that has gone.
