@@ -351,6 +351,17 @@ impl Watched {
         Self { servers, sentinels, _place: place }
     }
 
+    /// Waits until the second server is the master.
+    pub async fn promoted(&self) {
+        eventually(Duration::from_secs(40), "another master", async || {
+            // Whoever is promoted cuts off everyone who is connected.
+            let info = self.servers[1].try_ask::<String>(&["INFO", "replication"]).await;
+            let info = info.map_err(|error| error.to_string())?;
+            if info.contains("role:master") { Ok(()) } else { Err(info) }
+        })
+        .await;
+    }
+
     /// The address that nodes are given.
     pub fn url(&self) -> String {
         let hosts: Vec<_> = self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();

@@ -3,6 +3,7 @@
 use redis::aio::MultiplexedConnection;
 
 use super::connection::{Address, Topology};
+use super::home::Home;
 use super::keys::Keys;
 use super::map;
 use super::sentinel::Sentinels;
@@ -38,7 +39,7 @@ impl Appender {
         let place = match topology {
             Topology::Server(info) => info,
             Topology::Sentinel { sentinels, name, master } => {
-                Sentinels { sentinels, name, master }.master().await?
+                Sentinels::new(sentinels, name, master).master(&Home::default()).await?.0
             }
             Topology::Cluster(seeds) => map::owner(&seeds, Slot::of(stream.as_bytes())).await?,
         };

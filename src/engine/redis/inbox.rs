@@ -25,14 +25,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::done::Done;
+use super::home::Dedicated;
 use super::reads::Read;
-use super::wire::send;
 use super::{Context, ms, reply};
 use crate::engine::{Event, Hint, Node};
 use crate::id::{ClientId, EventId, EventName, Logged, UserId};
@@ -195,7 +194,7 @@ enum Ended {
 /// Reads until the connection breaks, the stream is lost, or the lease is over. Each answer makes `wait` the first one.
 async fn read_until_broken(
     context: &Context,
-    mut connection: MultiplexedConnection,
+    mut connection: Dedicated,
     done: &mut Done,
     wait: &mut Duration,
 ) -> Ended {
@@ -212,7 +211,7 @@ async fn read_until_broken(
         let block = stay.unwrap_or(BLOCK);
         let next = pipeline.cmd("XREADGROUP").arg("GROUP").arg("node").arg(context.config.node.as_str());
         next.arg("COUNT").arg(read.most()).arg("BLOCK").arg(ms(block)).arg("STREAMS").arg(&key).arg(from);
-        let answer = match timeout(BLOCK + OVERDUE, send(&mut connection, &pipeline)).await {
+        let answer = match timeout(BLOCK + OVERDUE, connection.send(&pipeline)).await {
             Ok(answer) => answer,
             Err(_) => return Ended::Broken((ErrorKind::Io, "a read was never answered").into()),
         };

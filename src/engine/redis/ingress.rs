@@ -9,19 +9,18 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, cmd};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::entry::{parse, per_user};
+use super::home::Dedicated;
 use super::lead::{Lease, NotHeld};
 use super::publish::{self, Entry};
 use super::reads::Read;
 use super::retold::Retold;
 use super::turns::Turn;
-use super::wire::send;
 use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, status, uplink};
 use crate::engine::{Event, Unavailable};
 use crate::id::UserId;
@@ -81,7 +80,7 @@ fn tell_bad(stream: &str, bad: &mut Retold) {
 
 struct Reader<'a> {
     context: &'a Context,
-    connection: MultiplexedConnection,
+    connection: Dedicated,
     /// As `--ingress` names it.
     name: &'a str,
     /// Its key.
@@ -235,7 +234,7 @@ impl<'a> Reader<'a> {
         pipeline: redis::Pipeline,
         block: Duration,
     ) -> Result<Vec<redis::Value>, Stopped> {
-        match timeout(block + Duration::from_secs(2), send(&mut self.connection, &pipeline)).await {
+        match timeout(block + Duration::from_secs(2), self.connection.send(&pipeline)).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time")).into()),
         }

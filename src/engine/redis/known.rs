@@ -7,6 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisError, Value, from_redis_value};
 use tokio::sync::Notify;
 
+use super::home::Home;
 use super::wire::send;
 use crate::lock::lock;
 
@@ -20,6 +21,8 @@ pub struct Known {
     pub failures: AtomicU64,
     /// Why the last connection could not be opened; none where it could.
     pub trouble: Mutex<Option<String>>,
+    /// Where the server is: other connections than those to there are of no use any more.
+    pub home: Home,
     /// Which process answered last.
     pub run_id: Mutex<String>,
     /// On a Cluster: the key that carries since when this server's data are whole.
@@ -38,6 +41,7 @@ impl Known {
         Self {
             failures: AtomicU64::new(0),
             trouble: Mutex::default(),
+            home: Home::default(),
             run_id: Mutex::default(),
             mark: Mutex::default(),
             whole_since: AtomicU64::new(NOT_KNOWN),

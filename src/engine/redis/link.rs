@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::connection::Topology;
+use super::home::Dedicated;
 use super::keys::Keys;
 use super::map::Map;
 use super::reply;
@@ -72,7 +72,7 @@ impl Link {
         let servers = match topology {
             Topology::Server(info) => one(Place::Fixed(info)),
             Topology::Sentinel { sentinels, name, master } => {
-                one(Place::Sentinel(Sentinels { sentinels, name, master }))
+                one(Place::Sentinel(Sentinels::new(sentinels, name, master)))
             }
             Topology::Cluster(seeds) => {
                 let home = Slot::of(home.as_bytes());
@@ -85,8 +85,13 @@ impl Link {
 
     /// What has to go on beside the link for as long as it is used.
     pub async fn keep(&self) {
-        if let Servers::Cluster(cluster) = &self.servers {
-            cluster.keep().await;
+        match &self.servers {
+            Servers::Cluster(cluster) => cluster.keep().await,
+            Servers::One(server) => loop {
+                server.moved().await;
+                server.suspect();
+                self.suspect();
+            },
         }
     }
 
@@ -333,7 +338,7 @@ impl Link {
     ///
     /// # Errors
     /// Where Redis is away.
-    pub async fn dedicated(&self, key: &str) -> Result<MultiplexedConnection, Unavailable> {
+    pub async fn dedicated(&self, key: &str) -> Result<Dedicated, Unavailable> {
         Ok(match &self.servers {
             Servers::One(server) => server.dedicated().await?,
             Servers::Cluster(cluster) => cluster.owner(Slot::of(key.as_bytes())).await?.dedicated().await?,

@@ -5,7 +5,7 @@
 //! | `keys` | every key name |
 //! | `scripts`, `reply` | `lua/`, embedded; reading what it returns |
 //! | `appender` | adds to the ingress stream from outside: for the load generator |
-//! | `connection`, `sentinel`, `map` | where Redis is: addresses, Sentinels, a Cluster's slots |
+//! | `connection`, `sentinel`, `home`, `map` | where Redis is: addresses, Sentinels, the master that they name, a Cluster's slots |
 //! | `link`, `server`, `known`, `cluster`, `wire` | pools, dedicated connections, up or away; each command to its master |
 //! | `slot` | what may go into one script call |
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
@@ -37,6 +37,7 @@ mod drain;
 mod entry;
 mod eviction;
 mod format;
+mod home;
 mod inbox;
 mod ingress;
 mod keys;

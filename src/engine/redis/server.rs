@@ -12,8 +12,9 @@ use bb8_redis::RedisConnectionManager;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::home::{Dedicated, Home};
 use super::known::{Known, NOT_KNOWN};
 use super::scripts::Timer;
 use super::sentinel::Sentinels;
@@ -35,11 +36,14 @@ pub enum Place {
 }
 
 impl Place {
-    async fn find(&self) -> Result<ConnectionInfo, RedisError> {
-        match self {
-            Self::Fixed(info) => Ok(info.clone()),
-            Self::Sentinel(sentinels) => sentinels.master().await,
-        }
+    /// Where it is, and how often it had moved by then.
+    async fn find(&self, home: &Home) -> Result<(ConnectionInfo, u64), RedisError> {
+        let info = match self {
+            Self::Fixed(info) => info.clone(),
+            Self::Sentinel(sentinels) => sentinels.master(home).await?.0,
+        };
+        let moves = home.is_at(&info);
+        Ok((info, moves))
     }
 }
 
@@ -65,6 +69,8 @@ pub struct Options {
     pub doubts: Arc<Notify>,
 }
 
+/// How often Sentinels are asked where the master is.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long a connection may take to show that it is still one, once another has failed. The pool has
 /// [`CONNECT_TIMEOUT`] for all that it tries before it opens a new one.
 const STILL_THERE: Duration = Duration::from_millis(300);
@@ -73,6 +79,8 @@ const STILL_THERE: Duration = Duration::from_millis(300);
 pub struct Connection {
     inner: MultiplexedConnection,
     failures_seen: u64,
+    /// How often the server had moved.
+    moves: u64,
     broken: bool,
 }
 
@@ -98,6 +106,7 @@ impl ManageConnection for Manager {
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), RedisError> {
+        self.known.home.has_stayed(connection.moves)?;
         let failures = self.known.failures.load(Ordering::Acquire);
         if connection.failures_seen != failures {
             // Whoever has waited too long for the pool drops this in the middle, and it goes back as it is.
@@ -110,17 +119,19 @@ impl ManageConnection for Manager {
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.broken
+        connection.broken || connection.moves != self.known.home.moves()
     }
 }
 
 impl Manager {
     async fn open(&self) -> Result<Connection, RedisError> {
         let failures_seen = self.known.failures.load(Ordering::Acquire);
-        let mut inner = RedisConnectionManager::new(self.place.find().await?)?.connect().await?;
+        let (info, moves) = self.place.find(&self.known.home).await?;
+        let mut inner = RedisConnectionManager::new(info)?.connect().await?;
         inner.set_response_timeout(self.response_timeout);
         self.known.look(&mut inner).await?;
-        Ok(Connection { inner, failures_seen, broken: false })
+        self.known.home.has_stayed(moves)?;
+        Ok(Connection { inner, failures_seen, moves, broken: false })
     }
 }
 
@@ -156,6 +167,19 @@ impl Server {
     /// Whether it answers, as far as is known.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
+    }
+
+    /// Waits until most Sentinels say that another server is the master.
+    pub async fn moved(&self) {
+        let Place::Sentinel(sentinels) = &self.place else { return std::future::pending().await };
+        let before = self.known.home.moves();
+        while self.known.home.moves() == before {
+            sleep(LOOK).await;
+            // Where nobody knows, or few do, it stays where it is.
+            if let Ok((info, true)) = sentinels.master(&self.known.home).await {
+                self.known.home.is_at(&info);
+            }
+        }
     }
 
     /// Something went wrong; true where it counted as up.
@@ -244,6 +268,8 @@ impl Server {
             Ok(outcomes) => outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(is_outage)),
             Err(_) => true,
         };
+        // What the master that was has just confirmed may be thrown away.
+        self.known.home.has_stayed(connection.moves)?;
         outcomes
     }
 
@@ -326,7 +352,8 @@ impl Server {
     ///
     /// # Errors
     /// Where Redis is away.
-    pub async fn dedicated(&self) -> Result<MultiplexedConnection, RedisError> {
-        open(self.place.find().await?, None).await
+    pub async fn dedicated(&self) -> Result<Dedicated, RedisError> {
+        let (info, moves) = self.place.find(&self.known.home).await?;
+        Ok(Dedicated::new(open(info, None).await?, &self.known.home, moves))
     }
 }
