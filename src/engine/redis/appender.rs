@@ -39,7 +39,7 @@ impl Appender {
         let place = match topology {
             Topology::Server(info) => info,
             Topology::Sentinel { sentinels, name, master } => {
-                Sentinels::new(sentinels, name, master).master(&Home::default()).await?.0
+                Sentinels::new(sentinels, name, master).master(&Home::default(), true).await?.0
             }
             Topology::Cluster(seeds) => map::owner(&seeds, Slot::of(stream.as_bytes())).await?,
         };

@@ -15,28 +15,44 @@ pub struct Home(watch::Sender<Place>);
 
 #[derive(Debug, Default)]
 struct Place {
-    address: String,
+    info: Option<ConnectionInfo>,
     moves: u64,
+    /// Where nobody was when a connection was last tried.
+    failed: Option<String>,
 }
 
 impl Home {
     /// It is there; says how often it has moved.
     pub fn is_at(&self, info: &ConnectionInfo) -> u64 {
-        let address = info.addr().to_string();
         let mut moves = 0;
         self.0.send_if_modified(|place| {
-            let (is_first, is_other) = (place.address.is_empty(), place.address != address);
-            place.address = address;
-            place.moves += u64::from(is_other && !is_first);
+            let moved = place.info.as_ref().is_some_and(|known| address(known) != address(info));
+            if moved || place.info.is_none() {
+                place.info = Some(info.clone());
+            }
+            place.moves += u64::from(moved);
             moves = place.moves;
-            is_other && !is_first
+            moved
         });
         moves
     }
 
-    /// Whether it is there, as far as is known.
-    pub fn knows(&self, info: &ConnectionInfo) -> bool {
-        self.0.borrow().address == info.addr().to_string()
+    /// Where it is, as far as is known, and how often it has moved.
+    ///
+    /// # Errors
+    /// Where nobody has found it yet.
+    pub fn known(&self) -> Result<(ConnectionInfo, u64), RedisError> {
+        let place = self.0.borrow();
+        let not_yet = || RedisError::from((ErrorKind::Io, "the master has not been found yet"));
+        Ok((place.info.clone().ok_or_else(not_yet)?, place.moves))
+    }
+
+    /// How good a guess a place is that few name: one where nobody was a moment ago is a bad one, and where the server was
+    /// so far the best.
+    pub fn guess(&self, info: &ConnectionInfo) -> (bool, bool) {
+        let place = self.0.borrow();
+        let here = Some(address(info));
+        (place.failed != here, place.info.as_ref().map(address) == here)
     }
 
     /// How often it has moved.
@@ -51,10 +67,56 @@ impl Home {
     pub fn has_stayed(&self, moves: u64) -> Result<(), RedisError> {
         if self.moves() == moves { Ok(()) } else { Err(moved()) }
     }
+
+    fn tried(&self, failed: Option<String>) {
+        self.0.send_if_modified(|place| {
+            place.failed = failed;
+            false // nobody waits for that
+        });
+    }
+}
+
+fn address(info: &ConnectionInfo) -> String {
+    info.addr().to_string()
 }
 
 fn moved() -> RedisError {
     (ErrorKind::Io, "another server has become the master").into()
+}
+
+/// An attempt to reach the server. What is dropped without [`Attempt::succeeded`] has failed.
+pub struct Attempt<'a> {
+    home: &'a Home,
+    info: &'a ConnectionInfo,
+    moves: u64,
+    over: bool,
+}
+
+impl<'a> Attempt<'a> {
+    /// An attempt to reach it at a place. That `most` name is where it is, whether it can be reached or not; else it shows.
+    pub fn new(home: &'a Home, info: &'a ConnectionInfo, most: bool) -> Self {
+        let moves = if most { home.is_at(info) } else { home.moves() };
+        Self { home, info, moves, over: false }
+    }
+
+    /// It is there; says how often it has moved.
+    ///
+    /// # Errors
+    /// Where it has moved elsewhere meanwhile.
+    pub fn succeeded(mut self) -> Result<u64, RedisError> {
+        self.over = true;
+        self.home.tried(None);
+        self.home.has_stayed(self.moves)?;
+        Ok(self.home.is_at(self.info))
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.home.tried(Some(address(self.info)));
+        }
+    }
 }
 
 /// A connection of its own for a reader that blocks.
@@ -80,5 +142,52 @@ impl Dedicated {
             answers = send(&mut self.connection, pipeline) => answers,
             _ = self.place.wait_for(|place| place.moves != moves) => Err(moved()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::IntoConnectionInfo;
+
+    use super::*;
+
+    fn at(port: u16) -> ConnectionInfo {
+        ("127.0.0.1", port).into_connection_info().unwrap()
+    }
+
+    fn is_home(home: &Home, port: u16) -> bool {
+        home.guess(&at(port)).1
+    }
+
+    #[test]
+    fn what_most_name_is_where_it_is_and_what_few_name_once_it_is_reached() {
+        let home = Home::default();
+        assert!(home.known().is_err());
+        assert_eq!(Attempt::new(&home, &at(1), false).succeeded().unwrap(), 0, "the first place is no move");
+        let first = home.moves();
+        drop(Attempt::new(&home, &at(2), false));
+        assert!(is_home(&home, 1) && home.has_stayed(first).is_ok());
+        assert_eq!(home.guess(&at(2)), (false, false), "nobody was there");
+        Attempt::new(&home, &at(2), false).succeeded().unwrap();
+        assert!(is_home(&home, 2) && home.has_stayed(first).is_err());
+        assert_eq!(home.guess(&at(2)), (true, true));
+
+        let third = at(3);
+        let attempt = Attempt::new(&home, &third, true);
+        assert!(is_home(&home, 3));
+        home.is_at(&at(4));
+        attempt.succeeded().unwrap_err();
+        assert!(is_home(&home, 4), "an attempt that took too long changes nothing");
+    }
+
+    #[test]
+    fn where_nobody_was_is_the_worst_guess_until_the_next_one_fails_too() {
+        let home = Home::default();
+        home.is_at(&at(1));
+        assert!(home.guess(&at(1)) > home.guess(&at(2)));
+        drop(Attempt::new(&home, &at(1), false));
+        assert!(home.guess(&at(1)) < home.guess(&at(2)));
+        drop(Attempt::new(&home, &at(2), false));
+        assert!(home.guess(&at(1)) > home.guess(&at(2)));
     }
 }

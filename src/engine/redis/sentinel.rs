@@ -43,13 +43,13 @@ impl Sentinels {
         Self { sentinels: places.into_iter().map(sentinel).collect(), name, master }
     }
 
-    /// Where the master is, and whether most of the Sentinels say so. Where there is no such place it is where it was, if
-    /// any of them still says that, or else what most of those say who answer: they learn from each other within seconds.
-    /// Whether it is a master, the server itself says.
+    /// Where the master is, and whether most of the Sentinels say so: they learn from each other within seconds. Where there
+    /// is no such place it is the best guess of those that are named. Whether it is a master, the server itself says.
+    /// `hurry`: those who are slower than most are not waited for. (Who never is has no connection that could be kept.)
     ///
     /// # Errors
     /// Where no Sentinel answers, or none knows the name.
-    pub async fn master(&self, home: &Home) -> Result<(ConnectionInfo, bool), RedisError> {
+    pub async fn master(&self, home: &Home, hurry: bool) -> Result<(ConnectionInfo, bool), RedisError> {
         let mut asked: FuturesUnordered<_> =
             self.sentinels.iter().map(|sentinel| sentinel.ask(&self.name)).collect();
         let mut votes: Vec<(ConnectionInfo, usize)> = Vec::new();
@@ -75,15 +75,20 @@ impl Sentinels {
                 votes.len() - 1
             });
             votes[at].1 += 1;
-            if 2 * votes[at].1 > self.sentinels.len() {
-                return Ok((votes.swap_remove(at).0, true));
+            if hurry && self.are_most(votes[at].1) {
+                break;
             }
         }
-        let chosen = votes.into_iter().rev().max_by_key(|(info, votes)| (home.knows(info), *votes));
-        match chosen {
-            Some((info, _)) => Ok((info, false)),
+        let rank =
+            |(info, votes): &(ConnectionInfo, usize)| (self.are_most(*votes), home.guess(info), *votes);
+        match votes.into_iter().rev().max_by_key(rank) {
+            Some((info, votes)) => Ok((info, self.are_most(votes))),
             None => Err(trouble.unwrap_or_else(|| (ErrorKind::Io, "the Sentinels do not answer").into())),
         }
+    }
+
+    fn are_most(&self, votes: usize) -> bool {
+        2 * votes > self.sentinels.len()
     }
 }
 
@@ -116,4 +121,52 @@ async fn ask(
 ) -> Result<Option<(String, u16)>, RedisError> {
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(name).query_async(connection).await
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::IntoConnectionInfo;
+
+    use super::super::home::Attempt;
+    use super::super::tests::fake;
+    use super::*;
+
+    const FIRST: &str = "*2\r\n$9\r\n127.0.0.1\r\n$1\r\n1";
+    const SECOND: &str = "*2\r\n$9\r\n127.0.0.1\r\n$1\r\n2";
+
+    /// Sentinels that say so; none: it is dead.
+    async fn sentinels(answers: &[Option<&'static str>]) -> Sentinels {
+        let mut places = Vec::new();
+        for answer in answers.iter().copied() {
+            let says = move |command: &str| {
+                if command.starts_with("SENTINEL") { answer } else { answer.map(|_| "+OK") }
+            };
+            places.push(fake(says).await);
+        }
+        let master = places[0].clone();
+        Sentinels::new(places, "mymaster".to_owned(), master)
+    }
+
+    async fn named(answers: &[Option<&'static str>], home: &Home) -> Option<(String, bool)> {
+        let named = sentinels(answers).await.master(home, true).await.ok();
+        named.map(|(info, most)| (info.addr().to_string(), most))
+    }
+
+    #[tokio::test]
+    async fn most_are_followed_and_few_only_where_nobody_is_at_home() {
+        let (home, first, second) = (Home::default(), "127.0.0.1:1", "127.0.0.1:2");
+        let named = async |answers: &[_]| named(answers, &home).await;
+        let at =
+            |port: u16| super::at(&"redis://127.0.0.1".into_connection_info().unwrap(), "127.0.0.1", port);
+        assert_eq!(named(&[None]).await, None);
+        home.is_at(&at(1));
+        let most = Some((second.to_owned(), true));
+        assert_eq!(named(&[Some(SECOND), Some(FIRST), Some(SECOND)]).await, most);
+        assert_eq!(named(&[Some(SECOND), None, Some(SECOND)]).await, most);
+        let few = |place: &str| Some((place.to_owned(), false));
+        assert_eq!(named(&[Some(FIRST), Some(SECOND)]).await, few(first));
+        assert_eq!(named(&[None, Some(SECOND), None]).await, few(second));
+        drop(Attempt::new(&home, &at(1), false));
+        assert_eq!(named(&[Some(FIRST), Some(SECOND)]).await, few(second));
+    }
 }

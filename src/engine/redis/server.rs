@@ -14,7 +14,7 @@ use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::home::{Dedicated, Home};
+use super::home::{Attempt, Dedicated, Home};
 use super::known::{Known, NOT_KNOWN};
 use super::scripts::Timer;
 use super::sentinel::Sentinels;
@@ -36,14 +36,12 @@ pub enum Place {
 }
 
 impl Place {
-    /// Where it is, and how often it had moved by then.
-    async fn find(&self, home: &Home) -> Result<(ConnectionInfo, u64), RedisError> {
-        let info = match self {
-            Self::Fixed(info) => info.clone(),
-            Self::Sentinel(sentinels) => sentinels.master(home).await?.0,
-        };
-        let moves = home.is_at(&info);
-        Ok((info, moves))
+    /// Where it is, and whether that is beyond doubt.
+    async fn find(&self, home: &Home) -> Result<(ConnectionInfo, bool), RedisError> {
+        match self {
+            Self::Fixed(info) => Ok((info.clone(), true)),
+            Self::Sentinel(sentinels) => sentinels.master(home, true).await,
+        }
     }
 }
 
@@ -126,11 +124,12 @@ impl ManageConnection for Manager {
 impl Manager {
     async fn open(&self) -> Result<Connection, RedisError> {
         let failures_seen = self.known.failures.load(Ordering::Acquire);
-        let (info, moves) = self.place.find(&self.known.home).await?;
-        let mut inner = RedisConnectionManager::new(info)?.connect().await?;
+        let (info, most) = self.place.find(&self.known.home).await?;
+        let attempt = Attempt::new(&self.known.home, &info, most);
+        let mut inner = RedisConnectionManager::new(info.clone())?.connect().await?;
         inner.set_response_timeout(self.response_timeout);
         self.known.look(&mut inner).await?;
-        self.known.home.has_stayed(moves)?;
+        let moves = attempt.succeeded()?;
         Ok(Connection { inner, failures_seen, moves, broken: false })
     }
 }
@@ -176,7 +175,7 @@ impl Server {
         while self.known.home.moves() == before {
             sleep(LOOK).await;
             // Where nobody knows, or few do, it stays where it is.
-            if let Ok((info, true)) = sentinels.master(&self.known.home).await {
+            if let Ok((info, true)) = sentinels.master(&self.known.home, false).await {
                 self.known.home.is_at(&info);
             }
         }
@@ -353,7 +352,10 @@ impl Server {
     /// # Errors
     /// Where Redis is away.
     pub async fn dedicated(&self) -> Result<Dedicated, RedisError> {
-        let (info, moves) = self.place.find(&self.known.home).await?;
+        let (info, moves) = match &self.place {
+            Place::Fixed(info) => (info.clone(), self.known.home.is_at(info)),
+            Place::Sentinel(_) => self.known.home.known()?, // the pool finds it
+        };
         Ok(Dedicated::new(open(info, None).await?, &self.known.home, moves))
     }
 }
