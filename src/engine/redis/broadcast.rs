@@ -5,8 +5,9 @@ use tracing::warn;
 
 use super::inbox::Hints;
 use super::publish::{MAX_BYTES, MAX_EVENTS, split};
+use super::refused::is_wrong_type;
 use super::{Context, inbox, status};
-use crate::engine::{Cause, Unavailable};
+use crate::engine::Unavailable;
 use crate::id::{EventName, NodeId};
 use crate::protocol::publish::Data;
 
@@ -41,7 +42,7 @@ pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result
     }
     let added = context.link.run_each(&pipeline).await;
     if let (false, Some(Err(error))) = (added.iter().any(Result::is_ok), added.first())
-        && (here.is_empty() || error.cause != Cause::Refused)
+        && (here.is_empty() || !is_wrong_type(error))
     {
         return Err(error.clone());
     }
