@@ -52,20 +52,19 @@ pub async fn run(router: Arc<Router>, shortest: Duration, hurry: Arc<Notify>) {
 pub async fn save_acks(router: Arc<Router>) {
     let mut unheard = Unheard::new(); // for the next round of all leases to see
     loop {
-        let users: Vec<_> = router.acked().take().await.into_iter().collect();
-        for users in users.chunks(MAX_BEATS) {
-            sleep(SOON).await;
-            let of_user = |user: &UserId| Some((user.clone(), router.registry().unsaved_of(user)?));
-            let unsaved: Vec<_> =
-                users.iter().filter_map(of_user).filter(|(_, some)| !some.is_empty()).collect();
-            if !unsaved.is_empty()
-                && router.lease().is_held()
-                && let Err(error) = renew_all(&router, &unsaved, &mut unheard).await
-            {
-                debug!(%error, "what was acknowledged was not saved; the next round of leases tries again");
-            }
-            unheard.clear();
+        router.acked().came().await;
+        sleep(SOON).await;
+        let users = router.acked().take(MAX_BEATS);
+        let of_user = |user: UserId| router.registry().unsaved_of(&user).map(|unsaved| (user, unsaved));
+        let unsaved: Vec<_> =
+            users.into_iter().filter_map(of_user).filter(|(_, some)| !some.is_empty()).collect();
+        if !unsaved.is_empty()
+            && router.lease().is_held()
+            && let Err(error) = renew_all(&router, &unsaved, &mut unheard).await
+        {
+            debug!(%error, "what was acknowledged was not saved; the next round of leases tries again");
         }
+        unheard.clear();
     }
 }
 

@@ -3,6 +3,7 @@
 use tracing::debug;
 
 use super::{End, Session};
+use crate::acked::Receipt;
 use crate::engine::Registration;
 use crate::id::EventId;
 use crate::router::Registered;
@@ -76,12 +77,12 @@ impl Session {
     }
 
     /// The client has everything up to `id`, as it says itself or as its pong shows.
-    pub(super) fn confirm(&self, id: EventId, by: &'static str) {
+    pub(super) fn confirm(&self, id: EventId, by: Receipt) {
         let handle = self.registered.handle();
         handle.confirm(id);
         if handle.unsaved().is_some() {
-            self.registered.router().acked().add(self.registered.user());
+            self.registered.router().acked().add(self.registered.user(), by);
         }
-        note(&self.registered, "confirmed", || vec![("id", id.to_string()), ("by", by.to_owned())]);
+        note(&self.registered, "confirmed", || vec![("id", id.to_string()), ("by", by.as_str().to_owned())]);
     }
 }
