@@ -54,6 +54,17 @@ async fn acknowledged_events_do_not_come_again() {
     assert_eq!(ids(&events), [&published[1..], &[offline_event]].concat());
 }
 
+/// Waits until the position is saved, and kills the node that the client is on: nothing comes again at the other.
+async fn outlives_the_node(pair: &mut Pair, position: Option<&String>) {
+    eventually(BOUND, "the saved position", async || {
+        same(pair.db.hash("cursor:{user:42}").await.remove("tab-1").as_ref(), position)
+    })
+    .await;
+    pair.a.kill();
+    let again = Client::as_user(&pair.b, "42", "tab-1").await;
+    assert_eq!((&again.welcome["replayed"], &again.welcome["recovered"]), (&0.into(), &true.into()));
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_outlives_a_node_that_is_killed() {
     // No heartbeat comes within the test.
@@ -65,14 +76,7 @@ async fn what_was_acknowledged_outlives_a_node_that_is_killed() {
     for id in &published {
         client.send_text(&format!(r#"{{"type":"ack","id":"{id}"}}"#)).await;
     }
-    let last = published.last().cloned();
-    eventually(BOUND, "the saved position", async || {
-        same(pair.db.hash("cursor:{user:42}").await.remove("tab-1"), last.clone())
-    })
-    .await;
-    pair.a.kill();
-    let again = Client::as_user(&pair.b, "42", "tab-1").await;
-    assert_eq!((&again.welcome["replayed"], &again.welcome["recovered"]), (&0.into(), &true.into()));
+    outlives_the_node(&mut pair, published.last()).await;
 }
 
 #[tokio::test]
@@ -118,14 +122,7 @@ async fn what_a_pong_confirmed_outlives_a_node_that_is_killed() {
     let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
     let published = worker.count("42", 1, 3).await;
     client.events(3).await;
-    let last = published.last().cloned();
-    eventually(BOUND, "the saved position", async || {
-        same(pair.db.hash("cursor:{user:42}").await.remove("tab-1"), last.clone())
-    })
-    .await;
-    pair.a.kill();
-    let again = Client::as_user(&pair.b, "42", "tab-1").await;
-    assert_eq!((&again.welcome["replayed"], &again.welcome["recovered"]), (&0.into(), &true.into()));
+    outlives_the_node(&mut pair, published.last()).await;
 }
 
 #[tokio::test]
