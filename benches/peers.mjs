@@ -1,18 +1,20 @@
 // The table: Switchboard beside what would be used instead, on one machine, in one run. `bash scripts/bench-peers`
 // prepares and starts this. Rounds take turns, so that a machine that slows down slows all of them down.
 //
-//   --rounds 3   --seconds 6   --only switchboard,home-made,home-made-pipelined,socket.io   --scenarios saturated,steady,brisk,connect
+//   --rounds 3   --seconds 6   --only switchboard,home-made,home-made-pipelined,socket.io   --scenarios saturated,flooded,steady,brisk,connect
 
 import { Service, candidates, machine, median, number, option } from "./support.mjs";
 
 const rounds = Number(option("rounds", 3));
 const seconds = Number(option("seconds", 6));
 const names = option("only", Object.keys(candidates).join()).split(",");
-const wanted = option("scenarios", "saturated,steady,brisk,connect").split(",");
+const wanted = option("scenarios", "saturated,flooded,steady,brisk,connect").split(",");
 
 const load = { users: 992, payload: 200, "warm-up": "2s", duration: `${seconds}s` };
 const scenarios = {
   saturated: { ...load, rate: "max" },
+  // What comes after a stop: sixteen times as much on its way.
+  flooded: { ...load, rate: "max", window: 32768 },
   steady: { ...load, rate: 2000 },
   brisk: { ...load, rate: 20000 },
   connect: { users: 10000, rate: 0, settle: "3s", duration: "1s" },
@@ -23,6 +25,8 @@ const rows = [
   ["saturated", "delivered a second, saturated", (r) => r.delivered_per_second, 0, true],
   ["saturated", "CPU seconds per 100,000 delivered, nodes and Redis", (r) => r.cpu_seconds_per_100_000, 2, false],
   ["saturated", "of that, Redis", (r) => r.watched[0].cpu_seconds_per_100_000, 2, false],
+  ["flooded", "flooded (33 events of each user on their way): delivered a second", (r) => r.delivered_per_second, 0, true],
+  ["flooded", "flooded: CPU seconds per 100,000", (r) => r.cpu_seconds_per_100_000, 2, false],
   ["steady", "at 2,000 a second: p50, ms", (r) => r.latency_ms?.p50, 2, false],
   ["steady", "at 2,000 a second: p99, ms", (r) => r.latency_ms?.p99, 2, false],
   ["steady", "at 2,000 a second: CPU seconds per 100,000", (r) => r.cpu_seconds_per_100_000, 2, false],
