@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::id::UserId;
 use crate::lock::lock;
 
-/// Each user is there twice at most, so there are no more than have sessions here.
+/// Each user is there twice at most, so there are no more than twice as many as have sessions here.
 #[derive(Debug, Default)]
 pub struct Acked {
     users: Mutex<Users>,

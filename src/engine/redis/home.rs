@@ -76,7 +76,8 @@ impl Home {
     }
 }
 
-fn address(info: &ConnectionInfo) -> String {
+/// What tells places apart.
+pub fn address(info: &ConnectionInfo) -> String {
     info.addr().to_string()
 }
 

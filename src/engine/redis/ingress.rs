@@ -372,7 +372,6 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-
         let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
         let ids = entries.iter().map(|(id, _)| &id[..]).enumerate();
         let done: Vec<&str> = ids.filter(|(at, id)| is_done(*at, id)).map(|(_, id)| id).collect();

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::at;
-use super::home::Home;
+use super::home::{Home, address};
 use super::wire::open;
 
 /// How long one Sentinel may take to answer.
@@ -68,8 +68,7 @@ impl Sentinels {
                 }
             };
             until.get_or_insert_with(|| Instant::now() + SOON);
-            let same =
-                |(known, _): &(ConnectionInfo, _)| known.addr().to_string() == place.addr().to_string();
+            let same = |(known, _): &(ConnectionInfo, _)| address(known) == address(&place);
             let at = votes.iter().position(same).unwrap_or_else(|| {
                 votes.push((place, 0));
                 votes.len() - 1
@@ -149,7 +148,7 @@ mod tests {
 
     async fn named(answers: &[Option<&'static str>], home: &Home) -> Option<(String, bool)> {
         let named = sentinels(answers).await.master(home, true).await.ok();
-        named.map(|(info, most)| (info.addr().to_string(), most))
+        named.map(|(info, most)| (address(&info), most))
     }
 
     #[tokio::test]
