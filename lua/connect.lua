@@ -52,16 +52,15 @@ local COUNT_BYTES, CALL_BYTES = 1048576, 524288
 local A_DAY = 86400000
 local spent = 0 -- bytes of events that this call has read
 
-local function parts(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
+local function ms_of(id)
+  return tonumber(string.match(id, '^(%d+)-%d+$'))
 end
 
-local function newer(a, b)
-  if a == b then return false end
-  local a_ms, a_seq = parts(a)
-  local b_ms, b_seq = parts(b)
-  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
+local function newer(a, b) -- as texts: as numbers, those of more than 15 digits would be rounded
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms > #b_ms or (#a_ms == #b_ms and a_ms > b_ms)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
@@ -96,7 +95,7 @@ end
 -- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key? Whoever was told an
 -- id that is as young as a log may be has left a cursor: where there is none, Redis has lost it, and perhaps the log.
 local function is_whole(nodes, log, cursor, since, newest, has_cursor)
-  local since_ms = parts(since)
+  local since_ms = ms_of(since)
   if not newest then
     -- An event since then is still kept; publishing renews the log's time to live once a second, a short one oftener.
     local young = now - log_ms + (log_ms < 100000 and 100 or 1000)
@@ -200,7 +199,7 @@ local function drop_oldest_positions(cursor, members, client)
   local fields = redis.call('HGETALL', cursor)
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 1) ~= '@' and not connected[fields[i]] then
-      known[#known + 1] = { client = fields[i], ms = parts(fields[i + 1]) }
+      known[#known + 1] = { client = fields[i], ms = ms_of(fields[i + 1]) }
     end
   end
   table.sort(known, function(a, b) return a.ms < b.ms end)
@@ -261,7 +260,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local position = newest or clock
   if not newest and (last or noted[8]) then -- the log is gone: nobody may stand before what it had
     local known = newest_known(nodes, cursor)
-    if newer(known, clock) and parts(known) < now + A_DAY then position = known end
+    if newer(known, clock) and ms_of(known) < now + A_DAY then position = known end
   end
   local stored, confirmed = noted[1], noted[1]
   if mode == 'new' and has_confirmed ~= '' and not (stored and newer(stored, has_confirmed)) then
@@ -313,7 +312,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     if noted[4] or empty_since ~= clock then
       local handed_out = clock
       for _, earlier in ipairs({ noted[4] or clock, noted[9] or clock }) do
-        if newer(earlier, handed_out) and parts(earlier) < now + A_DAY then handed_out = earlier end
+        if newer(earlier, handed_out) and ms_of(earlier) < now + A_DAY then handed_out = earlier end
       end
       notes[#notes + 1], notes[#notes + 2] = '@clock', handed_out
     end

@@ -19,16 +19,11 @@ local call = redis.call -- what every session needs: looking it up takes time
 local time = redis.call('TIME')
 local order = time[1] .. string.format('%06d', time[2])
 
-local function parts(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local function newer(a, b)
-  if a == b then return false end
-  local a_ms, a_seq = parts(a)
-  local b_ms, b_seq = parts(b)
-  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
+local function newer(a, b) -- as texts: as numbers, those of more than 15 digits would be rounded
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms > #b_ms or (#a_ms == #b_ms and a_ms > b_ms)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks

@@ -23,16 +23,11 @@ local lease_end = now + session_ttl
 local lease = string.format('%d', lease_end)
 local due_each = log_ttl / 8 -- ms
 
-local function parts(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local function newer(a, b)
-  if a == b then return false end
-  local a_ms, a_seq = parts(a)
-  local b_ms, b_seq = parts(b)
-  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
+local function newer(a, b) -- as texts: as numbers, those of more than 15 digits would be rounded
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms > #b_ms or (#a_ms == #b_ms and a_ms > b_ms)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks

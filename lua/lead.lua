@@ -7,7 +7,8 @@
 -- ARGV[1] -> node id
 -- ARGV[2] -> the lease, '<boot id of the process>.<number>'
 -- ARGV[3] -> lease, ms; 0 gives it back
--- ARGV[4] -> 1 where this process has found the stream before, or made it; else 0
+-- ARGV[4] -> where this process has found the stream before, or made it, the newest id that it read there, '0-0' where it
+--   read nothing; else ''
 --
 -- returns 1 where the lease is ours now, 0 where it is not
 
@@ -16,12 +17,21 @@ local boot, number = string.match(lease, '^(.*)%.(%d+)$')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local function newer(a, b) -- as texts: as numbers, those of more than 15 digits would be rounded
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms > #b_ms or (#a_ms == #b_ms and a_ms > b_ms)
+end
+
 local is_gone = redis.call('EXISTS', events) == 0
 redis.pcall('XGROUP', 'CREATE', events, 'switchboard', '0', 'MKSTREAM') -- BUSYGROUP: it is there
-if is_gone and ARGV[4] == '1' then
+if is_gone and ARGV[4] ~= '' then
   -- It has been deleted. Whose entries were routed has the last one's id noted, and one that is not newer would count as
-  -- routed: Redis shall refuse it. Where the right to say so is missing, all else goes on.
-  redis.pcall('XSETID', events, string.format('%d-0', now))
+  -- routed: Redis shall refuse it. The ids may have been ahead of the clock. Where the right to say so is missing, all else
+  -- goes on.
+  local newest = string.format('%d-0', now)
+  redis.pcall('XSETID', events, newer(ARGV[4], newest) and ARGV[4] or newest)
 end
 local idle = {}
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', events, 'switchboard')) do

@@ -46,11 +46,11 @@ local function parts(id)
   return tonumber(ms), tonumber(seq)
 end
 
-local function newer(a, b)
-  if a == b then return false end
-  local a_ms, a_seq = parts(a)
-  local b_ms, b_seq = parts(b)
-  return a_ms > b_ms or (a_ms == b_ms and a_seq > b_seq)
+local function newer(a, b) -- as texts: as numbers, those of more than 15 digits would be rounded
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms > #b_ms or (#a_ms == #b_ms and a_ms > b_ms)
 end
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
@@ -128,11 +128,10 @@ local function forget_old_keys(log, cursor)
   for key, id in pairs(ids.key) do
     keys = keys + 1
     if ids.collapsing[key] == id and not in_log[id] then
-      local ms, seq = parts(id)
-      replaced[#replaced + 1] = { key = key, ms = ms, seq = seq }
+      replaced[#replaced + 1] = { key = key, id = id }
     end
   end
-  table.sort(replaced, function(a, b) return a.ms < b.ms or (a.ms == b.ms and a.seq < b.seq) end)
+  table.sort(replaced, function(a, b) return newer(b.id, a.id) end)
   local surplus = math.min(math.max(keys - length, 0), #replaced)
   for r = 1, surplus do
     redis.call('HDEL', cursor, '@key:' .. replaced[r].key, '@collapsing:' .. replaced[r].key)

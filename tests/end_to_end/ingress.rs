@@ -195,3 +195,27 @@ async fn a_node_that_goes_leaves_no_reader_behind() {
     let left = readers(&mut stage.db).await;
     assert!(!left.contains("node-a"), "{left}");
 }
+
+#[tokio::test]
+async fn whatever_ids_the_entries_have_none_counts_as_one_before() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let entry = ["user", "42", "event", "e", "data"];
+    // Nanoseconds: more than a double can tell apart.
+    for at in 1..=3 {
+        let id = format!("173236000000000000{at}-0");
+        let _: String = stage.db.run(redis::cmd("XADD").arg("events").arg(id).arg(&entry).arg(at)).await;
+    }
+    for at in 1..=3 {
+        assert_eq!(client.event().await.data, at.to_string());
+    }
+    eventually(BOUND, "all of them gone", async || {
+        same(stage.db.run::<usize>(redis::cmd("XLEN").arg("events")).await, 0)
+    })
+    .await;
+    // They were ahead of the clock, and all that comes after them must be as well.
+    let _: i64 = stage.db.run(redis::cmd("DEL").arg("events")).await;
+    eventually(BOUND, "the stream made anew", async || same(stage.db.exists("events").await, true)).await;
+    let _: String = stage.db.run(redis::cmd("XADD").arg("events").arg("*").arg(&entry).arg(4)).await;
+    assert_eq!(client.event().await.data, "4");
+}

@@ -9,14 +9,14 @@ const LONG: &str = "60000";
 
 /// Whether `node` has its lease now, the first or a later one, for so many ms.
 fn lead_as(stage: &Stage, node: &str, number: u32, ttl: &str) -> bool {
-    lead_knowing(stage, node, number, ttl, "0")
+    lead_having_read(stage, node, number, ttl, "")
 }
 
-/// As `lead_as`, where the process has found the stream before (`1`) or not.
-fn lead_knowing(stage: &Stage, node: &str, number: u32, ttl: &str, known: &str) -> bool {
+/// As `lead_as`, where the process has found the stream before, and read up to that id there.
+fn lead_having_read(stage: &Stage, node: &str, number: u32, ttl: &str, read: &str) -> bool {
     let lease = format!("boot-{node}.{number}");
     let script = include_str!("../../lua/lead.lua");
-    stage.ask::<i64>(&["EVAL", script, "1", "other", node, &lease, ttl, known]) == 1
+    stage.ask::<i64>(&["EVAL", script, "1", "other", node, &lease, ttl, read]) == 1
 }
 
 fn lead(stage: &Stage, node: &str, ttl: &str) -> bool {
@@ -57,14 +57,21 @@ async fn a_stream_that_was_deleted_takes_no_ids_from_before_that() {
     let time: Vec<u64> = stage.ask(&["TIME"]);
     let deleted = || assert_eq!(stage.ask::<i64>(&["DEL", "other"]), 1);
     deleted();
-    assert!(lead_knowing(&stage, "a", 1, LONG, "1"));
+    assert!(lead_having_read(&stage, "a", 1, LONG, "0-0"));
     for (id, taken) in [("1-2", false), (&format!("{}-0", time[0] * 1000)[..], false), ("*", true)] {
         assert_eq!(takes_id(&stage, id), taken, "{id}");
     }
     assert_eq!(take(&stage, "a").unwrap().len(), 1);
+    // Its ids were ahead of the clock.
+    deleted();
+    let ahead = format!("{}0-0", time[0] * 1000);
+    assert!(lead_having_read(&stage, "a", 1, LONG, &ahead));
+    assert!(!takes_id(&stage, &ahead) && takes_id(&stage, "*"));
     // Whoever added something was there first.
     deleted();
-    assert!(takes_id(&stage, "1-1") && lead_knowing(&stage, "a", 1, LONG, "1") && takes_id(&stage, "1-2"));
+    assert!(
+        takes_id(&stage, "1-1") && lead_having_read(&stage, "a", 1, LONG, "0-0") && takes_id(&stage, "1-2")
+    );
     assert_eq!(take(&stage, "a").unwrap().len(), 2);
 }
 

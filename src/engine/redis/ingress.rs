@@ -30,14 +30,11 @@ use crate::metrics::Via;
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
     let (mut turn, mut stuck, mut bad) = (Turn::default(), Retold::default(), Retold::default());
-    // Whether the stream has been there.
-    let mut known = false;
+    let mut lease = Lease::new(&context, &stream);
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
-            let taken = Lease::take(&context, &stream, known).await;
-            known |= taken.is_ok();
-            match taken {
-                Ok(Some(mut lease)) => {
+            match lease.take().await {
+                Ok(true) => {
                     context.turns.taken(&mut turn, ttl);
                     match Reader::serve(&context, &mut lease, &stream, &mut turn, &mut bad, &wanted).await {
                         Err(Stopped::GivenAway) => {
@@ -55,7 +52,7 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                         debug!(%error, "the ingress lease was not given back and will lapse");
                     }
                 }
-                Ok(None) => context.turns.missed(&mut turn),
+                Ok(false) => context.turns.missed(&mut turn),
                 Err(error) if context.link.is_up() => {
                     if let Some(times) = stuck.again() {
                         warn!(stream, %error, times, "the ingress stream cannot be read: it is tried again");
@@ -262,6 +259,7 @@ impl<'a> Reader<'a> {
     /// again with each time that an entry beside it is tried again.
     async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
         self.read.came(&entries);
+        entries.iter().for_each(|(id, _)| self.lease.has_read(id));
         let mut progress = Progress::default();
         let published = self.publish_all(&entries, &mut progress).await;
         let let_go = self.let_go(&entries, progress).await;

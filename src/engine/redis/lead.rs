@@ -12,17 +12,17 @@ use crate::engine::Unavailable;
 /// How many this process has asked for.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// The lease, as this process has it.
+/// The lease, as this process has it or asks for it.
 pub struct Lease {
     context: Arc<Context>,
     /// As `--ingress` names it.
     stream: String,
-    /// Its name: this process's id, and a number. What was asked in an earlier one's name comes too late.
+    /// What it is called: this process's id, and a number. What was asked in an earlier one's name comes too late.
     pub name: String,
     /// By this process's own clock, counted from when it was asked for.
     end: Instant,
-    /// The stream has been there: where it is not, it was deleted.
-    known: bool,
+    /// Where the stream has been there, the newest id that was read of it: where it is not there any more, it was deleted.
+    read: Option<(u64, u64)>,
     /// See [`Lease::was_renewed`].
     renewed: bool,
 }
@@ -42,19 +42,25 @@ pub enum NotHeld {
 }
 
 impl Lease {
-    /// Takes it; none where another process has it. After that the stream is there; `known`: it was before.
+    /// That of a stream, which nobody has asked for yet.
+    pub fn new(context: &Arc<Context>, stream: &str) -> Self {
+        let (context, stream, end) = (context.clone(), stream.to_owned(), Instant::now());
+        Self { context, stream, name: String::new(), end, read: None, renewed: false }
+    }
+
+    /// Takes it; false where another process has it. After that the stream is there.
     ///
     /// # Errors
     /// Where Redis is away.
-    pub async fn take(
-        context: &Arc<Context>,
-        stream: &str,
-        known: bool,
-    ) -> Result<Option<Self>, Unavailable> {
-        let name = format!("{}.{}", context.config.boot, NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (context, stream) = (context.clone(), stream.to_owned());
-        let mut lease = Self { context, stream, name, end: Instant::now(), known, renewed: false };
-        Ok(lease.ask().await?.then_some(lease))
+    pub async fn take(&mut self) -> Result<bool, Unavailable> {
+        self.name = format!("{}.{}", self.context.config.boot, NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.renewed = false;
+        self.ask().await
+    }
+
+    /// An entry of the stream was read.
+    pub fn has_read(&mut self, id: &str) {
+        self.read = self.read.max(reply::numbers(id));
     }
 
     /// Before anything goes out of what was read. Renews it in time, however long the whole of that takes.
@@ -97,7 +103,7 @@ impl Lease {
     async fn ask(&mut self) -> Result<bool, Unavailable> {
         let (asked, ttl) = (Instant::now(), self.context.config.node_ttl);
         let held = self.lead(ttl).await?;
-        self.known = true;
+        self.read.get_or_insert((0, 0));
         if held {
             self.end = asked + ttl;
         }
@@ -108,7 +114,7 @@ impl Lease {
     ///
     /// # Errors
     /// Where Redis is away: then it lapses.
-    pub async fn give_back(self) -> Result<(), Unavailable> {
+    pub async fn give_back(&self) -> Result<(), Unavailable> {
         self.lead(Duration::ZERO).await.map(drop)
     }
 
@@ -118,7 +124,7 @@ impl Lease {
             .arg(self.context.config.node.as_str())
             .arg(&self.name)
             .arg(ms(ttl))
-            .arg(u8::from(self.known));
+            .arg(self.read.map_or_else(String::new, |(ms, seq)| format!("{ms}-{seq}")));
         Ok(reply::integer(&self.context.link.run_one(call).await?)? == 1)
     }
 }
@@ -146,7 +152,8 @@ mod tests {
             Some(if left >= 0 { ":1" } else { ":0" })
         });
         let context = context(place.await, TTL);
-        let mut lease = Lease::take(&context, "events", false).await.unwrap().unwrap();
+        let mut lease = Lease::new(&context, "events");
+        assert!(lease.take().await.unwrap());
         lease.go_on().await.unwrap();
         assert!(!lease.was_renewed(), "it has only begun");
         let half = lease.end - TTL / 2;
@@ -159,7 +166,7 @@ mod tests {
         lease.end = half;
         assert!(matches!(lease.go_on().await, Err(NotHeld::Lost)));
         assert_eq!(names.lock().unwrap().len(), 1, "it is one and the same");
-        let _ = Lease::take(&context, "events", false).await;
+        let _ = lease.take().await;
         assert_eq!(names.lock().unwrap().len(), 2, "and the next is another");
     }
 }

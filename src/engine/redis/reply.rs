@@ -121,9 +121,19 @@ pub fn read(value: Value) -> Result<Vec<Entry>, Unavailable> {
     entries(stream.ok_or_else(|| unexpected("a stream"))?)
 }
 
+/// The numbers of an entry's id. Whoever adds entries may choose any.
+pub fn numbers(id: &str) -> Option<(u64, u64)> {
+    let (ms, seq) = id.split_once('-')?;
+    Some((ms.parse().ok()?, seq.parse().ok()?))
+}
+
 /// The id right after `id`, an entry's.
 pub fn after(id: &str) -> String {
-    id.parse::<EventId>().map_or_else(|_| id.to_owned(), |id| id.next().to_string())
+    match numbers(id) {
+        Some((ms, u64::MAX)) => format!("{}-0", ms.saturating_add(1)),
+        Some((ms, seq)) => format!("{ms}-{}", seq + 1),
+        None => id.to_owned(),
+    }
 }
 
 /// The items of an answer to `XINFO`, each as its fields.
@@ -184,6 +194,13 @@ mod tests {
         assert!(event_id(&word("5-1")).is_ok());
         assert!(event_id(&word("")).is_err() && event_id(&word("-")).is_err());
         assert!(event_id_or_none("").is_err() && event_id_or_none("-").is_ok_and(|id| id.is_none()));
+    }
+
+    #[test]
+    fn what_comes_after_an_entry_is_known_for_all_ids() {
+        assert_eq!(after("5-1"), "5-2");
+        assert_eq!(after("1732360000000000001-0"), "1732360000000000001-1");
+        assert_eq!(after("5-18446744073709551615"), "6-0");
     }
 
     #[test]

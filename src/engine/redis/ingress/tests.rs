@@ -18,7 +18,8 @@ async fn nothing_goes_out_once_the_lease_is_over() {
     });
     // A lease that is over as soon as it is had.
     let context = context(place.await, Duration::ZERO);
-    let mut lease = Lease::take(&context, "events", false).await.unwrap().unwrap();
+    let mut lease = Lease::new(&context, "events");
+    assert!(lease.take().await.unwrap());
     let mut reader = Reader {
         context: &context,
         connection: context.link.dedicated("events").await.unwrap(),
