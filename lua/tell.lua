@@ -9,16 +9,23 @@
 --
 -- returns an array with one of these for each user: '<state> <entry>' of its last edge
 
-local presence, most = KEYS[1], ARGV[1]
-local CHUNK = 500
-local trim = tonumber(most) < 1000 and '=' or '~'
-
 local function newer(a, b) -- as texts: as numbers, those of more than 15 digits would be rounded
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
   local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
   if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
   return #a_ms > #b_ms or (#a_ms == #b_ms and a_ms > b_ms)
 end
+
+local presence, most = KEYS[1], ARGV[1]
+local CHUNK = 500
+-- Where the clock was set back, all that was added before that comes after what is noted now: so many of them are looked
+-- through, and an edge may be told twice.
+local MOST_AHEAD = 1000
+local time = redis.call('TIME')
+local now = string.format('%d-0', time[1] * 1000 + math.floor(time[2] / 1000) + 1)
+local newest = redis.call('XREVRANGE', presence, '+', '-', 'COUNT', 1)[1]
+local is_ahead = newest and newer(newest[1], now)
+local trim = tonumber(most) < 1000 and '=' or '~'
 
 -- What is owed was told after the entry told last, and not before it was noted.
 local of_user, from = {}, nil
@@ -27,11 +34,16 @@ for i = 0, (#ARGV - 1) / 2 - 1 do
   local told, us, edges = string.match(ARGV[2 * i + 3], '^(%S+) (%d+) (.+)$')
   local noted = string.sub(us, 1, -4) .. '-0' -- in ms
   local after = told ~= '0' and not newer(noted, told) and told or nil
+  if is_ahead and told == '0' then after = newest[1] end -- what is there may be of long ago
   local start = after or noted
   of_user[name] = { start = start, told = after, edges = edges }
   if not from or newer(from, start) then from = start end
 end
 
+if is_ahead then
+  local recent = redis.call('XREVRANGE', presence, '+', from, 'COUNT', MOST_AHEAD)
+  from = #recent > 0 and recent[#recent][1] or nil
+end
 while from do
   local entries = redis.call('XRANGE', presence, from, '+', 'COUNT', CHUNK)
   for _, entry in ipairs(entries) do

@@ -32,6 +32,27 @@ async fn who_tells_late_notes_its_own_edge_not_a_later_one() {
     assert_eq!((again, self::told(&stage)), (both, told));
 }
 
+/// Where the clock was set back, whatever was told before that seems to be later than what is noted now.
+#[tokio::test]
+async fn what_was_told_before_the_clock_went_back_is_not_what_is_told_now() {
+    let stage = Kind::Redis.stage().await;
+    let (seconds, micros): (u64, u64) = stage.ask(&["TIME"]);
+    let (noted, ahead) = (seconds * 1_000_000 + micros, seconds * 1000 + 300_000);
+    let add = "for at = 0, 1199 do redis.call('XADD', KEYS[1], ARGV[1] .. '-' .. at, 'user', at == 0 and '42' or 'other',
+        'state', 'online', 'node', 'a') end return redis.status_reply('OK')";
+    let () = stage.ask(&["EVAL", add, "1", "presence", &ahead.to_string()]);
+    let online = tell(&stage, &format!("0 {noted} online a"));
+    assert_eq!(online, format!("online {ahead}-1200"), "of this user nothing is known to be told");
+    assert_eq!(
+        tell(&stage, &format!("{ahead}-1199 {noted} online a")),
+        online,
+        "what was told and not noted is found"
+    );
+    // Of all that is ahead the newest thousand are looked through, with each call: the first of this user's is not among them.
+    let () = stage.ask(&["XDEL", "presence", &format!("{ahead}-1200")]);
+    assert_eq!(tell(&stage, &format!("{}-0 {noted} online a", ahead - 1)), format!("online {ahead}-1201"));
+}
+
 #[tokio::test]
 async fn an_edge_is_found_however_much_was_told_since() {
     let stage = Kind::Redis.stage().await;
