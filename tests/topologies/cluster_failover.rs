@@ -30,6 +30,24 @@ async fn in_step(cluster: &Cluster, key: &str) -> (usize, usize) {
     .await
 }
 
+/// Has the replica of a key's master take its place.
+async fn fail_over(cluster: &Cluster, key: &str) {
+    let (master, replica) = in_step(cluster, key).await;
+    // Asked again where the others gave it no vote: they wait a while between two failovers of one master.
+    let mut asked: Option<Instant> = None;
+    eventually(BOUND * 2, "the replica as master", async || {
+        if cluster.holders(key).await[0] != master {
+            return Ok(());
+        }
+        if asked.is_none_or(|asked| asked.elapsed() > Duration::from_secs(6)) {
+            asked = Some(Instant::now());
+            cluster.servers[replica].ask::<String>(&["CLUSTER", "FAILOVER"]).await;
+        }
+        Err(format!("still {master}"))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_manual_failover_loses_nothing() {
     let cluster = Cluster::start().await;
@@ -39,22 +57,39 @@ async fn a_manual_failover_loses_nothing() {
     ledger.delivered(200).await;
     // One that holds users, and one that holds the inbox through which their hints go.
     for key in ["user:user-1", "node:node-a"] {
-        let (master, replica) = in_step(&cluster, key).await;
-        // Asked again where the others gave it no vote: they wait a while between two failovers of one master.
-        let mut asked: Option<Instant> = None;
-        eventually(BOUND * 2, "the replica as master", async || {
-            if cluster.holders(key).await[0] != master {
-                return Ok(());
-            }
-            if asked.is_none_or(|asked| asked.elapsed() > Duration::from_secs(6)) {
-                asked = Some(Instant::now());
-                cluster.servers[replica].ask::<String>(&["CLUSTER", "FAILOVER"]).await;
-            }
-            Err(format!("still {master}"))
-        })
-        .await;
+        fail_over(&cluster, key).await;
     }
     ledger.close_whole().await;
+}
+
+/// The master that was is a replica, where nobody can wait for replicas.
+#[tokio::test]
+async fn after_a_manual_failover_events_that_replicas_must_have_go_to_the_new_master() {
+    let cluster = Cluster::start().await;
+    let settings = [SETTINGS, &[("--wait-replicas", "1"), ("--wait-timeout", "1s")]].concat();
+    let id = apart(&cluster, "user:user-1").await;
+    let node = node(&cluster, &id, &settings).await;
+    let publish = async || {
+        let event = r#"{"userId":"user-1","event":"e"}"#;
+        let answer = http::post(&node.worker_http("/publish"), event).await;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    };
+    eventually(BOUND, "an event", publish).await;
+    fail_over(&cluster, "user:user-1").await;
+    // Long before the map would be drawn anew in any case.
+    eventually(BOUND, "an event through the new master", publish).await;
+}
+
+/// A node id whose own keys another master holds than that of `key`.
+async fn apart(cluster: &Cluster, key: &str) -> String {
+    let master = cluster.holders(key).await[0];
+    for number in 0.. {
+        let id = format!("node-{number}");
+        if cluster.holders(&format!("node:{id}")).await[0] != master {
+            return id;
+        }
+    }
+    unreachable!("a Cluster has several masters")
 }
 
 #[tokio::test]

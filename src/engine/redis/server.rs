@@ -238,11 +238,16 @@ impl Server {
     async fn connection(&self) -> Result<bb8::PooledConnection<'_, Manager>, RedisError> {
         self.pool.get().await.map_err(|error| match error {
             RunError::User(error) => error,
-            RunError::TimedOut if self.pool.state().idle_connections == 0 && self.is_up() => {
+            RunError::TimedOut if self.is_up() && self.is_busy() => {
                 (ErrorKind::Client, "all connections to Redis are busy").into()
             }
             RunError::TimedOut => (ErrorKind::Io, "no connection in time", self.trouble()).into(),
         })
+    }
+
+    /// Whether all connections are taken; where there are none, the last attempt to open one has failed.
+    fn is_busy(&self) -> bool {
+        self.pool.state().idle_connections == 0 && lock(&self.known.trouble).is_none()
     }
 
     /// What was wrong when it was last looked for.
@@ -296,7 +301,11 @@ impl Server {
         if outcomes.iter().all(Result::is_ok) {
             self.timer.observe(pipeline, asked.elapsed());
         }
-        if durable && let Err(short) = self.in_step(connection).await? {
+        // Where nothing was written, all of it may have moved: it counts why.
+        if durable
+            && outcomes.iter().any(Result::is_ok)
+            && let Err(short) = self.in_step(connection).await
+        {
             outcomes
                 .iter_mut()
                 .filter(|outcome| outcome.is_ok())
@@ -305,19 +314,21 @@ impl Server {
         Ok(outcomes)
     }
 
-    /// Waits until `--wait-replicas` have what this connection wrote; an error within where too few have it in time.
-    async fn in_step(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<Result<(), RedisError>, RedisError> {
+    /// Waits until `--wait-replicas` have what this connection wrote.
+    ///
+    /// # Errors
+    /// Where too few have it in time, or the connection is of no use: a replica refuses to wait.
+    async fn in_step(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         if self.wait.replicas == 0 {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.wait.replicas).arg(u64::try_from(self.wait.timeout.as_millis()).unwrap_or(u64::MAX));
-        let reached: u32 = wait.query_async(connection).await?;
+        let refused =
+            |error: RedisError| RedisError::from((ErrorKind::Io, "WAIT was refused", error.to_string()));
+        let reached: u32 = wait.query_async(connection).await.map_err(refused)?;
         let short = || (ErrorKind::Extension, "too few replicas have it (--wait-replicas)").into();
-        Ok(if reached < self.wait.replicas { Err(short()) } else { Ok(()) })
+        if reached < self.wait.replicas { Err(short()) } else { Ok(()) }
     }
 
     /// Runs one command for a slot that is on its way here; `durable` as in [`Server::send`].
@@ -337,7 +348,7 @@ impl Server {
             let outcome = outcome.unwrap_or_else(|| Err((ErrorKind::Io, "Redis gave no answer").into()));
             if !outcome.as_ref().is_err_and(lacks_script) {
                 if durable && outcome.is_ok() {
-                    self.in_step(connection).await??;
+                    self.in_step(connection).await?;
                 }
                 return outcome;
             }
