@@ -1,6 +1,6 @@
 //! Where browsers may connect from.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use hyper::Uri;
 
@@ -64,6 +64,18 @@ impl Origins {
     }
 }
 
+/// Whether it is a host, and a port where there is one.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
+        None => {
+            let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (!host.is_empty() && !host.contains(['[', ']']), port)
+        }
+    };
+    host && (port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()))
+}
+
 /// The host of an origin, an IPv6 address without its brackets.
 fn host(origin: &str) -> Option<String> {
     let uri: Uri = origin.parse().ok()?;
@@ -100,10 +112,10 @@ impl Pattern {
         };
         let host = host.strip_suffix(own_port).unwrap_or(host);
         match host.strip_prefix('*') {
-            Some(suffix) if suffix.starts_with('.') && suffix.len() > 1 && !suffix.contains('*') => {
+            Some(suffix) if suffix.starts_with('.') && is_host(&suffix[1..]) && !suffix.contains('*') => {
                 Some(Pattern::Subdomains { scheme: format!("{scheme}://"), suffix: suffix.to_owned() })
             }
-            None if !host.is_empty() && !host.contains('*') => {
+            None if is_host(host) && !host.contains('*') => {
                 Some(Pattern::Exactly(format!("{scheme}://{host}")))
             }
             _ => None,
@@ -194,6 +206,11 @@ mod tests {
             "https://x/y",
             "[http://x.com]",
             "https://münchen.example",
+            "https://[::1",
+            "https://[app.example.com]",
+            "https://app.example.com:",
+            "https://app.example.com:99999",
+            "https://*.example.com:x",
         ] {
             assert!(Origins::parse(bad).is_none(), "{bad}");
         }

@@ -170,8 +170,9 @@ class Connection {
 
   on(event, callback) {
     const callbacks = this.#listeners.get(event) ?? this.#listeners.set(event, new Set()).get(event);
-    callbacks.add(callback);
-    return () => callbacks.delete(callback);
+    const told = callback.bind();
+    callbacks.add(told);
+    return () => callbacks.delete(told);
   }
 
   onGap(callback) {
@@ -196,9 +197,9 @@ class Connection {
     return new Promise((resolve, reject) => {
       if (this.state === "closed") return reject(new SwitchboardError("closed", "this connection is closed"));
       if (this.#waiting.length >= MOST_WAITING) {
-        return reject(new SwitchboardError("too_many_waiting", `${MOST_WAITING} messages wait for a connection already`));
+        return reject(new SwitchboardError("too_many_waiting", `${MOST_WAITING} messages wait already`));
       }
-      this.#waiting.push({ frame: { type: "message", event, data }, resolve, reject });
+      this.#waiting.push({ frame: JSON.parse(JSON.stringify({ type: "message", event, data })), resolve, reject });
       if (this.state === "open") this.#sendWaiting();
     });
   }

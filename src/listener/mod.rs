@@ -30,7 +30,7 @@ use ipnet::IpNet;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use tracing::{debug, warn};
 
 use crate::auth::Auth;
@@ -51,6 +51,8 @@ const MAX_HEADERS: usize = 64;
 const UNSENT: usize = 128 * 1024;
 /// How long the accept loop rests when the process is out of files: it would spin otherwise.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long nothing more is said of that.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
 
 /// What both ports need to know.
 pub struct Ports {
@@ -114,7 +116,7 @@ impl Ports {
         } else if let Some(obstacle) = self.router.lease().obstacle() {
             Err(obstacle)
         } else if !engine.is_up() {
-            Err("Redis cannot be reached")
+            Err("Redis cannot be used")
         } else if !self.router.lease().is_held() {
             Err("not registered")
         } else if engine.sign_of_life().is_none_or(|age| age > patience) {
@@ -141,7 +143,7 @@ pub async fn serve<H, F>(
 {
     let hello_timeout = limits.hello_timeout;
     let room = Room::new(most);
-    let mut warned = false;
+    let mut warned: Option<Instant> = None;
     let mut sweep = interval(hello_timeout);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -163,14 +165,15 @@ pub async fn serve<H, F>(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if !std::mem::replace(&mut warned, true) {
+                // Each file that comes free lets one in, and the next finds none again.
+                if warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN) {
+                    warned = Some(Instant::now());
                     warn!(%error, "connections cannot be accepted now");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        warned = false;
         // An event goes out at once; waiting for more would cost 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection was gone before it was served");

@@ -135,7 +135,7 @@ impl Refusal {
     pub fn unavailable() -> Self {
         Self::new(
             Code::Unavailable,
-            "this node has no use of Redis now (GET /readyz or its log says why), or too few replicas (--wait-replicas); it may or may not have been done: try again, with a key where once is enough",
+            "Redis is away or refuses this (the node's log says why, and GET /readyz once it is all of Redis), or there are too few replicas (--wait-replicas); it may or may not have been done: try again, with a key where once is enough",
         )
     }
 
@@ -159,7 +159,7 @@ impl Refusal {
     pub fn unread() -> Self {
         Self::new(
             Code::Unavailable,
-            "what was asked is in Redis, which does not answer now, or not for this part of it (GET /readyz says why where it is away as a whole): try again",
+            "what was asked is in Redis, which does not answer now, or not for this part of it, or does not know this node (GET /readyz says why where it is away as a whole): try again",
         )
     }
 

@@ -76,13 +76,14 @@ impl Context {
 
     fn fresh(&self) -> User {
         // What was before, or lapsed with an older state of this user, is not known: it ends log-ttl ago.
-        let known_ms = self.started_ms.max(self.now_ms().saturating_sub(ms(self.config.log_ttl)));
+        // Positions are told of the millisecond before, the first ones of that before the start.
+        let known_ms = (self.started_ms - 2).max(self.now_ms().saturating_sub(ms(self.config.log_ttl)));
         User::new(known_ms, Instant::now() + self.config.log_ttl)
     }
 
     pub(super) fn register(&self, connect: &Connect) -> Connected {
-        let clock = EventId { ms: self.now_ms() - 1, seq: 0 };
         self.with(|state| {
+            let clock = EventId { ms: self.now_ms() - 1, seq: 0 };
             state.order += 1;
             let order = state.order;
             let user = state.users.entry(connect.user.clone()).or_insert_with(|| self.fresh());
@@ -129,8 +130,8 @@ impl Context {
 
     /// For the lane alone: hints come in the order of the log.
     pub(super) fn append(&self, event: Event) -> Published {
-        let now = self.now_ms();
         let (published, told) = self.with(|state| {
+            let now = self.now_ms();
             let online = state.users.get(&event.user).is_some_and(|user| !user.sessions.is_empty());
             let nodes = if online { vec![self.config.node.clone()] } else { Vec::new() };
             let mut logged = None;
