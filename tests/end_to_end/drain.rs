@@ -330,7 +330,7 @@ async fn a_second_sigterm_ends_at_once() {
     draining(&node).await;
     assert!(node.try_exit().is_none(), "ten minutes cannot be over");
     node.signal(Signal::TERM);
-    node.exit(BOUND).await;
+    assert_eq!(node.exit(BOUND).await.code(), Some(1), "0 would say that everyone has been handed over");
 }
 
 /// Entries of the rolling restart, one every five milliseconds: traffic through all four moves.
