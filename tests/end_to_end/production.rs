@@ -35,7 +35,7 @@ async fn a_lock_without_its_key_does_not_start() {
     let rest = ["--worker-token", "worker-token-1", "--client-origin", "https://app.example"];
     let pem = "JWT_PUBLIC_KEY";
     type Pairs<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(&str, Pairs, &[&str]); 5] = [
+    let cases: [(&str, Pairs, &[&str]); 7] = [
         ("jwt", &[], &["--auth", "JWT_SECRET", "JWT_PUBLIC_KEY", "JWT_JWKS"]),
         (
             "jwt",
@@ -45,6 +45,8 @@ async fn a_lock_without_its_key_does_not_start() {
         ("jwt", &[(pem, "/nowhere/key.pem")], &["--jwt-public-key"]),
         ("api", &[], &["--api-server-url", "API_SERVER_URL"]),
         ("api", &[("API_SERVER_URL", "ftp://api.example")], &["--api-server-url"]),
+        ("api", &[("API_SERVER_URL", "https://api.example/?tenant=1")], &["--api-server-url"]),
+        ("api", &[("API_SERVER_URL", "https://api.example/#tenant")], &["--api-server-url"]),
     ];
     for (mode, env, words) in cases {
         let told = complaints(&[&["--auth", mode], &rest[..]].concat(), env).await;
