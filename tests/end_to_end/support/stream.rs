@@ -65,8 +65,17 @@ impl EventStream {
             return None;
         }
         assert_eq!(response.status(), 200, "{response:?}");
-        let kind = response.headers()["content-type"].to_str().expect("a content type");
-        assert!(kind.starts_with("text/event-stream"), "{response:?}");
+        // A proxy that keeps, compresses or collects it would hold events up.
+        for (name, word) in [
+            ("content-type", "text/event-stream"),
+            ("cache-control", "no-store"),
+            ("cache-control", "no-transform"),
+            ("x-accel-buffering", "no"),
+        ] {
+            let value =
+                response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            assert!(value.split([',', ';']).any(|known| known.trim() == word), "{name}: {response:?}");
+        }
         let (welcome, stands_at, buffer, history) = Default::default();
         let mut stream = Self { welcome, stands_at, comments: 0, response, buffer, history };
         let block = stream.block("the welcome").await;
