@@ -297,6 +297,15 @@ async fn a_drained_node_leaves_no_key_of_its_own_and_none_of_its_users_without_a
 }
 
 #[tokio::test]
+async fn who_was_there_is_remembered_for_whoever_starts_after_all_have_died() {
+    let mut stage = Single::start().await;
+    let _client = Client::as_user(&stage.a, "42", "tab-1").await;
+    for (key, kind) in [("nodes", "zset"), ("users:{node:node-a}", "set")] {
+        check(&mut stage.db, key, kind, Some(LOG_TTL + NODE_TTL)).await;
+    }
+}
+
+#[tokio::test]
 async fn keys_are_renewed_while_the_session_lasts() {
     let mut stage = Single::with(&[("--session-ttl", "3s"), ("--node-ttl", "1500ms")]).await;
     let client = Client::as_user(&stage.a, "42", "tab-1").await;
