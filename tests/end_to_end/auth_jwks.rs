@@ -1,7 +1,7 @@
 //! `--auth jwt` by a set of keys: rotation, and what is passed over.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -257,4 +257,32 @@ async fn a_token_that_came_in_time_counts_however_long_its_key_takes() {
     client.round_trip().await;
     server.let_out(10);
     assert_eq!(bad.closed().await.code, 4002);
+}
+
+#[tokio::test]
+async fn whose_token_is_being_looked_at_does_not_count_as_silent() {
+    let (old, next) = (Issuer::es256(), Issuer::eddsa());
+    let server = ApiServer::start_holding(set(json!([old.jwk("1")]))).await;
+    server.let_out(1);
+    let url = format!("{}/keys", server.url);
+    let pings = [("--ping-interval", "200ms"), ("--pong-timeout", "1s")];
+    let node = NodeBuilder::local("solo").with(&pings).with(&[("--auth", "jwt"), ("--jwt-jwks", &url)]);
+    let node = node.start().await;
+    let mut client = Client::open(&node, &format!("token={}", old.token_by("1", claims()))).await;
+    let before = server.asked().len();
+    server.decide(set(json!([old.jwk("1"), next.jwk("2")])));
+    client.send(&json!({"type": "token", "token": next.token_by("2", claims())}).to_string()).await;
+    eventually(BOUND, "the set to be read", async || {
+        if server.asked().len() > before { Ok(()) } else { Err("not asked".to_owned()) }
+    })
+    .await;
+    // What the client sends meanwhile, pongs too, is not read: twice as long as silence may be.
+    let asked = Instant::now();
+    eventually(BOUND, "the time for several pongs", async || {
+        let waited = asked.elapsed();
+        if waited > Duration::from_secs(3) { Ok(()) } else { Err(format!("{waited:?}")) }
+    })
+    .await;
+    server.let_out(10);
+    client.round_trip().await;
 }
