@@ -216,6 +216,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn quantiles_are_what_their_names_say_in_milliseconds() {
+        let mut histogram = Histogram::new(3).unwrap();
+        assert!(Latency::of(&histogram).is_none(), "nothing was measured");
+        (1..=10_000).for_each(|us| histogram.record(us).unwrap());
+        let found = Latency::of(&histogram).unwrap();
+        for (found, ms) in [(found.p50, 5.0), (found.p99, 9.9), (found.p999, 9.99), (found.max, 10.0)] {
+            assert!((found - ms).abs() <= ms / 1000.0, "{found} for {ms}");
+        }
+        assert_eq!(found.count, 10_000);
+    }
+
+    #[test]
     fn thousands_stand_apart() {
         assert_eq!(
             [0.0, 999.4, 1000.0, 1_234_567.0].map(grouped),
