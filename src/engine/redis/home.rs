@@ -150,6 +150,8 @@ impl Dedicated {
 mod tests {
     use redis::IntoConnectionInfo;
 
+    use super::super::tests::fake;
+    use super::super::wire::open;
     use super::*;
 
     fn at(port: u16) -> ConnectionInfo {
@@ -158,6 +160,18 @@ mod tests {
 
     fn is_home(home: &Home, port: u16) -> bool {
         home.guess(&at(port)).1
+    }
+
+    #[tokio::test]
+    async fn a_reader_hears_nothing_more_from_where_the_server_was() {
+        let (home, place) = (Home::default(), fake(|_| Some("+OK")).await);
+        let moves = home.is_at(&place);
+        let mut reader = Dedicated::new(open(place, None).await.unwrap(), &home, moves);
+        let mut look = redis::pipe();
+        look.cmd("XREAD");
+        assert!(reader.send(&look).await.is_ok());
+        home.is_at(&at(1));
+        assert!(reader.send(&look).await.is_err(), "it still answers there");
     }
 
     #[test]

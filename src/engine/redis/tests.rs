@@ -1,6 +1,7 @@
 //! A Redis that says what a test wants: for what a real one does only now and then, or not where a test can see it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
@@ -9,7 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::scripts::Timer;
+use super::sentinel::Sentinels;
 use super::server::{Options, Place, Server, Wait};
+use super::wire::is_outage;
 use super::*;
 
 /// Starts one that gives these answers, whole lines, to commands, words with spaces between; none ends the connection.
@@ -92,13 +95,17 @@ async fn a_connection_that_broke_under_a_command_for_a_moving_slot_is_not_used_a
 }
 
 fn server(place: ConnectionInfo, pool_size: u32) -> Server {
+    server_at(Place::Fixed(place), pool_size)
+}
+
+fn server_at(place: Place, pool_size: u32) -> Server {
     let options = Options {
         pool_size,
         wait: Wait { replicas: 0, timeout: Duration::ZERO },
         timer: Arc::new(Timer::new(&Metrics::new("n", SCRIPTS).unwrap())),
         doubts: Arc::default(),
     };
-    Server::new("fake", Place::Fixed(place), options)
+    Server::new("fake", place, options)
 }
 
 #[tokio::test]
@@ -128,4 +135,71 @@ async fn connections_that_have_fallen_silent_are_given_up_for_new_ones() {
     server.probe().await.unwrap_err();
     server.suspect();
     server.probe().await.unwrap();
+}
+
+/// What a Sentinel says that names this port.
+fn named(port: u16) -> &'static str {
+    let port = port.to_string();
+    Box::leak(format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}", port.len()).into_boxed_str())
+}
+
+/// A Redis that answers `SET` once it is let to, and says that it was asked.
+async fn holding() -> (ConnectionInfo, Arc<AtomicBool>, mpsc::Sender<()>) {
+    let (asked, (let_go, may_go)) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
+    let says = asked.clone();
+    let place = fake(move |command| {
+        if command.starts_with("SET ") {
+            says.store(true, Ordering::Release);
+            tokio::task::block_in_place(|| may_go.recv()).ok();
+        }
+        Some("+OK")
+    });
+    (place.await, asked, let_go)
+}
+
+fn write() -> redis::Pipeline {
+    let mut write = redis::pipe();
+    write.cmd("SET").arg("key").arg(1);
+    write
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_master_confirms_after_another_has_taken_its_place_does_not_count() {
+    let (place, asked, let_go) = holding().await;
+    let port = place.addr().to_string().rsplit(':').next().unwrap().parse().unwrap();
+    let (here, elsewhere) = (named(port), named(1));
+    let sentinel = fake(move |command| match command.starts_with("SENTINEL") {
+        true if asked.load(Ordering::Acquire) => Some(elsewhere),
+        true => Some(here),
+        false => Some("+OK"),
+    });
+    let sentinels = Sentinels::new(vec![sentinel.await], "mymaster".to_owned(), place);
+    let server = server_at(Place::Sentinel(sentinels), 1);
+    server.probe().await.unwrap();
+    let moves = async {
+        server.moved().await;
+        let_go.send(()).unwrap();
+    };
+    let write = write();
+    let (outcomes, ()) = tokio::join!(server.send(&write, false), moves);
+    let error = outcomes[0].as_ref().unwrap_err();
+    assert!(error.to_string().contains("another server has become the master"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_all_connections_are_busy_is_no_outage() {
+    let (place, _, let_go) = holding().await;
+    let server = server(place, 1);
+    server.probe().await.unwrap();
+    let (write, other) = (write(), redis::pipe().cmd("PING").to_owned());
+    let next = async {
+        let outcomes = server.send(&other, false).await;
+        let_go.send(()).unwrap();
+        outcomes
+    };
+    let (first, outcomes) = tokio::join!(server.send(&write, false), next);
+    let error = outcomes[0].as_ref().unwrap_err();
+    assert!(error.to_string().contains("busy") && !is_outage(error), "{error}");
+    first[0].as_ref().unwrap();
+    assert!(server.is_up());
 }
