@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cluster::node;
 use crate::servers::Cluster;
 use crate::support::terminal::at;
-use crate::support::{BOUND, Node, http};
+use crate::support::{BOUND, Node, eventually, http};
 
 /// Short: a question that a frozen master leaves open takes as long.
 const SETTINGS: &[(&str, &str)] = &[("--node-ttl", "3s")];
@@ -53,7 +53,7 @@ async fn status(node: &Node) -> Value {
     answer.json()
 }
 
-/// A list without those who live would be wrong; and nothing can have been done by asking for it.
+/// Who lives cannot be read; and nothing can have been done by asking for it.
 async fn has_no_list(node: &Node) {
     let answer = http::get(&node.worker_http("/nodes")).await;
     let message = answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
@@ -86,7 +86,10 @@ async fn a_frozen_master_costs_nodes_on_others_no_lease_and_hides_no_other_part(
         let streams = &status["streams"];
         assert_eq!([&streams["uplink"], &streams["presence"]], [&Value::Null; 2], "{status}");
         assert_eq!((&streams["dead"], &streams["ingress"][0]["lag"]), (&json!(0), &json!(0)), "{status}");
-        has_no_list(&c).await;
+        // Its lease is over: it is not live.
+        let live = http::answers(&c.worker_http("/nodes"), 200, BOUND).await.json();
+        let ids: Vec<_> = live["nodes"].as_array().unwrap().iter().map(|node| &node["nodeId"]).collect();
+        assert_eq!(ids, ["node-a", "node-c"], "{live}");
     })
     .await;
     ready(&[&a, &c, &d]).await;
@@ -110,4 +113,31 @@ async fn a_frozen_master_costs_nodes_on_others_no_lease_and_hides_no_other_part(
     })
     .await;
     ready(&[&a, &c, &d]).await;
+}
+
+#[tokio::test]
+async fn a_dead_node_whose_keys_nobody_can_read_ends_neither_broadcasts_nor_the_list() {
+    let mut cluster = Cluster::of_masters().await;
+    let mut needed = Vec::new();
+    for key in ["nodes", "events", "presence"] {
+        needed.push(cluster.holders(key).await[0]);
+    }
+    let away = (0..3).find(|master| !needed.contains(master)).expect("a master without any of these");
+    let (mut with, mut without) = (None, None);
+    for number in 0..50 {
+        let id = format!("node-{number}");
+        let is_there = cluster.holders(&format!("node:{id}")).await[0] == away;
+        if is_there { &mut with } else { &mut without }.get_or_insert(id);
+    }
+    let a = node(&cluster, &without.expect("a node elsewhere"), &[("--node-ttl", "2s")]).await;
+    let b = node(&cluster, &with.expect("a node there"), &[("--node-ttl", "2s")]).await;
+    cluster.servers[away].kill();
+    b.signal(Signal::KILL);
+    eventually(BOUND * 2, "the list without it", async || {
+        let answer = http::get(&a.worker_http("/nodes")).await;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    let answer = http::post(&a.worker_http("/publish"), r#"{"broadcast":true,"event":"e"}"#).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }

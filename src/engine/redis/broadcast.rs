@@ -29,10 +29,10 @@ pub fn entries(mut broadcasts: &[(EventName, Data)]) -> impl Iterator<Item = &[(
 /// # Errors
 /// Where Redis is away.
 pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result<Vec<NodeId>, Unavailable> {
-    let names = status::names(context).await?;
+    let (leases, now) = (status::leases(context).await?, status::now(context));
     let own = &context.config.node;
     let (here, nodes): (Vec<NodeId>, Vec<NodeId>) =
-        names.iter().filter_map(|name| name.parse().ok()).partition(|name| name == own);
+        leases.keys().filter_map(|name| name.parse().ok()).partition(|name| name == own);
     let (mut pipeline, mut hints) = (redis::pipe(), Hints::default());
     for (event, data) in broadcasts {
         hints.broadcast(event, data);
@@ -41,8 +41,10 @@ pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result
         pipeline.add_command(inbox::add(context, node.as_str(), &hints));
     }
     let added = context.link.run_each(&pipeline).await;
+    // Of a node that is no longer live, nobody may be able to clear up what is on a master that is away.
+    let is_live = |node: &NodeId| leases.get(node.as_str()).is_some_and(|end| *end > now);
     if let (false, Some(Err(error))) = (added.iter().any(Result::is_ok), added.first())
-        && (here.is_empty() || !is_wrong_type(error))
+        && (here.is_empty() || !is_wrong_type(error) && nodes.iter().any(is_live))
     {
         return Err(error.clone());
     }

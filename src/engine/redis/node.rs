@@ -16,7 +16,7 @@ use super::keys::EVENTS;
 use super::presence::Owed;
 use super::slot::Groups;
 use super::{
-    Context, beside, deaths, eviction, format, inbox, ms, publish, refused, reply, scripts, sessions, traces,
+    Context, beside, eviction, format, inbox, ms, publish, refused, reply, scripts, sessions, status, traces,
 };
 use crate::engine::{Claim, Unavailable};
 use crate::id::{NodeId, UserId};
@@ -219,9 +219,7 @@ pub async fn clear_up(context: &Context) -> Result<bool, Unavailable> {
         context.metrics.clock.told(asked, now_us, Duration::from_micros(1));
     }
     let now = now_us / 1000;
-    let mut leases = cmd("ZRANGE");
-    leases.arg(list).arg(0).arg(-1).arg("WITHSCORES");
-    let leases = deaths::leases(context.link.run_one(leases).await?)?;
+    let leases = status::leases(context).await?;
     for (dead, _) in leases.iter().filter(|(_, end)| **end <= now) {
         let Ok(dead) = dead.parse::<NodeId>() else { continue };
         if dead == context.config.node {

@@ -4,6 +4,7 @@
 use redis::{Cmd, Value, cmd};
 use tracing::debug;
 
+use super::deaths::{self, Leases};
 use super::{Context, reply};
 use crate::engine::status::{Backlog, Ingress, NodeStatus, Status, Streams};
 use crate::engine::{Lag, NodeInfo, Unavailable};
@@ -75,10 +76,19 @@ fn known<T>(part: &str, read: Result<T, Unavailable>) -> Option<T> {
 /// Where Redis is away, or a part of it without which one of them would be left out.
 pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
     let mut nodes = Vec::new();
-    for name in names(context).await? {
-        nodes.extend(info(context, &name).await?);
+    let (leases, now) = (leases(context).await?, now(context));
+    // Of who is no longer live, nobody may be able to read anything, nor clear up.
+    let mut live: Vec<_> = leases.iter().filter(|(_, end)| **end > now).map(|(name, _)| name).collect();
+    live.sort();
+    for name in live {
+        nodes.extend(info(context, name).await?);
     }
     Ok(nodes)
+}
+
+/// Unix ms by the clock of Redis, as it is known here.
+pub fn now(context: &Context) -> i64 {
+    i64::try_from(context.metrics.clock.now_us() / 1000).unwrap_or(i64::MAX)
 }
 
 /// How many nodes are live, by the clock of Redis as it is known here.
@@ -87,22 +97,25 @@ pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
 /// Where Redis is away.
 pub async fn live(context: &Context) -> Result<i64, Unavailable> {
     let mut live = cmd("ZCOUNT");
-    live.arg(context.keys.nodes()).arg(context.metrics.clock.now_us() / 1000).arg("+inf");
+    live.arg(context.keys.nodes()).arg(now(context)).arg("+inf");
     reply::integer(&context.link.run_one(live).await?)
 }
 
 /// The ids on the list of nodes, in order.
+async fn names(context: &Context) -> Result<Vec<String>, Unavailable> {
+    let mut names: Vec<_> = leases(context).await?.into_keys().collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The list of nodes, each with the end of its lease, Unix ms.
 ///
 /// # Errors
 /// Where Redis is away.
-pub async fn names(context: &Context) -> Result<Vec<String>, Unavailable> {
-    let mut names = cmd("ZRANGE");
-    names.arg(context.keys.nodes()).arg(0).arg(-1);
-    let names = reply::array(context.link.run_one(names).await?)?;
-    let mut names =
-        names.iter().map(|name| reply::text(name).map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
-    names.sort();
-    Ok(names)
+pub async fn leases(context: &Context) -> Result<Leases, Unavailable> {
+    let mut leases = cmd("ZRANGE");
+    leases.arg(context.keys.nodes()).arg(0).arg(-1).arg("WITHSCORES");
+    deaths::leases(context.link.run_one(leases).await?)
 }
 
 /// What a node says of itself; none where it is gone, or being cleared up after.
