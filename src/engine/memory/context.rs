@@ -195,14 +195,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_comes_in_the_first_millisecond_has_missed_nothing_later() {
-        let context = Context::new(Config {
-            node: "n".parse().unwrap(),
-            client_url: String::new(),
-            worker_url: String::new(),
-            log_ttl: Duration::from_secs(600),
-            log_length: 8,
-            max_sessions_per_user: 1,
-        });
+        let context = Context::new(Config::of_tests());
         let (user, client) = ("u".parse().unwrap(), "c".parse().unwrap());
         let connect = Connect { user, client, mode: Mode::New, since: None, confirmed: None };
         let is_whole = || matches!(context.register(&connect), Connected::Registered(registration) if registration.whole);

@@ -152,14 +152,7 @@ mod tests {
     }
 
     async fn engine(deaf: bool) -> (MemoryEngine, Arc<Sockets>) {
-        let engine = MemoryEngine::new(Config {
-            node: "n".parse().unwrap(),
-            client_url: String::new(),
-            worker_url: String::new(),
-            log_ttl: Duration::from_secs(600),
-            log_length: 8,
-            max_sessions_per_user: 1,
-        });
+        let engine = MemoryEngine::new(Config::of_tests());
         let sockets = Arc::new(Sockets { deaf, ..Sockets::default() });
         engine.start(sockets.clone());
         if !deaf {

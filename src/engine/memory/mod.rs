@@ -49,6 +49,20 @@ pub struct Config {
     pub max_sessions_per_user: usize,
 }
 
+#[cfg(test)]
+impl Config {
+    fn of_tests() -> Self {
+        Self {
+            node: "n".parse().unwrap(),
+            client_url: String::new(),
+            worker_url: String::new(),
+            log_ttl: Duration::from_secs(600),
+            log_length: 8,
+            max_sessions_per_user: 1,
+        }
+    }
+}
+
 /// The engine.
 pub struct MemoryEngine {
     context: Arc<Context>,
