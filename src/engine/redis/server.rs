@@ -227,9 +227,9 @@ impl Server {
         let connection = &mut *pooled;
         let outcome = self.known.look(&mut connection.inner).await;
         connection.broken = outcome.is_err();
-        match &outcome {
-            Ok(()) => self.up.store(true, Ordering::Release),
-            Err(error) => *lock(&self.known.trouble) = Some(error.to_string()),
+        *lock(&self.known.trouble) = outcome.as_ref().err().map(ToString::to_string);
+        if outcome.is_ok() {
+            self.up.store(true, Ordering::Release);
         }
         outcome
     }
