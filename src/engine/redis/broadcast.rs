@@ -29,10 +29,11 @@ pub fn entries(mut broadcasts: &[(EventName, Data)]) -> impl Iterator<Item = &[(
 /// # Errors
 /// Where Redis is away.
 pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result<Vec<NodeId>, Unavailable> {
-    let (leases, now) = (status::leases(context).await?, status::now(context));
+    let (now, leases) = (status::now(context), status::leases(context).await?);
     let own = &context.config.node;
-    let (here, nodes): (Vec<NodeId>, Vec<NodeId>) =
+    let (here, mut nodes): (Vec<NodeId>, Vec<NodeId>) =
         leases.keys().filter_map(|name| name.parse().ok()).partition(|name| name == own);
+    nodes.sort();
     let (mut pipeline, mut hints) = (redis::pipe(), Hints::default());
     for (event, data) in broadcasts {
         hints.broadcast(event, data);
@@ -43,8 +44,10 @@ pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result
     let added = context.link.run_each(&pipeline).await;
     // Of a node that is no longer live, nobody may be able to clear up what is on a master that is away.
     let is_live = |node: &NodeId| leases.get(node.as_str()).is_some_and(|end| *end > now);
-    if let (false, Some(Err(error))) = (added.iter().any(Result::is_ok), added.first())
-        && (here.is_empty() || !is_wrong_type(error) && nodes.iter().any(is_live))
+    let mut errors = nodes.iter().zip(&added).filter_map(|(node, added)| Some((node, added.as_ref().err()?)));
+    if !added.iter().any(Result::is_ok)
+        && let Some((_, error)) =
+            errors.find(|(node, error)| here.is_empty() || !is_wrong_type(error) && is_live(node))
     {
         return Err(error.clone());
     }

@@ -245,9 +245,10 @@ impl Server {
         })
     }
 
-    /// Whether all connections are taken; where there are none, the last attempt to open one has failed.
+    /// Whether all connections are taken. Where it cannot be reached there are none.
     fn is_busy(&self) -> bool {
-        self.pool.state().idle_connections == 0 && lock(&self.known.trouble).is_none()
+        let pool = self.pool.state();
+        pool.connections > 0 && pool.idle_connections == 0
     }
 
     /// What was wrong when it was last looked for.
@@ -324,8 +325,11 @@ impl Server {
         }
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.wait.replicas).arg(u64::try_from(self.wait.timeout.as_millis()).unwrap_or(u64::MAX));
-        let refused =
-            |error: RedisError| RedisError::from((ErrorKind::Io, "WAIT was refused", error.to_string()));
+        // A master no more: who asks must look for the new one.
+        let refused = |error: RedisError| match error.to_string().contains("replica instances") {
+            true => RedisError::from((ErrorKind::Io, "this server is a replica")),
+            false => error,
+        };
         let reached: u32 = wait.query_async(connection).await.map_err(refused)?;
         let short = || (ErrorKind::Extension, "too few replicas have it (--wait-replicas)").into();
         if reached < self.wait.replicas { Err(short()) } else { Ok(()) }

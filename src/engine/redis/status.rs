@@ -76,7 +76,7 @@ fn known<T>(part: &str, read: Result<T, Unavailable>) -> Option<T> {
 /// Where Redis is away, or a part of it without which one of them would be left out.
 pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
     let mut nodes = Vec::new();
-    let (leases, now) = (leases(context).await?, now(context));
+    let (now, leases) = (now(context), leases(context).await?);
     // Of who is no longer live, nobody may be able to read anything, nor clear up.
     let mut live: Vec<_> = leases.iter().filter(|(_, end)| **end > now).map(|(name, _)| name).collect();
     live.sort();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::scripts::Timer;
 use super::sentinel::Sentinels;
 use super::server::{Options, Place, Server, Wait};
-use super::wire::is_outage;
+use super::wire::{has_moved, is_outage};
 use super::*;
 
 /// Starts one that gives these answers, whole lines, to commands, words with spaces between; none ends the connection.
@@ -99,9 +99,13 @@ fn server(place: ConnectionInfo, pool_size: u32) -> Server {
 }
 
 fn server_at(place: Place, pool_size: u32) -> Server {
+    server_with(place, pool_size, 0)
+}
+
+fn server_with(place: Place, pool_size: u32, replicas: u32) -> Server {
     let options = Options {
         pool_size,
-        wait: Wait { replicas: 0, timeout: Duration::ZERO },
+        wait: Wait { replicas, timeout: Duration::ZERO },
         timer: Arc::new(Timer::new(&Metrics::new("n", SCRIPTS).unwrap())),
         doubts: Arc::default(),
     };
@@ -202,4 +206,27 @@ async fn that_all_connections_are_busy_is_no_outage() {
     assert!(error.to_string().contains("busy") && !is_outage(error), "{error}");
     first[0].as_ref().unwrap();
     assert!(server.is_up());
+}
+
+#[tokio::test]
+async fn that_replicas_cannot_be_waited_for_is_an_outage_only_where_the_master_is_none() {
+    let answers = [
+        ("-NOPERM this user has no permissions to run the 'wait' command", false),
+        ("-ERR WAIT cannot be used with replica instances.", true),
+        (":0", false),
+    ];
+    for (answer, is_away) in answers {
+        let place = fake(move |command| match command {
+            command if command.starts_with("WAIT") => Some(answer),
+            command if command.starts_with("DEL") => Some("-MOVED 1 127.0.0.1:1"),
+            _ => Some("+OK"),
+        });
+        let server = server_with(Place::Fixed(place.await), 1, 1);
+        let mut both = write();
+        both.cmd("DEL").arg("elsewhere");
+        let outcomes = server.send(&both, true).await;
+        let error = outcomes[0].as_ref().unwrap_err();
+        assert_eq!(is_outage(error), is_away, "{answer}: {error}");
+        assert!(has_moved(outcomes[1].as_ref().unwrap_err()), "{answer}: {outcomes:?}");
+    }
 }
