@@ -101,7 +101,7 @@ impl Pattern {
         let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
         // What is beyond ASCII they write in its other form, `xn--...`.
-        if !is_scheme || host.is_empty() || !host.is_ascii() || host.contains(['/', '?', '#', '@', ' ']) {
+        if !is_scheme || !host.is_ascii() || host.contains(['/', '?', '#', '@', ' ']) {
             return None;
         }
         // A browser leaves the port out where it is the scheme's own.

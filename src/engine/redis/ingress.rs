@@ -259,7 +259,9 @@ impl<'a> Reader<'a> {
     /// again with each time that an entry beside it is tried again.
     async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
         self.read.came(&entries);
-        entries.iter().for_each(|(id, _)| self.lease.has_read(id));
+        if let Some((newest, _)) = entries.last() {
+            self.lease.has_read(newest);
+        }
         let mut progress = Progress::default();
         let published = self.publish_all(&entries, &mut progress).await;
         let let_go = self.let_go(&entries, progress).await;

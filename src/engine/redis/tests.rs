@@ -95,14 +95,10 @@ async fn a_connection_that_broke_under_a_command_for_a_moving_slot_is_not_used_a
 }
 
 fn server(place: ConnectionInfo, pool_size: u32) -> Server {
-    server_at(Place::Fixed(place), pool_size)
+    server_at(Place::Fixed(place), pool_size, 0)
 }
 
-fn server_at(place: Place, pool_size: u32) -> Server {
-    server_with(place, pool_size, 0)
-}
-
-fn server_with(place: Place, pool_size: u32, replicas: u32) -> Server {
+fn server_at(place: Place, pool_size: u32, replicas: u32) -> Server {
     let options = Options {
         pool_size,
         wait: Wait { replicas, timeout: Duration::ZERO },
@@ -178,7 +174,7 @@ async fn what_a_master_confirms_after_another_has_taken_its_place_does_not_count
         false => Some("+OK"),
     });
     let sentinels = Sentinels::new(vec![sentinel.await], "mymaster".to_owned(), place);
-    let server = server_at(Place::Sentinel(sentinels), 1);
+    let server = server_at(Place::Sentinel(sentinels), 1, 0);
     server.probe().await.unwrap();
     let moves = async {
         server.moved().await;
@@ -221,7 +217,7 @@ async fn that_replicas_cannot_be_waited_for_is_an_outage_only_where_the_master_i
             command if command.starts_with("DEL") => Some("-MOVED 1 127.0.0.1:1"),
             _ => Some("+OK"),
         });
-        let server = server_with(Place::Fixed(place.await), 1, 1);
+        let server = server_at(Place::Fixed(place.await), 1, 1);
         let mut both = write();
         both.cmd("DEL").arg("elsewhere");
         let outcomes = server.send(&both, true).await;
