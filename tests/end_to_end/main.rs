@@ -45,6 +45,7 @@ mod http_reads;
 mod identity;
 mod ingress;
 mod ingress_faults;
+mod ingress_refused;
 mod keys;
 mod last_ping;
 mod local_mode;

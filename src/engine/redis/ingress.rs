@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use self::past::Past;
 use super::entry::{parse, per_user};
 use super::home::Dedicated;
 use super::lead::{Lease, NotHeld};
@@ -29,14 +30,14 @@ use crate::metrics::Via;
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
-    let (mut turn, mut stuck, mut bad) = (Turn::default(), Retold::default(), Retold::default());
-    let mut lease = Lease::new(&context, &stream);
+    let (mut turn, mut stuck) = (Turn::default(), Retold::default());
+    let (mut past, mut lease) = (Past::default(), Lease::new(&context, &stream));
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
             match lease.take().await {
                 Ok(true) => {
                     context.turns.taken(&mut turn, ttl);
-                    match Reader::serve(&context, &mut lease, &stream, &mut turn, &mut bad, &wanted).await {
+                    match Reader::serve(&context, &mut lease, &stream, &mut turn, &mut past, &wanted).await {
                         Err(Stopped::GivenAway) => {
                             debug!(stream, "another node may read this ingress stream")
                         }
@@ -61,17 +62,10 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                 Err(error) => debug!(%error, "the ingress lease cannot be had now"),
             }
         }
-        tell_bad(&stream, &mut bad);
+        past.tell_bad(&stream);
         // A standby looks every third of the lease, with jitter, so that not all ask at once.
         let pause = (ttl / 3).min(Duration::from_secs(1)).mul_f64(0.5 + fastrand::f64() / 2.0);
         let _ = timeout(pause, wanted.changed()).await;
-    }
-}
-
-/// Tells of bad entries that came in the minute after one was told of.
-fn tell_bad(stream: &str, bad: &mut Retold) {
-    if let Some(times) = bad.due() {
-        warn!(stream, times, "more ingress entries could not be routed: `events:dead` says why");
     }
 }
 
@@ -86,21 +80,9 @@ struct Reader<'a> {
     read: Read,
     lease: &'a mut Lease,
     turn: &'a mut Turn,
-    /// Tells of bad entries: an application may send nothing else.
-    bad: &'a mut Retold,
+    past: &'a mut Past,
     /// It was told that this process reads.
     told: bool,
-}
-
-/// How far a read of entries is with being published.
-#[derive(Default)]
-struct Progress<'a> {
-    /// Entries that cannot be routed, by their ids, and why.
-    bad: Vec<(&'a str, String)>,
-    /// So many entries, the first, went out.
-    through: usize,
-    /// Those of them of which some event is not published all the same.
-    undone: HashSet<&'a str>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -119,13 +101,24 @@ enum Stopped {
     GivenAway,
 }
 
+/// How far a read of entries is with being published.
+#[derive(Default)]
+struct Progress<'a> {
+    /// Entries that cannot be routed, by their ids, and why.
+    bad: Vec<(&'a str, String)>,
+    /// So many entries, the first, went out.
+    through: usize,
+    /// Those of them of which some event is not published all the same.
+    undone: HashSet<&'a str>,
+}
+
 impl<'a> Reader<'a> {
     async fn serve(
         context: &'a Context,
         lease: &'a mut Lease,
         name: &'a str,
         turn: &'a mut Turn,
-        bad: &'a mut Retold,
+        past: &'a mut Past,
         wanted: &watch::Receiver<bool>,
     ) -> Result<(), Stopped> {
         let stream = context.keys.ingress(name);
@@ -137,7 +130,7 @@ impl<'a> Reader<'a> {
             read: Read::default(),
             lease,
             turn,
-            bad,
+            past,
             told: false,
         };
         loop {
@@ -179,7 +172,7 @@ impl<'a> Reader<'a> {
             if self.lease.was_renewed() && self.context.turns.give_away(self.context, self.turn).await {
                 return Err(Stopped::GivenAway);
             }
-            tell_bad(self.name, self.bad);
+            self.past.tell_bad(self.name);
             let entries = self.take().await?;
             if entries.is_empty() {
                 self.wait(&mut handled, block).await?;
@@ -281,6 +274,9 @@ impl<'a> Reader<'a> {
                 Ok(publish) => match per_user(publish) {
                     Ok(events) => {
                         for event in events {
+                            if self.past.has_sent(id, &event) {
+                                continue;
+                            }
                             batch.push((event, id));
                             if batch.len() == most {
                                 progress.through = at;
@@ -322,9 +318,9 @@ impl<'a> Reader<'a> {
             }
             let outcomes = publish::route(self.context, batch).await;
             self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
-            for (outcome, id) in outcomes.into_iter().zip(&mut ids) {
+            for ((outcome, (event, _)), id) in outcomes.into_iter().zip(batch).zip(&mut ids) {
                 match outcome {
-                    Ok(_) => {}
+                    Ok(_) => self.past.sent(id, event),
                     Err(error) if error.is_for_good() => {
                         progress.bad.push((id, format!("unavailable: {error}")))
                     }
@@ -367,7 +363,7 @@ impl<'a> Reader<'a> {
         });
         if put_aside.is_ok() {
             for (entry, reason) in bad {
-                if let Some(times) = self.bad.again() {
+                if let Some(times) = self.past.bad.again() {
                     warn!(stream = self.name, %entry, reason, times, "an ingress entry could not be routed");
                 }
             }
@@ -388,11 +384,13 @@ impl<'a> Reader<'a> {
                 _ => gone.arg("XDEL").arg(&self.stream).arg(&done),
             };
             self.ask(gone, Duration::ZERO).await?;
+            self.past.forget(&done);
             self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);
         }
         put_aside.map(drop)
     }
 }
 
+mod past;
 #[cfg(test)]
 mod tests;

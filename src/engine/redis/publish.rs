@@ -2,11 +2,11 @@
 //! users. The script adds it where that is worth its time and where it may: not of large batches, not on a Cluster, not
 //! before replicas have the batch. There the caller does.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::inbox::Hints;
 use super::keys::{EVENTS, Keys};
@@ -115,18 +115,25 @@ pub async fn route(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Append
     let (hints, nodes) = hints(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
     let answers = context.link.run_each(&hints).await;
     traces::sent(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
-    let mut failed = Vec::new();
+    let mut failed = BTreeMap::new();
     for (node, answer) in nodes.iter().zip(answers) {
         let Err(error) = answer else { continue };
         for (at, (outcome, (event, _))) in outcomes.iter().zip(batch).enumerate() {
             if outcome.as_ref().is_ok_and(|appended| appended.nodes[..appended.untold].contains(node)) {
                 note_unsent(context, node, &event.user);
-                failed.push((at, error.clone()));
+                failed.entry(at).or_insert((0, error.clone())).0 += 1;
             }
         }
     }
-    for (at, error) in failed {
-        outcomes[at] = Err(error);
+    for (at, (nodes, error)) in failed {
+        let (event, entry) = batch[at];
+        let reached_some = outcomes[at].as_ref().is_ok_and(|appended| appended.nodes.len() > nodes);
+        if entry.is_some() && event.transient && reached_some {
+            // No log knows it: tried again, it would come once more to those who have it.
+            warn!(user = %event.user, %error, "a transient event did not reach all of its user's nodes");
+        } else {
+            outcomes[at] = Err(error);
+        }
     }
     outcomes
 }

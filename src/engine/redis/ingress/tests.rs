@@ -28,7 +28,7 @@ async fn nothing_goes_out_once_the_lease_is_over() {
         read: Read::default(),
         lease: &mut lease,
         turn: &mut Turn::default(),
-        bad: &mut Retold::default(),
+        past: &mut Past::default(),
         told: false,
     };
     asked.lock().unwrap().clear();
