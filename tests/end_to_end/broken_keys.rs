@@ -42,6 +42,20 @@ async fn whoever_asks_for_its_user_is_told_and_the_log_names_each_once() {
     assert_eq!(node.lines().iter().filter(|line| told(line)).count(), 2);
 }
 
+/// Their lease is due again and again.
+#[tokio::test]
+async fn whose_key_broke_while_they_are_here_is_told_of_once() {
+    let mut stage = Single::with(&[("--session-ttl", "1s")]).await;
+    let _client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let () = stage.db.run(cmd("DEL").arg("nodes:{user:42}")).await;
+    let () = stage.db.run(cmd("SET").arg("nodes:{user:42}").arg("x")).await;
+    stage.db.refused("WRONGTYPE", 5).await;
+    let told = |line: &str| line.contains("the user is passed over");
+    let line = stage.a.log_line(BOUND, "a warning", told).await;
+    assert!(line.contains(r#""user":"42""#) && line.contains("WRONGTYPE"), "{line}");
+    assert_eq!(stage.a.lines().iter().filter(|line| told(line)).count(), 1);
+}
+
 #[tokio::test]
 async fn what_an_entry_for_it_was_refused_for_begins_with_the_code_that_others_are_told() {
     let mut stage = Single::start().await;

@@ -17,17 +17,6 @@ pub async fn add(db: &mut Db, first: usize, last: usize) {
     }
 }
 
-/// Waits until Redis has refused something in these words, so often.
-pub async fn refused(db: &mut Db, word: &str, times: u64) {
-    eventually(BOUND, "Redis refusing again and again", async || {
-        let told: String = db.run(redis::cmd("INFO").arg("errorstats")).await;
-        let count = told.split_once(&format!("errorstat_{word}:count=")).map(|(_, rest)| rest);
-        let count = count.and_then(|rest| rest.split(['\r', ',']).next()).unwrap_or("0");
-        if count.parse::<u64>().unwrap() >= times { Ok(()) } else { Err(told) }
-    })
-    .await;
-}
-
 /// Waits until the group has nothing that was read and not acknowledged.
 pub async fn all_acknowledged(db: &mut Db) {
     eventually(BOUND, "no pending entry in the group `switchboard`", async || {
@@ -128,7 +117,7 @@ async fn a_stream_that_is_none_is_told_of_once_and_read_when_it_is_one_again() {
     let told = |line: &str| line.contains("the ingress stream cannot be read");
     let line = stage.a.log_line(BOUND, "that it cannot be read", told).await;
     assert!(line.contains("WRONGTYPE"), "{line}");
-    refused(&mut stage.db, "WRONGTYPE", 10).await;
+    stage.db.refused("WRONGTYPE", 10).await;
     let lines = stage.a.lines();
     assert_eq!(lines.iter().filter(|line| told(line)).count(), 1, "{lines:#?}");
     assert!(

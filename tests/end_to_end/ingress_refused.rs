@@ -1,6 +1,6 @@
 //! Entries of the ingress stream that Redis refuses for a while, and what is read beside them.
 
-use crate::ingress_faults::{add, all_acknowledged, refused};
+use crate::ingress_faults::{add, all_acknowledged};
 use crate::support::client::{data, numbers};
 use crate::support::pair::Single;
 use crate::support::wait::same;
@@ -26,7 +26,7 @@ async fn what_is_refused_is_not_overtaken_and_what_is_not_logged_is_sent_once() 
     }
     all.cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb");
     let _: redis::Value = stage.db.run_pipeline(&all).await;
-    refused(&mut stage.db, "OOM", 10).await;
+    stage.db.refused("OOM", 10).await;
     let _: () = stage.db.run(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
     let mut received = Vec::new();
     while received.last().is_none_or(|event: &(String, String)| event.1 != "2") {
@@ -57,7 +57,7 @@ async fn what_is_not_logged_is_sent_once_to_those_who_can_have_it() {
     }
     all.cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb");
     let _: redis::Value = stage.db.run_pipeline(&all).await;
-    refused(&mut stage.db, "OOM", 20).await;
+    stage.db.refused("OOM", 20).await;
     let _: () = stage.db.run(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
     assert_eq!(there.event().await.data, "1", "what reached nobody is tried again");
     all_acknowledged(&mut stage.db).await;

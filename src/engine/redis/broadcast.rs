@@ -1,10 +1,9 @@
 //! Broadcasts: events for every client there is. They are in no log.
 
 use redis::Value;
-use tracing::warn;
 
 use super::inbox::Hints;
-use super::publish::{MAX_BYTES, MAX_EVENTS, split};
+use super::publish::{MAX_BYTES, MAX_EVENTS, split, tell_missed};
 use super::refused::is_wrong_type;
 use super::{Context, inbox, status};
 use crate::engine::Unavailable;
@@ -62,7 +61,7 @@ pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result
             Ok(Value::Nil) => {}
             Ok(_) => told.push(node),
             // Were it sent again, all others would tell it their clients twice.
-            Err(error) => warn!(%node, %error, "a broadcast did not reach a node"),
+            Err(error) => tell_missed(context, &node, &error),
         }
     }
     Ok(told)

@@ -37,6 +37,17 @@ impl Broken {
             warn!(%user, %error, times, "a key of this user is not the relay's, or broken: refused until it is mended");
         }
     }
+
+    /// One user's item of a batch; none where a key of theirs is broken. To try that again would not mend it, so it is
+    /// said and passed over.
+    pub fn item_of<'a>(&self, user: &UserId, text: &'a str) -> Option<&'a str> {
+        let passed_over = |error: &Unavailable| {
+            if let Some(times) = lock(&self.0).of(user).again() {
+                warn!(%user, %error, times, "a key of this user is not the relay's, or broken: the user is passed over");
+            }
+        };
+        reply::item(text).inspect_err(passed_over).ok()
+    }
 }
 
 impl Told {

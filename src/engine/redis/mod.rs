@@ -147,6 +147,8 @@ struct Context {
     unsent: Mutex<publish::Unsent>,
     /// Tells that `presence` takes nothing.
     untold: Mutex<retold::Retold>,
+    /// Tells of what is not logged and did not reach a node.
+    missed: Mutex<retold::Retold>,
     /// This process has held its node id before.
     held_before: AtomicBool,
     /// When it first had it, by the clock of Redis, Unix ms; 0 before. The lease may be lost, and the keys with it; how long
@@ -208,6 +210,7 @@ impl RedisEngine {
             node: OnceLock::new(),
             unsent: Mutex::default(),
             untold: Mutex::default(),
+            missed: Mutex::default(),
             held_before: AtomicBool::new(false),
             started: AtomicI64::new(0),
             tracer: Tracer::default(),

@@ -291,7 +291,7 @@ async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
         let answers = context.link.probe_each(&calls).await;
         let mut owed = Owed::default();
         let outcomes = groups.outcomes(answers, |place, edges| {
-            if let Some(edges) = reply::item_of(&batch[place], reply::text(&edges)?) {
+            if let Some(edges) = context.broken.item_of(&batch[place], reply::text(&edges)?) {
                 owed.add(&batch[place], edges);
             }
             Ok(())

@@ -121,16 +121,16 @@ pub async fn route(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Append
         for (at, (outcome, (event, _))) in outcomes.iter().zip(batch).enumerate() {
             if outcome.as_ref().is_ok_and(|appended| appended.nodes[..appended.untold].contains(node)) {
                 note_unsent(context, node, &event.user);
-                failed.entry(at).or_insert((0, error.clone())).0 += 1;
+                failed.entry(at).or_insert((0, node, error.clone())).0 += 1;
             }
         }
     }
-    for (at, (nodes, error)) in failed {
+    for (at, (missed, node, error)) in failed {
         let (event, entry) = batch[at];
-        let reached_some = outcomes[at].as_ref().is_ok_and(|appended| appended.nodes.len() > nodes);
+        let reached_some = outcomes[at].as_ref().is_ok_and(|appended| appended.nodes.len() > missed);
         if entry.is_some() && event.transient && reached_some {
             // No log knows it: tried again, it would come once more to those who have it.
-            warn!(user = %event.user, %error, "a transient event did not reach all of its user's nodes");
+            tell_missed(context, node, &error);
         } else {
             outcomes[at] = Err(error);
         }
@@ -176,6 +176,13 @@ pub(super) fn note_unsent(context: &Context, node: &NodeId, user: &UserId) {
     let mut unsent = lock(&context.unsent);
     if unsent.len() < UNSENT_BOUND {
         unsent.insert((node.clone(), user.clone()));
+    }
+}
+
+/// Tells of an event that no log has, and a node did not get though others did: it is not sent again.
+pub(super) fn tell_missed(context: &Context, node: &NodeId, error: &Unavailable) {
+    if let Some(times) = lock(&context.missed).again() {
+        warn!(%node, %error, times, "an event that is not logged did not reach a node");
     }
 }
 

@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 use redis::Value;
-use tracing::warn;
 
 use crate::engine::{Cause, Unavailable};
-use crate::id::{EventId, UserId};
+use crate::id::EventId;
 
 fn unexpected(what: &str) -> Unavailable {
     Unavailable::new(format!("Redis answered with something else than {what}"))
@@ -77,15 +76,6 @@ pub fn item(text: &str) -> Result<&str, Unavailable> {
         }
         None => Ok(text),
     }
-}
-
-/// One user's item of a batch; none where a key of theirs is broken. To try that again would not mend it, so it is said
-/// and passed over.
-pub fn item_of<'a>(user: &UserId, text: &'a str) -> Option<&'a str> {
-    let passed_over = |error: &Unavailable| {
-        warn!(%user, %error, "a key of this user is not the relay's, or broken: the user is passed over");
-    };
-    item(text).inspect_err(passed_over).ok()
 }
 
 /// A stream entry's id and fields.

@@ -239,7 +239,7 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<En
     let mut outcomes = groups.outcomes(answers, |place, answer| {
         let end = &ends[place];
         // Where it is passed over it stays listed, for whoever clears up: perhaps its keys are whole by then.
-        let Some(edges) = reply::item_of(&end.user, reply::text(&answer)?) else {
+        let Some(edges) = context.broken.item_of(&end.user, reply::text(&answer)?) else {
             return Ok(Ended::Told);
         };
         let another_shape = || Unavailable::new("disconnect.lua answered with another shape");
@@ -291,7 +291,7 @@ pub async fn heartbeat(context: &Context, leases: &[UserLease]) -> Vec<Result<Le
     let mut owed = Owed::default();
     let states = groups.outcomes(answers, |place, answer| {
         let user = &leases[place].user;
-        let Some(answer) = reply::item_of(user, reply::text(&answer)?) else {
+        let Some(answer) = context.broken.item_of(user, reply::text(&answer)?) else {
             return Ok(LeaseState::Unknown);
         };
         let (newest, edges) = answer.split_once(' ').unwrap_or((answer, ""));

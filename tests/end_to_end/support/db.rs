@@ -119,6 +119,17 @@ impl Db {
         let of_user = entries.iter().filter(|entry| entry.get("user") == user);
         of_user.map(|entry| entry.get("state").to_owned()).collect()
     }
+
+    /// Waits until Redis has refused something in these words, so often.
+    pub async fn refused(&mut self, word: &str, times: u64) {
+        eventually(BOUND, "Redis refusing again and again", async || {
+            let told: String = self.run(redis::cmd("INFO").arg("errorstats")).await;
+            let count = told.split_once(&format!("errorstat_{word}:count=")).map(|(_, rest)| rest);
+            let count = count.and_then(|rest| rest.split(['\r', ',']).next()).unwrap_or("0");
+            if count.parse::<u64>().unwrap() >= times { Ok(()) } else { Err(told) }
+        })
+        .await;
+    }
 }
 
 /// A set of strings, for comparing with [`Db::members`].
