@@ -243,6 +243,7 @@ impl<'a> Reader<'a> {
             self.route(reply::entries(entries)?).await?;
             from = reply::text(&next)?.to_owned();
             if from == "0-0" {
+                self.past.forget_all();
                 return Ok(());
             }
         }

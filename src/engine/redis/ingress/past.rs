@@ -13,7 +13,7 @@ pub struct Past {
     /// Tells of bad entries: an application may send nothing else.
     pub bad: Retold,
     /// Who was sent which entry that is not logged: a log knows what it has been given, but these would come again each
-    /// time that something beside them is tried again.
+    /// time that something beside them is tried again. Another process that reads on knows nothing of it.
     sent: HashSet<(String, UserId)>,
 }
 
@@ -35,6 +35,11 @@ impl Past {
     /// Whether an entry's event went out before, and is in no log that knows.
     pub fn has_sent(&self, entry: &str, event: &Event) -> bool {
         event.transient && self.sent.contains(&(entry.to_owned(), event.user.clone()))
+    }
+
+    /// Nothing is pending, whoever saw to it.
+    pub fn forget_all(&mut self) {
+        self.sent.clear();
     }
 
     /// These entries are never read again.
