@@ -238,7 +238,7 @@ impl Server {
     async fn connection(&self) -> Result<bb8::PooledConnection<'_, Manager>, RedisError> {
         self.pool.get().await.map_err(|error| match error {
             RunError::User(error) => error,
-            RunError::TimedOut if self.is_up() && self.is_busy() => {
+            RunError::TimedOut if self.is_busy() => {
                 (ErrorKind::Client, "all connections to Redis are busy").into()
             }
             RunError::TimedOut => (ErrorKind::Io, "no connection in time", self.trouble()).into(),
