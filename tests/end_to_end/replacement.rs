@@ -235,3 +235,19 @@ async fn a_late_word_of_what_replaced_it_before_it_was_registered_anew_is_nothin
     assert_eq!(client.event().await.data, "2");
     client.round_trip().await;
 }
+
+/// The newer one is refused, though its user's keys have it already: the list of users of its node takes nothing.
+#[tokio::test]
+async fn where_the_newer_one_is_refused_the_older_has_its_place_again() {
+    let mut pair = Pair::with(&[("--session-ttl", "1h")]).await; // no heartbeat sees to it
+    let mut old = Client::as_user(&pair.b, "42", "tab-1").await;
+    let () = pair.db.run(redis::cmd("DEL").arg("users:{node:node-a}")).await;
+    let () = pair.db.run(redis::cmd("SET").arg("users:{node:node-a}").arg("x")).await;
+    let refused = http::upgrade(&pair.a.client_ws("userId=42&clientId=tab-1"), &[]).await;
+    assert_eq!(refused.refused(503), "unavailable");
+    registered(&mut pair.db, "tab-1@node-b").await;
+    let mut worker = Worker::open(&pair.a).await;
+    let ack = worker.publish(serde_json::json!({"userId": "42", "event": "e"})).await;
+    assert_eq!(ack["nodes"], serde_json::json!(["node-b"]));
+    assert_eq!(old.event().await.id.as_deref(), ack["id"].as_str());
+}

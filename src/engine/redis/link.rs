@@ -46,6 +46,9 @@ pub struct Link {
     doubts: Arc<Notify>,
 }
 
+/// What came of one command.
+type Answer = Result<Value, Unavailable>;
+
 /// Users of whom the newest events may be missing.
 pub enum Doubt {
     /// Everyone.
@@ -228,21 +231,21 @@ impl Link {
         first(self.run_each(&single(command)).await)
     }
 
-    /// Runs one command, and then a pipeline of which it must not come later. On a Cluster that takes two steps; one
-    /// server does as it is told in one.
-    pub async fn run_after(&self, command: Cmd, then: Vec<Cmd>) -> Vec<Result<Value, Unavailable>> {
+    /// Runs one command, and then others of which it must not come later. On a Cluster that takes two steps; one server
+    /// does as it is told in one, and does the others even where it refuses the first: what came of that is told apart.
+    pub async fn run_after(&self, command: Cmd, then: Vec<Cmd>) -> (Answer, Vec<Answer>) {
         let count = then.len();
         let (mut before, mut after) = (single(command), redis::pipe());
         let together = if self.is_cluster() { &mut after } else { &mut before };
         for command in then {
             together.add_command(command);
         }
-        let mut outcomes = self.run_each(&before).await.into_iter();
-        match outcomes.next() {
-            Some(Ok(_)) if after.is_empty() => outcomes.collect(),
-            Some(Ok(_)) => self.run_each(&after).await,
-            Some(Err(error)) => vec![Err(error); count],
-            None => Vec::new(),
+        let mut answers = self.run_each(&before).await;
+        let rest = answers.split_off(1);
+        match first(answers) {
+            answer if after.is_empty() => (answer, rest),
+            Ok(answer) => (Ok(answer), self.run_each(&after).await),
+            Err(error) => (Err(error.clone()), vec![Err(error); count]),
         }
     }
 

@@ -56,31 +56,35 @@ async fn connect_some(
     let mut calls: Vec<_> = groups.iter().map(|group| script(context, connects, group)).collect();
     // The first user makes the key anew, and this node may die before its next beat. Its answer, the last, is no group's.
     calls.push(keep_served(context));
-    let answers = context.link.run_after(served, calls).await;
+    let (served, answers) = context.link.run_after(served, calls).await;
 
     let (mut told, mut whose, mut owed) = (redis::pipe(), Vec::new(), Owed::default());
     let mut outcomes = groups.outcomes(answers, |place, answer| {
         let Connect { user, client, .. } = connects[place];
         let opened = opened(answer).inspect_err(|error| context.broken.tell(user, error))?;
-        if let (Some(Connected::Registered(registration)), false) =
-            (&opened.connected, opened.replaced.is_empty())
+        if let (Some(Connected::Registered(registration)), Some(older)) = (&opened.connected, opened.replaced)
         {
             let hints = Hints::replaced(user, client, registration.order);
-            told.add_command(inbox::add(context, &opened.replaced, &hints));
-            whose.push((place, opened.replaced.parse::<NodeId>()));
+            told.add_command(inbox::add(context, older.as_str(), &hints));
+            whose.push((place, older));
         }
         owed.add(user, &opened.edges);
         Ok(opened.connected)
     });
     // Where the older connection cannot be told to go, the newer one may not begin. The older one has lost its place
     // already: once it looks, it has that again, or is told.
-    for ((place, older), answer) in whose.into_iter().zip(context.link.run_each(&told).await) {
+    let told = match &served {
+        Ok(_) => context.link.run_each(&told).await,
+        Err(error) => vec![Err(error.clone()); whose.len()],
+    };
+    for ((place, older), answer) in whose.into_iter().zip(told) {
         if let Err(error) = answer {
             outcomes[place] = Err(error);
-            if let Ok(node) = older {
-                publish::note_unsent(context, &node, &connects[place].user);
-            }
+            publish::note_unsent(context, &older, &connects[place].user);
         }
+    }
+    if let Err(error) = served {
+        outcomes.iter_mut().for_each(|outcome| *outcome = Err(error.clone()));
     }
     match owed.tell(context).await {
         Ok(settle) if settle.is_empty() => {}
@@ -137,7 +141,7 @@ pub struct Opened {
     /// None where its turn comes later.
     connected: Option<Connected>,
     /// The node whose connection of this client is replaced.
-    replaced: String,
+    replaced: Option<NodeId>,
     /// What `presence` is to say.
     edges: String,
 }
@@ -159,7 +163,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         let text = reply::item(reply::text(&text)?)?;
         text.split_once(' ').unwrap_or((text, ""))
     };
-    let only = |connected| Ok(Opened { connected, replaced: String::new(), edges: String::new() });
+    let only = |connected| Ok(Opened { connected, replaced: None, edges: String::new() });
     match what {
         "ok" => {}
         "full" => return only(Some(Connected::Full)),
@@ -186,7 +190,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
     let replaced = word()?;
     Ok(Opened {
         connected: Some(Connected::Registered(registration)),
-        replaced: if replaced == "-" { String::new() } else { replaced.to_owned() },
+        replaced: if replaced == "-" { None } else { replaced.parse().ok() },
         edges: words.next().unwrap_or_default().to_owned(),
     })
 }
