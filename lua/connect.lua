@@ -43,13 +43,15 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local order = time[1] .. string.format('%06d', time[2])
 local lease_end = string.format('%d', now + session_ms)
-local clock = string.format('%d-0', now - 1) -- an event of this very millisecond must still come after it
+local A_DAY = 86400000
+-- No event is newer: one of this very millisecond must still come after it. Nor is it of the time before this data set, of
+-- which nothing is known.
 local empty_since = string.format('%d-0', math.max(now - 1, whole_since + 1)) -- where the log is empty now
+local clock = whole_since < now + A_DAY and empty_since or string.format('%d-0', now - 1)
 -- Positions of clients that are gone: so many are kept when there are more than so many of all.
 local KEPT_POSITIONS, MOST_POSITIONS = 512, 1024
 local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
 local COUNT_BYTES, CALL_BYTES = 1048576, 524288
-local A_DAY = 86400000
 local spent = 0 -- bytes of events that this call has read
 
 local function ms_of(id)

@@ -26,6 +26,22 @@ async fn whoever_was_told_of_a_gap_in_a_log_that_is_gone_stands_at_its_end() {
 }
 
 #[tokio::test]
+async fn whoever_comes_in_the_first_moment_of_a_data_set_may_come_back_to_it() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let (seconds, micros): (u64, u64) = stage.ask(&["TIME"]);
+    let birth = format!("since-{}", seconds * 1000 + micros / 1000 + 300);
+    let _: i64 = stage.ask(&["XGROUP", "CREATECONSUMER", "events", "switchboard", &birth]);
+    let other = stage.another("b").await;
+    let first = other.connect(&user, "tab").await.position;
+    assert!(other.publish_plain(&user, "1").await > first);
+    let () = stage.ask(&["DEL", LOG]);
+    let of_none = other.connect(&self::user("43"), "tab").await.position;
+    stage.time_passes(Duration::from_millis(400)).await;
+    assert!(!other.connect_since(&user, "tab", first).await.whole);
+    assert!(other.connect_since(&self::user("43"), "tab", of_none).await.whole, "nothing was published");
+}
+
+#[tokio::test]
 async fn whose_position_is_gone_with_the_cursor_is_told_a_gap_whoever_came_before() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     stage.connect(&user, "tab").await;
