@@ -183,7 +183,7 @@ impl Keeper {
                 "that node's release is too far from this one to share keys with it: waiting until it is gone; upgrade, or roll back, one release at a time"
             ),
             Claim::ClearingUp => {
-                info!(%node, "another node clears up after this id's last owner: waiting for that");
+                info!(%node, "this id's last owner is still cleared up after: waiting for that");
             }
         }
     }

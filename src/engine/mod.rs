@@ -210,7 +210,7 @@ pub enum Claim {
     Held,
     /// Another process has it, for this long at least.
     Taken(Duration),
-    /// A surviving node clears up after the id's last owner, which takes a moment.
+    /// The id's last owner is still cleared up after, here or by a surviving node, which takes a moment.
     ClearingUp,
     /// This live node is of a release whose keys this one cannot share.
     OtherFormat(NodeId),
@@ -222,7 +222,7 @@ impl Claim {
         match self {
             Self::Held => None,
             Self::Taken(_) => Some("another process has this node id"),
-            Self::ClearingUp => Some("another node clears up after this id's last owner"),
+            Self::ClearingUp => Some("this id's last owner is still cleared up after"),
             Self::OtherFormat(_) => Some("a node of a release that is too far from this one is live"),
         }
     }

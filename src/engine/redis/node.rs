@@ -92,6 +92,10 @@ pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
         if !forget(context, node).await? {
             return Ok(Claim::ClearingUp);
         }
+        // The lease was renewed meanwhile, but counts from when it was asked for: claimed once more, it lasts.
+        if asked.elapsed() >= context.config.node_ttl / 3 {
+            return Ok(Claim::ClearingUp);
+        }
     }
     // Only now: what has failed is left to the next claim, and nobody registers before that.
     context.held_before.store(true, Ordering::Release);
@@ -344,5 +348,37 @@ async fn create(context: &Context, group: redis::Cmd) -> Result<(), Unavailable>
     match context.link.probe_one(group).await {
         Err(error) if !error.to_string().contains("BUSYGROUP") => Err(error),
         _ => Ok(()), // BUSYGROUP: it is there already
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{context, fake};
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_lease_does_not_begin_before_a_long_clearing_up() {
+        let mut users = "*1\r\n$2\r\n42";
+        let place = fake(move |command| {
+            let is = |script: &redis::Script| command.contains(script.get_hash());
+            Some(if is(&scripts::CLAIM) {
+                if users == "*0" { "*3\r\n:1\r\n:1000\r\n:0" } else { "*3\r\n:1\r\n:1000\r\n:1" }
+            } else if is(&scripts::FORGET) {
+                tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(200)));
+                users = "*0";
+                "*1\r\n$0\r\n"
+            } else if is(&scripts::BEAT) {
+                ":1000"
+            } else if command.starts_with("SMEMBERS") {
+                users
+            } else if command.starts_with("XINFO") || command.starts_with("ZRANGE") {
+                "*0"
+            } else {
+                "+OK"
+            })
+        });
+        let context = context(place.await, Duration::from_millis(300));
+        assert_eq!(claim(&context).await.unwrap(), Claim::ClearingUp);
+        assert_eq!(claim(&context).await.unwrap(), Claim::Held);
     }
 }
