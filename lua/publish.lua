@@ -35,7 +35,8 @@ local A_DAY = 86400000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- A log's time to live is renewed with its first event of a second, or, where it is short, of a tenth of one: so many
--- digits of the clock tell them apart. Two calls for every event would be a fifth of its cost.
+-- digits of the clock tell them apart. Two calls for every event would be a fifth of its cost. While someone is there their
+-- heartbeats renew it as well, and their end; where nobody is, each event does.
 local digits = log_ttl < 100000 and 11 or 10
 local now_text = string.format('%d', now)
 local moment, tenth = string.sub(now_text, 1, digits), string.sub(now_text, 1, 11)
@@ -243,7 +244,7 @@ local function publish(nodes, log, cursor, event, data, option, counts)
     end
   end
   if last == '0-0' then begin(cursor, empty, id) end
-  due = due or entries == 1
+  due = due or entries == 1 or live == ''
   if due then keep(log, log_ttl) end
   -- A position must last as long as what its client has not got.
   if due or option or begun then keep(cursor, log_ttl) end

@@ -72,6 +72,21 @@ async fn a_note_of_a_sign_out_lapses_where_nothing_else_is_known_of_the_user() {
     assert!(left(&stage, CURSOR) > 0);
 }
 
+/// Whoever comes back in time finds the last event, and their position.
+#[tokio::test]
+async fn each_event_renews_what_is_kept_of_a_user_who_is_away() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    stage.disconnect(&user, "tab", None).await;
+    stage.publish_plain(&user, "0").await;
+    // More than one: a second may begin in between.
+    for data in ["1", "2", "3"] {
+        last(&stage, &KEPT, SHORT);
+        stage.publish_plain(&user, data).await;
+        assert_renewed(&stage, &KEPT, "an event");
+    }
+}
+
 /// The log is renewed once a second; what is noted of a key comes at any time.
 #[tokio::test]
 async fn a_key_is_remembered_as_long_as_its_event_is_kept() {
