@@ -104,7 +104,10 @@ impl Tracer {
 
     #[cold]
     fn looks_up(&self, user: &str) -> bool {
-        lock(&self.users).get(user).is_some_and(|until| *until > Instant::now())
+        let mut followed = lock(&self.users);
+        followed.retain(|_, until| *until > Instant::now());
+        self.any.store(!followed.is_empty(), Ordering::Relaxed);
+        followed.contains_key(user)
     }
 
     /// Whether anyone may be: where not, a batch need not be looked through.
@@ -188,6 +191,7 @@ mod tests {
         );
         tokio::time::advance(Duration::from_secs(11)).await;
         tracer.note("42", "published", || panic!("its time is over"));
+        assert!(!tracer.follows_anyone());
         tracer.follow_only([(user("44"), Instant::now() + Duration::from_secs(1))]);
         assert!(tracer.follows("44") && !tracer.follows("42"));
         tracer.leave(&user("44"));
