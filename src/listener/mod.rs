@@ -16,6 +16,7 @@ pub mod routes;
 pub mod trace;
 pub mod worker;
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -164,6 +165,10 @@ pub async fn serve<H, F>(
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
+            Err(error) if is_of_one(&error) => {
+                debug!(%error, "a connection was gone before it was accepted");
+                continue;
+            }
             Err(error) => {
                 // Each file that comes free lets one in, and the next finds none again.
                 if warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN) {
@@ -233,8 +238,33 @@ async fn serve_connection<H, F>(
     }
 }
 
+/// Whether what was wrong ended with one connection. Linux says here what has become of it meanwhile: `accept(2)`.
+fn is_of_one(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | HostUnreachable | NetworkUnreachable | NetworkDown | TimedOut
+    )
+}
+
 /// Waits until the node is draining, or its ports are closing.
 async fn asked(to: &mut watch::Receiver<bool>) {
     // An error means that the node is gone altogether.
     let _ = to.wait_for(|asked| *asked).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn the_next_connection_does_not_wait_for_what_was_wrong_with_one() {
+        let is = |error: Errno| is_of_one(&error.into());
+        assert!(
+            [Errno::CONNABORTED, Errno::CONNRESET, Errno::HOSTUNREACH, Errno::NETDOWN].into_iter().all(is)
+        );
+        assert!(![Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::INVAL].into_iter().any(is));
+    }
 }
