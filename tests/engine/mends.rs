@@ -238,3 +238,20 @@ async fn an_end_that_could_not_be_told_takes_nobody_off_who_is_back() {
     stage.heartbeat(&user, &[]).await;
     assert_eq!(stage.edges(), ["offline", "online"]);
 }
+
+#[tokio::test]
+async fn renewing_leases_opens_no_connections() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let opened = || {
+        let told: String = stage.ask(&["INFO", "stats"]);
+        let count = told.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().parse::<usize>().unwrap()
+    };
+    let before = opened();
+    for _ in 0..50 {
+        stage.heartbeat(&user, &[]).await;
+    }
+    // A few: the pool may not have been full.
+    assert!(opened() - before < 10, "{} for 50", opened() - before);
+}

@@ -294,9 +294,6 @@ impl Link {
     }
 
     async fn trusted(&self, pipeline: &Pipeline, durable: bool) -> Vec<Result<Value, Unavailable>> {
-        if pipeline.is_empty() {
-            return Vec::new();
-        }
         match self.is_trusted() {
             Ok(()) => self.each(pipeline, durable).await,
             Err(refused) => vec![Err(refused); pipeline.len()],
@@ -304,6 +301,10 @@ impl Link {
     }
 
     async fn each(&self, pipeline: &Pipeline, durable: bool) -> Vec<Result<Value, Unavailable>> {
+        // Nothing is asked: redis-rs calls that an error, and the pool would take its connection for broken.
+        if pipeline.is_empty() {
+            return Vec::new();
+        }
         let outcomes = match &self.servers {
             Servers::One(server) => {
                 let outcomes = server.send(pipeline, durable).await;
