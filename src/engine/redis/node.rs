@@ -101,6 +101,7 @@ pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
     context.held_before.store(true, Ordering::Release);
     show_life(context).await?;
     context.link.trust(asked + context.config.node_ttl);
+    context.refused.renewed(true);
     let on = context.clone();
     let looked = beside::start(&context.beside.eviction, async move { eviction::look(&on).await });
     beside::wait(context, announce(context, now).into_iter().chain([looked])).await;
@@ -112,8 +113,12 @@ pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
 /// # Errors
 /// Where Redis is away.
 pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unavailable> {
-    let (asked, refused) = (Instant::now(), context.refused.take());
-    let now = renew(context, &context.config.node, sessions).await?;
+    let (asked, mut refused) = (Instant::now(), context.refused.take());
+    let renewed = renew(context, &context.config.node, sessions).await;
+    if !context.refused.renewed(renewed.is_ok()) {
+        refused.clear(); // what lasts comes again
+    }
+    let now = renewed?;
     if now == 0 {
         context.link.distrust(); // as where a claim finds it taken
         return Ok(false);

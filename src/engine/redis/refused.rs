@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::cmd;
 use tracing::warn;
@@ -23,6 +24,8 @@ pub type Refusals = BTreeMap<&'static str, (u64, Unavailable)>;
 pub struct Refused {
     untold: Mutex<Refusals>,
     told: Mutex<BTreeMap<&'static str, Retold>>,
+    /// The last claim, or beat, went through.
+    renewed: AtomicBool,
 }
 
 impl Refused {
@@ -42,6 +45,12 @@ impl Refused {
     /// What was refused since this was last asked.
     pub fn take(&self) -> Refusals {
         std::mem::take(&mut lock(&self.untold))
+    }
+
+    /// A claim, or a beat, went `through`, or not. Whether what was refused before it is refused alone: the one before went
+    /// through as well. Else Redis refused everything for a while.
+    pub fn renewed(&self, through: bool) -> bool {
+        self.renewed.swap(through, Ordering::AcqRel) && through
     }
 
     fn again(&self, what: &'static str, times: u64) -> Option<u64> {
@@ -101,4 +110,46 @@ pub async fn named(context: &Context, error: Unavailable) -> Unavailable {
     }
     let reason = format!("{} ({} holds something else)", error.reason, wrong.join(", "));
     Unavailable { reason: reason.into(), ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::tests::{context, fake};
+    use super::super::{node, scripts};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_full_redis_refused_is_not_told_as_if_it_refused_that_alone() {
+        let full = Arc::new(AtomicBool::new(false));
+        let is_full = full.clone();
+        let place = fake(move |command| {
+            let is_beat = command.contains(scripts::BEAT.get_hash());
+            Some(match is_beat {
+                true if is_full.load(Ordering::Acquire) => "-OOM command not allowed",
+                true => ":1000",
+                false if command.starts_with("Z") => "*0",
+                false => "+OK",
+            })
+        });
+        let context = context(place.await, Duration::from_secs(600));
+        let refuses = || {
+            let error = Unavailable { cause: Cause::Refused, ..Unavailable::new("OOM") };
+            context.refused.hear::<()>("to publish", Err(error)).unwrap_err();
+        };
+        let told = async || {
+            node::beat(&context, 0).await.unwrap();
+            !lock(&context.refused.told).is_empty()
+        };
+        context.refused.renewed(true);
+        full.store(true, Ordering::Release);
+        node::beat(&context, 0).await.unwrap_err();
+        refuses();
+        full.store(false, Ordering::Release);
+        assert!(!told().await, "it refused everything until now");
+        refuses();
+        assert!(told().await, "it refuses that alone");
+    }
 }
