@@ -31,7 +31,7 @@ pub async fn open(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -
     let opened = client::let_in(&credentials, &hello, &ports).await?;
     let (events, body) = pair();
     opened.serve(events, &ports, place);
-    let mut answer = Answer::new(Body::Events(body));
+    let mut answer = Answer::new(Body::Right(body));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     // Neither kept nor held up nor compressed on the way.

@@ -1,13 +1,10 @@
 //! What every HTTP answer here has in common, and the WebSocket handshake.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::{Frame, Incoming, SizeHint};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
@@ -23,54 +20,21 @@ use crate::session::events::EventBody;
 /// An answer.
 pub type Answer = Response<Body>;
 
-/// The body of an answer.
-pub enum Body {
-    /// Known in full.
-    Whole(Full<Bytes>),
-    /// A session's events, until its end.
-    Events(EventBody),
-}
-
-impl Default for Body {
-    fn default() -> Self {
-        Self::Whole(Full::default())
-    }
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Events(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Events(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Events(body) => body.size_hint(),
-        }
-    }
-}
+/// The body of an answer: known in full, or a session's events until its end.
+pub type Body = Either<Full<Bytes>, EventBody>;
 
 /// An answer with a status, a content type and a body.
 pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Body::Whole(Full::new(body.into())));
+    let mut answer = Response::new(Body::Left(Full::new(body.into())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// An answer with a status alone.
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Body::Left(Full::default()));
+    *answer.status_mut() = status;
     answer
 }
 
@@ -82,9 +46,7 @@ pub fn json(body: &impl Serialize) -> Answer {
 
 /// 204: it is done, and there is nothing to tell.
 pub fn no_content() -> Answer {
-    let mut answer = Answer::default();
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    answer
+    empty(StatusCode::NO_CONTENT)
 }
 
 /// A refusal: its status, and `{"error":{"code","message"}}`.
@@ -231,8 +193,7 @@ pub fn accept_websocket(request: &Request<Incoming>) -> Result<Answer, Refusal> 
             "a WebSocket handshake needs Connection: Upgrade and one Sec-WebSocket-Key of 16 bytes in base64",
         ));
     };
-    let mut answer = Answer::default();
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let mut answer = empty(StatusCode::SWITCHING_PROTOCOLS);
     let accept = HeaderValue::from_str(&derive_accept_key(key))
         .map_err(|_| Refusal::new(Code::InvalidFrame, "Sec-WebSocket-Key cannot be used"))?;
     let reply = answer.headers_mut();

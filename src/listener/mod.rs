@@ -217,9 +217,9 @@ async fn serve_connection<H, F>(
                 Err(refusal) => http::refuse(&refusal),
             };
             match answer.body_mut() {
-                http::Body::Whole(_) => guest.sit(),
+                http::Body::Left(_) => guest.sit(),
                 // Once its session is over, the rest of it has to be taken in time, as any answer.
-                http::Body::Events(events) => events.when_over(move || guest.sit()),
+                http::Body::Right(events) => events.when_over(move || guest.sit()),
             }
             Ok::<_, std::convert::Infallible>(answer)
         }
