@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::cmd;
+use redis::{Value, cmd};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -24,13 +24,13 @@ const KEPT: Duration = Duration::from_secs(60 * 60);
 /// # Errors
 /// Where Redis is away.
 pub async fn refresh(context: &Context, now: i64) -> Result<(), Unavailable> {
-    let mut question = cmd("ZRANGEBYSCORE");
-    question.arg(context.keys.traced()).arg(format!("({now}")).arg("+inf").arg("WITHSCORES");
-    question.arg("LIMIT").arg(0).arg(MAX_USERS);
-    let answer = reply::array(context.link.probe_one(question).await?)?;
-    let mut lapsed = cmd("ZREMRANGEBYSCORE");
-    lapsed.arg(context.keys.traced()).arg("-inf").arg(now);
-    context.link.probe_one(lapsed).await?;
+    let key = context.keys.traced();
+    let mut look = redis::pipe();
+    look.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(now);
+    look.cmd("ZRANGEBYSCORE").arg(&key).arg(format!("({now}")).arg("+inf").arg("WITHSCORES");
+    look.arg("LIMIT").arg(0).arg(MAX_USERS);
+    let answers = context.link.probe_each(&look).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let answer = reply::array(answers.into_iter().last().unwrap_or(Value::Nil))?;
     let here = Instant::now();
     let users = answer.chunks_exact(2).filter_map(|pair| {
         let user = reply::text(&pair[0]).ok()?.parse().ok()?;
