@@ -27,7 +27,7 @@ pub fn is_taken(stream: &str) -> bool {
     FAMILIES.contains(&family) || stream == DEAD
 }
 
-/// One of a user's keys. Scripts take them by the hundred: each is spelt into the command, without a text of its own.
+/// A key in its parts. Scripts take users' by the hundred: each is spelt into the command, without a text of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Key<'a>([&'a str; 6]);
 
@@ -61,16 +61,12 @@ impl Keys {
         Self { prefix: prefix.into(), within: if cluster { prefix } else { "" }.into() }
     }
 
-    fn companion(&self, before: &str, of: &str, id: &str) -> String {
-        [&*self.prefix, before, ":{", &self.within, of, ":", id, "}"].concat()
+    fn companion<'a>(&'a self, before: &'static str, of: &'static str, id: &'a str) -> Key<'a> {
+        Key([&self.prefix, before, &self.within, of, id, "}"])
     }
 
-    fn of_user<'a>(&'a self, before: &'static str, user: &'a UserId) -> Key<'a> {
-        Key([&self.prefix, before, &self.within, "user:", user.as_str(), "}"])
-    }
-
-    fn key(&self, before: &str, id: &str) -> String {
-        [&*self.prefix, before, id].concat()
+    fn plain(&self, name: &str) -> String {
+        [&*self.prefix, name].concat()
     }
 
     /// SET of `<clientId>@<nodeId>`: who is connected where.
@@ -80,7 +76,7 @@ impl Keys {
 
     /// HASH nodeId → lease end; `@last`: newest event id.
     pub fn nodes_of<'a>(&'a self, user: &'a UserId) -> Key<'a> {
-        self.of_user("nodes:{", user)
+        self.companion("nodes:{", "user:", user.as_str())
     }
 
     /// How many bytes stand before the user's id in [`Keys::nodes_of`].
@@ -90,22 +86,22 @@ impl Keys {
 
     /// STREAM: the user's events.
     pub fn log<'a>(&'a self, user: &'a UserId) -> Key<'a> {
-        self.of_user("log:{", user)
+        self.companion("log:{", "user:", user.as_str())
     }
 
     /// HASH clientId → confirmed id; `@…`: what the scripts remember of the log.
     pub fn cursor<'a>(&'a self, user: &'a UserId) -> Key<'a> {
-        self.of_user("cursor:{", user)
+        self.companion("cursor:{", "user:", user.as_str())
     }
 
     /// HASH: a live node.
     pub fn node(&self, node: &str) -> String {
-        self.key("node:", node)
+        self.plain(&format!("node:{node}"))
     }
 
     /// STREAM, group `node`: events on their way to the node's sockets.
     pub fn inbox(&self, node: &str) -> String {
-        [&self.before_node(), node, "}"].concat()
+        self.companion("inbox:{", "node:", node).to_string()
     }
 
     /// What stands before a node's id in [`Keys::inbox`], for a script that makes more than one of them; a brace follows.
@@ -115,53 +111,53 @@ impl Keys {
 
     /// SET of user ids: whom the node serves.
     pub fn users(&self, node: &NodeId) -> String {
-        self.companion("users", "node", node.as_str())
+        self.companion("users:{", "node:", node.as_str()).to_string()
     }
 
     /// ZSET user id → Unix ms until which the user is followed.
     pub fn traced(&self) -> String {
-        self.key("traced", "")
+        self.plain("traced")
     }
 
     /// STREAM: the steps of a user who is followed.
     pub fn traces<'a>(&'a self, user: &'a UserId) -> Key<'a> {
-        self.of_user("traces:{", user)
+        self.companion("traces:{", "user:", user.as_str())
     }
 
     /// ZSET nodeId → lease end: all live nodes.
     pub fn nodes(&self) -> String {
-        self.key("nodes", "")
+        self.plain("nodes")
     }
 
     /// HASH: who leaves until when, and when the next client comes back.
     pub fn drain(&self) -> String {
-        self.key("drain", "")
+        self.plain("drain")
     }
 
     /// STREAM, group `switchboard`: anyone may publish here. [`EVENTS`], or another that `--ingress` names.
     pub fn ingress(&self, stream: &str) -> String {
-        self.key(stream, "")
+        self.plain(stream)
     }
 
     /// STREAM: ingress entries that could not be routed.
     pub fn dead(&self) -> String {
-        self.key(DEAD, "")
+        self.plain(DEAD)
     }
 
     /// STREAM: what clients send upward.
     pub fn uplink(&self) -> String {
-        self.key("uplink", "")
+        self.plain("uplink")
     }
 
     /// STREAM: first session opened, last session gone.
     pub fn presence(&self) -> String {
-        self.key("presence", "")
+        self.plain("presence")
     }
 
     /// STRING, on a Cluster alone, one on each master: Unix ms since when its data are known to be whole. `number` is
     /// the least that makes it fall on that master.
     pub fn mark(&self, number: u32) -> String {
-        self.companion("since", "master", &number.to_string())
+        self.companion("since:{", "master:", &number.to_string()).to_string()
     }
 }
 
