@@ -11,11 +11,11 @@ use smol_str::SmolStr;
 use thiserror::Error;
 
 /// Most characters of a user id: an e-mail address or `auth0|…` fits.
-pub const MAX_USER_ID: usize = 128;
+const MAX_USER_ID: usize = 128;
 /// Most characters of a client id, an event name, a collapse key or a node id.
-pub const MAX_NAME: usize = 64;
+const MAX_NAME: usize = 64;
 /// Most characters of an idempotency key.
-pub const MAX_KEY: usize = 128;
+const MAX_KEY: usize = 128;
 
 /// Why an id or name was refused: what it is, and what is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

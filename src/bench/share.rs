@@ -91,8 +91,6 @@ pub struct Count {
     pub gaps: u64,
     /// Sockets that ended before their time.
     pub broken: u64,
-    /// Sessions at the end.
-    pub sockets: usize,
     /// Latencies of deliveries.
     pub latencies: Spread,
     /// Latencies of answers to publishers.
@@ -256,7 +254,6 @@ fn count(load: &Load) -> Count {
         of_other_runs: load.of_other_runs.get(),
         gaps: load.gaps.get(),
         broken: load.broken.get(),
-        sockets: load.registered.get(),
         latencies: spread(&load.latencies.borrow()),
         answers: spread(&load.answers.borrow()),
         returns: spread(&load.returns.borrow()),

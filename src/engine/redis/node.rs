@@ -344,7 +344,7 @@ async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable>
 }
 
 /// The stream whose group carries the birth of the data set: the first of them.
-pub fn ingress(context: &Context) -> String {
+fn ingress(context: &Context) -> String {
     let first = context.config.ingress.first().map_or(EVENTS, String::as_str);
     context.keys.ingress(first)
 }
