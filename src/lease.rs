@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::lock::lock;
+use crate::ms::ms;
 
 /// The end of a lease that is not had.
 const NONE: u64 = 0;
@@ -57,7 +58,7 @@ impl Deadline {
     }
 
     fn ms(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
+        ms(at.saturating_duration_since(self.base))
     }
 }
 

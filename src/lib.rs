@@ -20,7 +20,7 @@
 //! | 2 | [`router`] | publish and deliver |
 //! | 1 | [`handle`], [`registry`], [`acked`], [`lease`], [`engine`], [`auth`] | this node's sockets; what they have acknowledged; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
 //! | 1 | [`fault`] | deliberate faults that no shipped build has, to check the checker |
-//! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`lock`], [`tls`] | words, checked where they enter; how many may wait; taking locks; whom to trust |
+//! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`lock`], [`ms`], [`tls`] | words, checked where they enter; how many may wait; taking locks; times as numbers; whom to trust |
 //! | 0 | [`metrics`], [`logging`], [`trace`] | what is counted, and how it is told; the log's way out; following one user |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
@@ -65,6 +65,7 @@ pub mod listener;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
+pub mod ms;
 pub mod protocol;
 pub mod registry;
 pub mod relay;

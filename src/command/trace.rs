@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::endpoint::Endpoint;
 use super::{Failure, Outcome, print, signals, wire};
 use crate::logging::say;
+use crate::ms::ms;
 use crate::settings::read::Reader;
 
 /// What was asked for.
@@ -44,7 +45,7 @@ pub async fn run(mut reader: Reader, trace: Trace) -> Outcome {
     let path = format!("/users/{}/trace", utf8_percent_encode(&trace.user, NON_ALPHANUMERIC));
     // Before the node is asked to follow: whoever is interrupted leaves nothing behind.
     let mut signals = signals()?;
-    let long = u64::try_from(trace.long.as_millis()).unwrap_or(u64::MAX);
+    let long = ms(trace.long);
     let begin = wire::http(&to, Method::PUT, &path, Some(format!(r#"{{"forMs":{long}}}"#))).await?;
     let begin: Value = serde_json::from_slice(&begin).unwrap_or_default();
     let mut after = begin["after"].as_str().unwrap_or("0").to_owned();

@@ -12,6 +12,7 @@ use super::http::{self, Answer};
 use super::operator::user_id;
 use crate::engine::unread;
 use crate::id::EventId;
+use crate::ms::ms;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json;
 use crate::protocol::publish::ENVELOPE;
@@ -32,7 +33,7 @@ pub async fn begin(user: &str, request: &mut Request<Incoming>, ports: &Ports) -
     }
     let user = user_id(user)?;
     let body = ports.bodies.read(request, ENVELOPE).await?;
-    let most = u64::try_from(LONGEST.as_millis()).unwrap_or(u64::MAX);
+    let most = ms(LONGEST);
     let wish: Wish =
         if body.bytes.is_empty() { Ok(Wish::default()) } else { json::object_of(&body.bytes) }
             .map_err(|_| Refusal::new(Code::InvalidFrame, r#"expected {"forMs":600000}, or no body"#))?;

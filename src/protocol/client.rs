@@ -6,6 +6,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::close::Close;
 use crate::id::{EventId, EventName};
+use crate::ms::ms;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json;
 
@@ -141,7 +142,7 @@ pub fn bye(close: Close) -> Utf8Bytes {
         #[serde(skip_serializing_if = "Option::is_none")]
         after_ms: Option<u64>,
     }
-    let after_ms = close.after().map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    let after_ms = close.after().map(ms);
     tagged("bye", &Bye { code: close.code(), reason: close.reason(), reconnect: close.reconnect(), after_ms })
 }
 

@@ -39,6 +39,7 @@ use crate::engine::{Registration, Unavailable};
 use crate::handle::Signal;
 use crate::id::EventId;
 use crate::metrics::Metrics;
+use crate::ms::ms;
 use crate::protocol::client::{self, Welcome};
 use crate::protocol::code::Refusal;
 use crate::router::Registered;
@@ -192,7 +193,7 @@ impl Session {
             position: registration.position.to_string(),
             recovered: registration.whole,
             replayed: registration.replayed,
-            ping_interval: u64::try_from(self.limits.ping_interval.as_millis()).unwrap_or(u64::MAX),
+            ping_interval: ms(self.limits.ping_interval),
         });
         // Where something follows, or is missing, the client does not stand at the log's end yet.
         let at_end = registration.whole && registration.replayed == 0;

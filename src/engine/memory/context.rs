@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use super::user::{Entry, User};
 use crate::engine::{Connect, Connected, Event, Mode, Node, NodeInfo, Published};
 use crate::id::{EventId, Logged, UserId};
 use crate::lock::lock;
+use crate::ms::ms;
 use crate::trace::Tracer;
 
 pub(super) struct State {
@@ -48,14 +49,14 @@ impl Context {
             node: OnceLock::new(),
             tracer: Tracer::default(),
             started: Instant::now(),
-            started_ms: u64::try_from(now.as_millis()).unwrap_or_default(),
+            started_ms: ms(now),
             dropped_message: AtomicBool::new(false),
         }
     }
 
     /// Unix ms; never goes back.
     pub(super) fn now_ms(&self) -> u64 {
-        self.started_ms + u64::try_from(self.started.elapsed().as_millis()).unwrap_or_default()
+        self.started_ms + ms(self.started.elapsed())
     }
 
     /// This node with so many sessions, as operators are told.
@@ -183,12 +184,10 @@ impl Context {
     }
 }
 
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::advance;
 
     use super::*;

@@ -82,6 +82,7 @@ use crate::engine::{
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::lock::lock;
 use crate::metrics::Metrics;
+use crate::ms::ms;
 use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
 use connection::Topology;
@@ -168,10 +169,6 @@ impl Context {
     fn node(&self) -> Option<&dyn Node> {
         self.node.get().map(Arc::as_ref)
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The engine.

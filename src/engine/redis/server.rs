@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::home::{Attempt, Dedicated, Home};
 use super::known::{Known, NOT_KNOWN};
+use super::ms;
 use super::scripts::Timer;
 use super::sentinel::Sentinels;
 use super::wire::{
@@ -324,7 +325,7 @@ impl Server {
             return Ok(());
         }
         let mut wait = redis::cmd("WAIT");
-        wait.arg(self.wait.replicas).arg(u64::try_from(self.wait.timeout.as_millis()).unwrap_or(u64::MAX));
+        wait.arg(self.wait.replicas).arg(ms(self.wait.timeout));
         // A master no more: who asks must look for the new one.
         let refused = |error: RedisError| match error.to_string().contains("replica instances") {
             true => RedisError::from((ErrorKind::Io, "this server is a replica")),
