@@ -10,7 +10,7 @@
 -- ARGV[4] -> version of the program
 -- ARGV[5] -> address for clients
 -- ARGV[6] -> address for workers
--- ARGV[7] -> log TTL, ms
+-- ARGV[7] -> how long the set of users is kept, ms
 -- ARGV[8] -> form of keys and entries that the process knows; noted where it is not the first
 -- ARGV[9] -> what the process was told as `now` by its first claim; 0, or nothing, where this is the first
 --
@@ -20,7 +20,7 @@
 
 local node, inbox, users = KEYS[1], KEYS[2], KEYS[3]
 local boot, node_ttl, session_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local log_ttl, format = tonumber(ARGV[7]), ARGV[8]
+local format = ARGV[8]
 
 local owner = redis.call('HMGET', node, 'boot', 'version')
 if owner[1] and owner[1] ~= boot then return { 0, redis.call('PTTL', node), owner[2] or '' } end
@@ -32,8 +32,7 @@ if started == 0 then started = now end
 redis.call('DEL', inbox)
 redis.call('XGROUP', 'CREATE', inbox, 'node', '0', 'MKSTREAM')
 redis.call('PEXPIRE', inbox, session_ttl + node_ttl)
--- Whoever is back first, if all go, tells who is offline.
-redis.call('PEXPIRE', users, math.max(log_ttl, session_ttl) + node_ttl)
+redis.call('PEXPIRE', users, ARGV[7]) -- whoever is back first, if all go, tells who is offline
 redis.call('HSET', node, 'boot', boot, 'started', started, 'version', ARGV[4], 'sessions', 0,
   'client_url', ARGV[5], 'worker_url', ARGV[6])
 if format ~= '1' then redis.call('HSET', node, 'format', format) end

@@ -30,6 +30,12 @@ const BIRTH: &str = "since-";
 /// How fine scripts tell the time.
 const MS: Duration = Duration::from_millis(1);
 
+/// How long it is remembered whom nodes served, should all of them go: whoever is back first tells who is offline.
+pub fn kept(context: &Context) -> Duration {
+    let config = &context.config;
+    config.log_ttl.max(config.session_ttl) + config.node_ttl
+}
+
 fn node_keys(context: &Context, call: &mut redis::Cmd, node: &NodeId) {
     call.arg(context.keys.node(node.as_str()))
         .arg(context.keys.inbox(node.as_str()))
@@ -45,7 +51,7 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
         .arg(version)
         .arg(&context.config.client_url)
         .arg(&context.config.worker_url)
-        .arg(ms(context.config.log_ttl))
+        .arg(ms(kept(context)))
         .arg(format::FORMAT)
         .arg(context.started.load(Ordering::Acquire));
     let asked = Instant::now();
@@ -143,7 +149,7 @@ async fn renew(context: &Context, node: &NodeId, sessions: usize) -> Result<i64,
         .arg(ms(context.config.node_ttl))
         .arg(ms(context.config.session_ttl))
         .arg(sessions)
-        .arg(ms(context.config.log_ttl));
+        .arg(ms(kept(context)));
     reply::integer(&context.link.probe_one(call).await?)
 }
 
@@ -173,9 +179,7 @@ async fn list_itself(context: &Context, now: i64) {
     let lease_end = now.saturating_add(i64::try_from(ms(config.node_ttl)).unwrap_or(i64::MAX));
     let mut commands = redis::pipe();
     commands.cmd("ZADD").arg(context.keys.nodes()).arg(lease_end).arg(config.node.as_str());
-    // The list goes when every node has been gone for as long as is remembered who was online.
-    let kept = config.log_ttl.max(config.session_ttl) + config.node_ttl;
-    commands.cmd("PEXPIRE").arg(context.keys.nodes()).arg(ms(kept));
+    commands.cmd("PEXPIRE").arg(context.keys.nodes()).arg(ms(kept(context)));
     for listed in context.link.probe_each(&commands).await {
         if let Err(error) = context.refused.hear("to list this node", listed) {
             debug!(%error, "the list of nodes was not renewed");

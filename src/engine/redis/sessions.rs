@@ -8,7 +8,7 @@ use tracing::debug;
 use super::inbox::Hints;
 use super::presence::Owed;
 use super::slot::{Groups, Slot};
-use super::{Context, broken, inbox, ms, publish, reply, scripts};
+use super::{Context, broken, inbox, ms, node, publish, reply, scripts};
 use crate::engine::{
     Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
     UserLease,
@@ -100,10 +100,8 @@ async fn connect_some(
 
 /// Lets the list of users that this node serves lapse, as `claim.lua` and `beat.lua` do.
 fn keep_served(context: &Context) -> redis::Cmd {
-    let config = &context.config;
     let mut keep = cmd("PEXPIRE");
-    keep.arg(context.keys.users(&config.node))
-        .arg(ms(config.log_ttl.max(config.session_ttl) + config.node_ttl));
+    keep.arg(context.keys.users(&context.config.node)).arg(ms(node::kept(context)));
     keep
 }
 
