@@ -5,8 +5,8 @@
 -- KEYS[4i+3] -> log:{user:<id>} (STREAM)
 -- KEYS[4i+4] -> cursor:{user:<id>} (HASH)
 -- ARGV[1] -> node id
--- ARGV[2] -> log TTL, ms
--- ARGV[2i+3] -> client id
+-- ARGV[2] -> log TTL, ms: from now on, because nobody has kept the log since, where the node is dead
+-- ARGV[2i+3] -> client id, or '*': all that the node has of the user
 -- ARGV[2i+4] -> id the client has confirmed, or ''
 --
 -- returns an array with one of these for each session:
@@ -54,23 +54,28 @@ local function refusal(result)
 end
 
 local function disconnect(user, nodes, log, cursor, client, confirmed)
-  local removed = call('SREM', user, client .. '@' .. node)
-  local members, ours, last = call('SMEMBERS', user), false, nil
-  for _, member in ipairs(members) do
-    if string.match(member, '@(.*)$') == node then ours = true end
+  local all, removed, left, ours, last = client == '*', 0, 0, false, nil
+  if not all then removed = call('SREM', user, client .. '@' .. node) end
+  for _, member in ipairs(call('SMEMBERS', user)) do
+    local here = string.match(member, '@(.*)$') == node
+    if all and here then
+      removed = removed + call('SREM', user, member)
+    else
+      left, ours = left + 1, ours or here
+    end
   end
-  if #members == 0 then last = call('HGET', nodes, '@last')
-  elseif not ours then redis.call('HDEL', nodes, node) end
+  if left == 0 then last = call('HGET', nodes, '@last')
+  elseif not ours then call('HDEL', nodes, node) end
 
   local noted, notes = call('HMGET', cursor, client, '@told', '@owed'), {}
-  local edges = owed_edges(noted[2], noted[3], #members == 0, removed, notes)
+  local edges = owed_edges(noted[2], noted[3], left == 0, removed, notes)
   -- It outlives the log, should Redis evict that.
   if last then notes[#notes + 1], notes[#notes + 2] = '@newest', last end
   if confirmed ~= '' and not (noted[1] and not newer(confirmed, noted[1])) then
     notes[#notes + 1], notes[#notes + 2] = client, confirmed
   end
   if notes[1] then call('HSET', cursor, unpack(notes)) end
-  if #members == 0 then call('DEL', nodes) end
+  if left == 0 then call('DEL', nodes) end
   keep(cursor, log_ttl)
   keep(log, log_ttl)
   return (ours and '1 ' or '0 ') .. edges

@@ -294,18 +294,21 @@ async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
         let groups = Groups::new(batch.iter().map(|user| sessions::user_slot(context, user)), FORGET);
         let mut calls = redis::pipe();
         for group in groups.iter() {
-            let mut call = scripts::call(&scripts::FORGET, 4 * group.len(), 2);
+            let mut call = scripts::call(&scripts::DISCONNECT, 4 * group.len(), 2 + 2 * group.len());
             for place in group {
                 sessions::user_keys(context, &mut call, &batch[*place]);
             }
             call.arg(node.as_str()).arg(ms(context.config.log_ttl));
+            for _ in group {
+                call.arg("*").arg(""); // all sessions; nothing confirmed
+            }
             calls.add_command(call);
         }
         let answers = context.link.probe_each(&calls).await;
         let mut owed = Owed::default();
-        let outcomes = groups.outcomes(answers, |place, edges| {
-            if let Some(edges) = context.broken.item_of(&batch[place], reply::text(&edges)?) {
-                owed.add(&batch[place], edges);
+        let outcomes = groups.outcomes(answers, |place, answer| {
+            if let Some(answer) = context.broken.item_of(&batch[place], reply::text(&answer)?) {
+                owed.add(&batch[place], answer.split_once(' ').map_or("", |(_, edges)| edges));
             }
             Ok(())
         });
@@ -372,10 +375,10 @@ mod tests {
             let is = |script: &redis::Script| command.contains(script.get_hash());
             Some(if is(&scripts::CLAIM) {
                 if users == "*0" { "*3\r\n:1\r\n:1000\r\n:0" } else { "*3\r\n:1\r\n:1000\r\n:1" }
-            } else if is(&scripts::FORGET) {
+            } else if is(&scripts::DISCONNECT) {
                 tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(200)));
                 users = "*0";
-                "*1\r\n$0\r\n"
+                "*1\r\n$2\r\n0 "
             } else if is(&scripts::BEAT) {
                 ":1000"
             } else if command.starts_with("SMEMBERS") {

@@ -3,7 +3,7 @@
 //! A user's set and the `presence` stream are in different slots, so no one script can change the one and tell the
 //! other. The script that changes the set notes in the user's own slot what is owed; whoever called it tells the
 //! stream, and then settles the debt. A node that dies in between leaves the note behind: the survivor that clears up
-//! after it gets it from `forget.lua`, and who is still connected gets it with the next heartbeat or connection.
+//! after it gets it from `disconnect.lua`, and who is still connected gets it with the next heartbeat or connection.
 //! Who tells looks first whether the dead one had told already, so that nothing is told twice.
 
 use redis::Pipeline;

@@ -37,7 +37,6 @@ scripts! {
     SIGNOUT => "signout",
     HEARTBEAT => "heartbeat",
     PUBLISH => "publish",
-    FORGET => "forget",
     TELL => "tell",
     SETTLE => "settle",
     CLAIM => "claim",
