@@ -1,7 +1,8 @@
 //! The names of things: users, clients, nodes and events, each checked where it enters the process.
 //!
-//! No id may hold a character that means something in a Redis key (`{`, `}`) or in an inbox entry (space,
-//! comma), so that no id can reach another user's or node's keys.
+//! None of them may hold a character that means something in a Redis key (`{`, `}`) or in an inbox entry (space,
+//! comma), so that no id can reach another user's or node's keys. An idempotency key may: it is only ever the end of
+//! a field's name.
 
 use std::borrow::Borrow;
 use std::fmt;

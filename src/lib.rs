@@ -33,9 +33,10 @@
 //! * Registry and engine never see each other; the router sees both.
 //! * Every key name is in one file (`engine/redis/keys.rs`), every close code in [`close`], every error code in
 //!   [`protocol::code`], every setting in [`settings::table`].
-//! * No lock is held across an await.
+//! * No lock of the standard library is held across an await. Where work has to wait for other work, the lock is
+//!   tokio's.
 //! * Every queue has a bound, and beside it stands what happens when it is full.
-//! * A script touches the keys of one slot, takes the time from Redis, and checks before it writes.
+//! * A script takes the time from Redis, and checks before it writes. On a Cluster it touches the keys of one slot.
 //!
 //! [`bench`]: mod@bench
 

@@ -84,8 +84,8 @@ impl Remote {
         timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(format!("silent for {} s", PATIENCE.as_secs())))
     }
 
-    /// Says once in the log that the server is away, where it was told of shortly before a moment later, and once that it
-    /// is back.
+    /// Says in the log that the server is away, once for each outage, and that it is back. Where an outage was told of
+    /// less than 10 s ago, the next is told of only if it still lasts after that.
     pub fn note(&self, answered: Result<(), &dyn Display>) {
         let mut state = lock(&self.state);
         match answered {
