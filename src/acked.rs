@@ -24,14 +24,14 @@ struct Users {
 
 /// What confirms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receipt {
+pub enum Confirmation {
     /// An `ack` frame.
     Ack,
     /// The answer to a ping.
     Pong,
 }
 
-impl Receipt {
+impl Confirmation {
     /// Its name in a trace.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,11 +43,11 @@ impl Receipt {
 
 impl Acked {
     /// One of the user's clients has confirmed something.
-    pub fn add(&self, user: &UserId, by: Receipt) {
+    pub fn add(&self, user: &UserId, by: Confirmation) {
         let mut users = lock(&self.users);
         let users = match by {
-            Receipt::Ack => &mut users.by_ack,
-            Receipt::Pong => &mut users.by_pong,
+            Confirmation::Ack => &mut users.by_ack,
+            Confirmation::Pong => &mut users.by_pong,
         };
         if !users.contains(user) {
             users.insert(user.clone());
@@ -83,8 +83,8 @@ mod tests {
     #[test]
     fn whoever_sent_an_ack_comes_first_and_each_once() {
         let (acked, user) = (Acked::default(), |number: u32| number.to_string().parse::<UserId>().unwrap());
-        (0..5).for_each(|number| acked.add(&user(number), Receipt::Pong));
-        (0..2).for_each(|_| acked.add(&user(9), Receipt::Ack));
+        (0..5).for_each(|number| acked.add(&user(number), Confirmation::Pong));
+        (0..2).for_each(|_| acked.add(&user(9), Confirmation::Ack));
         assert_eq!(acked.take(1), [user(9)]);
         assert_eq!([4, 4].map(|most| acked.take(most).len()), [4, 1]);
         assert!(acked.came().now_or_never().is_none());

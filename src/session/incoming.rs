@@ -4,7 +4,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::rate::Verdict;
 use super::{Done, End, Session, steps};
-use crate::acked::Receipt;
+use crate::acked::Confirmation;
 use crate::close::Close;
 use crate::engine::Uplink;
 use crate::protocol::client::{self, Incoming};
@@ -16,7 +16,7 @@ impl Session {
         if let Message::Pong(payload) = &message
             && let Some(confirmed) = self.clock.pong(payload)
         {
-            self.confirm(confirmed.min(self.last), Receipt::Pong); // or Redis has lost it since
+            self.confirm(confirmed.min(self.last), Confirmation::Pong); // or Redis has lost it since
             return Ok(self.clock.closes_for().map(End::Close));
         }
         self.clock.heard();
@@ -50,7 +50,7 @@ impl Session {
         match incoming {
             Ok(Incoming::Ping) => self.answer(client::pong())?,
             // What was not sent cannot have arrived.
-            Ok(Incoming::Ack(id)) => self.confirm(id.min(self.last), Receipt::Ack),
+            Ok(Incoming::Ack(id)) => self.confirm(id.min(self.last), Confirmation::Ack),
             Ok(Incoming::Message { event, data }) => {
                 steps::note(&self.registered, "message", || vec![("event", event.to_string())]);
                 let sent = self.registered.router().engine().uplink(Uplink {

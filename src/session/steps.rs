@@ -3,7 +3,7 @@
 use tracing::debug;
 
 use super::{End, Session};
-use crate::acked::Receipt;
+use crate::acked::Confirmation;
 use crate::engine::Registration;
 use crate::id::EventId;
 use crate::router::Registered;
@@ -77,7 +77,7 @@ impl Session {
     }
 
     /// The client has everything up to `id`, as it says itself or as its pong shows.
-    pub(super) fn confirm(&self, id: EventId, by: Receipt) {
+    pub(super) fn confirm(&self, id: EventId, by: Confirmation) {
         let handle = self.registered.handle();
         handle.confirm(id);
         if handle.unsaved().is_some() {
