@@ -15,31 +15,31 @@ use super::Context;
 /// finds it done; of what is left, two more beats come in time.
 const SHARE: u32 = 10;
 
-/// Each is held for as long as its work goes on: where it hangs, the next beat does not add to it.
+/// What goes on: where one of these hangs, the next beat does not add to it.
 #[derive(Debug, Default)]
 pub struct Beside {
     /// The list of nodes.
-    pub list: Turn,
+    pub list: Busy,
     /// Who is followed.
-    pub traced: Turn,
+    pub traced: Busy,
     /// Hints that are owed.
-    pub owed: Turn,
+    pub owed: Busy,
     /// Telling what Redis refuses.
-    pub refused: Turn,
+    pub refused: Busy,
     /// Whether Redis may throw keys away.
-    pub eviction: Turn,
+    pub eviction: Busy,
 }
 
-/// Held by whoever does the work.
-pub type Turn = Arc<Mutex<()>>;
+/// Held for as long as the work goes on.
+pub type Busy = Arc<Mutex<()>>;
 /// For waiting; the work goes on without.
 pub type Started = JoinHandle<()>;
 
 /// Starts work, unless it is still going on.
-pub fn start(turn: &Turn, work: impl Future<Output = ()> + Send + 'static) -> Option<Started> {
-    let turn = turn.clone().try_lock_owned().ok()?;
+pub fn start(busy: &Busy, work: impl Future<Output = ()> + Send + 'static) -> Option<Started> {
+    let busy = busy.clone().try_lock_owned().ok()?;
     Some(tokio::spawn(async move {
-        let _turn = turn;
+        let _busy = busy;
         work.await;
     }))
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
-use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -20,12 +19,6 @@ const USERS: usize = 64;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What is left to do.
-#[derive(Debug, Default)]
-pub struct Doubts {
-    listing: Notify,
-}
-
 /// Tells the node of each doubt.
 pub async fn tell(context: Arc<Context>) {
     loop {
@@ -33,14 +26,14 @@ pub async fn tell(context: Arc<Context>) {
         if let Some(node) = context.node() {
             node.doubted(&|user| doubt.concerns(sessions::user_slot(&context, user)));
         }
-        context.doubts.listing.notify_one();
+        context.listing.notify_one();
     }
 }
 
 /// Tells the node, after each doubt, which sessions Redis has on it.
 pub async fn list(context: Arc<Context>) {
     loop {
-        context.doubts.listing.notified().await;
+        context.listing.notified().await;
         let mut users = loop {
             match node::users_of(&context, &context.config.node).await {
                 Ok(users) => break users,

@@ -71,7 +71,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::engine::status::Status;
@@ -162,7 +162,8 @@ struct Context {
     broken: broken::Broken,
     refused: refused::Refused,
     eviction: eviction::Eviction,
-    doubts: doubts::Doubts,
+    /// Asks for the sessions that Redis has on this node.
+    listing: Notify,
 }
 
 impl Context {
@@ -217,7 +218,7 @@ impl RedisEngine {
             broken: broken::Broken::default(),
             refused: refused::Refused::default(),
             eviction: eviction::Eviction::default(),
-            doubts: doubts::Doubts::default(),
+            listing: Notify::new(),
             config,
         });
         let ((events, published), (sessions, ops)) =
