@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::engine::{Claim, Engine, Unavailable};
+use crate::ms::ms;
 use crate::router::Router;
 
 /// How long a node that has just claimed its id leaves the leases of others alone: what kept it away, a Redis that was
@@ -172,7 +173,7 @@ impl Keeper {
         match obstacle {
             Claim::Held => {}
             Claim::Taken(lapses) => {
-                let lapses_ms = u64::try_from(lapses.as_millis()).unwrap_or(u64::MAX);
+                let lapses_ms = ms(*lapses);
                 warn!(
                     %node, lapses_ms,
                     "this node id is live elsewhere: waiting until that lease lapses; give each node its own --node-id"
