@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::command::endpoint::{self, Endpoint};
-use crate::settings::read::{Reader, Source};
+use crate::settings::read::{BARE, Reader, Source};
 
 /// Docker's own default is 30 s; a process that takes 3 to say `ok` is not well.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -28,23 +28,20 @@ impl Target {
     /// # Errors
     /// What is off, in words, one line for each mistake.
     pub fn of(reader: &mut Reader) -> Result<Self, String> {
-        let given = reader.given("worker-url");
-        // That of the environment is what workers are told: where TLS ends before the node, it is of no use here.
-        let url = given.and_then(host_and_port);
-        if reader.source("worker-url") == Source::Flag {
-            let no_address = || {
-                let given = given.unwrap_or_default();
-                format!("--worker-url {given:?} cannot be asked: it must be like ws://host:4001 or http://")
-            };
-            return Ok(Self { first: url.ok_or_else(no_address)?, second: None });
-        }
-        // What was off before these two is another setting's matter.
+        // What was off before these is another setting's matter.
         let earlier = reader.mistakes.len();
-        let here = endpoint::here(reader, "worker-port");
+        let (first, second) = if reader.source("worker-url") == Source::Flag {
+            let allowed = format!("an address like ws://host:4001 or http://, {BARE}");
+            (reader.value("worker-url", &allowed, host_and_port), None)
+        } else {
+            // That of the environment is what workers are told: where TLS ends before the node, it is of no use here.
+            let second = reader.given("worker-url").and_then(host_and_port);
+            (endpoint::here(reader, "worker-port"), second)
+        };
         let mistakes: Vec<&str> =
             reader.mistakes[earlier..].iter().map(|mistake| mistake.0.as_str()).collect();
-        match here.filter(|_| mistakes.is_empty()) {
-            Some(first) => Ok(Self { first, second: url }),
+        match first.filter(|_| mistakes.is_empty()) {
+            Some(first) => Ok(Self { first, second }),
             None => Err(mistakes.join("\n")),
         }
     }
@@ -52,7 +49,7 @@ impl Target {
 
 /// None where TLS ends before the node.
 fn host_and_port(url: &str) -> Option<(String, u16)> {
-    let node = Endpoint::at(url).ok().filter(|node| !node.secure)?;
+    let node = Endpoint::at(url).filter(|node| !node.secure)?;
     Some((node.host, node.port))
 }
 
@@ -122,7 +119,7 @@ mod tests {
     fn addresses_are_read_as_people_write_them() {
         let read = |url: &str| host_and_port(url).map(|(host, port)| format!("{host} {port}"));
         assert_eq!(read("ws://127.0.0.1:4001").as_deref(), Some("127.0.0.1 4001"));
-        assert_eq!(read("http://relay:4001/ws?x=1").as_deref(), Some("relay 4001"));
+        assert_eq!(read("http://relay:4001/ws").as_deref(), Some("relay 4001"));
         assert_eq!(read("http://relay").as_deref(), Some("relay 80"));
         assert_eq!(read("ws://[::1]:4001/").as_deref(), Some("::1 4001"));
         for bad in ["", "relay:4001", "https://relay", "ws://", "ws://relay:port"] {

@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::settings::read::{BARE, is_bare};
+
 /// A text frame's opcode.
 pub const TEXT: u8 = 1;
 /// A close frame's opcode.
@@ -90,9 +92,12 @@ impl Address {
     /// # Errors
     /// In words.
     pub fn find(url: &str) -> Result<Self, String> {
+        if !is_bare(url) {
+            return Err(format!("addresses must be {BARE}"));
+        }
         let allowed = || format!("{url:?} is no address: ws://host:port is one (TLS ends before the node)");
         let host = url.strip_prefix("ws://").or_else(|| url.strip_prefix("http://")).ok_or_else(allowed)?;
-        let host = host.split(['/', '?']).next().unwrap_or_default();
+        let host = host.split('/').next().unwrap_or_default();
         let with_port = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
             host.to_owned()
         } else {
@@ -199,6 +204,11 @@ mod tests {
         assert_eq!(Address::find("ws://127.0.0.1").unwrap().at.port(), 80);
         for bad in ["", "127.0.0.1:4000", "wss://127.0.0.1:4000", "ws://"] {
             assert!(Address::find(bad).is_err(), "{bad}");
+        }
+        for more in ["ws://me:secret@127.0.0.1:1", "ws://127.0.0.1:1?token=secret", "ws://127.0.0.1:1#secret"]
+        {
+            let told = Address::find(more).unwrap_err();
+            assert!(told.contains("--worker-token") && !told.contains("secret"), "{told}");
         }
     }
 }

@@ -4,7 +4,7 @@
 use hyper::Uri;
 
 use super::Failure;
-use crate::settings::read::{Reader, Source};
+use crate::settings::read::{BARE, Reader, Source, is_bare};
 
 /// A node's port, from here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +45,9 @@ impl Endpoint {
         Ok(Self { token, ..Self::find(reader, "client-url", "client-port")? })
     }
 
-    /// What a URL names.
-    ///
-    /// # Errors
-    /// Where it is no address.
-    pub fn at(url: &str) -> Result<Self, Failure> {
-        parse(url, "").ok_or_else(|| Failure::Usage(format!("{url:?} is no address")))
+    /// What a URL names; none where it is no address.
+    pub fn at(url: &str) -> Option<Self> {
+        parse(url, "")
     }
 
     /// Whether it is the URL that says where a node's port is. A flag wins over the environment, also where one says where
@@ -64,7 +61,7 @@ impl Endpoint {
         if Self::is_by_url(reader, url, port) {
             let from = named(url, reader.source(url));
             let usual = if port == "worker-port" { 4001 } else { 4000 };
-            let allowed = format!("an address like ws://host:{usual}, wss://, http:// or https://");
+            let allowed = format!("an address like ws://host:{usual}, wss://, http:// or https://, {BARE}");
             let found = reader.value(url, &allowed, |given| parse(given, &from));
             return found.ok_or_else(|| mistakes(reader));
         }
@@ -128,7 +125,7 @@ fn named(flag: &str, source: Source) -> String {
 }
 
 fn parse(url: &str, from: &str) -> Option<Endpoint> {
-    let uri: Uri = url.parse().ok()?;
+    let uri: Uri = url.parse().ok().filter(|_| is_bare(url))?;
     let (secure, standard) = match uri.scheme_str()? {
         "ws" | "http" => (false, 80),
         "wss" | "https" => (true, 443),
@@ -177,6 +174,9 @@ mod tests {
             ["", "relay:4001", "ftp://relay", "ws://", "ws://relay:port", "ws://relay:0", "ws://relay:"]
         {
             assert_eq!(read(bad), None, "{bad}");
+        }
+        for more in ["ws://me:secret@relay", "ws://relay/?token=secret", "ws://relay/#secret"] {
+            assert_eq!(read(more), None, "{more}");
         }
         assert_eq!(parse("wss://relay/live/ws", "").unwrap().resource("/status"), "/live/status");
     }

@@ -88,7 +88,7 @@ async fn is_ready(url: &str, node: &str) -> (Option<bool>, Option<String>) {
     if url.is_empty() {
         return (None, Some("its worker URL cannot be read".into()));
     }
-    let Ok(to) = Endpoint::at(url) else { return (None, Some("its worker URL is no address".into())) };
+    let Some(to) = Endpoint::at(url) else { return (None, Some("its worker URL is no address".into())) };
     match timeout(PATIENCE, wire::ask(&to, Method::GET, "/readyz", None)).await {
         // A node of an older release does not say who it is.
         Ok(Ok(answer)) if answer.headers().get(NODE_HEADER).is_some_and(|other| other != node) => {

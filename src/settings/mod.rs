@@ -22,7 +22,7 @@ use crate::id::NodeId;
 use crate::session::Limits;
 use access::Access;
 use bounds::Bounds;
-use read::{DAY, Mistake, Reader, Secrets, duration};
+use read::{BARE, DAY, Mistake, Reader, Secrets, duration, is_bare};
 use redis::Redis;
 
 /// How log lines look.
@@ -137,8 +137,8 @@ impl Settings {
         if client_port.is_some_and(|port| port != 0) && client_port == worker_port {
             r.mistake("worker-port", "another port than --client-port");
         }
-        let client_url = url(r, "client-url", &["ws://", "wss://", "http://", "https://"]);
-        let worker_url = url(r, "worker-url", &["ws://", "wss://", "http://", "https://"]);
+        let client_url = url(r, "client-url");
+        let worker_url = url(r, "worker-url");
         let redis = redis::read(r);
         let access = access::read(r, development);
         let session_ttl = r.time("session-ttl", ms(300));
@@ -258,11 +258,13 @@ fn node_id(r: &mut Reader) -> Option<NodeId> {
 }
 
 /// The outer option is none where it is off, the inner where it is not set.
-fn url(r: &mut Reader, flag: &str, schemes: &[&str]) -> Option<Option<String>> {
-    let allowed = format!("a URL without spaces that begins with {}", schemes.join(", "));
+fn url(r: &mut Reader, flag: &str) -> Option<Option<String>> {
+    let schemes = ["ws://", "wss://", "http://", "https://"];
+    let allowed = format!("a URL without spaces that begins with {}, {BARE}", schemes.join(", "));
     r.optional(flag, &allowed, |text| {
         let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme))?;
-        (!rest.is_empty() && !rest.contains(char::is_whitespace)).then(|| text.to_owned())
+        let whole = !rest.is_empty() && !rest.contains(char::is_whitespace);
+        (whole && is_bare(text)).then(|| text.to_owned())
     })
 }
 

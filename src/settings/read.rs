@@ -262,17 +262,35 @@ fn quoted(setting: &Setting, value: &str) -> String {
 
 /// A value as it may be shown: of a secret nothing, of a URL all but its credentials.
 fn masked(setting: &Setting, value: &str) -> String {
-    match value.split_once("://") {
-        _ if is_hidden(setting, value) && value != "none" => "(not shown)".to_owned(),
-        Some((scheme, rest)) => {
-            let host = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("***@{host}"));
-            // A socket's password and that of the Sentinels stand there.
-            let host = host.split_once('?').map_or(host.clone(), |(host, _)| format!("{host}?***"));
-            format!("{scheme}://{host}")
-        }
-        None => value.to_owned(),
+    if is_hidden(setting, value) && value != "none" {
+        return "(not shown)".to_owned();
     }
+    let at = match value.find("://") {
+        Some(at) => at + 3,
+        None if setting.value == "URL" => 0,
+        None => return value.to_owned(),
+    };
+    let (scheme, rest) = value.split_at(at);
+    // A socket's password and that of the Sentinels stand there.
+    let (host, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    let host = match host.rsplit_once('@') {
+        // The password has one of these in it: where it ends is anybody's guess.
+        _ if query.contains('@') => "***".to_owned(),
+        Some((_, host)) => format!("***@{host}"),
+        None => host.to_owned(),
+    };
+    let query = query.get(..1).map(|mark| format!("{mark}***")).unwrap_or_default();
+    format!("{scheme}{host}{query}")
 }
+
+/// Whether a URL says where a node is, and nothing more. What stands before an `@`, or behind a `?` or a `#`, may be a
+/// secret, and a node's addresses are logged, and told to others.
+pub fn is_bare(url: &str) -> bool {
+    !url.contains(['@', '?', '#'])
+}
+
+/// What [`is_bare`] asks for, in words.
+pub const BARE: &str = "without @, ? and # (a token is given by --worker-token or --token)";
 
 /// What most times may be at most.
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);

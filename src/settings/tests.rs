@@ -88,6 +88,34 @@ fn passwords_in_a_query_are_masked_too() {
     let told =
         parse(&[("redis-url", "redis+ring://u:geheim@h/m?sentinel_password=geheim")], &[], &[]).unwrap_err();
     assert!(told.contains("\"redis+ring://***@h/m?***\"") && !told.contains("geheim"), "{told}");
+    // A password that was not encoded as it should have been.
+    for url in
+        ["redis+ring://u:open?sesame@h/m", "redis+ring://u:x@open?sesame@h", "redis+ring://u:open#sesame@h"]
+    {
+        let told = parse(&[("redis-url", url)], &[], &[]).unwrap_err();
+        assert!(!told.contains("open") && !told.contains("sesame"), "{told}");
+    }
+}
+
+#[test]
+fn addresses_that_are_told_to_others_have_no_secret_in_them() {
+    for flag in ["client-url", "worker-url"] {
+        for url in [
+            "wss://relay:geheim@relay.example",
+            "wss://relay:ge/heim@relay.example",
+            "wss://geheim@relay.example/ws",
+            "wss://relay.example/?token=geheim",
+            "wss://relay.example?geheim",
+            "wss://relay.example/#geheim",
+            "relay:geheim@relay.example:4000",
+        ] {
+            let told = parse(&[(flag, url)], &[], &[]).unwrap_err();
+            assert!(told.starts_with(&format!("--{flag} (")) && told.contains("--worker-token"), "{told}");
+            assert!(!told.contains("geheim") && !told.contains("heim@"), "{told}");
+            assert_eq!(told.lines().count(), 1, "{told}");
+        }
+        assert!(parse(&[(flag, "wss://relay.example/live/ws")], &[], &[]).is_ok());
+    }
 }
 
 #[test]

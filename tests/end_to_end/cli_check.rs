@@ -74,7 +74,7 @@ async fn every_setting_is_shown_with_where_it_came_from() {
     std::fs::write(secret.path(), "geheim-aus-datei").unwrap();
     let file = secret.path().to_str().unwrap();
     let output = run(
-        &["--session-ttl", "90s", "check", "--json", "--node-id", "a", "--worker-url", "ws://me:geheim@w:1"],
+        &["--session-ttl", "90s", "check", "--json", "--node-id", "a", "--worker-url", "ws://w:1/live"],
         &[("PING_INTERVAL", "7s"), ("WORKER_TOKEN_FILE", file), ("REDIS_URL", "redis://me:geheim@h:1/2")],
         Some("NODE_TTL=4s\nPING_INTERVAL=9s\n"),
     )
@@ -98,7 +98,7 @@ async fn every_setting_is_shown_with_where_it_came_from() {
     assert_eq!(row("--mode"), shown("redis", "default"), "auto, as understood");
     assert!(row("--threads").0.parse::<usize>().is_ok_and(|threads| threads >= 1), "{:?}", row("--threads"));
     assert_eq!(row("--bind"), shown("127.0.0.1", "default"));
-    assert_eq!(row("--worker-url"), shown("ws://***@w:1", "flag"));
+    assert_eq!(row("--worker-url"), shown("ws://w:1/live", "flag"));
     assert_eq!(row("--client-url"), shown("ws://127.0.0.1:4000", "default"));
     let warnings = report["warnings"].to_string();
     assert!(warnings.contains("--client-origin") && !warnings.contains("--worker-token"), "{warnings}");

@@ -255,16 +255,10 @@ async fn settings_are_shown_and_refused_without_their_secrets() {
         ("JWT_PUBLIC_KEY", "-----BEGIN PRIVATE KEY-----s3cret"),
         ("JWT_JWKS", "https://relay:s3cret@id.example/keys"),
         ("API_SERVER_URL", "https://relay:s3cret@api.example"),
+        ("CLIENT_SOCKET_URL", "wss://relay.example/?token=s3cret"),
+        ("WORKER_SOCKET_URL", "ws://relay:s3cret@10.0.0.7:4001"),
     ];
-    for with in [
-        &secrets[..1],
-        &secrets[1..2],
-        &secrets[2..3],
-        &secrets[3..4],
-        &secrets[4..5],
-        &secrets[5..],
-        &secrets,
-    ] {
+    for with in secrets.chunks(1).chain([&secrets[..]]) {
         for args in [vec![], vec!["check"], vec!["check", "--json"]] {
             let mut launch =
                 Launch { args: args.iter().map(|&arg| arg.to_owned()).collect(), ..Launch::default() };

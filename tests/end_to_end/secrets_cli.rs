@@ -63,6 +63,35 @@ async fn commands_that_ask_a_node_show_no_token_and_quote_no_payload() {
 }
 
 #[tokio::test]
+async fn no_command_takes_an_address_with_a_secret_in_it() {
+    let commands: [(&[&str], &str, &str); 6] = [
+        (&["publish", "--user=42", "--event=e"], "--worker-url", "WORKER_SOCKET_URL"),
+        (&["status"], "--worker-url", "WORKER_SOCKET_URL"),
+        (&["trace", "--user=42"], "--worker-url", "WORKER_SOCKET_URL"),
+        (&["tail", "--user=42"], "--client-url", "CLIENT_SOCKET_URL"),
+        (&["bench", "--users=1"], "--client-url", "CLIENT_SOCKET_URL"),
+        (&["health"], "--worker-url", ""),
+    ];
+    for (args, flag, name) in commands {
+        for more in ["/?token=s3cret", "#s3cret", "?s3cret", "@s3cret/"] {
+            let url = match more.strip_prefix('@') {
+                Some(password) => format!("ws://me:{password}@127.0.0.1:1"),
+                None => format!("ws://127.0.0.1:1{more}"),
+            };
+            let by_flag = line(&[args, &[flag, &url]].concat());
+            let mut by_name = line(args);
+            by_name.env.push((name.to_owned(), url));
+            for line in [Some(by_flag), Some(by_name).filter(|_| !name.is_empty())].into_iter().flatten() {
+                let ran = run(&line, "").await;
+                assert_eq!(ran.code, Some(2), "{:?} {:?}: {ran:?}", line.args, line.env);
+                assert!(ran.err.contains(flag) && ran.err.contains("--worker-token"), "{ran:?}");
+                assert_hidden(&ran, flag);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn check_masks_what_is_good_too() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("{WORKER_TOKEN}\n")).unwrap();
