@@ -217,10 +217,9 @@ pub fn upgraded(
     }
 }
 
-/// The value of a query parameter, the last one where there are several.
+/// The value of a query parameter; none where there are several, as nothing may depend on which of them counts.
 pub fn query_value(query: &str, name: &str) -> Option<String> {
-    form_urlencoded::parse(query.as_bytes())
-        .filter(|(known, _)| known == name)
-        .last()
-        .map(|(_, value)| value.into_owned())
+    let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(known, _)| known == name);
+    let (_, value) = values.next()?;
+    values.next().is_none().then(|| value.into_owned())
 }

@@ -55,7 +55,7 @@ async fn route(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Answer {
     if !is_known(request, &ports.worker_tokens) {
         return http::refuse(&Refusal::new(
             Code::Unauthorized,
-            "the worker token is missing or wrong: Authorization: Bearer <token>, or ?token=",
+            "the worker token is missing, wrong or twice in the query: Authorization: Bearer <token>, or ?token=",
         ));
     }
     if matches!(path.as_str(), "/" | "/ws") && request.method() == Method::GET {

@@ -21,6 +21,8 @@ async fn without_a_good_token_the_upgrade_is_401() {
         (url.clone(), Some("Basic s3cret-new")),
         (format!("{url}?token=wrong"), None),
         (format!("{url}?token="), None),
+        (format!("{url}?token=wrong&token=s3cret-new"), None),
+        (format!("{url}?token=s3cret-new&workerId=w&token=s3cret-new"), None),
     ];
     for (url, authorization) in attempts {
         let headers: Vec<_> = authorization.iter().map(|value| ("authorization", *value)).collect();
