@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::key::{Key, set_of};
+use super::key::{Key, Set, set_of};
 use super::remote::Remote;
 use super::unauthorized;
 use crate::protocol::code::{Code, Refusal};
@@ -125,27 +125,35 @@ impl Jwks {
 
 /// Keeps the set up to date for as long as someone has a use for it.
 async fn keep(reader: Reader, tell: watch::Sender<Known>, wanted: Arc<Notify>) {
-    let (mut away, mut empty) = (false, false);
+    let (mut away, mut empty, mut misfits) = (false, false, Vec::new());
     loop {
         tell.send_modify(|known| known.begun += 1);
         let read = reader.read().await;
         match &read {
-            Ok(keys) if keys.is_empty() && !empty => {
+            Ok(set) if set.keys.is_empty() && !empty => {
                 warn!("--jwt-jwks has no key for signatures by RS256, ES256 or EdDSA: no token is good now");
             }
-            Ok(keys) if away || empty && !keys.is_empty() || tell.borrow().done == 0 => {
-                info!(keys = keys.len(), "--jwt-jwks: the keys are here");
+            Ok(set) if away || empty && !set.keys.is_empty() || tell.borrow().done == 0 => {
+                info!(keys = set.keys.len(), "--jwt-jwks: the keys are here");
             }
             Err(error) if !away => warn!(%error, "--jwt-jwks cannot be read; those keys that are known stay"),
             _ => {}
         }
         away = read.is_err();
-        empty = read.as_ref().map_or(empty, Vec::is_empty);
+        if let Ok(set) = &read {
+            empty = set.keys.is_empty();
+            if misfits != set.misfits {
+                misfits.clone_from(&set.misfits);
+                if !misfits.is_empty() {
+                    warn!(kid = %misfits.join(", "), "--jwt-jwks: RSA keys need 2048 to 8192 bits; no token by these is good");
+                }
+            }
+        }
         tell.send_modify(|known| {
             known.done += 1;
             known.stale = away;
-            if let Ok(keys) = read {
-                known.keys = keys.into();
+            if let Ok(set) = read {
+                known.keys = set.keys.into();
             }
         });
         sleep(PAUSE).await;
@@ -158,7 +166,7 @@ async fn keep(reader: Reader, tell: watch::Sender<Known>, wanted: Arc<Notify>) {
 }
 
 impl Reader {
-    async fn read(&self) -> Result<Vec<Key>, String> {
+    async fn read(&self) -> Result<Set, String> {
         let text = match self {
             Reader::File(path) => tokio::fs::read(path).await.map_err(|error| error.to_string())?.into(),
             Reader::Url(url, remote) => {

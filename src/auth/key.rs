@@ -2,11 +2,13 @@
 //! its algorithm chooses nothing.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use serde::Deserialize;
 
 /// An RSA public key of 2048 bits has at least so many bytes; `ring` takes none that is shorter.
 const RSA_BYTES: usize = 256;
+/// The same of 8192 bits, the most that `ring` takes.
+const MOST_RSA_BYTES: usize = 1024;
 /// An uncompressed point of P-256.
 const P256_BYTES: usize = 65;
 const ED25519_BYTES: usize = 32;
@@ -86,19 +88,38 @@ impl Key {
             decoding,
         })
     }
+
+    /// Whether signatures by it can be checked, as far as its length goes.
+    fn is_of_use(&self) -> bool {
+        match self.decoding.kind() {
+            DecodingKeyKind::RsaModulusExponent { n, .. } => (RSA_BYTES..=MOST_RSA_BYTES).contains(&n.len()),
+            DecodingKeyKind::SecretOrDer(_) => true,
+        }
+    }
 }
 
-/// The keys of a JWKS that are of use here; those that are not are passed over. There may be none: keys that were taken
-/// away, or replaced by such as are of no use here, are trusted no more.
+/// What a JWKS has.
+pub struct Set {
+    /// Those that are of use here; others are passed over. There may be none: keys that were taken away, or replaced by
+    /// such as are of no use here, are trusted no more.
+    pub keys: Vec<Key>,
+    /// The `kid` of each RSA key that would be of use, were it not too short or too long.
+    pub misfits: Vec<String>,
+}
+
+/// Reads a JWKS.
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn set_of(text: &[u8]) -> Result<Vec<Key>, &'static str> {
+pub fn set_of(text: &[u8]) -> Result<Set, &'static str> {
     #[derive(Deserialize)]
-    struct Set {
+    struct Whole {
         keys: Vec<serde_json::Value>,
     }
-    let set: Set = serde_json::from_slice(text).map_err(|_| r#"it is not JSON like {"keys":[...]}"#)?;
+    let set: Whole = serde_json::from_slice(text).map_err(|_| r#"it is not JSON like {"keys":[...]}"#)?;
     let jwks = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
-    Ok(jwks.filter_map(|jwk| Key::of_jwk(&jwk)).collect())
+    let (keys, misfits): (Vec<Key>, Vec<Key>) =
+        jwks.filter_map(|jwk| Key::of_jwk(&jwk)).partition(Key::is_of_use);
+    let named = |key: Key| key.id.unwrap_or_else(|| "(no kid)".to_owned());
+    Ok(Set { keys, misfits: misfits.into_iter().map(named).collect() })
 }

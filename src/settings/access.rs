@@ -163,8 +163,9 @@ fn jwks(r: &mut Reader, given: &str) -> Option<Source> {
     }
     let text = std::fs::read(given).map_err(|error| error.to_string());
     match text.and_then(|text| set_of(&text).map_err(str::to_owned)) {
-        Ok(keys) if keys.is_empty() => {
-            r.mistake("jwt-jwks", "a JWKS with a key for signatures by RS256, ES256 or EdDSA");
+        Ok(set) if set.keys.is_empty() => {
+            let allowed = "a JWKS with a key for signatures by RS256 (of 2048 to 8192 bits), ES256 or EdDSA";
+            r.mistake("jwt-jwks", allowed);
             None
         }
         Ok(_) => Some(Source::File(PathBuf::from(given))),

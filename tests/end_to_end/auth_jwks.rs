@@ -228,6 +228,36 @@ async fn a_key_is_good_for_what_it_is_and_for_nothing_else() {
 }
 
 #[tokio::test]
+async fn an_rsa_key_that_is_too_short_is_passed_over_and_told_once() {
+    let (good, rsa) = (Issuer::es256(), Issuer::rs256());
+    let short = |kid: &str| {
+        let mut jwk = rsa.jwk(kid);
+        // Of 256 bytes in base64, 255.
+        jwk["n"] = json!(jwk["n"].as_str().unwrap()[..340]);
+        jwk
+    };
+    let file = File::new(json!([good.jwk("good"), short("first-short")]));
+    let mut node = file.node().await;
+    let refused = async |kid: &str| {
+        let url = node.client_ws(&format!("token={}", rsa.token_by(kid, claims())));
+        let answer = within(BOUND, "an answer", http::upgrade(&url, &[])).await;
+        assert_eq!(answer.refused(401), "unauthorized");
+        assert!(answer.body.contains("no key here is for the token's kid"), "{answer:?}");
+    };
+    // The set is read again for each.
+    for _ in 0..2 {
+        refused("first-short").await;
+    }
+    file.write(json!([good.jwk("good"), short("first-short"), short("second-short")]));
+    refused("second-short").await;
+    assert_eq!(status(&node, &good.token_by("good", claims())).await, 101);
+    let log = node.whole_log().await;
+    let told: Vec<_> = log.iter().filter(|line| line.contains("-short") && line.contains("2048")).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(!told[0].contains("second-short") && told[1].contains("second-short"), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_token_that_came_in_time_counts_however_long_its_key_takes() {
     let (old, next) = (Issuer::es256(), Issuer::eddsa());
     let server = ApiServer::start_holding(set(json!([old.jwk("1")]))).await;
