@@ -125,17 +125,32 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
         .any(|word| word.trim().eq_ignore_ascii_case(token))
 }
 
-/// Whether a request says whom it is for, once: RFC 9112 wants others refused, lest two programs on its way see two
-/// different hosts.
+/// Whether a request can be read in one way only. It says whom it is for, once: RFC 9112 wants others refused, lest two
+/// programs on its way see two different hosts. Its body has no coding but `chunked`, once, which is all that hyper
+/// undoes: it looks at the last one alone. A length beside that is gone by now; hyper goes by the chunks, and closes.
 ///
 /// # Errors
 /// `invalid_frame`.
-pub fn check_host(request: &Request<Incoming>) -> Result<(), Refusal> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
+pub fn check_head(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let headers = request.headers();
+    let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next(), request.version() >= Version::HTTP_11) {
-        (Some(_), None, _) | (None, None, false) => Ok(()),
-        _ => Err(Refusal::new(Code::InvalidFrame, "a request needs one Host header")),
+        (Some(_), None, _) | (None, None, false) => {}
+        _ => return Err(Refusal::new(Code::InvalidFrame, "a request needs one Host header")),
     }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Refusal::new(Code::InvalidFrame, "of transfer codings only chunked is taken, once")),
+    }
+}
+
+/// A refusal behind which nothing else is read: where the next request begins is anybody's guess.
+pub fn refuse_and_close(refusal: &Refusal) -> Answer {
+    let mut answer = refuse(refusal);
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// Whether a request asks for a WebSocket.

@@ -210,11 +210,11 @@ async fn serve_connection<H, F>(
     let service = service_fn(move |request| {
         let guest = guest.clone();
         guest.stand();
-        let answer = http::check_host(&request).map(|()| handle(request));
+        let answer = http::check_head(&request).map(|()| handle(request));
         async move {
             let mut answer = match answer {
                 Ok(answer) => answer.await,
-                Err(refusal) => http::refuse(&refusal),
+                Err(refusal) => http::refuse_and_close(&refusal),
             };
             match answer.body_mut() {
                 http::Body::Left(_) => guest.sit(),
