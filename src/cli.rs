@@ -85,7 +85,8 @@ fn command() -> Command {
         .subcommand(completions())
 }
 
-/// A subcommand, whose help shows only the settings that matter to it; none: all. It takes the others too.
+/// A subcommand, whose help shows only the settings that matter to it; none: all. It takes the others too, and each but
+/// `serve` a token, also where it has no use for one: a script gives the same flags to all of them.
 fn subcommand(name: &'static str, matter: Option<Matter>) -> Command {
     let settings = settings().map(|arg| match matter {
         None => arg,
@@ -94,7 +95,10 @@ fn subcommand(name: &'static str, matter: Option<Matter>) -> Command {
             None => arg.hide(true),
         },
     });
-    Command::new(name).args(settings)
+    let token =
+        value("token", "TOKEN", "The worker token, like --worker-token").help_heading("Where the node is");
+    let token = matter.map(|matter| token.hide(!matter.iter().any(|(flag, _)| *flag == "worker-token")));
+    Command::new(name).args(settings).args(token)
 }
 
 fn settings() -> impl Iterator<Item = Arg> {
@@ -124,11 +128,6 @@ fn value(name: &'static str, what: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(what).help(help)
 }
 
-/// The same as `--worker-token`, for short.
-fn token() -> Arg {
-    value("token", "TOKEN", "The worker token, like --worker-token")
-}
-
 fn publish() -> Command {
     subcommand("publish", Some(WORKER_PORT))
         .about("Publish an event, or lines of JSON from standard input")
@@ -143,7 +142,6 @@ fn publish() -> Command {
             value("key", "KEY", "Idempotency key: published once per user and key"),
             value("collapse-key", "KEY", "A newer event with this key and target takes its place in the log"),
             switch("transient", "To whoever is connected now, without a place in the log"),
-            token(),
             Arg::new("lines").value_name("-").value_parser(["-"]).help("Read standard input, a terminal or not"),
         ])
         .after_help(
@@ -186,8 +184,8 @@ fn tail() -> Command {
             value("user", "ID", "As this user").required(true),
             value("client", "ID", "As this session; one is made up where it is left out"),
             value("since", "ID", "First what came after this event; 0: all that is kept"),
-            value("token", "TOKEN", "The client's credentials, where --auth asks for them"),
         ])
+        .mut_arg("token", |arg| arg.help("The client's credentials, where --auth asks for them").hide(false))
         .after_help(
             "Frames go to standard output, what happens to the connection to standard error. A connection that breaks, or \
              that the node asks to come back, is opened again after the last event that was printed.
@@ -206,7 +204,6 @@ fn status() -> Command {
         .args([
             switch("json", "Print JSON: one object, or with --watch one a line"),
             switch("watch", "Look again every two seconds, until interrupted"),
-            token(),
         ])
         .after_help(
             "LAG: entries of the node's inbox that it has not read; PENDING: read and not done. A user with sessions on two \
@@ -229,7 +226,6 @@ fn trace() -> Command {
             value("user", "ID", "Whom").required(true),
             value("for", "TIME", "For how long").default_value("10m").value_parser(time),
             switch("json", "Print JSON, one object a line"),
-            token(),
         ])
         .after_help(
             "Ends at an interrupt, or when the time is over; then the user is not followed any more. No payload is shown.
@@ -266,7 +262,6 @@ fn bench() -> Command {
     subcommand("bench", Some(bench_flags::NODES))
         .about("Load nodes and measure: connects and events a second, latency, losses, what it costs")
         .args(flags)
-        .arg(token())
         .arg(Arg::new(bench::SHARE).long(bench::SHARE).hide(true))
         .after_help(bench_flags::HELP)
 }
@@ -338,9 +333,9 @@ pub fn parse() -> Cli {
     }
 }
 
-/// `--token` of the commands that ask the worker port; `tail`'s is a client's.
+/// `--token` as the worker token; `tail`'s is a client's, and `serve` has none.
 fn worker_token(subcommand: &str, flags: &ArgMatches) -> Option<String> {
-    matches!(subcommand, "publish" | "status" | "trace" | "bench").then(|| flag_of(flags, "token")).flatten()
+    (!matches!(subcommand, "serve" | "tail")).then(|| flag_of(flags, "token")).flatten()
 }
 
 fn flag_of(flags: &ArgMatches, flag: &str) -> Option<String> {
@@ -370,14 +365,19 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_the_worker_port_wherever_help_says_so() {
-        let takes = |command: &Command, flag: &str| command.get_arguments().any(|arg| arg.get_id() == flag);
-        for asking in command().get_subcommands().filter(|it| takes(it, "token") && it.get_name() != "tail") {
-            let user = takes(asking, "user").then_some("--user=42");
-            let line = ["switchboard", asking.get_name(), "--token=t"].into_iter().chain(user);
-            let matches = command().try_get_matches_from(line).unwrap();
-            let (name, flags) = matches.subcommand().unwrap();
-            assert_eq!(worker_token(name, flags).as_deref(), Some("t"), "{name}");
+    fn every_subcommand_takes_a_token_by_both_names() {
+        for asking in command().get_subcommands().filter(|it| it.get_name() != "serve") {
+            let required = asking.get_arguments().filter(|arg| arg.is_required_set());
+            let value_of = |arg: &Arg| if arg.is_positional() { "bash" } else { "--user=42" };
+            let required: Vec<_> = required.map(value_of).collect();
+            for token in ["--token=t", "--worker-token=t"] {
+                let line =
+                    ["switchboard", asking.get_name(), token].into_iter().chain(required.iter().copied());
+                let matches = command().try_get_matches_from(line).unwrap();
+                let (name, flags) = matches.subcommand().unwrap();
+                let opens = flag_of(flags, "worker-token").or_else(|| worker_token(name, flags));
+                assert_eq!(opens.is_none(), (name, token) == ("tail", "--token=t"), "a client's is another");
+            }
         }
     }
 

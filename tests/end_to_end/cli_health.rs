@@ -19,6 +19,7 @@ async fn a_node_that_is_alive_is_0_wherever_its_address_comes_from_and_whatever_
         for asking in [
             line(&["health", "--worker-port", port]),
             line(&["health", "--worker-url", &node.worker_url]),
+            line(&["health", "--worker-url", &node.worker_url, "--token", "needless"]),
             line(&["health", "--worker-url", &node.worker_http("/")]),
             by_port,
             by_url,
