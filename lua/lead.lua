@@ -25,7 +25,11 @@ local function newer(a, b) -- as texts: as numbers, those of more than 15 digits
 end
 
 local is_gone = redis.call('EXISTS', events) == 0
-redis.pcall('XGROUP', 'CREATE', events, 'switchboard', '0', 'MKSTREAM') -- BUSYGROUP: it is there
+local consumers = not is_gone and redis.pcall('XINFO', 'CONSUMERS', events, 'switchboard')
+if not consumers or consumers.err then
+  redis.pcall('XGROUP', 'CREATE', events, 'switchboard', '0', 'MKSTREAM')
+  consumers = redis.call('XINFO', 'CONSUMERS', events, 'switchboard')
+end
 if is_gone and ARGV[4] ~= '' then
   -- It has been deleted. Whose entries were routed has the last one's id noted, and one that is not newer would count as
   -- routed: Redis shall refuse it. The ids may have been ahead of the clock. Where the right to say so is missing, all else
@@ -34,7 +38,7 @@ if is_gone and ARGV[4] ~= '' then
   redis.pcall('XSETID', events, newer(ARGV[4], newest) and ARGV[4] or newest)
 end
 local idle = {}
-for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', events, 'switchboard')) do
+for _, consumer in ipairs(consumers) do
   local holder, until_ms = string.match(consumer[2], '^lease %S+ (%S+) (%d+)$')
   if holder then
     local its_boot, its_number = string.match(holder, '^(.*)%.(%d+)$') -- one without a number is another's

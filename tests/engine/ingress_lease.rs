@@ -162,3 +162,15 @@ async fn who_left_nothing_behind_is_struck_off_and_nobody_else() {
         stage.ask(&["XPENDING", "other", "switchboard"]);
     assert_eq!(pending.0, 1);
 }
+
+/// Those who stand by ask about once a second, and operators look at what Redis counts as errors.
+#[tokio::test]
+async fn asking_for_it_again_is_no_error_to_redis() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead(&stage, "a", LONG));
+    let () = stage.ask(&["CONFIG", "RESETSTAT"]);
+    assert!(lead(&stage, "a", LONG));
+    assert!(!lead(&stage, "b", LONG));
+    let errors: String = stage.ask(&["INFO", "errorstats"]);
+    assert!(!errors.contains("BUSYGROUP"), "{errors}");
+}
