@@ -32,7 +32,7 @@
 --     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us;
 --     anew: the node had no lease on the user, so sessions that it has besides are not registered; replaced: its node, '-'
 --     for none;
---     edges: none, or what `presence` has not been told yet: <entry told last, or 0> <us> <state> <node> ...
+--     edges: none, or what `presence` has not been told yet: <entry told last, or 0> <us now> <us> <state> <node> ...
 --     entries: {id, event, data, ...}
 
 local node, session_ttl, log_ttl = ARGV[1], ARGV[2], ARGV[3] -- as texts: Redis would have to print numbers
@@ -158,7 +158,7 @@ local function online_edges(noted_told, noted_owed, mode, was_empty, notes)
   elseif not (noted_told or owed) then
     notes[#notes + 1], notes[#notes + 2] = '@told', 'online 0' -- Redis lost the note; who is there was told of
   end
-  return owed and ' ' .. told .. ' ' .. owed or ''
+  return owed and ' ' .. told .. ' ' .. order .. ' ' .. owed or ''
 end
 
 -- `count`: beyond the page, so that `replayed` is all there is; what is large costs Redis too much for that. Says also

@@ -11,7 +11,7 @@
 --
 -- returns an array with one of these for each session:
 --   '1' where the node has other sessions of the user, else '0'; behind it, after a space, nothing, or what `presence`
---     has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
+--     has not been told yet: '<entry told last, or 0> <us now> <us> <state> <node> ...'
 --   '! error'  where one of the user's keys is broken; its set was left first, if it is one
 
 local node, log_ttl = ARGV[1], ARGV[2]
@@ -42,7 +42,7 @@ local function owed_edges(noted_told, noted_owed, nobody, removed, notes)
     owed = (owed or order) .. ' offline ' .. node
     notes[#notes + 1], notes[#notes + 2] = '@owed', owed
   end
-  return owed and told .. ' ' .. owed or ''
+  return owed and told .. ' ' .. order .. ' ' .. owed or ''
 end
 
 -- One user's broken key (of another type, or with something else in it) must not take the rest of the batch along. What

@@ -13,12 +13,13 @@
 --   ''    the lease was lost (lapsed, flushed, cleared up by another node), or one of the keys that go with it was
 --         (evicted): register the sessions anew
 --   <id>  the lease is renewed; the newest event's id, so that the node sees whether a hint went astray; behind it,
---         after a space, what `presence` has not been told yet: '<entry told last, or 0> <us> <state> <node> ...'
+--         after a space, what `presence` has not been told yet: '<entry told last, or 0> <us now> <us> <state> <node> ...'
 --   '! error'  where one of the user's keys is broken
 
 local node, session_ttl, log_ttl = ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local order = time[1] .. string.format('%06d', time[2])
 local lease_end = now + session_ttl
 local lease = string.format('%d', lease_end)
 local due_each = log_ttl / 8 -- ms
@@ -87,7 +88,8 @@ local function heartbeat(user, nodes, log, cursor, at, pairs_given)
     keep(cursor, log_ttl)
   end
   local newest = last or '0-0'
-  return noted[2] and newest .. ' ' .. string.match(noted[1] or '0', '%S+$') .. ' ' .. noted[2] or newest
+  if not noted[2] then return newest end
+  return newest .. ' ' .. string.match(noted[1] or '0', '%S+$') .. ' ' .. order .. ' ' .. noted[2]
 end
 
 local results, at = {}, 4

@@ -122,7 +122,7 @@ async fn one_users_old_debt_does_not_pass_for_anothers() {
         db.run::<String>(&add).await;
     }
     // 41 has been online since before 42 was, and nobody settled it; 42 goes offline a moment later.
-    let (old, young) = ("0 1000000 online a", "1001-0 1002000 offline a");
+    let (old, young) = ("0 1003000 1000000 online a", "1001-0 1003000 1002000 offline a");
     let mut tell = cmd("EVAL");
     tell.arg(include_str!("../../lua/tell.lua")).arg(1).arg("presence").arg(100);
     tell.arg("41").arg(old).arg("42").arg(young);

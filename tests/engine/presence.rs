@@ -5,11 +5,30 @@ use crate::stage::{Kind, Stage, user};
 
 const CURSOR: &str = "cursor:{user:42}";
 
-/// What `tell.lua` answers for the one user it is asked about.
-fn tell(stage: &Stage, owed: &str) -> String {
-    let answer: Vec<String> =
-        stage.ask(&["EVAL", include_str!("../../lua/tell.lua"), "1", "presence", "1000", "42", owed]);
-    answer.into_iter().next().unwrap()
+/// Redis' clock, in microseconds.
+fn clock(stage: &Stage) -> u64 {
+    let (seconds, micros): (u64, u64) = stage.ask(&["TIME"]);
+    seconds * 1_000_000 + micros
+}
+
+/// What `tell.lua` answers for the one user it is asked about, whose edges were noted, and read, at such a time; none
+/// where they were read too long ago.
+fn tell_of(stage: &Stage, told: &str, read: u64, noted: u64, edges: &str) -> Option<String> {
+    let (tell, owed) = (include_str!("../../lua/tell.lua"), format!("{told} {read} {noted} {edges}"));
+    let answer: Vec<String> = stage.ask(&["EVAL", tell, "1", "presence", "100000", "42", &owed]);
+    answer.into_iter().next()
+}
+
+/// What it answers where the edges have just been read.
+fn tell(stage: &Stage, told: &str, noted: u64, edges: &str) -> String {
+    tell_of(stage, told, clock(stage), noted, edges).unwrap()
+}
+
+/// Adds so many entries of others to the stream.
+fn others_are_told(stage: &Stage, entries: usize) {
+    let add = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'user', 'other', 'state', 'online', 'node', 'a') end
+        return redis.status_reply('OK')";
+    let () = stage.ask(&["EVAL", add, "1", "presence", &entries.to_string()]);
 }
 
 fn told(stage: &Stage) -> Vec<(String, Vec<String>)> {
@@ -19,16 +38,15 @@ fn told(stage: &Stage) -> Vec<(String, Vec<String>)> {
 #[tokio::test]
 async fn who_tells_late_notes_its_own_edge_not_a_later_one() {
     let stage = Kind::Redis.stage().await;
-    let (seconds, micros): (u64, u64) = stage.ask(&["TIME"]);
-    let noted = seconds * 1_000_000 + micros;
-    let both = tell(&stage, &format!("0 {noted} offline a online b"));
-    let late = tell(&stage, &format!("0 {noted} offline a"));
+    let noted = clock(&stage);
+    let both = tell(&stage, "0", noted, "offline a online b");
+    let late = tell(&stage, "0", noted, "offline a");
     let told = told(&stage);
     assert_eq!(told.len(), 2, "each once: {told:?}");
     assert_eq!(late, format!("offline {}", told[0].0));
     assert_eq!(both, format!("online {}", told[1].0));
     // What is left to tell after the late one's note has been told.
-    let again = tell(&stage, &format!("{} {noted} online b", told[0].0));
+    let again = tell(&stage, &told[0].0, noted, "online b");
     assert_eq!((again, self::told(&stage)), (both, told));
 }
 
@@ -36,33 +54,78 @@ async fn who_tells_late_notes_its_own_edge_not_a_later_one() {
 #[tokio::test]
 async fn what_was_told_before_the_clock_went_back_is_not_what_is_told_now() {
     let stage = Kind::Redis.stage().await;
-    let (seconds, micros): (u64, u64) = stage.ask(&["TIME"]);
-    let (noted, ahead) = (seconds * 1_000_000 + micros, seconds * 1000 + 300_000);
+    let noted = clock(&stage);
+    let ahead = noted / 1000 + 300_000;
     let add = "for at = 0, 1199 do redis.call('XADD', KEYS[1], ARGV[1] .. '-' .. at, 'user', at == 0 and '42' or 'other',
         'state', 'online', 'node', 'a') end return redis.status_reply('OK')";
     let () = stage.ask(&["EVAL", add, "1", "presence", &ahead.to_string()]);
-    let online = tell(&stage, &format!("0 {noted} online a"));
+    let online = tell(&stage, "0", noted, "online a");
     assert_eq!(online, format!("online {ahead}-1200"), "of this user nothing is known to be told");
-    assert_eq!(
-        tell(&stage, &format!("{ahead}-1199 {noted} online a")),
-        online,
-        "what was told and not noted is found"
-    );
+    let again = tell(&stage, &format!("{ahead}-1199"), noted, "online a");
+    assert_eq!(again, online, "what was told and not noted is found");
     // Of all that is ahead the newest thousand are looked through, with each call: the first of this user's is not among them.
     let () = stage.ask(&["XDEL", "presence", &format!("{ahead}-1200")]);
-    assert_eq!(tell(&stage, &format!("{}-0 {noted} online a", ahead - 1)), format!("online {ahead}-1201"));
+    let beyond = tell(&stage, &format!("{}-0", ahead - 1), noted, "online a");
+    assert_eq!(beyond, format!("online {ahead}-1201"));
 }
 
 #[tokio::test]
-async fn an_edge_is_found_however_much_was_told_since() {
+async fn an_edge_is_found_among_the_newest_thousand() {
     let stage = Kind::Redis.stage().await;
-    // More than one read of the stream takes, and the edge is not in the first.
-    for at in 0..700 {
-        let (id, user) = (format!("{}-0", 2000 + at), if at == 600 { "42" } else { "other" });
-        let _: String = stage.ask(&["XADD", "presence", &id, "user", user, "state", "online", "node", "a"]);
-    }
-    assert_eq!(tell(&stage, "0 1000000 online a"), "online 2600-0");
-    assert_eq!(told(&stage).len(), 700);
+    let noted = clock(&stage);
+    let online = tell(&stage, "0", noted, "online a");
+    others_are_told(&stage, 999);
+    assert_eq!(tell(&stage, "0", noted, "online a"), online);
+    others_are_told(&stage, 1);
+    assert_ne!(tell(&stage, "0", noted, "online a"), online, "rather twice than never");
+}
+
+/// Whoever pays many debts that were noted long ago must not go over all that it has told with each call.
+#[tokio::test]
+async fn what_is_looked_through_is_bounded_however_old_the_debt() {
+    let stage = Kind::Redis.stage().await;
+    let noted = clock(&stage);
+    others_are_told(&stage, 20_000);
+    let () = stage.ask(&["CONFIG", "RESETSTAT"]);
+    tell(&stage, "0", noted, "online a");
+    let stats: String = stage.ask(&["INFO", "commandstats"]);
+    let calls = |line: &str| -> Option<u32> {
+        let (command, numbers) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        if !["xrange", "xrevrange"].contains(&command) {
+            return None;
+        }
+        numbers.split(',').next()?.parse().ok()
+    };
+    // One for the newest, and one that `an_edge_is_found_among_the_newest_thousand` knows the length of.
+    assert_eq!(stats.lines().filter_map(calls).sum::<u32>(), 2, "{stats}");
+}
+
+/// A node that froze between reading what is owed and telling it: by now it is settled, and the user has come back.
+#[tokio::test]
+async fn who_is_late_does_not_have_the_last_word() {
+    let stage = Kind::Redis.stage().await;
+    let read = clock(&stage) - 3_000_000;
+    let late = || tell_of(&stage, "0", read, read, "offline a");
+    tell(&stage, "0", read, "offline a online b");
+    let offline = format!("offline {}", told(&stage)[0].0);
+    assert_eq!(late(), Some(offline), "where it is found, it is not told again");
+    others_are_told(&stage, 1000);
+    assert_eq!(late(), None);
+    assert_eq!(told(&stage).len(), 1002);
+}
+
+#[tokio::test]
+async fn an_edge_is_told_however_late_it_is_read() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let () = stage.ask(&["SET", "presence", "x"]);
+    stage.connect(&user, "tab").await;
+    let () = stage.ask(&["DEL", "presence"]);
+    others_are_told(&stage, 2000);
+    let () = stage.ask(&["HSET", CURSOR, "@owed", &format!("{} online node-1", clock(&stage) - 60_000_000)]);
+    stage.heartbeat(&user, &[]).await;
+    let last: Vec<(String, Vec<String>)> = stage.ask(&["XREVRANGE", "presence", "+", "-", "COUNT", "1"]);
+    assert_eq!(last[0].1, ["user", "42", "state", "online", "node", "node-1"]);
+    assert_eq!(stage.ask::<i64>(&["HEXISTS", CURSOR, "@owed"]), 0, "and settled");
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@
 //! other. The script that changes the set notes in the user's own slot what is owed; whoever called it tells the
 //! stream, and then settles the debt. A node that dies in between leaves the note behind: the survivor that clears up
 //! after it gets it from `disconnect.lua`, and who is still connected gets it with the next heartbeat or connection.
-//! Who tells looks first whether the dead one had told already, so that nothing is told twice.
+//! Who tells looks first whether the dead one had told already, so that nothing is told twice, as long as the stream has
+//! not gone too far since. Whoever is late with what it was to tell tells nothing then: it is read again.
 
 use redis::Pipeline;
 use tracing::warn;
@@ -69,6 +70,9 @@ impl<'a> Owed<'a> {
         }
         // Asked whether the link is trusted or not: what is owed is in Redis already.
         let told = reply::array(context.link.probe_one(tell).await?)?;
+        if told.is_empty() {
+            return Err(Unavailable::new("what is owed to `presence` was read too long ago, and stays owed"));
+        }
         if told.len() != self.0.len() {
             return Err(Unavailable::new("tell.lua answered with another shape"));
         }
@@ -80,7 +84,7 @@ impl<'a> Owed<'a> {
                 call.arg(context.keys.cursor(self.0[*place].0));
             }
             for place in group {
-                let owed = self.0[*place].1.split_once(' ').map_or("", |(_, owed)| owed);
+                let owed = self.0[*place].1.splitn(3, ' ').nth(2).unwrap_or_default();
                 call.arg(owed).arg(reply::text(&told[*place])?);
             }
             settle.add_command(call);
