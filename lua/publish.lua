@@ -108,36 +108,41 @@ local function entry(event, data, last, option)
   return unpack(fields)
 end
 
--- Keys of events that have left the log need not be remembered. Of those whose events were replaced there the oldest go,
--- so that no more keys are left than the log is long, or has. Returns how many fields are left.
-local function forget_old_keys(log, cursor)
-  local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  local fields, ids = redis.call('HGETALL', cursor), { key = {}, collapse = {}, collapsing = {}, prev = {} }
-  local in_log, keys, replaced, left = {}, 0, {}, 0
-  for f = 1, #fields, 2 do
-    local kind, name = string.match(fields[f], '^@(%l+):(.*)$')
-    local of_kind = ids[kind]
-    if of_kind then
-      local id = kind == 'prev' and name or fields[f + 1]
-      if not oldest or newer(oldest[1], id) then redis.call('HDEL', cursor, fields[f])
-      else
-        of_kind[name], left = fields[f + 1], left + 1
-        if kind == 'collapse' then in_log[fields[f + 1]] = true end
+-- Keys of events that have left the log need not be remembered; of those whose events were replaced there the last are, in
+-- twice as many fields as the log is long at most. All fields of a user are too many for one call where it is long: each time
+-- a few more have come than gone, some are looked at, in turn, three for each that has come. '@keys' counts the fields;
+-- '@forget' is '<fields beyond which it is time> <where HSCAN goes on> <looked at since `young`> <old> <young>': what was
+-- published before the ms `old` and was replaced is forgotten.
+local function forget_some(log, cursor, id, added)
+  local fields = (redis.call('HGET', cursor, '@keys') or 0) + added
+  local forget = fields > 2 * length + 256 and (redis.call('HGET', cursor, '@forget') or '0 0 999999 0 0')
+  local due, at, looked, old, young
+  if forget then due, at, looked, old, young = string.match(forget, '^(%d+) (%d+) (%d+) (%d+) (%d+)$') end
+  if not forget or fields <= tonumber(due) then return redis.call('HSET', cursor, '@keys', fields) end
+
+  -- As many fields have come since `young` as the log is long.
+  if tonumber(looked) > 3 * length then looked, old, young = 0, young, string.match(id, '^%d+') end
+  local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1][1]
+  local oldest_ms, old_ms = tonumber(string.match(oldest, '^%d+')), tonumber(old)
+  local scanned = redis.call('HSCAN', cursor, at, 'COUNT', 48)
+  local found = scanned[2]
+  for f = 1, #found, 2 do
+    local field = found[f]
+    local kind = string.match(field, '^@(%l+):')
+    if kind == 'key' or kind == 'collapse' or kind == 'collapsing' or kind == 'prev' then
+      local its = kind == 'prev' and string.sub(field, 7) or found[f + 1]
+      local ms = tonumber(string.match(its, '^%d+'))
+      if ms < oldest_ms then fields = fields - redis.call('HDEL', cursor, field)
+      elseif kind == 'collapsing' and ms < old_ms and #redis.call('XRANGE', log, its, its) == 0 then
+        local key = '@key:' .. string.sub(field, 13)
+        if redis.call('HGET', cursor, key) ~= its then key = field end -- of another event by now
+        fields = fields - redis.call('HDEL', cursor, field, key)
       end
     end
   end
-  for key, id in pairs(ids.key) do
-    keys = keys + 1
-    if ids.collapsing[key] == id and not in_log[id] then
-      replaced[#replaced + 1] = { key = key, id = id }
-    end
-  end
-  table.sort(replaced, function(a, b) return newer(b.id, a.id) end)
-  local surplus = math.min(math.max(keys - length, 0), #replaced)
-  for r = 1, surplus do
-    redis.call('HDEL', cursor, '@key:' .. replaced[r].key, '@collapsing:' .. replaced[r].key)
-  end
-  return left - 2 * surplus
+  due, looked = fields + math.ceil(#found / 6), looked + #found / 2
+  forget = due .. ' ' .. scanned[1] .. ' ' .. looked .. ' ' .. old .. ' ' .. young
+  redis.call('HSET', cursor, '@keys', fields, '@forget', forget)
 end
 
 local hints = {} -- node -> lines for its inbox: what a hint says, its data, and so on
@@ -236,12 +241,7 @@ local function publish(nodes, log, cursor, event, data, option, counts)
       added = added + redis.call('HSET', cursor, '@collapsing:' .. option.key, id)
     end
     if option.ingress then redis.call('HSET', cursor, ingress, option.ingress) end
-    -- Not all fields are keys, so those are counted: '@keys', about.
-    if added > 0 then
-      local keys = (redis.call('HGET', cursor, '@keys') or 0) + added
-      if keys > 5 * length + 256 then keys = forget_old_keys(log, cursor) end
-      redis.call('HSET', cursor, '@keys', keys)
-    end
+    if added ~= 0 then forget_some(log, cursor, id, added) end
   end
   if last == '0-0' then begin(cursor, empty, id) end
   due = due or entries == 1 or live == ''

@@ -13,6 +13,7 @@ mod drain;
 mod formats;
 mod histories;
 mod ingress_lease;
+mod keys;
 mod lasting;
 mod many_nodes;
 mod memory;
