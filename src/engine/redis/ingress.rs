@@ -285,11 +285,13 @@ impl<'a> Reader<'a> {
                             }
                         }
                     }
+                    Err(_) if self.past.has_broadcast(id) => {}
                     Err((event, data)) => {
                         progress.through = at;
                         self.publish(std::mem::take(&mut batch), progress).await?;
                         self.lease.go_on().await?;
                         broadcast::send(self.context, &[(event, data)]).await?;
+                        self.past.broadcast(id);
                         self.context.metrics.accepted(Via::Ingress, 1);
                         progress.through = at + 1;
                     }

@@ -12,9 +12,9 @@ use crate::id::UserId;
 pub struct Past {
     /// Tells of bad entries: an application may send nothing else.
     pub bad: Retold,
-    /// Who was sent which entry that is not logged: a log knows what it has been given, but these would come again each
-    /// time that something beside them is tried again. Another process that reads on knows nothing of it.
-    sent: HashSet<(String, UserId)>,
+    /// Who was sent which entry that is not logged, none: all. A log knows what it has been given, but these would come again
+    /// each time that something beside them is tried again. Another process that reads on knows nothing of it.
+    sent: HashSet<(String, Option<UserId>)>,
 }
 
 impl Past {
@@ -28,13 +28,23 @@ impl Past {
     /// An entry's event was published.
     pub fn sent(&mut self, entry: &str, event: &Event) {
         if event.transient {
-            self.sent.insert((entry.to_owned(), event.user.clone()));
+            self.sent.insert((entry.to_owned(), Some(event.user.clone())));
         }
+    }
+
+    /// An entry was broadcast.
+    pub fn broadcast(&mut self, entry: &str) {
+        self.sent.insert((entry.to_owned(), None));
+    }
+
+    /// Whether an entry was broadcast before.
+    pub fn has_broadcast(&self, entry: &str) -> bool {
+        self.sent.contains(&(entry.to_owned(), None))
     }
 
     /// Whether an entry's event went out before, and is in no log that knows.
     pub fn has_sent(&self, entry: &str, event: &Event) -> bool {
-        event.transient && self.sent.contains(&(entry.to_owned(), event.user.clone()))
+        event.transient && self.sent.contains(&(entry.to_owned(), Some(event.user.clone())))
     }
 
     /// Nothing is pending, whoever saw to it.

@@ -7,6 +7,33 @@ use bytes::Bytes;
 use super::super::tests::{context, fake};
 use super::*;
 
+/// A reader of `events` on a connection of its own.
+async fn reader<'a>(
+    context: &'a Context,
+    lease: &'a mut Lease,
+    turn: &'a mut Turn,
+    past: &'a mut Past,
+) -> Reader<'a> {
+    Reader {
+        context,
+        connection: context.link.dedicated("events").await.unwrap(),
+        name: "events",
+        stream: "events".to_owned(),
+        read: Read::default(),
+        lease,
+        turn,
+        past,
+        told: false,
+    }
+}
+
+/// An entry for this target.
+fn entry(target: &str, whom: &str) -> reply::Entry {
+    let fields = [(target, whom), ("event", "e")];
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    ("1-0".to_owned(), fields.map(|(field, value)| (bytes(field), bytes(value))).to_vec())
+}
+
 #[tokio::test]
 async fn nothing_goes_out_once_the_lease_is_over() {
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -20,24 +47,38 @@ async fn nothing_goes_out_once_the_lease_is_over() {
     let context = context(place.await, Duration::ZERO);
     let mut lease = Lease::new(&context, "events");
     assert!(lease.take().await.unwrap());
-    let mut reader = Reader {
-        context: &context,
-        connection: context.link.dedicated("events").await.unwrap(),
-        name: "events",
-        stream: "events".to_owned(),
-        read: Read::default(),
-        lease: &mut lease,
-        turn: &mut Turn::default(),
-        past: &mut Past::default(),
-        told: false,
-    };
+    let (mut turn, mut past) = (Turn::default(), Past::default());
+    let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
     asked.lock().unwrap().clear();
-    for target in [("broadcast", "1"), ("user", "42")] {
-        let fields = [target, ("event", "e")].map(|(field, value)| {
-            (Bytes::from_static(field.as_bytes()), Bytes::from_static(value.as_bytes()))
-        });
-        let outcome = reader.route(vec![("1-0".to_owned(), fields.to_vec())]).await;
+    for (target, whom) in [("broadcast", "1"), ("user", "42")] {
+        let outcome = reader.route(vec![entry(target, whom)]).await;
         assert!(matches!(outcome, Err(Stopped::NotHeld(NotHeld::Over))), "{outcome:?}");
     }
     assert_eq!(*asked.lock().unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_was_broadcast_is_not_broadcast_again_where_that_could_not_be_noted() {
+    let sent = Arc::new(Mutex::new(0));
+    let count = sent.clone();
+    let place = fake(move |command| match command.split(' ').next() {
+        _ if command.contains(scripts::LEAD.get_hash()) => Some(":1"),
+        Some("ZRANGE") => Some("*2\r\n$5\r\nother\r\n$13\r\n9999999999999"),
+        Some("XADD") => {
+            *count.lock().unwrap() += 1;
+            Some("$3\r\n1-0")
+        }
+        Some("XACK") => None, // the connection ends
+        _ => Some("+OK"),
+    });
+    let context = context(place.await, Duration::from_secs(3600));
+    let mut lease = Lease::new(&context, "events");
+    assert!(lease.take().await.unwrap());
+    let mut past = Past::default();
+    for _ in 0..2 {
+        let mut turn = Turn::default();
+        let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
+        reader.route(vec![entry("broadcast", "1")]).await.unwrap_err();
+    }
+    assert_eq!(*sent.lock().unwrap(), 1);
 }
