@@ -124,7 +124,9 @@ local function forget_some(log, cursor, id, added)
   if tonumber(looked) > 3 * length then looked, old, young = 0, young, string.match(id, '^%d+') end
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1][1]
   local oldest_ms, old_ms = tonumber(string.match(oldest, '^%d+')), tonumber(old)
-  local scanned = redis.call('HSCAN', cursor, at, 'COUNT', 48)
+  local scanned = redis.pcall('HSCAN', cursor, at, 'COUNT', 48)
+  -- Without the right to do so they become more; but the event is in the log by now.
+  if scanned.err then return redis.call('HSET', cursor, '@keys', fields) end
   local found = scanned[2]
   for f = 1, #found, 2 do
     local field = found[f]

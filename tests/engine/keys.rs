@@ -112,3 +112,20 @@ async fn no_event_pays_for_forgetting_all_that_is_old() {
     }
     assert_eq!(calls(&stage, "hgetall") - gathered, events, "of the user's leases, and of nothing else");
 }
+
+/// That right is newer than the others: a rule of before does not give it.
+#[tokio::test]
+async fn events_are_published_once_without_the_right_to_look_through_keys() {
+    let stage = stage(Kind::Redis).await;
+    let () = stage.ask(&["ACL", "SETUSER", "default", "-hscan"]);
+    for number in 0..4 * LOG_LENGTH + 256 {
+        publish(&stage, &number.to_string(), None).await;
+        publish(&stage, &number.to_string(), None).await;
+    }
+    assert!(fields(&stage, "@key:") > 3 * LOG_LENGTH, "nothing was forgotten");
+    let () = stage.ask(&["ACL", "SETUSER", "default", "+hscan"]);
+    for number in 0..LOG_LENGTH {
+        publish(&stage, &format!("{number}-more"), None).await;
+    }
+    assert!(fields(&stage, "@key:") <= MOST_KEYS);
+}
