@@ -283,14 +283,14 @@ fn masked(setting: &Setting, value: &str) -> String {
     format!("{scheme}{host}{query}")
 }
 
-/// Whether a URL says where a node is, and nothing more. What stands before an `@`, or behind a `?` or a `#`, may be a
-/// secret, and a node's addresses are logged, and told to others.
+/// Whether a URL says where a node is, without credentials: a node's addresses are logged, and told to others.
 pub fn is_bare(url: &str) -> bool {
-    !url.contains(['@', '?', '#'])
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    !url.contains('@') && form_urlencoded::parse(query.as_bytes()).all(|(name, _)| name != "token")
 }
 
 /// What [`is_bare`] asks for, in words.
-pub const BARE: &str = "without @, ? and # (a token is given by --worker-token or --token)";
+pub const BARE: &str = "without @ and ?token= (a token is given by --worker-token or --token)";
 
 /// What most times may be at most.
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
