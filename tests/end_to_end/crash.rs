@@ -162,7 +162,7 @@ async fn a_frozen_node_that_wakes_up_repeats_nothing_and_loses_nothing() {
 async fn clearing_up_after_a_large_node_costs_nobody_its_own_lease() {
     let mut single = Single::with(&[("--node-ttl", "10s")]).await;
     // So many take longer than it is from one renewal to the next: that is what can be seen however busy the machine is.
-    let (list, users) = ("users:{node:dead}", 40_000);
+    let (list, users) = ("users:{node:dead}", 150_000);
     let mut dead = redis::pipe();
     dead.cmd("SADD").arg(list).arg((0..users).collect::<Vec<_>>()).ignore();
     dead.cmd("ZADD").arg("nodes").arg(1).arg("dead").ignore();
