@@ -234,7 +234,12 @@ pub fn upgraded(
 
 /// The value of a query parameter; none where there are several, as nothing may depend on which of them counts.
 pub fn query_value(query: &str, name: &str) -> Option<String> {
-    let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(known, _)| known == name);
-    let (_, value) = values.next()?;
-    values.next().is_none().then(|| value.into_owned())
+    let mut values = query_values(query, name);
+    values.pop().filter(|_| values.is_empty())
+}
+
+/// All values of a query parameter.
+pub fn query_values(query: &str, name: &str) -> Vec<String> {
+    let values = form_urlencoded::parse(query.as_bytes()).filter(|(known, _)| known == name);
+    values.map(|(_, value)| value.into_owned()).collect()
 }

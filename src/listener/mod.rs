@@ -28,6 +28,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -54,6 +55,20 @@ const UNSENT: usize = 128 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long nothing more is said of that.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
+/// What Linux tells an accept loop of a connection that has ended meanwhile, or that a firewall forbids: `accept(2)`.
+const OF_ONE: [Errno; 11] = [
+    Errno::CONNABORTED,
+    Errno::CONNRESET,
+    Errno::PERM,
+    Errno::PROTO,
+    Errno::NOPROTOOPT,
+    Errno::OPNOTSUPP,
+    Errno::HOSTDOWN,
+    Errno::HOSTUNREACH,
+    Errno::NETDOWN,
+    Errno::NETUNREACH,
+    Errno::NONET,
+];
 
 /// What both ports need to know.
 pub struct Ports {
@@ -238,13 +253,9 @@ async fn serve_connection<H, F>(
     }
 }
 
-/// Whether what was wrong ended with one connection. Linux says here what has become of it meanwhile: `accept(2)`.
+/// Whether what was wrong ended with one connection.
 fn is_of_one(error: &io::Error) -> bool {
-    use io::ErrorKind::*;
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | HostUnreachable | NetworkUnreachable | NetworkDown | TimedOut
-    )
+    error.raw_os_error().is_some_and(|code| OF_ONE.iter().any(|of_one| of_one.raw_os_error() == code))
 }
 
 /// Waits until the node is draining, or its ports are closing.
@@ -255,16 +266,12 @@ async fn asked(to: &mut watch::Receiver<bool>) {
 
 #[cfg(test)]
 mod tests {
-    use rustix::io::Errno;
-
     use super::*;
 
     #[test]
     fn the_next_connection_does_not_wait_for_what_was_wrong_with_one() {
         let is = |error: Errno| is_of_one(&error.into());
-        assert!(
-            [Errno::CONNABORTED, Errno::CONNRESET, Errno::HOSTUNREACH, Errno::NETDOWN].into_iter().all(is)
-        );
+        assert!(OF_ONE.into_iter().all(is));
         assert!(![Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::INVAL].into_iter().any(is));
     }
 }

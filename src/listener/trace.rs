@@ -55,9 +55,10 @@ pub async fn begin(user: &str, request: &mut Request<Incoming>, ports: &Ports) -
 /// Where the id or the place is off, or Redis is away.
 pub async fn read(user: &str, query: &str, ports: &Ports) -> Result<Answer, Refusal> {
     let user = user_id(user)?;
-    let after = match http::query_value(query, "after") {
-        Some(text) => place(&text)?,
-        None => EventId::ZERO,
+    let after = match http::query_values(query, "after").as_slice() {
+        [] => EventId::ZERO,
+        [text] => place(text)?,
+        _ => return Err(Refusal::new(Code::InvalidSince, "after comes more than once")),
     };
     let steps = ports.router.engine().traces(user.clone(), after).await.map_err(unread)?;
     Ok(http::json(&json!({"userId": user.as_str(), "steps": steps})))

@@ -214,7 +214,9 @@ async fn a_node_in_memory_can_be_asked_the_same() {
     ] {
         assert_eq!(put(body).await.unwrap().refused(400), code, "{body}");
     }
-    assert_eq!(http::get(&format!("{url}?after=x")).await.refused(400), "invalid_since");
+    for off in ["after=x", "after=0&after=0"] {
+        assert_eq!(http::get(&format!("{url}?{off}")).await.refused(400), "invalid_since", "{off}");
+    }
     assert_eq!(at(&node, &["trace", "--user", "a b"]).await.code, Some(1));
     assert_eq!(at(&node, &["trace", "--user", "42", "--for", "2days"]).await.code, Some(2));
 }
