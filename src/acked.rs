@@ -11,15 +11,15 @@ use crate::lock::lock;
 /// Each user is there twice at most, so there are no more than twice as many as have sessions here.
 #[derive(Debug, Default)]
 pub struct Acked {
-    users: Mutex<Users>,
-    came: Notify,
+    by_ack: Users,
+    /// All who get events have pongs, so they do not wait together with who took the trouble.
+    by_pong: Users,
 }
 
 #[derive(Debug, Default)]
 struct Users {
-    by_ack: HashSet<UserId>,
-    /// All who get events have pongs, so they come after who took the trouble.
-    by_pong: HashSet<UserId>,
+    waiting: Mutex<HashSet<UserId>>,
+    came: Notify,
 }
 
 /// What confirms.
@@ -44,33 +44,32 @@ impl Confirmation {
 impl Acked {
     /// One of the user's clients has confirmed something.
     pub fn add(&self, user: &UserId, by: Confirmation) {
-        let mut users = lock(&self.users);
-        let users = match by {
-            Confirmation::Ack => &mut users.by_ack,
-            Confirmation::Pong => &mut users.by_pong,
-        };
-        if !users.contains(user) {
-            users.insert(user.clone());
-            self.came.notify_one();
+        let users = self.by(by);
+        let mut waiting = lock(&users.waiting);
+        if !waiting.contains(user) {
+            waiting.insert(user.clone());
+            users.came.notify_one();
         }
     }
 
     /// Waits until there are any.
-    pub async fn came(&self) {
-        while self.is_empty() {
-            self.came.notified().await;
+    pub async fn came(&self, by: Confirmation) {
+        let users = self.by(by);
+        while lock(&users.waiting).is_empty() {
+            users.came.notified().await;
         }
     }
 
-    fn is_empty(&self) -> bool {
-        let Users { by_ack, by_pong } = &*lock(&self.users);
-        by_ack.is_empty() && by_pong.is_empty()
+    /// Takes so many at most.
+    pub fn take(&self, by: Confirmation, most: usize) -> Vec<UserId> {
+        lock(&self.by(by).waiting).extract_if(|_| true).take(most).collect()
     }
 
-    /// Takes so many at most.
-    pub fn take(&self, most: usize) -> Vec<UserId> {
-        let Users { by_ack, by_pong } = &mut *lock(&self.users);
-        by_ack.extract_if(|_| true).chain(by_pong.extract_if(|_| true)).take(most).collect()
+    fn by(&self, by: Confirmation) -> &Users {
+        match by {
+            Confirmation::Ack => &self.by_ack,
+            Confirmation::Pong => &self.by_pong,
+        }
     }
 }
 
@@ -81,12 +80,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_sent_an_ack_comes_first_and_each_once() {
+    fn each_user_waits_once_for_what_confirmed() {
         let (acked, user) = (Acked::default(), |number: u32| number.to_string().parse::<UserId>().unwrap());
         (0..5).for_each(|number| acked.add(&user(number), Confirmation::Pong));
         (0..2).for_each(|_| acked.add(&user(9), Confirmation::Ack));
-        assert_eq!(acked.take(1), [user(9)]);
-        assert_eq!([4, 4].map(|most| acked.take(most).len()), [4, 1]);
-        assert!(acked.came().now_or_never().is_none());
+        assert_eq!(acked.take(Confirmation::Ack, 4), [user(9)]);
+        assert!(acked.came(Confirmation::Ack).now_or_never().is_none());
+        assert_eq!([4, 4].map(|most| acked.take(Confirmation::Pong, most).len()), [4, 1]);
+        assert!(acked.came(Confirmation::Pong).now_or_never().is_none());
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
+use crate::acked::Confirmation;
 use crate::engine::{LeaseState, MAX_BEATS, Unavailable, UserLease};
 use crate::id::{EventId, UserId};
 use crate::registry::{SHARDS, Unsaved};
@@ -21,6 +22,8 @@ const HURRY: u32 = 4;
 
 /// Between the calls that save what was acknowledged: so they take Redis a hundredth of its time at most.
 const SOON: Duration = Duration::from_millis(25);
+/// How long pongs wait for others: all who get events have them, and many users in one call cost Redis half as much.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// Users whose newest event a session had not heard of when their lease was renewed. Its hint may be on its way.
 type Unheard = Vec<(UserId, EventId)>;
@@ -50,21 +53,31 @@ pub async fn run(router: Arc<Router>, shortest: Duration, hurry: Arc<Notify>) {
 /// Saves what clients confirm, soon after: the lease of their user is renewed early. Those who get events do so with a pong
 /// in each `--ping-interval`, and others cost nothing.
 pub async fn save_acks(router: Arc<Router>) {
+    tokio::join!(save(&router, Confirmation::Ack, SOON), save(&router, Confirmation::Pong, GATHER));
+}
+
+async fn save(router: &Router, by: Confirmation, gather: Duration) {
     let mut unheard = Unheard::new(); // for the next round of all leases to see
     loop {
-        router.acked().came().await;
-        sleep(SOON).await;
-        let users = router.acked().take(MAX_BEATS);
-        let of_user = |user: UserId| router.registry().unsaved_of(&user).map(|unsaved| (user, unsaved));
-        let unsaved: Vec<_> =
-            users.into_iter().filter_map(of_user).filter(|(_, some)| !some.is_empty()).collect();
-        if !unsaved.is_empty()
-            && router.lease().is_held()
-            && let Err(error) = renew_all(&router, &unsaved, &mut unheard).await
-        {
-            debug!(%error, "what was acknowledged was not saved; the next round of leases tries again");
+        router.acked().came(by).await;
+        sleep(gather).await;
+        loop {
+            let users = router.acked().take(by, MAX_BEATS);
+            if users.is_empty() {
+                break;
+            }
+            let of_user = |user: UserId| router.registry().unsaved_of(&user).map(|unsaved| (user, unsaved));
+            let unsaved: Vec<_> =
+                users.into_iter().filter_map(of_user).filter(|(_, some)| !some.is_empty()).collect();
+            if !unsaved.is_empty()
+                && router.lease().is_held()
+                && let Err(error) = renew_all(router, &unsaved, &mut unheard).await
+            {
+                debug!(%error, "what was acknowledged was not saved; the next round of leases tries again");
+            }
+            unheard.clear();
+            sleep(SOON).await;
         }
-        unheard.clear();
     }
 }
 
@@ -171,6 +184,23 @@ mod tests {
         let quarter = renewed_within(ROUND / 4, &users).await;
         assert!((USERS / 8..USERS / 2).contains(&quarter), "{quarter} of {USERS} after the hurry");
         assert_eq!(renewed_within(ROUND + Duration::from_secs(1), &users).await, USERS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn acks_are_saved_at_once_and_pongs_together() {
+        const ACKS: usize = 10;
+        let router = router();
+        let users = users(&router).await;
+        tokio::spawn(save_acks(router.clone()));
+        for (at, user) in users.iter().enumerate() {
+            router.acked().add(user.user(), if at < ACKS { Confirmation::Ack } else { Confirmation::Pong });
+        }
+        assert_eq!(renewed_within(2 * SOON, &users).await, ACKS);
+        sleep(GATHER - 3 * SOON).await;
+        let saved = || users.iter().filter(|user| user.handle().unsaved().is_none()).count();
+        assert_eq!(saved(), ACKS);
+        sleep(SOON * 14).await; // a call every 25 ms
+        assert_eq!(saved(), USERS);
     }
 
     #[tokio::test(start_paused = true)]
