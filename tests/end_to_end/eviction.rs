@@ -52,7 +52,7 @@ async fn a_policy_that_evicts_is_warned_of_once_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn where_config_is_not_allowed_info_tells() {
+async fn it_is_known_where_config_is_not_allowed() {
     let redis = server_with("allkeys-random").await;
     let mut acl = cmd("ACL");
     acl.arg(&["SETUSER", "careful", "on", ">pw", "~*", "&*", "+@all", "-config"]);

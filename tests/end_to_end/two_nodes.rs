@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use crate::support::client::{ids, numbers};
-use crate::support::{Client, Event, Pair, Worker, parse_id, strictly_increasing};
+use crate::support::pair::Single;
+use crate::support::{Client, Event, NodeBuilder, Pair, Worker, parse_id, strictly_increasing};
 
 #[tokio::test]
 async fn a_worker_on_b_reaches_a_client_on_a() {
@@ -143,4 +144,18 @@ async fn many_users_on_two_nodes_each_get_their_own() {
         let events = client.events(10).await;
         assert_eq!(crate::support::client::data(&events), numbers(1, 10));
     }
+}
+
+/// Operators watch what Redis counts as errors. That a stream's group is there already is one, once for each node that starts.
+#[tokio::test]
+async fn what_nodes_ask_is_no_error_to_redis() {
+    let mut single = Single::start().await;
+    let () = single.db.run(redis::cmd("CONFIG").arg("RESETSTAT")).await;
+    let b = NodeBuilder::redis("node-b", &single.redis).start().await;
+    let mut client = Client::as_user(&b, "42", "tab-1").await;
+    Worker::open(&single.a).await.event("42", "1").await;
+    assert_eq!(client.event().await.data, "1");
+    let told: String = single.db.run(redis::cmd("INFO").arg("errorstats")).await;
+    let errors: Vec<_> = told.lines().filter(|line| line.starts_with("errorstat_")).collect();
+    assert_eq!(errors, ["errorstat_BUSYGROUP:count=1"]);
 }

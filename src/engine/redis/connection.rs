@@ -146,8 +146,10 @@ impl Address {
         } else {
             url.into_connection_info()?
         };
-        // Answers are read as RESP2 shapes them, whatever the URL asks for.
-        let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+        // Answers are read as RESP2 shapes them, whatever the URL asks for. No connection tells its library: Redis before 7.2,
+        // and a rule without that right, count two errors for each.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+        let mut settings = settings.set_skip_set_lib_name();
         if let Some(db) = self.db {
             settings = settings.set_db(db);
         }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use redis::{Value, cmd};
+use redis::cmd;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -58,14 +58,9 @@ pub async fn look(context: &Context) {
     }
 }
 
+/// Of several masters one that may evict is enough. `CONFIG` would tell it as well, but is a right that hosted servers and
+/// careful operators do not give.
 async fn policy(context: &Context) -> Result<Option<String>, Unavailable> {
-    let mut config = cmd("CONFIG");
-    config.arg("GET").arg("maxmemory-policy");
-    let answers: Result<Vec<_>, _> = context.link.probe_all(config).await.into_iter().collect();
-    if let Some(policy) = answers.ok().and_then(|answers| worst(answers.into_iter().filter_map(configured))) {
-        return Ok(Some(policy));
-    }
-    // Hosted servers often have no CONFIG, and a careful operator does not allow it.
     let mut info = cmd("INFO");
     info.arg("memory");
     let mut policies = Vec::new();
@@ -76,15 +71,5 @@ async fn policy(context: &Context) -> Result<Option<String>, Unavailable> {
             }),
         );
     }
-    Ok(worst(policies.into_iter()))
-}
-
-/// One of several masters that may evict is enough.
-fn worst(policies: impl Iterator<Item = String>) -> Option<String> {
-    policies.max_by_key(|policy| policy != SAFE)
-}
-
-fn configured(answer: Value) -> Option<String> {
-    let value = reply::array(answer).ok()?.into_iter().nth(1)?;
-    reply::text(&value).ok().map(str::to_owned)
+    Ok(policies.into_iter().max_by_key(|policy| policy != SAFE))
 }
