@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -12,12 +14,30 @@ use rustls::{ClientConfig, RootCertStore};
 /// # Errors
 /// Where there are none.
 pub fn trusting_system() -> Result<ClientConfig, String> {
+    trusting(system()?.0)
+}
+
+/// The system's authorities, or those of the file that `SSL_CERT_FILE` names, as PEM.
+///
+/// # Errors
+/// Where there are none.
+pub fn system_pem() -> Result<Vec<u8>, String> {
+    let (_, certificates) = system()?;
+    let pem = |certificate: CertificateDer| {
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(certificate))
+    };
+    Ok(certificates.into_iter().map(pem).collect::<String>().into())
+}
+
+/// The system's authorities, twice; what cannot be read is passed over.
+fn system() -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut certificates = rustls_native_certs::load_native_certs().certs;
+    certificates.retain(|certificate| roots.add(certificate.clone()).is_ok());
     if roots.is_empty() {
         return Err("this system has no certificates to trust; SSL_CERT_FILE may name a PEM file".to_owned());
     }
-    trusting(roots)
+    Ok((roots, certificates))
 }
 
 /// Trusts nobody, for where TLS will not be spoken.

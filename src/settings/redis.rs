@@ -88,7 +88,9 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
                 r.mistake("redis-db", "0 with redis+cluster://: a Cluster has no other")
             }
             AddressError::Url(error) => r.mistake("redis-url", &format!("{FORMS} ({error})")),
-            error @ AddressError::Pem { .. } => r.mistakes.push(Mistake(error.to_string())),
+            error @ (AddressError::Pem { .. } | AddressError::Authorities(_)) => {
+                r.mistakes.push(Mistake(error.to_string()))
+            }
         }
         return None;
     }
@@ -106,7 +108,8 @@ fn is_known(url: &str) -> bool {
 
 fn redis_url_parses(url: &str) -> bool {
     let plain = Address { url: url.to_owned(), db: None, ca: None, cert: None, key: None };
-    matches!(plain.topology(), Ok(Topology::Server(_)))
+    // Whom to trust is another setting's matter.
+    matches!(plain.topology(), Ok(Topology::Server(_)) | Err(AddressError::Authorities(_)))
 }
 
 fn key_prefix(r: &mut Reader) -> Option<String> {

@@ -202,6 +202,16 @@ async fn through_tls_with_certificates_on_both_sides() {
     let known = |id: &str| trusting(id).set("--redis-cert", &node_cert).set("--redis-key", &node_key);
     whole_life(&server, known).await;
 
+    // With an authority of its own nothing of the system's counts; of those, what cannot be read does not.
+    let whole = std::fs::read_to_string(&ca).expect("reading");
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(path("system.pem"), format!("{broken}{whole}{broken}")).expect("writing");
+    let without = known("without").env("SSL_CERT_FILE", "/nowhere");
+    let system = known("system").unset("--redis-ca").env("SSL_CERT_FILE", &path("system.pem"));
+    for node in [without, system] {
+        node.start().await;
+    }
+
     // Without its certificate the node is not let in; without the authority it does not trust the server.
     let stranger = trusting("stranger").start_listening().await;
     let doubter = known("doubter").unset("--redis-ca").start_listening().await;

@@ -8,6 +8,8 @@ use redis::{
     TlsCertificates,
 };
 
+use crate::tls;
+
 /// How Redis is reached. Printing it shows no password.
 #[derive(Clone)]
 pub struct Address {
@@ -63,6 +65,9 @@ pub enum AddressError {
     /// A Cluster has one database.
     #[error("--redis-db must be 0 with redis+cluster://")]
     Database,
+    /// Nobody is trusted.
+    #[error("--redis-ca is not set, and {0}")]
+    Authorities(String),
     /// A PEM file cannot be read.
     #[error("{flag} {path} cannot be read: {source}")]
     Pem {
@@ -140,7 +145,11 @@ impl Address {
                 }),
                 _ => None,
             };
-            let root_cert = self.ca.as_deref().map(|ca| read("--redis-ca", ca)).transpose()?;
+            let root_cert = match &self.ca {
+                Some(ca) => read("--redis-ca", ca)?,
+                None => tls::system_pem().map_err(AddressError::Authorities)?,
+            };
+            let root_cert = Some(root_cert);
             let client = Client::build_with_tls(url, TlsCertificates { client_tls, root_cert })?;
             client.get_connection_info().clone()
         } else {
