@@ -46,7 +46,7 @@ for i = 0, (#ARGV - 1) / 2 - 1 do
 end
 
 local entries = redis.call('XREVRANGE', presence, '+', from, 'COUNT', MOST) -- the newest first
-if #entries == MOST and not is_fresh then return {} end
+if #entries >= math.min(MOST, tonumber(most)) and not is_fresh then return {} end -- what has been cut off is not seen
 for e = #entries, 1, -1 do
   local id, fields = entries[e][1], entries[e][2] -- 'user', user, 'state', state, ...
   local user = of_user[fields[2]]

@@ -14,9 +14,13 @@ fn clock(stage: &Stage) -> u64 {
 /// What `tell.lua` answers for the one user it is asked about, whose edges were noted, and read, at such a time; none
 /// where they were read too long ago.
 fn tell_of(stage: &Stage, told: &str, read: u64, noted: u64, edges: &str) -> Option<String> {
-    let (tell, owed) = (include_str!("../../lua/tell.lua"), format!("{told} {read} {noted} {edges}"));
-    let answer: Vec<String> = stage.ask(&["EVAL", tell, "1", "presence", "100000", "42", &owed]);
-    answer.into_iter().next()
+    tell_keeping(stage, "100000", &format!("{told} {read} {noted} {edges}"))
+}
+
+/// The same of what is owed, where the stream keeps so many entries.
+fn tell_keeping(stage: &Stage, most: &str, owed: &str) -> Option<String> {
+    let tell = include_str!("../../lua/tell.lua");
+    stage.ask::<Vec<String>>(&["EVAL", tell, "1", "presence", most, "42", owed]).into_iter().next()
 }
 
 /// What it answers where the edges have just been read.
@@ -112,6 +116,21 @@ async fn who_is_late_does_not_have_the_last_word() {
     others_are_told(&stage, 1000);
     assert_eq!(late(), None);
     assert_eq!(told(&stage).len(), 1002);
+}
+
+#[tokio::test]
+async fn who_is_late_has_not_the_last_word_where_the_stream_is_kept_short() {
+    let stage = Kind::Redis.stage().await;
+    let (now, then) = (clock(&stage), clock(&stage) - 3_000_000);
+    let owed = |read: u64, edges: &str| tell_keeping(&stage, "10", &format!("0 {read} {then} {edges}"));
+    owed(now, "offline a online b").unwrap();
+    for _ in 0..12 {
+        owed(clock(&stage), "online c").unwrap();
+        others_are_told(&stage, 1);
+    }
+    let before = told(&stage);
+    assert_eq!(owed(then, "offline a"), None, "what would show that it was told has been cut off");
+    assert_eq!(told(&stage), before);
 }
 
 #[tokio::test]
