@@ -126,7 +126,7 @@ local function forget_some(log, cursor, id, added)
   local oldest_ms, old_ms = tonumber(string.match(oldest, '^%d+')), tonumber(old)
   local scanned = redis.pcall('HSCAN', cursor, at, 'COUNT', 48)
   -- Without the right to do so they become more; but the event is in the log by now.
-  if scanned.err then return redis.call('HSET', cursor, '@keys', fields) end
+  if scanned.err then scanned = { at, {} } end
   local found = scanned[2]
   for f = 1, #found, 2 do
     local field = found[f]
@@ -142,7 +142,7 @@ local function forget_some(log, cursor, id, added)
       end
     end
   end
-  due, looked = fields + math.ceil(#found / 6), looked + #found / 2
+  due, looked = fields + (#found == 0 and 16 or math.ceil(#found / 6)), looked + #found / 2
   forget = due .. ' ' .. scanned[1] .. ' ' .. looked .. ' ' .. old .. ' ' .. young
   redis.call('HSET', cursor, '@keys', fields, '@forget', forget)
 end
