@@ -146,7 +146,7 @@ async fn many_users_on_two_nodes_each_get_their_own() {
     }
 }
 
-/// Operators watch what Redis counts as errors. That a stream's group is there already is one, once for each node that starts.
+/// Operators watch what Redis counts as errors. But a node that starts makes a stream's group, which may be there already.
 #[tokio::test]
 async fn what_nodes_ask_is_no_error_to_redis() {
     let mut single = Single::start().await;
@@ -156,6 +156,6 @@ async fn what_nodes_ask_is_no_error_to_redis() {
     Worker::open(&single.a).await.event("42", "1").await;
     assert_eq!(client.event().await.data, "1");
     let told: String = single.db.run(redis::cmd("INFO").arg("errorstats")).await;
-    let errors: Vec<_> = told.lines().filter(|line| line.starts_with("errorstat_")).collect();
-    assert_eq!(errors, ["errorstat_BUSYGROUP:count=1"]);
+    let mut errors = told.lines().filter(|line| line.starts_with("errorstat_"));
+    assert!(errors.all(|line| line.starts_with("errorstat_BUSYGROUP:")), "{told}");
 }

@@ -214,7 +214,9 @@ async fn through_tls_with_certificates_on_both_sides() {
 
     // Without its certificate the node is not let in; without the authority it does not trust the server.
     let stranger = trusting("stranger").start_listening().await;
-    let doubter = known("doubter").unset("--redis-ca").start_listening().await;
+    let another = certificates();
+    let other_ca = another.path().join("ca.pem").display().to_string();
+    let doubter = known("doubter").set("--redis-ca", &other_ca).start_listening().await;
     for node in [stranger, doubter] {
         eventually(BOUND, "the word that Redis cannot be used", async || {
             let lines = node.lines();
