@@ -119,7 +119,7 @@ mod tests {
     fn addresses_are_read_as_people_write_them() {
         let read = |url: &str| host_and_port(url).map(|(host, port)| format!("{host} {port}"));
         assert_eq!(read("ws://127.0.0.1:4001").as_deref(), Some("127.0.0.1 4001"));
-        assert_eq!(read("http://relay:4001/ws").as_deref(), Some("relay 4001"));
+        assert_eq!(read("http://relay:4001/ws?x=1").as_deref(), Some("relay 4001"));
         assert_eq!(read("http://relay").as_deref(), Some("relay 80"));
         assert_eq!(read("ws://[::1]:4001/").as_deref(), Some("::1 4001"));
         for bad in ["", "relay:4001", "https://relay", "ws://", "ws://relay:port"] {
