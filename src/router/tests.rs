@@ -11,16 +11,8 @@ use crate::protocol::publish::Data;
 
 /// A router in memory that may deliver for an hour.
 pub fn router() -> Arc<Router> {
-    let config = Config {
-        node: "n".parse().unwrap(),
-        client_url: String::new(),
-        worker_url: String::new(),
-        log_ttl: Duration::from_secs(600),
-        log_length: 8,
-        max_sessions_per_user: 1,
-    };
     let metrics = Arc::new(Metrics::new("n", &[]).unwrap());
-    let engine = Arc::new(MemoryEngine::new(config));
+    let engine = Arc::new(MemoryEngine::new(Config::of_tests()));
     let router = Arc::new(Router::new("n".parse().unwrap(), engine, metrics, 1, WAITING));
     router.lease().claimed(Instant::now(), Duration::from_secs(3600));
     router

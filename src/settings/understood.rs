@@ -37,7 +37,7 @@ impl Settings {
         ];
         for (flag, url, port) in addresses {
             match (url, port) {
-                (Some(_), _) => {} // as it was given
+                (Some(_), _) => {} // as it was given, but for credentials
                 (None, 0) => reader.understand(flag, "from bind and the port that the system gives"),
                 (None, port) => {
                     reader.understand(flag, url_at(SocketAddr::new(self.bind, port)));

@@ -51,7 +51,8 @@ pub struct Config {
 
 #[cfg(test)]
 impl Config {
-    fn of_tests() -> Self {
+    /// A small one, for tests.
+    pub fn of_tests() -> Self {
         Self {
             node: "n".parse().unwrap(),
             client_url: String::new(),

@@ -206,12 +206,12 @@ impl Link {
     }
 
     /// Runs a pipeline where the link is trusted; each command has its own outcome.
-    pub async fn run_each(&self, pipeline: &Pipeline) -> Vec<Result<Value, Unavailable>> {
+    pub async fn run_each(&self, pipeline: &Pipeline) -> Vec<Answer> {
         self.trusted(pipeline, false).await
     }
 
     /// As [`Link::run_each`]; what too few replicas have in time counts as not done.
-    pub async fn run_durably(&self, pipeline: &Pipeline) -> Vec<Result<Value, Unavailable>> {
+    pub async fn run_durably(&self, pipeline: &Pipeline) -> Vec<Answer> {
         self.trusted(pipeline, true).await
     }
 
@@ -227,7 +227,7 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::run`].
-    pub async fn run_one(&self, command: Cmd) -> Result<Value, Unavailable> {
+    pub async fn run_one(&self, command: Cmd) -> Answer {
         first(self.run_each(&single(command)).await)
     }
 
@@ -253,12 +253,12 @@ impl Link {
     ///
     /// # Errors
     /// Where Redis is away, or refuses the command.
-    pub async fn probe_one(&self, command: Cmd) -> Result<Value, Unavailable> {
+    pub async fn probe_one(&self, command: Cmd) -> Answer {
         first(self.probe_each(&single(command)).await)
     }
 
     /// Runs a pipeline whether the link is trusted or not; each command has its own outcome.
-    pub async fn probe_each(&self, pipeline: &Pipeline) -> Vec<Result<Value, Unavailable>> {
+    pub async fn probe_each(&self, pipeline: &Pipeline) -> Vec<Answer> {
         self.each(pipeline, false).await
     }
 
@@ -293,14 +293,14 @@ impl Link {
         Ok(())
     }
 
-    async fn trusted(&self, pipeline: &Pipeline, durable: bool) -> Vec<Result<Value, Unavailable>> {
+    async fn trusted(&self, pipeline: &Pipeline, durable: bool) -> Vec<Answer> {
         match self.is_trusted() {
             Ok(()) => self.each(pipeline, durable).await,
             Err(refused) => vec![Err(refused); pipeline.len()],
         }
     }
 
-    async fn each(&self, pipeline: &Pipeline, durable: bool) -> Vec<Result<Value, Unavailable>> {
+    async fn each(&self, pipeline: &Pipeline, durable: bool) -> Vec<Answer> {
         // Nothing is asked: redis-rs calls that an error, and the pool would take its connection for broken.
         if pipeline.is_empty() {
             return Vec::new();
@@ -326,7 +326,7 @@ impl Link {
     }
 
     /// Runs one command on every master, whether the link is trusted or not.
-    pub async fn probe_all(&self, command: Cmd) -> Vec<Result<Value, Unavailable>> {
+    pub async fn probe_all(&self, command: Cmd) -> Vec<Answer> {
         let pipeline = single(command);
         match &self.servers {
             Servers::One(_) => self.probe_each(&pipeline).await,
@@ -350,7 +350,7 @@ impl Link {
     }
 }
 
-fn told(outcomes: Vec<Outcome>) -> impl Iterator<Item = Result<Value, Unavailable>> {
+fn told(outcomes: Vec<Outcome>) -> impl Iterator<Item = Answer> {
     outcomes.into_iter().map(|outcome| outcome.map_err(Unavailable::from))
 }
 
@@ -360,6 +360,6 @@ fn single(command: Cmd) -> Pipeline {
     pipeline
 }
 
-fn first(outcomes: Vec<Result<Value, Unavailable>>) -> Result<Value, Unavailable> {
+fn first(outcomes: Vec<Answer>) -> Answer {
     outcomes.into_iter().next().unwrap_or_else(|| Err(Unavailable::new("Redis gave no answer")))
 }
