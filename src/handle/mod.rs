@@ -350,10 +350,12 @@ impl Handle {
         (state.confirmed, state.saved) = (from.max(state.confirmed), from);
     }
 
-    /// The client has confirmed everything up to `id`.
-    pub fn confirm(&self, id: EventId) {
+    /// The client has confirmed everything up to `id`. Returns whether that is more than before.
+    pub fn confirm(&self, id: EventId) -> bool {
         let mut state = self.state();
+        let is_more = id > state.confirmed;
         state.confirmed = state.confirmed.max(id);
+        is_more
     }
 
     /// What the client has confirmed on an older connection, which this one takes the place of, it has confirmed.

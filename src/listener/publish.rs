@@ -25,7 +25,10 @@ const MAX_BODY: usize = 32 * 1024 * 1024;
 pub async fn handle(request: &mut Request<Incoming>, ports: &Ports) -> Answer {
     match publish(request, ports).await {
         Ok(answer) => answer,
-        Err(refusal) => http::refuse(&refusal),
+        Err(refusal) => {
+            ports.router.metrics().refused(refusal.code);
+            http::refuse(&refusal)
+        }
     }
 }
 
@@ -54,13 +57,9 @@ async fn publish(request: &mut Request<Incoming>, ports: &Ports) -> Result<Answe
         .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is not UTF-8"))?;
     if !text.trim_start().starts_with('[') {
         let request = PublishRequest::parse(&text, ports.max_event);
-        let outcome = match request.publish {
-            Ok(publish) => ports.router.publish(publish).await,
-            Err(refusal) => Err(refusal),
-        };
+        let outcome = Ok(ports.router.publish(request.publish?).await?);
         ports.router.metrics().published(Via::Http, &outcome);
-        let receipt = outcome?;
-        return Ok(json(answer(request.reference.as_deref(), &Ok(receipt))));
+        return Ok(json(answer(request.reference.as_deref(), &outcome)));
     }
     let items: List<&RawValue> = serde_json::from_str(&text)
         .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is neither a JSON object nor an array"))?;

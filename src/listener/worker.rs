@@ -53,6 +53,9 @@ async fn route(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Answer {
         _ => {}
     }
     if !is_known(request, &ports.worker_tokens) {
+        if matches!(found, Found::Verb(Verb::Publish, _)) {
+            ports.router.metrics().refused(Code::Unauthorized);
+        }
         return http::refuse(&Refusal::new(
             Code::Unauthorized,
             "the worker token is missing, wrong or twice in the query: Authorization: Bearer <token>, or ?token=",

@@ -18,8 +18,6 @@ const DRIFT: u32 = 10_000;
 #[derive(Debug)]
 pub struct Clock {
     base: Instant,
-    /// Unix µs of this machine's clock at `base`.
-    base_us: i64,
     /// Unix µs of Redis' clock at `base`.
     redis_us: AtomicI64,
     best: Mutex<Option<Sample>>,
@@ -34,9 +32,13 @@ struct Sample {
 
 impl Default for Clock {
     fn default() -> Self {
-        let base_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| signed(now.as_micros()));
-        Self { base: Instant::now(), base_us, redis_us: AtomicI64::new(base_us), best: Mutex::new(None) }
+        Self { base: Instant::now(), redis_us: AtomicI64::new(machine_us()), best: Mutex::new(None) }
     }
+}
+
+/// This machine's clock, Unix µs.
+fn machine_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| signed(now.as_micros()))
 }
 
 fn signed(us: u128) -> i64 {
@@ -46,8 +48,11 @@ fn signed(us: u128) -> i64 {
 impl Clock {
     /// Redis' clock, Unix µs. This machine's own where Redis has not told yet.
     pub fn now_us(&self) -> u64 {
-        let now = self.redis_us.load(Ordering::Relaxed) + signed(self.base.elapsed().as_micros());
-        u64::try_from(now).unwrap_or_default()
+        u64::try_from(self.redis_now_us()).unwrap_or_default()
+    }
+
+    fn redis_now_us(&self) -> i64 {
+        self.redis_us.load(Ordering::Relaxed) + signed(self.base.elapsed().as_micros())
     }
 
     /// Redis was asked at `asked`, has answered just now, and its clock showed `told_us`, in steps of `step`.
@@ -69,9 +74,15 @@ impl Clock {
         }
     }
 
-    /// How far Redis' clock is ahead of this machine's, seconds.
+    /// How far Redis' clock is ahead of this machine's as that stands now, seconds: it may have been set since the start.
+    /// 0 where Redis has not told yet.
     pub fn ahead(&self) -> f64 {
-        (self.redis_us.load(Ordering::Relaxed) - self.base_us) as f64 / 1e6
+        self.ahead_of(machine_us())
+    }
+
+    fn ahead_of(&self, machine_us: i64) -> f64 {
+        let told = lock(&self.best).is_some();
+        if told { (self.redis_now_us() - machine_us) as f64 / 1e6 } else { 0.0 }
     }
 }
 
@@ -81,39 +92,57 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn ahead_ms(clock: &Clock) -> i64 {
-        (clock.ahead() * 1e3).round() as i64
+    /// A machine's clock that runs with the time of tests.
+    struct Machine(Instant, i64);
+
+    impl Machine {
+        fn us(&self) -> i64 {
+            self.1 + signed(self.0.elapsed().as_micros())
+        }
+
+        fn behind_ms(&self, clock: &Clock) -> i64 {
+            (clock.ahead_of(self.us()) * 1e3).round() as i64
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_answer_that_took_least_counts_until_it_is_old() {
-        let clock = Clock::default();
-        assert_eq!(ahead_ms(&clock), 0);
+        let (clock, machine) = (Clock::default(), Machine(Instant::now(), 1_800_000_000_000_000));
+        assert_eq!(machine.behind_ms(&clock), 0);
         let tell = async |took: Duration, ahead_us: i64| {
-            let asked = Instant::now();
-            let local = clock.base_us + signed(clock.base.elapsed().as_micros());
+            let (asked, asked_us) = (Instant::now(), machine.us());
             tokio::time::advance(took).await;
             // Redis answered in the middle.
-            clock.told(asked, local + signed((took / 2).as_micros()) + ahead_us, Duration::ZERO);
+            clock.told(asked, asked_us + signed((took / 2).as_micros()) + ahead_us, Duration::ZERO);
         };
         tell(100 * MS, 5_000_000).await;
-        assert_eq!(ahead_ms(&clock), 5_000);
+        assert_eq!(machine.behind_ms(&clock), 5_000);
         tell(2 * MS, 5_010_000).await;
-        assert_eq!(ahead_ms(&clock), 5_010, "the better answer");
+        assert_eq!(machine.behind_ms(&clock), 5_010, "the better answer");
         tell(100 * MS, 4_990_000).await;
-        assert_eq!(ahead_ms(&clock), 5_010, "the worse one changes nothing");
+        assert_eq!(machine.behind_ms(&clock), 5_010, "the worse one changes nothing");
         tell(100 * MS, 9_000_000).await;
-        assert_eq!(ahead_ms(&clock), 9_000, "but it shows that a clock was set");
+        assert_eq!(machine.behind_ms(&clock), 9_000, "but it shows that a clock was set");
         tell(2 * MS, 9_001_000).await;
         tokio::time::advance(Duration::from_secs(3600)).await;
         tell(100 * MS, 9_030_000).await;
-        assert_eq!(ahead_ms(&clock), 9_030, "an old answer is worth less than a new one");
+        assert_eq!(machine.behind_ms(&clock), 9_030, "an old answer is worth less than a new one");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_coarse_answer_counts_as_its_middle() {
-        let clock = Clock::default();
-        clock.told(Instant::now(), clock.base_us - 500, MS);
-        assert_eq!(ahead_ms(&clock), 0);
+        let (clock, machine) = (Clock::default(), Machine(Instant::now(), 1_800_000_000_000_000));
+        clock.told(Instant::now(), machine.us() - 500, MS);
+        assert_eq!(machine.behind_ms(&clock), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_whose_clock_is_set_is_no_longer_apart() {
+        let (clock, mut machine) = (Clock::default(), Machine(Instant::now(), 1_800_000_000_000_000));
+        clock.told(Instant::now(), machine.us() + 3_600_000_000, Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(machine.behind_ms(&clock), 3_600_000);
+        machine.1 += 3_600_000_000;
+        assert_eq!(machine.behind_ms(&clock), 0);
     }
 }

@@ -243,8 +243,13 @@ impl Metrics {
     pub fn published(&self, via: Via, outcome: &Result<Receipt, Refusal>) {
         match outcome {
             Ok(receipt) => self.accepted(via, receipt.ids.len().max(1)),
-            Err(refusal) => self.refused.with_label_values(&[refusal.code.as_str()]).inc(),
+            Err(refusal) => self.refused(refusal.code),
         }
+    }
+
+    /// An event, or a whole request of them, was refused.
+    pub fn refused(&self, code: Code) {
+        self.refused.with_label_values(&[code.as_str()]).inc();
     }
 
     /// So many events were accepted.

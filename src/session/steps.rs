@@ -79,10 +79,14 @@ impl Session {
     /// The client has everything up to `id`, as it says itself or as its pong shows.
     pub(super) fn confirm(&self, id: EventId, by: Confirmation) {
         let handle = self.registered.handle();
-        handle.confirm(id);
+        let is_more = handle.confirm(id);
         if handle.unsaved().is_some() {
             self.registered.router().acked().add(self.registered.user(), by);
         }
-        note(&self.registered, "confirmed", || vec![("id", id.to_string()), ("by", by.as_str().to_owned())]);
+        if is_more {
+            note(&self.registered, "confirmed", || {
+                vec![("id", id.to_string()), ("by", by.as_str().to_owned())]
+            });
+        }
     }
 }

@@ -49,6 +49,10 @@ async fn counts_what_happens(node: &Node) {
     let body = json!([{"userId": "42", "event": "e"}, {"userId": "4 2", "event": "e"}]).to_string();
     http::post(&node.worker_http("/publish"), &body).await;
     one.event().await;
+    let too_many = format!("[{}0]", "0,".repeat(1_000));
+    for whole in ["[bad", "{bad", &too_many] {
+        http::post(&node.worker_http("/publish"), whole).await.refused(400);
+    }
     for (series, value) in [
         ("sessions", 2.0),
         ("users", 1.0),
@@ -60,6 +64,8 @@ async fn counts_what_happens(node: &Node) {
         ("events_published_total{via=\"worker\"}", 3.0),
         ("events_published_total{via=\"http\"}", 1.0),
         ("events_refused_total{code=\"invalid_user_id\"}", 1.0),
+        ("events_refused_total{code=\"invalid_frame\"}", 2.0),
+        ("events_refused_total{code=\"too_many_items\"}", 1.0),
         ("events_delivered_total", 8.0),
         ("events_replayed_total", 0.0),
         ("delivery_seconds_count", 8.0),
@@ -216,6 +222,9 @@ async fn metrics_ask_for_the_worker_token() {
     assert_eq!(answer.status, 200);
     assert!(answer.body.contains("switchboard_build_info{node=\"solo\","), "{}", answer.body);
     assert!(!answer.body.contains("s3cret"), "{}", answer.body);
+    http::post(&node.worker_http("/publish"), "{}").await.refused(401);
+    let answer = http::get_with(&url, &[("authorization", "Bearer s3cret")]).await;
+    assert!(answer.body.contains("events_refused_total{code=\"unauthorized\"} 1\n"), "{}", answer.body);
     // Not on the public port.
     assert_eq!(http::get(&node.client_http("/metrics")).await.refused(404), "not_found");
     assert_eq!(http::post(&format!("{url}?token=s3cret"), "").await.refused(405), "method_not_allowed");

@@ -85,6 +85,8 @@ async fn every_step_of_an_event_is_noted_with_its_time_and_node() {
     ] {
         assert!(of_event.contains(&step), "{step:?} in {of_event:?}");
     }
+    let confirmed = of_event.iter().filter(|(_, step)| *step == "confirmed").count();
+    assert_eq!(confirmed, 1, "what is confirmed again is no step: {of_event:?}");
     let published = steps.iter().find(|step| step["step"] == "published").unwrap();
     assert_eq!((published["nodes"].as_str(), published["via"].as_str()), ("node-b", "worker"));
     assert_eq!(published["event"], "e");
