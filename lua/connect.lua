@@ -12,12 +12,13 @@
 -- ARGV[4] -> sessions a user may have over all nodes
 -- ARGV[5] -> Unix ms after which this data set is known to be whole
 -- ARGV[6] -> log length, entries
--- ARGV[4i+7] -> client id
--- ARGV[4i+8] -> 'new': replaces an older connection of the client; else the order of a connection that was registered
+-- ARGV[5i+7] -> client id
+-- ARGV[5i+8] -> 'new': replaces an older connection of the client; else the order of a connection that was registered
 --   before and resumes: it yields to a newer one, and to a sign-out since
--- ARGV[4i+9] -> id after which to read, or '' for the client's confirmed position
--- ARGV[4i+10] -> id that the client has confirmed, as its node knows, or ''; new: counts where no newer position is known;
+-- ARGV[5i+9] -> id after which to read, or '' for the client's confirmed position
+-- ARGV[5i+10] -> id that the client has confirmed, as its node knows, or ''; new: counts where no newer position is known;
 --   resume: kept where none is known
+-- ARGV[5i+11] -> resume: the newest event that the session was told of, or ''
 --
 -- returns an array with one of these for each session (values in an array of their own would be read one by one):
 --   'later'     this call has read enough; not registered, but what had lapsed is gone
@@ -116,6 +117,28 @@ local function is_whole(nodes, log, cursor, since, newest, has_cursor)
   if prev ~= '0-0' then return not newer(prev, since) end
   local start = redis.call('HGET', cursor, '@start') -- there was no event between this id and the log's first
   return start and not newer(start, since) or false
+end
+
+-- A session of the caller was told of an event that the log does not have, nor says that it had: Redis came back without
+-- its newest. Returns the id behind that event, which nobody has: whoever stands before it may have missed something.
+-- `known`: the same of an earlier time, or nil.
+local function behind_lost(log, newest, known, since, told)
+  local function is_news(id) return id ~= '' and not (known and not newer(id, known)) end
+  local lost
+  if is_news(told) and newer(newest, told) then
+    local after = redis.call('XRANGE', log, '(' .. told, '+', 'COUNT', 1)[1]
+    local prev = named(after[2]).prev
+    if prev and newer(told, prev) then lost = told end
+  else
+    if is_news(told) and newer(told, newest) then lost = told end
+    if is_news(since) and newer(since, lost or newest) then lost = since end
+  end
+  if not lost or ms_of(lost) >= now + A_DAY then return known end
+  local ms, seq = string.match(lost, '^(%d+)-(%d+)$')
+  local behind = ms .. '-' .. string.format('%d', seq + 1)
+  -- Ids go on behind it, wherever the clock stands.
+  if newer(behind, newest) then redis.pcall('XSETID', log, behind) end
+  return behind
 end
 
 -- Drops nodes whose lease has lapsed. Returns who is left, whether there are any leases, the newest event's id as far as
@@ -230,7 +253,7 @@ local function after_sign_outs(noted)
   return latest
 end
 
-local function connect(user, nodes, log, cursor, client, mode, since, has_confirmed)
+local function connect(user, nodes, log, cursor, client, mode, since, has_confirmed, told)
   local members, leased, last, held = prune(user, nodes)
   -- Leases without a set: Redis lost it. Whoever else has one finds it gone with the next heartbeat, and registers anew.
   if #members == 0 and leased then
@@ -246,7 +269,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     else replaced = its_node end
   end
   local noted = call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions', '@out',
-    '@newest', '@clock')
+    '@newest', '@clock', '@lost')
   if mode ~= 'new' then
     if replaced ~= '' then return 'replaced' end
     if signed_out(noted[7], client, mode) then return 'out' end
@@ -264,6 +287,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     local known = newest_known(nodes, cursor)
     if newer(known, clock) and ms_of(known) < now + A_DAY then position = known end
   end
+  local lost_to = noted[10] or nil
+  if newest and mode ~= 'new' then lost_to = behind_lost(log, newest, lost_to, since, told) end
+  if lost_to and newer(lost_to, position) then position = lost_to end
   local stored, confirmed = noted[1], noted[1]
   if mode == 'new' and has_confirmed ~= '' and not (stored and newer(stored, has_confirmed)) then
     confirmed = has_confirmed
@@ -272,6 +298,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if from ~= position and spent > CALL_BYTES then return 'later' end
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(nodes, log, cursor, from, newest, noted[2] or noted[3] or noted[4])
+  if lost_to and newer(lost_to, from) then whole = false end
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
   -- Redis threw the positions away. (What is kept for a shorter time than leases lapses before those of a node that died.)
   local lost = #members > 0 and not (noted[2] or noted[3]) and log_ms >= session_ms
@@ -306,6 +333,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     notes[1], notes[2] = client, has_confirmed
   end
   local edges = online_edges(noted[2], noted[3], mode, #members == 0, notes)
+  if lost_to ~= (noted[10] or nil) then notes[#notes + 1], notes[#notes + 2] = '@lost', lost_to end
   if lost then notes[#notes + 1], notes[#notes + 2] = '@dropped', string.format('%d', now) end
   if not newest then
     if not noted[4] then notes[#notes + 1], notes[#notes + 2] = '@empty', empty_since end
@@ -340,7 +368,7 @@ local results = {}
 for i = 0, #KEYS / 4 - 1 do
   -- One user's broken key must not take the rest of the batch along.
   local done, result = pcall(connect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
-    ARGV[4 * i + 7], ARGV[4 * i + 8], ARGV[4 * i + 9], ARGV[4 * i + 10])
+    ARGV[5 * i + 7], ARGV[5 * i + 8], ARGV[5 * i + 9], ARGV[5 * i + 10], ARGV[5 * i + 11])
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)
     result = '! ' .. string.gsub(error, '%c', ' ')

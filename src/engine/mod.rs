@@ -36,6 +36,8 @@ pub enum Mode {
     Resume {
         /// [`Registration::order`] of the last time.
         order: u64,
+        /// The newest event that the session was told of: the log has it, or what took its place, or Redis has lost it.
+        told: Option<EventId>,
     },
 }
 

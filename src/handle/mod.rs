@@ -45,7 +45,7 @@ pub struct Handle {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     outbox: VecDeque<Outgoing>,
     bytes: usize,
@@ -63,10 +63,9 @@ struct State {
     heard: EventId,
     /// The same when the last look into the log began.
     heard_before_look: EventId,
-    /// The newest event that a hint told of.
-    hinted: EventId,
-    /// While the session was behind, a hint told of an event, and that another one came before it than was hinted: Redis
-    /// has lost what was hinted.
+    /// The newest event that a hint told of, or that was read from the log.
+    told: EventId,
+    /// A hint said that what came before its event is older than `told`: Redis has lost that.
     forked: bool,
     confirmed: EventId,
     saved: EventId,
@@ -88,6 +87,13 @@ impl Outgoing {
 }
 
 impl State {
+    /// What was lost stays until it has been told of that.
+    fn told_of(&mut self, id: EventId) {
+        if !self.forked {
+            self.told = self.told.max(id);
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -129,27 +135,7 @@ impl State {
 impl Handle {
     /// A session that takes no hints until it has caught up.
     pub fn new(user: UserId, client: ClientId) -> Self {
-        let state = State {
-            outbox: VecDeque::new(),
-            bytes: 0,
-            held: false,
-            behind: true,
-            pressed: false,
-            overrun: false,
-            look: false,
-            heard: EventId::ZERO,
-            heard_before_look: EventId::ZERO,
-            hinted: EventId::ZERO,
-            forked: false,
-            confirmed: EventId::ZERO,
-            saved: EventId::ZERO,
-            order: 0,
-            replaced_at: 0,
-            close: None,
-            close_reported: false,
-            ended: false,
-            waker: None,
-        };
+        let state = State { behind: true, ..State::default() };
         Self { user, client, state: Mutex::new(state) }
     }
 
@@ -164,10 +150,12 @@ impl Handle {
         let mut state = self.state();
         if let Some(logged) = outgoing.logged {
             state.heard = state.heard.max(logged.id);
-            if logged.id > state.hinted {
-                state.forked |= state.behind && logged.prev < state.hinted;
-                state.hinted = logged.id;
+            if logged.prev < state.told && logged.id > state.told && !state.forked {
+                (state.forked, state.look) = (true, true);
+                state.fall_behind();
+                state.wake();
             }
+            state.told_of(logged.id);
         }
         if state.behind && (state.pressed || outgoing.logged.is_some()) {
             return;
@@ -219,8 +207,17 @@ impl Handle {
         self.state().heard_before_look
     }
 
-    /// Whether hints have shown, since this was last asked, that Redis has lost events that this session had heard of and
-    /// not got.
+    /// The session was sent an event that was read from the log.
+    pub fn read(&self, id: EventId) {
+        self.state().told_of(id);
+    }
+
+    /// The newest event that the session was told of, if any: the log has it, or what took its place, or Redis has lost it.
+    pub fn told(&self) -> Option<EventId> {
+        Some(self.state().told).filter(|told| *told != EventId::ZERO)
+    }
+
+    /// Whether a hint has shown, since this was last asked, that Redis has lost events that this session was told of.
     pub fn take_forked(&self) -> bool {
         std::mem::take(&mut self.state().forked)
     }
@@ -228,7 +225,7 @@ impl Handle {
     /// The client was told of a gap: whatever was hinted before may have been in it.
     pub fn told_gap(&self) {
         let mut state = self.state();
-        (state.hinted, state.forked) = (EventId::ZERO, false);
+        (state.told, state.forked) = (EventId::ZERO, false);
     }
 
     /// Redis has lost what came after `newest`: ids may begin there again.

@@ -200,11 +200,14 @@ fn events_that_redis_lost_before_they_were_got_are_noticed_by_the_next() {
     handle.told_gap();
     handle.push(&hint(9, 0), 4);
     assert!(!handle.take_forked());
-    // Who is not behind has what was hinted.
+    // Who has got what was lost looks as well: those who were away must hear of it.
     handle.begin_look();
     assert!(handle.caught_up(EventId { ms: 9, seq: 0 }));
-    handle.push(&hint(10, 6), 4);
-    assert!(!handle.take_forked());
+    handle.read(EventId { ms: 9, seq: 0 });
+    handle.push(&hint(11, 6), 4);
+    assert_eq!(handle.told(), Some(EventId { ms: 9, seq: 0 }), "what was lost");
+    assert!(!handle.caught_up(EventId { ms: 9, seq: 0 }), "it is to look");
+    assert!(handle.take_forked());
 }
 
 #[test]

@@ -104,6 +104,7 @@ impl Session {
                 let data = std::str::from_utf8(&event.data).unwrap_or("null");
                 transport.feed(client::event(Some(event.id), &event.event, data), Some(event.id))?;
                 *last = event.id;
+                registered.handle().read(event.id);
                 rate.sends_event();
                 burst.logged(event.id, event.id > self.welcomed_at);
                 let step = if event.id > self.welcomed_at { "caught_up" } else { "replayed" };

@@ -111,7 +111,7 @@ async fn no_more_than_so_many_are_followed(kind: Kind) {
 async fn who_was_signed_out_does_not_resume_and_may_come_back() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     let resume = async |client: &str, order: u64| {
-        stage.try_connect(&user, client, Mode::Resume { order }, Some(EventId::ZERO)).await
+        stage.try_connect(&user, client, Mode::Resume { order, told: None }, Some(EventId::ZERO)).await
     };
     let (one, other) = (stage.connect(&user, "one").await.order, stage.connect(&user, "other").await.order);
     stage.engine.sign_out(user.clone(), Some("one".parse().unwrap())).await.unwrap();

@@ -63,7 +63,7 @@ impl Default for Options {
 }
 
 /// A connection that is there resumes; nobody was signed out since.
-pub const RESUME: Mode = Mode::Resume { order: u64::MAX };
+pub const RESUME: Mode = Mode::Resume { order: u64::MAX, told: None };
 
 /// An engine that has claimed its id and tells a recorder.
 pub struct Stage {

@@ -13,9 +13,9 @@ async fn a_session_that_has_seen_what_the_log_has_lost_is_told() {
     let node = NodeBuilder::redis_at("node-a", &url).start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
     let mut worker = Worker::open(&node).await;
-    worker.count("42", 1, 5).await;
+    let mut ids = worker.count("42", 1, 5).await;
     server.ask::<String>(&["SAVE"]).await;
-    worker.count("42", 6, 10).await;
+    ids.extend(worker.count("42", 6, 10).await);
     assert_eq!(data(&client.events(10).await), numbers(1, 10));
     server.kill();
     server.launch().await; // with what it had at the fifth event
@@ -28,4 +28,38 @@ async fn a_session_that_has_seen_what_the_log_has_lost_is_told() {
     assert_eq!(client.event().await.data, "11");
     let log: usize = server.ask(&["XLEN", "log:{user:42}"]).await;
     assert_eq!(log, 6, "the five that were kept, and the new one");
+    // Nor does the new one hide the loss from those who were away.
+    for since in [&ids[4], &ids[7]] {
+        let mut away = Client::open(&node, &format!("userId=42&clientId=away&since={since}")).await;
+        assert_eq!(away.frame("a gap").await["type"], "gap", "since {since}");
+        assert_eq!(away.event().await.data, "11");
+        away.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_comes_at_once_does_not_hide_what_was_lost_before_it() {
+    let server = Server::start(&["--save", ""]).await;
+    let url = format!("redis://127.0.0.1:{}", server.port);
+    let node = NodeBuilder::redis_at("node-a", &url).start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    let mut worker = Worker::open(&node).await;
+    let kept = worker.count("42", 1, 5).await;
+    for key in ["log:{user:42}", "nodes:{user:42}"] {
+        server.ask::<i64>(&["COPY", key, &format!("{key}:kept")]).await;
+    }
+    worker.count("42", 6, 10).await;
+    assert_eq!(data(&client.events(10).await), numbers(1, 10));
+    // As if Redis had been away, and nobody had noticed yet.
+    for key in ["log:{user:42}", "nodes:{user:42}"] {
+        server.ask::<i64>(&["COPY", &format!("{key}:kept"), key, "REPLACE"]).await;
+    }
+    worker.count("42", 11, 11).await;
+    assert_eq!(client.frame("a gap").await["type"], "gap");
+    assert_eq!(client.event().await.data, "11");
+    worker.count("42", 12, 12).await;
+    assert_eq!(client.event().await.data, "12", "and goes on");
+    let mut away = Client::open(&node, &format!("userId=42&clientId=away&since={}", kept[4])).await;
+    assert_eq!(away.frame("a gap").await["type"], "gap");
+    assert_eq!(data(&away.events(2).await), numbers(11, 12));
 }

@@ -13,7 +13,7 @@ use crate::engine::{
     Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
     UserLease,
 };
-use crate::id::{ClientId, NodeId, UserId};
+use crate::id::{ClientId, EventId, NodeId, UserId};
 
 /// Sessions of one script call: 32 keep Redis for 0.7 ms; 50 for more than one, and cost as much for each.
 pub const MAX_CONNECTS: usize = 32;
@@ -107,7 +107,7 @@ fn keep_served(context: &Context) -> redis::Cmd {
 
 /// The script call for those of a batch that share a slot.
 fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::Cmd {
-    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 6 + 4 * group.len());
+    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 6 + 5 * group.len());
     for place in group {
         user_keys(context, &mut call, &connects[*place].user);
     }
@@ -121,15 +121,15 @@ fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::C
         .arg(context.config.max_sessions_per_user)
         .arg(whole_since.unwrap_or(NEVER_MS))
         .arg(context.config.log_length);
+    let text = |id: Option<EventId>| id.map_or_else(String::new, |id| id.to_string());
     for place in group {
         let connect = connects[*place];
-        call.arg(connect.client.as_str())
-            .arg(match connect.mode {
-                Mode::New => "new".to_owned(),
-                Mode::Resume { order } => order.to_string(),
-            })
-            .arg(connect.since.map_or_else(String::new, |since| since.to_string()))
-            .arg(connect.confirmed.map_or_else(String::new, |confirmed| confirmed.to_string()));
+        let (mode, told) = match connect.mode {
+            Mode::New => ("new".to_owned(), None),
+            Mode::Resume { order, told } => (order.to_string(), told),
+        };
+        call.arg(connect.client.as_str()).arg(mode);
+        call.arg(text(connect.since)).arg(text(connect.confirmed)).arg(text(told));
     }
     call
 }
