@@ -5,7 +5,6 @@
 //! what its predecessor left pending comes first. Each event carries its entry's id into the user's log state, so
 //! that an entry that is read twice is published once.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use self::let_go::Progress;
 use self::past::Past;
 use super::entry::{parse, per_user};
 use super::home::Dedicated;
@@ -22,7 +22,7 @@ use super::publish::{self, Entry};
 use super::reads::Read;
 use super::retold::Retold;
 use super::turns::Turn;
-use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, status, uplink};
+use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, status};
 use crate::engine::{Event, Unavailable};
 use crate::id::UserId;
 use crate::metrics::Via;
@@ -99,17 +99,6 @@ enum Stopped {
     NotHeld(#[from] NotHeld),
     #[error("another node has fewer streams to read")]
     GivenAway,
-}
-
-/// How far a read of entries is with being published.
-#[derive(Default)]
-struct Progress<'a> {
-    /// Entries that cannot be routed, by their ids, and why.
-    bad: Vec<(&'a str, String)>,
-    /// So many entries, the first, went out.
-    through: usize,
-    /// Those of them of which some event is not published all the same.
-    undone: HashSet<&'a str>,
 }
 
 impl<'a> Reader<'a> {
@@ -296,7 +285,9 @@ impl<'a> Reader<'a> {
                         progress.through = at + 1;
                     }
                 },
-                Err(refusal) => progress.bad.push((id, refusal.to_string())),
+                Err(refusal) => {
+                    progress.bad.insert(id, refusal.to_string());
+                }
             }
         }
         progress.through = entries.len();
@@ -325,7 +316,7 @@ impl<'a> Reader<'a> {
                 match outcome {
                     Ok(_) => self.past.sent(id, event),
                     Err(error) if error.is_for_good() => {
-                        progress.bad.push((id, format!("unavailable: {error}")))
+                        progress.bad.entry(id).or_insert_with(|| format!("unavailable: {error}"));
                     }
                     // Out of memory, say: it stays pending, and is tried again.
                     Err(error) => {
@@ -341,59 +332,9 @@ impl<'a> Reader<'a> {
         progress.undone.extend(ids);
         stopped.map_or(Ok(()), Err)
     }
-
-    /// Puts bad entries aside, and lets go of all that are done.
-    async fn let_go(&mut self, entries: &[reply::Entry], progress: Progress<'_>) -> Result<(), Stopped> {
-        let went_out = |at: usize, id: &str| at < progress.through && !progress.undone.contains(id);
-        let reason = |id: &str| progress.bad.iter().find(|(bad, _)| *bad == id).map(|(_, reason)| reason);
-        let mut dead = redis::pipe();
-        let mut bad = Vec::new();
-        for (_, (id, fields)) in entries.iter().enumerate().filter(|(at, (id, _))| went_out(*at, id)) {
-            let Some(reason) = reason(id) else { continue };
-            bad.push((id, reason));
-            let mut add = uplink::bounded_add(self.context, self.context.keys.dead());
-            for (field, value) in fields {
-                add.arg(&field[..]).arg(&value[..]);
-            }
-            add.arg("reason").arg(reason);
-            dead.add_command(add);
-        }
-        let put_aside = self.context.link.run(&dead).await.map_err(|error| match bad.first() {
-            Some((entry, reason)) => {
-                Stopped::NotPutAside { entry: entry.to_string(), reason: reason.to_string(), error }
-            }
-            None => error.into(),
-        });
-        if put_aside.is_ok() {
-            for (entry, reason) in bad {
-                if let Some(times) = self.past.bad.again() {
-                    warn!(stream = self.name, %entry, reason, times, "an ingress entry could not be routed");
-                }
-            }
-        }
-        let is_done = |at: usize, id: &str| went_out(at, id) && (put_aside.is_ok() || reason(id).is_none());
-        let ids = entries.iter().map(|(id, _)| &id[..]).enumerate();
-        let done: Vec<&str> = ids.filter(|(at, id)| is_done(*at, id)).map(|(_, id)| id).collect();
-        if let Some(last) = done.last() {
-            let mut acked = redis::pipe();
-            acked.cmd("XACK").arg(&self.stream).arg("switchboard").arg(&done);
-            acked.cmd("XINFO").arg("GROUPS").arg(&self.stream);
-            let groups = self.ask_all(acked, Duration::ZERO).await?.pop().unwrap_or(redis::Value::Nil);
-            // Everything up to the last has been handled and may go, with what the group was made to pass over. But where
-            // another consumer of the group was handed something, that waits for the next reader.
-            let mut gone = redis::Cmd::new();
-            match reply::pending(groups, "switchboard") {
-                Some(0) => gone.arg("XTRIM").arg(&self.stream).arg("MINID").arg(reply::after(last)),
-                _ => gone.arg("XDEL").arg(&self.stream).arg(&done),
-            };
-            self.ask(gone, Duration::ZERO).await?;
-            self.past.forget(&done);
-            self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);
-        }
-        put_aside.map(drop)
-    }
 }
 
+mod let_go;
 mod past;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,82 @@
+//! Letting go of entries that are done, and putting aside those that cannot be routed.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::super::{reply, uplink};
+use super::{Reader, Stopped};
+
+/// How far a read of entries is with being published.
+#[derive(Default)]
+pub struct Progress<'a> {
+    /// Entries that cannot be routed, by their ids, and why.
+    pub bad: HashMap<&'a str, String>,
+    /// So many entries, the first, went out.
+    pub through: usize,
+    /// Those of them of which some event is not published all the same.
+    pub undone: HashSet<&'a str>,
+}
+
+impl Progress<'_> {
+    /// Those that went out, or never can.
+    fn handled<'e>(&self, entries: &'e [reply::Entry]) -> impl Iterator<Item = &'e reply::Entry> {
+        entries.iter().take(self.through).filter(|(id, _)| !self.undone.contains(&id[..]))
+    }
+}
+
+impl Reader<'_> {
+    /// Puts bad entries aside, and lets go of all that are done.
+    pub(super) async fn let_go(
+        &mut self,
+        entries: &[reply::Entry],
+        progress: Progress<'_>,
+    ) -> Result<(), Stopped> {
+        let mut dead = redis::pipe();
+        let mut bad = Vec::new();
+        for (id, fields) in progress.handled(entries) {
+            let Some(reason) = progress.bad.get(&id[..]) else { continue };
+            bad.push((id, reason));
+            let mut add = uplink::bounded_add(self.context, self.context.keys.dead());
+            for (field, value) in fields {
+                add.arg(&field[..]).arg(&value[..]);
+            }
+            add.arg("reason").arg(reason);
+            dead.add_command(add);
+        }
+        let put_aside = self.context.link.run(&dead).await.map_err(|error| match bad.first() {
+            Some((entry, reason)) => {
+                Stopped::NotPutAside { entry: entry.to_string(), reason: reason.to_string(), error }
+            }
+            None => error.into(),
+        });
+        if put_aside.is_ok() {
+            for (entry, reason) in bad {
+                if let Some(times) = self.past.bad.again() {
+                    warn!(stream = self.name, %entry, reason, times, "an ingress entry could not be routed");
+                }
+            }
+        }
+        let is_done = |id: &str| put_aside.is_ok() || !progress.bad.contains_key(id);
+        let done: Vec<&str> =
+            progress.handled(entries).map(|(id, _)| &id[..]).filter(|id| is_done(id)).collect();
+        if let Some(last) = done.last() {
+            let mut acked = redis::pipe();
+            acked.cmd("XACK").arg(&self.stream).arg("switchboard").arg(&done);
+            acked.cmd("XINFO").arg("GROUPS").arg(&self.stream);
+            let groups = self.ask_all(acked, Duration::ZERO).await?.pop().unwrap_or(redis::Value::Nil);
+            // Everything up to the last has been handled and may go, with what the group was made to pass over. But where
+            // another consumer of the group was handed something, that waits for the next reader.
+            let mut gone = redis::Cmd::new();
+            match reply::pending(groups, "switchboard") {
+                Some(0) => gone.arg("XTRIM").arg(&self.stream).arg("MINID").arg(reply::after(last)),
+                _ => gone.arg("XDEL").arg(&self.stream).arg(&done),
+            };
+            self.ask(gone, Duration::ZERO).await?;
+            self.past.forget(&done);
+            self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);
+        }
+        put_aside.map(drop)
+    }
+}
