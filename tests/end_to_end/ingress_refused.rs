@@ -3,6 +3,7 @@
 use crate::ingress_faults::{add, all_acknowledged};
 use crate::support::client::{data, numbers};
 use crate::support::pair::Single;
+use crate::support::scrape::counted;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Db, NodeBuilder, eventually};
 
@@ -135,6 +136,16 @@ async fn what_is_refused_is_not_let_go_of_with_what_is_done_after_it() {
     relieve(&mut stage.db).await;
     add(&mut stage.db, 2, 2).await;
     assert_eq!(client.event().await.data, "2");
+}
+
+#[tokio::test]
+async fn what_is_tried_again_beside_what_is_refused_is_counted_once() {
+    let mut stage = Single::start().await;
+    let entry = [("users", "full,42"), ("event", "e")];
+    let with_key = [("user", "42"), ("event", "e"), ("key", "k")];
+    add_beside_full(&mut stage.db, &[&entry, &with_key, &with_key]).await;
+    relieve(&mut stage.db).await;
+    counted(&stage.a, "events_published_total{via=\"ingress\"}", 4.0).await;
 }
 
 #[tokio::test]

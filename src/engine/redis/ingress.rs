@@ -311,20 +311,22 @@ impl<'a> Reader<'a> {
                 break;
             }
             let outcomes = publish::route(self.context, batch).await;
-            self.context.metrics.accepted(Via::Ingress, outcomes.iter().flatten().count());
+            let mut accepted = 0;
             for ((outcome, (event, _)), id) in outcomes.into_iter().zip(batch).zip(&mut ids) {
                 match outcome {
-                    Ok(_) => self.past.sent(id, event),
+                    Ok(appended) => accepted += usize::from(self.past.sent(id, event, &appended)),
                     Err(error) if error.is_for_good() => {
                         progress.bad.entry(id).or_insert_with(|| format!("unavailable: {error}"));
                     }
                     // Out of memory, say: it stays pending, and is tried again.
                     Err(error) => {
+                        self.past.failed(id, event);
                         progress.undone.insert(id);
                         stopped.get_or_insert(error.into());
                     }
                 }
             }
+            self.context.metrics.accepted(Via::Ingress, accepted);
             if stopped.is_some() {
                 break;
             }

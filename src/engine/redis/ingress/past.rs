@@ -1,9 +1,11 @@
 //! What a process remembers of an ingress stream from one reader of its own to the next.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use smol_str::SmolStr;
 use tracing::warn;
 
+use super::super::publish::Appended;
 use super::super::retold::Retold;
 use crate::engine::Event;
 use crate::id::UserId;
@@ -12,9 +14,17 @@ use crate::id::UserId;
 pub struct Past {
     /// Tells of bad entries: an application may send nothing else.
     pub bad: Retold,
-    /// Who was sent which entry that is not logged, none: all. A log knows what it has been given, but these would come again
-    /// each time that something beside them is tried again. Another process that reads on knows nothing of it.
-    sent: HashSet<(String, Option<UserId>)>,
+    /// What came of entries that are not let go of yet. Another process that reads on knows nothing of it.
+    entries: HashMap<SmolStr, Tried>,
+}
+
+/// What came of an entry so far.
+#[derive(Default)]
+struct Tried {
+    /// Whom it was sent to, none: all.
+    sent: HashSet<Option<UserId>>,
+    /// Whom it could not be sent to. It may be in their logs all the same.
+    failed: HashSet<UserId>,
 }
 
 impl Past {
@@ -25,38 +35,52 @@ impl Past {
         }
     }
 
-    /// An entry's event was published.
-    pub fn sent(&mut self, entry: &str, event: &Event) {
-        if event.transient {
-            self.sent.insert((entry.to_owned(), Some(event.user.clone())));
-        }
+    /// An entry's event was published. Whether that counts: not where it did before, as it is published again with each time
+    /// that something beside it is tried again; nor where its log knew the entry from another process, which counted it.
+    pub fn sent(&mut self, entry: &str, event: &Event, appended: &Appended) -> bool {
+        let tried = self.tried(entry);
+        let is_anothers = !event.transient && appended.id.is_none() && !tried.failed.contains(&event.user);
+        tried.sent.insert(Some(event.user.clone())) && !is_anothers
+    }
+
+    /// An entry's event was not published, as far as is known.
+    pub fn failed(&mut self, entry: &str, event: &Event) {
+        self.tried(entry).failed.insert(event.user.clone());
     }
 
     /// An entry was broadcast.
     pub fn broadcast(&mut self, entry: &str) {
-        self.sent.insert((entry.to_owned(), None));
+        self.tried(entry).sent.insert(None);
     }
 
     /// Whether an entry was broadcast before.
     pub fn has_broadcast(&self, entry: &str) -> bool {
-        self.sent.contains(&(entry.to_owned(), None))
+        self.has_sent_to(entry, &None)
     }
 
-    /// Whether an entry's event went out before, and is in no log that knows.
+    /// Whether an entry's event went out before, and is in no log that knows. Any other is published again: should Redis
+    /// have failed over, its log may have lost it.
     pub fn has_sent(&self, entry: &str, event: &Event) -> bool {
-        event.transient && self.sent.contains(&(entry.to_owned(), Some(event.user.clone())))
+        event.transient && self.has_sent_to(entry, &Some(event.user.clone()))
     }
 
     /// Nothing is pending, whoever saw to it.
     pub fn forget_all(&mut self) {
-        self.sent.clear();
+        self.entries.clear();
     }
 
     /// These entries are never read again.
     pub fn forget(&mut self, entries: &[&str]) {
-        if !self.sent.is_empty() {
-            let entries: HashSet<_> = entries.iter().collect();
-            self.sent.retain(|(entry, _)| !entries.contains(&&entry[..]));
+        for entry in entries {
+            self.entries.remove(*entry);
         }
+    }
+
+    fn tried(&mut self, entry: &str) -> &mut Tried {
+        self.entries.entry(entry.into()).or_default()
+    }
+
+    fn has_sent_to(&self, entry: &str, whom: &Option<UserId>) -> bool {
+        self.entries.get(entry).is_some_and(|tried| tried.sent.contains(whom))
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::super::tests::{context, fake};
 use super::*;
+use crate::metrics::Levels;
 
 /// A reader of `events` on a connection of its own.
 async fn reader<'a>(
@@ -81,4 +82,44 @@ async fn what_was_broadcast_is_not_broadcast_again_where_that_could_not_be_noted
         reader.route(vec![entry("broadcast", "1")]).await.unwrap_err();
     }
     assert_eq!(*sent.lock().unwrap(), 1);
+}
+
+/// How many events were counted as published by the ingress stream.
+fn counted(context: &Context) -> u64 {
+    let text = context.metrics.text(&Levels::default()).unwrap();
+    let series = "switchboard_events_published_total{via=\"ingress\"} ";
+    text.lines().find_map(|line| line.strip_prefix(series)).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_tried_again_counts_once_and_what_another_process_published_there() {
+    const FIRST: &str = "$8\r\n\n5-0 4-0";
+    const BY_ITS_KEY: &str = "$6\r\n\n5-0 -";
+    const BY_ITS_ENTRY: &str = "$4\r\n\n- -";
+    const REFUSED: &str = "$13\r\n\n! OOM, so no";
+    for (answers, wanted) in [
+        ([FIRST, BY_ITS_ENTRY, BY_ITS_ENTRY], [1, 1, 1]),
+        ([BY_ITS_KEY, BY_ITS_KEY, BY_ITS_KEY], [1, 1, 1]),
+        ([BY_ITS_ENTRY, BY_ITS_ENTRY, BY_ITS_ENTRY], [0, 0, 0]),
+        // As where it was appended, and then something was refused.
+        ([REFUSED, BY_ITS_ENTRY, BY_ITS_ENTRY], [0, 1, 1]),
+    ] {
+        let mut left = answers.into_iter();
+        let place = fake(move |command| match command.split(' ').next() {
+            _ if command.contains(scripts::LEAD.get_hash()) => Some(":1"),
+            _ if command.contains(scripts::PUBLISH.get_hash()) => left.next(),
+            Some("XACK") => None, // the connection ends
+            _ => Some("+OK"),
+        });
+        let context = context(place.await, Duration::from_secs(3600));
+        let mut lease = Lease::new(&context, "events");
+        assert!(lease.take().await.unwrap());
+        let mut past = Past::default();
+        for (at, wanted) in wanted.into_iter().enumerate() {
+            let mut turn = Turn::default();
+            let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
+            reader.route(vec![entry("user", "42")]).await.unwrap_err();
+            assert_eq!(counted(&context), wanted, "try {at} of {answers:?}");
+        }
+    }
 }
