@@ -145,6 +145,12 @@ async fn what_goes_up_and_what_goes_to_everyone_is_counted() {
     single.db.xadd("events", &[("broadcast", "1"), ("event", "e")]).await;
     client.event().await;
     counted(&single.a, "events_published_total{via=\"ingress\"}", 1.0).await;
+    let entry = |transient| [("users", "41,42,43"), ("event", "e"), ("transient", transient)];
+    for (transient, wanted) in [("1", 2.0), ("0", 5.0)] {
+        single.db.xadd("events", &entry(transient)).await;
+        client.event().await;
+        counted(&single.a, "events_published_total{via=\"ingress\"}", wanted).await;
+    }
 }
 
 #[tokio::test]

@@ -36,11 +36,16 @@ impl Past {
     }
 
     /// An entry's event was published. Whether that counts: not where it did before, as it is published again with each time
-    /// that something beside it is tried again; nor where its log knew the entry from another process, which counted it.
+    /// that something beside it is tried again; nor where its log knew the entry from another process, which counted it. What
+    /// is not logged counts once for all of an entry's users, as on every other way in.
     pub fn sent(&mut self, entry: &str, event: &Event, appended: &Appended) -> bool {
-        let tried = self.tried(entry);
-        let is_anothers = !event.transient && appended.id.is_none() && !tried.failed.contains(&event.user);
-        tried.sent.insert(Some(event.user.clone())) && !is_anothers
+        let Tried { sent, failed } = self.tried(entry);
+        let is_first_of_all = sent.is_empty();
+        let is_first = sent.insert(Some(event.user.clone()));
+        if event.transient {
+            return is_first_of_all;
+        }
+        is_first && (appended.id.is_some() || failed.contains(&event.user))
     }
 
     /// An entry's event was not published, as far as is known.
