@@ -260,6 +260,9 @@ impl<'a> Reader<'a> {
         let most = publish::MAX_EVENTS * self.context.link.masters();
         let mut batch: Vec<(Event, &str)> = Vec::new();
         for (at, (id, fields)) in entries.iter().enumerate() {
+            if self.past.is_put_aside(id) {
+                continue;
+            }
             match parse(fields, self.context.config.max_event) {
                 Ok(publish) => match per_user(publish) {
                     Ok(events) => {

@@ -33,32 +33,8 @@ impl Reader<'_> {
         entries: &[reply::Entry],
         progress: Progress<'_>,
     ) -> Result<(), Stopped> {
-        let mut dead = redis::pipe();
-        let mut bad = Vec::new();
-        for (id, fields) in progress.handled(entries) {
-            let Some(reason) = progress.bad.get(&id[..]) else { continue };
-            bad.push((id, reason));
-            let mut add = uplink::bounded_add(self.context, self.context.keys.dead());
-            for (field, value) in fields {
-                add.arg(&field[..]).arg(&value[..]);
-            }
-            add.arg("reason").arg(reason);
-            dead.add_command(add);
-        }
-        let put_aside = self.context.link.run(&dead).await.map_err(|error| match bad.first() {
-            Some((entry, reason)) => {
-                Stopped::NotPutAside { entry: entry.to_string(), reason: reason.to_string(), error }
-            }
-            None => error.into(),
-        });
-        if put_aside.is_ok() {
-            for (entry, reason) in bad {
-                if let Some(times) = self.past.bad.again() {
-                    warn!(stream = self.name, %entry, reason, times, "an ingress entry could not be routed");
-                }
-            }
-        }
-        let is_done = |id: &str| put_aside.is_ok() || !progress.bad.contains_key(id);
+        let put_aside = self.put_aside(entries, &progress).await;
+        let is_done = |id: &str| !progress.bad.contains_key(id) || self.past.is_put_aside(id);
         let done: Vec<&str> =
             progress.handled(entries).map(|(id, _)| &id[..]).filter(|id| is_done(id)).collect();
         if let Some(last) = done.last() {
@@ -75,8 +51,37 @@ impl Reader<'_> {
             };
             self.ask(gone, Duration::ZERO).await?;
             self.past.forget(&done);
-            self.context.metrics.dead.inc_by(put_aside.as_ref().map_or(0, |_| dead.len()) as u64);
         }
-        put_aside.map(drop)
+        put_aside
+    }
+
+    /// Puts bad entries aside, each once, whatever keeps them from being let go of after that.
+    async fn put_aside(&mut self, entries: &[reply::Entry], progress: &Progress<'_>) -> Result<(), Stopped> {
+        let mut dead = redis::pipe();
+        let mut bad = Vec::new();
+        for (id, fields) in progress.handled(entries) {
+            let Some(reason) = progress.bad.get(&id[..]) else { continue };
+            bad.push((id, reason));
+            let mut add = uplink::bounded_add(self.context, self.context.keys.dead());
+            for (field, value) in fields {
+                add.arg(&field[..]).arg(&value[..]);
+            }
+            add.arg("reason").arg(reason);
+            dead.add_command(add);
+        }
+        let mut refused = None;
+        for ((entry, reason), added) in bad.into_iter().zip(self.context.link.run_each(&dead).await) {
+            if let Err(error) = added {
+                let (entry, reason) = (entry.clone(), reason.clone());
+                refused.get_or_insert(Stopped::NotPutAside { entry, reason, error });
+                continue;
+            }
+            self.past.put_aside(entry);
+            self.context.metrics.dead.inc();
+            if let Some(times) = self.past.bad.again() {
+                warn!(stream = self.name, %entry, reason, times, "an ingress entry could not be routed");
+            }
+        }
+        refused.map_or(Ok(()), Err)
     }
 }

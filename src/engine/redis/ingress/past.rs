@@ -25,6 +25,8 @@ struct Tried {
     sent: HashSet<Option<UserId>>,
     /// Whom it could not be sent to. It may be in their logs all the same.
     failed: HashSet<UserId>,
+    /// It is on `events:dead`.
+    is_put_aside: bool,
 }
 
 impl Past {
@@ -39,7 +41,7 @@ impl Past {
     /// that something beside it is tried again; nor where its log knew the entry from another process, which counted it. What
     /// is not logged counts once for all of an entry's users, as on every other way in.
     pub fn sent(&mut self, entry: &str, event: &Event, appended: &Appended) -> bool {
-        let Tried { sent, failed } = self.tried(entry);
+        let Tried { sent, failed, .. } = self.tried(entry);
         let is_first_of_all = sent.is_empty();
         let is_first = sent.insert(Some(event.user.clone()));
         if event.transient {
@@ -67,6 +69,16 @@ impl Past {
     /// have failed over, its log may have lost it.
     pub fn has_sent(&self, entry: &str, event: &Event) -> bool {
         event.transient && self.has_sent_to(entry, &Some(event.user.clone()))
+    }
+
+    /// An entry was put aside.
+    pub fn put_aside(&mut self, entry: &str) {
+        self.tried(entry).is_put_aside = true;
+    }
+
+    /// Whether an entry was put aside: then all that is left is to let go of it.
+    pub fn is_put_aside(&self, entry: &str) -> bool {
+        self.entries.get(entry).is_some_and(|tried| tried.is_put_aside)
     }
 
     /// Nothing is pending, whoever saw to it.

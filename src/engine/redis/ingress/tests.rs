@@ -123,3 +123,32 @@ async fn what_is_tried_again_counts_once_and_what_another_process_published_ther
         }
     }
 }
+
+#[tokio::test]
+async fn what_was_put_aside_is_not_put_aside_again_where_it_cannot_be_let_go_of() {
+    let added = Arc::new(Mutex::new(0));
+    let count = added.clone();
+    let place = fake(move |command| match command.split(' ').next() {
+        _ if command.contains(scripts::LEAD.get_hash()) => Some(":1"),
+        Some("XADD") => {
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            Some(if *count == 2 { "-OOM, so no" } else { "$3\r\n1-0" })
+        }
+        Some("XACK") => None, // the connection ends
+        _ => Some("+OK"),
+    });
+    let context = context(place.await, Duration::from_secs(3600));
+    let mut lease = Lease::new(&context, "events");
+    assert!(lease.take().await.unwrap());
+    let mut past = Past::default();
+    let bad = entry("user", "4 2");
+    let entries = [bad.clone(), ("2-0".to_owned(), bad.1)];
+    for (asked, put_aside) in [(2, 1), (3, 2), (3, 2)] {
+        let mut turn = Turn::default();
+        let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
+        let stopped = reader.route(entries.to_vec()).await.unwrap_err();
+        assert!(matches!(stopped, Stopped::Redis(_)), "they are put aside by then: {stopped}");
+        assert_eq!((*added.lock().unwrap(), context.metrics.dead.get()), (asked, put_aside));
+    }
+}
