@@ -130,6 +130,38 @@ async fn a_stream_that_is_none_is_told_of_once_and_read_when_it_is_one_again() {
 }
 
 #[tokio::test]
+async fn what_stops_the_reading_again_is_told_again_though_it_was_told_a_moment_ago() {
+    let mut stage = Single::with(&[("--node-ttl", "2s")]).await;
+    let (reads, stops) = ("reading the ingress stream", "the ingress stream cannot be read");
+    let last_word = async |wanted: &str| {
+        eventually(BOUND, wanted, async || {
+            let lines = stage.a.lines();
+            let last = lines.iter().rfind(|line| line.contains(reads) || line.contains(stops));
+            same(last.is_some_and(|line| line.contains(wanted)), true)
+        })
+        .await;
+    };
+    for _ in 0..3 {
+        last_word(reads).await;
+        let () = stage.db.run(redis::cmd("SET").arg("events").arg("not a stream")).await;
+        last_word(stops).await;
+        let _: i64 = stage.db.run(redis::cmd("DEL").arg("events")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_is_stopped_again_and_again_does_not_say_that_it_reads() {
+    let mut stage = Single::start().await;
+    stage.a.log_line(BOUND, "the reader", |line| line.contains("reading the ingress stream")).await;
+    // It may take what there is, and not wait for what comes.
+    let () = stage.db.run(redis::cmd("ACL").arg(&["SETUSER", "default", "-xread"])).await;
+    stage.db.refused("NOPERM", 5).await;
+    let lines = stage.a.lines();
+    let about = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((about("cannot be read on now"), about("reading the ingress stream")), (1, 1), "{lines:#?}");
+}
+
+#[tokio::test]
 async fn what_another_consumer_of_the_group_took_stays_until_it_is_routed() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;

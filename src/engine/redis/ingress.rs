@@ -20,7 +20,6 @@ use super::home::Dedicated;
 use super::lead::{Lease, NotHeld};
 use super::publish::{self, Entry};
 use super::reads::Read;
-use super::retold::Retold;
 use super::turns::Turn;
 use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, status};
 use crate::engine::{Event, Unavailable};
@@ -30,8 +29,7 @@ use crate::metrics::Via;
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
-    let (mut turn, mut stuck) = (Turn::default(), Retold::default());
-    let (mut past, mut lease) = (Past::default(), Lease::new(&context, &stream));
+    let (mut turn, mut past, mut lease) = (Turn::default(), Past::default(), Lease::new(&context, &stream));
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
             match lease.take().await {
@@ -43,7 +41,7 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                         }
                         Err(error) => {
                             context.turns.ended();
-                            if let Some(times) = stuck.again() {
+                            if let Some(times) = past.stops() {
                                 warn!(stream, %error, times, "the ingress stream cannot be read on now: it is tried again");
                             }
                         }
@@ -55,7 +53,7 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                 }
                 Ok(false) => context.turns.missed(&mut turn),
                 Err(error) if context.link.is_up() => {
-                    if let Some(times) = stuck.again() {
+                    if let Some(times) = past.stops() {
                         warn!(stream, %error, times, "the ingress stream cannot be read: it is tried again");
                     }
                 }
@@ -148,8 +146,8 @@ impl<'a> Reader<'a> {
     async fn run(&mut self, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
         self.take_over().await?;
         // Only now: an entry that cannot be got rid of stops each reader there, about twice a second.
-        if !std::mem::replace(&mut self.told, true) {
-            info!(node = %self.context.config.node, stream = self.name, "reading the ingress stream");
+        if !self.past.has_stopped() {
+            self.tell();
         }
         // Short enough that the lease is renewed in time and that a drain need not wait.
         let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
@@ -158,8 +156,11 @@ impl<'a> Reader<'a> {
         while *wanted.borrow() {
             self.lease.renew_in_time().await?;
             // As often as it is renewed, here or while entries go out.
-            if self.lease.was_renewed() && self.context.turns.give_away(self.context, self.turn).await {
-                return Err(Stopped::GivenAway);
+            if self.lease.was_renewed() {
+                self.tell();
+                if self.context.turns.give_away(self.context, self.turn).await {
+                    return Err(Stopped::GivenAway);
+                }
             }
             self.past.tell_bad(self.name);
             let entries = self.take().await?;
@@ -171,6 +172,15 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tells, once, that this process reads. Where it was told that it cannot, that waits until the lease is renewed: what
+    /// comes and goes more quickly is told as one fault that goes on.
+    fn tell(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
+            self.past.reads();
+            info!(node = %self.context.config.node, stream = self.name, "reading the ingress stream");
+        }
     }
 
     /// The entries that come next.
