@@ -210,3 +210,32 @@ async fn a_node_in_memory_answers_as_described_too() {
         api.check(&request.0, request.1, &answer);
     }
 }
+
+#[tokio::test]
+async fn an_event_is_good_by_its_description_where_it_is_good_to_the_node() {
+    let node = NodeBuilder::local("solo").start().await;
+    let mut schema = http::get(&node.worker_http("/openapi.json")).await.json();
+    schema["$ref"] = "#/components/schemas/Event".into();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let left_out = json!({"event": "e", "userId": "42", "userIds": null, "broadcast": null, "clientId": null,
+        "exceptClientId": null, "data": null, "collapseKey": null, "key": null, "transient": null, "ref": null});
+    let cases = [
+        (json!({"event": "e", "userId": "42"}), 200),
+        (json!({"event": "e", "userIds": ["42", "43"], "userId": null}), 200),
+        (json!({"event": "e", "broadcast": true}), 200),
+        (json!({"event": "e", "userId": "42", "broadcast": false}), 200),
+        (left_out, 200),
+        (json!({"event": "e"}), 400),
+        (json!({"event": "e", "userId": null}), 400),
+        (json!({"event": "e", "broadcast": false}), 400),
+        (json!({"event": "e", "userId": "42", "broadcast": true}), 400),
+        (json!({"event": "e", "userId": "42", "userIds": ["43"]}), 400),
+        (json!({"event": null, "userId": "42"}), 400),
+    ];
+    for (event, status) in cases {
+        let json = Some(("application/json", event.to_string()));
+        let answer = ask(&node, &Ask(Method::POST, "/publish", "/publish".into(), json), &[]).await;
+        assert_eq!(answer.status, status, "{event}: {answer:?}");
+        assert_eq!(schema.is_valid(&event), status == 200, "{event}");
+    }
+}
