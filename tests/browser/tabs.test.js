@@ -1,6 +1,7 @@
 // The module in a real Chromium: tabs, reloads, lost networks, dead nodes.
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { openApp, seen, startApp, startBrowser } from "./browser.js";
@@ -257,6 +258,37 @@ test("a browser's own EventSource needs nothing but the address", async (context
   const sessions = async () => (await (await fetch(`${b.worker.http}/users/42`)).json()).sessions.length;
   await sleep(1500); // longer than an EventSource waits by itself would be too long for a test; shorter shows nothing
   assert.equal(await sessions(), 0, "signed out, it stays away");
+});
+
+test("without the module, as the handbook has it: a reload goes on where the page was, and a gap is told once", async (context) => {
+  const node = await startNode(context, { flags: ["--log-length", "10"] });
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
+  const page = await (await browser.newContext()).newPage();
+  const handbook = readFileSync(new URL("../../src/docs/browser.md", import.meta.url), "utf8");
+  const [, example] = handbook.split("## Server-sent events without the module")[1].match(/```js\n(.*?)```/s);
+  let told = [];
+  page.on("console", (message) => told.push(message.text()));
+  const upto = (last) => until(`event ${last}`, () => told.includes(`n ${last}`) && told);
+  const load = async () => {
+    await page.goto(`${app.origin}/elsewhere`);
+    told = [];
+    await page.addScriptTag({ content: example.replace("https://relay.example.com", node.client.http) });
+    await until("an open stream", () => page.evaluate(() => source.readyState === 1));
+  };
+  await load();
+  await count(node, "42", 1, 30);
+  assert.deepEqual(await upto(30), numbers(1, 30).map((n) => `n ${n}`));
+  await load();
+  await count(node, "42", 31, 31);
+  assert.deepEqual(await upto(31), ["n 31"], "it has all that came before");
+  await page.goto("about:blank");
+  await count(node, "42", 32, 60);
+  await load();
+  const gap = "some events are gone: load fresh state";
+  assert.deepEqual(await upto(60), [gap, ...numbers(51, 60).map((n) => `n ${n}`)]);
+  await load();
+  await count(node, "42", 61, 61);
+  assert.deepEqual(await upto(61), ["n 61"], "it was told");
 });
 
 test("it works in a worker", async (context) => {
