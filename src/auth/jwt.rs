@@ -139,6 +139,10 @@ impl Jwt {
                 Err(error) => {
                     debug!(kind = reason(error.kind()), "a token is not good");
                     refusal = unauthorized(reason(error.kind()));
+                    // The signature is checked first: where it is this key's, no other one has a say.
+                    if !matches!(error.kind(), ErrorKind::InvalidSignature) {
+                        break;
+                    }
                 }
             }
         }
@@ -162,5 +166,43 @@ fn reason(kind: &ErrorKind) -> &'static str {
         },
         ErrorKind::InvalidClaimFormat(_) => "the token's exp or nbf is no time",
         _ => "the token cannot be read",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64_URL;
+    use ring::hmac;
+
+    use super::*;
+
+    const SECRETS: [&str; 2] = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"];
+
+    fn token(secret: &str, claims: &str) -> String {
+        let message = [r#"{"alg":"HS256"}"#, claims].map(|part| BASE64_URL.encode(part)).join(".");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        format!("{message}.{}", BASE64_URL.encode(hmac::sign(&key, message.as_bytes())))
+    }
+
+    #[test]
+    fn of_several_keys_the_one_that_has_signed_says_what_is_wrong() {
+        let keys = SECRETS.map(Key::of_secret);
+        let config = Config { keys: Keys::One(keys[0].clone()), audiences: Vec::new(), issuers: Vec::new() };
+        let jwt = Jwt::start(config).unwrap();
+        let [one, other] = &keys;
+        for order in [[one, other], [other, one]] {
+            let why = |secret: &str, claims: &str| {
+                let token = token(secret, claims);
+                let checked = jwt.check(&token, &decode_header(&token).unwrap(), order);
+                checked.err().map(|refusal| refusal.message)
+            };
+            for secret in SECRETS {
+                assert_eq!(why(secret, r#"{"sub":"42","exp":9999999999}"#), None);
+                assert_eq!(why(secret, r#"{"sub":"42","exp":1}"#).unwrap(), "the token has expired");
+            }
+            let stranger = why("another", r#"{"sub":"42","exp":1}"#).unwrap();
+            assert_eq!(stranger, "the token's signature is not by a key that is known here");
+        }
     }
 }
