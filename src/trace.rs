@@ -21,6 +21,8 @@ pub const MAX_USERS: usize = 100;
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Steps kept of one user.
 pub const MAX_STEPS: usize = 10_000;
+/// How long a user's steps are kept after the last of them.
+pub const KEPT: Duration = Duration::from_secs(60 * 60);
 /// Steps of one user that are read at once.
 pub const PAGE: usize = 256;
 /// Steps that may wait to be written down. One more is left out, and how many were is written with the next.
@@ -149,8 +151,7 @@ impl Tracer {
         }
     }
 
-    /// Takes at most `most` of the steps that wait now.
-    pub fn take_now(&self, most: usize) -> Vec<Step> {
+    fn take_now(&self, most: usize) -> Vec<Step> {
         let mut waiting = lock(&self.waiting);
         let count = waiting.steps.len().min(most);
         waiting.steps.drain(..count).collect()

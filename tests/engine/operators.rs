@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use switchboard::engine::{Connected, Mode};
 use switchboard::id::EventId;
-use switchboard::trace::MAX_USERS;
+use switchboard::trace::{KEPT, MAX_USERS};
 
 use crate::recorder::Recorder;
 use crate::stage::{Kind, Stage, event, user};
@@ -13,6 +13,8 @@ crate::on_both_engines!(
     the_status_counts_users_and_sessions,
     a_user_who_is_followed_has_steps_and_others_have_none,
     no_more_than_so_many_are_followed,
+    who_is_followed_keeps_their_steps_however_many_others_were,
+    steps_lapse_after_the_last_of_them,
 );
 
 /// The steps of a user after a place, once there are `count` of them.
@@ -104,6 +106,60 @@ async fn no_more_than_so_many_are_followed(kind: Kind) {
     assert!(follow("7".to_owned()).await.unwrap().is_some(), "it is one of them");
     stage.engine.trace(user("7"), None).await.unwrap();
     assert!(follow("one-more".to_owned()).await.unwrap().is_some());
+}
+
+/// Follows a user for longer than steps last, and publishes one event to them.
+async fn followed(stage: &Stage, id: &str) {
+    stage.engine.trace(user(id), Some(3 * KEPT)).await.unwrap().unwrap();
+    stage.publish_plain(&user(id), "1").await;
+}
+
+async fn who_is_followed_keeps_their_steps_however_many_others_were(kind: Kind) {
+    let stage = kind.stage().await;
+    followed(&stage, "live").await;
+    for number in 0..MAX_USERS {
+        let id = format!("old-{number}");
+        followed(&stage, &id).await;
+        stage.engine.trace(user(&id), None).await.unwrap();
+    }
+    let last = format!("old-{}", MAX_USERS - 1);
+    assert_eq!(steps(&stage, &last, EventId::ZERO, 1).await.len(), 1);
+    assert_eq!(steps(&stage, "live", EventId::ZERO, 1).await.len(), 1);
+    if kind == Kind::Memory {
+        assert_eq!(stage.engine.traces(user("old-0"), EventId::ZERO).await.unwrap(), [], "it made room");
+    }
+}
+
+async fn steps_lapse_after_the_last_of_them(kind: Kind) {
+    let stage = kind.stage().await;
+    followed(&stage, "1").await;
+    steps(&stage, "1", EventId::ZERO, 1).await;
+    // Half of their time: of Redis by its own word, since nobody waits so long.
+    match kind {
+        Kind::Memory => stage.time_passes(KEPT / 2).await,
+        Kind::Redis => {
+            let half = (KEPT / 2).as_millis().to_string();
+            assert_eq!(stage.ask::<i64>(&["PEXPIRE", "traces:{user:1}", &half]), 1);
+        }
+    }
+    stage.publish_plain(&user("1"), "2").await;
+    steps(&stage, "1", EventId::ZERO, 2).await;
+    match kind {
+        Kind::Memory => {
+            stage.time_passes(KEPT * 3 / 4).await;
+            let kept = stage.engine.traces(user("1"), EventId::ZERO).await.unwrap().len();
+            assert_eq!(kept, 2, "the last one renews them");
+            stage.time_passes(KEPT / 2).await;
+            assert_eq!(stage.engine.traces(user("1"), EventId::ZERO).await.unwrap(), []);
+        }
+        Kind::Redis => {
+            Recorder::eventually("the last one to renew them", async || {
+                let left: u128 = stage.ask(&["PTTL", "traces:{user:1}"]);
+                left > (KEPT * 3 / 4).as_millis() && left <= KEPT.as_millis()
+            })
+            .await;
+        }
+    }
 }
 
 /// The node that holds them may be frozen, and be cleared up after before it hears of it.

@@ -240,8 +240,10 @@ impl Engine for MemoryEngine {
 
     fn clear_up(&self) -> Answer<bool> {
         let now = Instant::now();
-        self.context
-            .with(|state| state.users.retain(|_, user| !user.sessions.is_empty() || user.expires > now));
+        self.context.with(|state| {
+            state.users.retain(|_, user| !user.sessions.is_empty() || user.expires > now);
+            state.traces.lapse();
+        });
         ready(false)
     }
 
@@ -266,9 +268,9 @@ impl Engine for MemoryEngine {
             return Vec::new(); // started before
         }
         let (lane, ops) = mpsc::channel(MOST_EVENTS);
-        let task = tokio::spawn(Lane::new(self.context.clone(), node).run(ops));
+        let events = tokio::spawn(Lane::new(self.context.clone(), node).run(ops));
         let _ = self.events.set(lane); // the first, as the node is
-        vec![task]
+        vec![events, tokio::spawn(traces::keep(self.context.clone()))]
     }
 
     fn stop_ingress(&self) -> BoxFuture<'static, ()> {

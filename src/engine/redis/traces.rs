@@ -12,12 +12,10 @@ use super::publish::Appended;
 use super::{Context, ms, reply, status};
 use crate::engine::{Event, Unavailable, steps};
 use crate::id::{EventId, UserId};
-use crate::trace::{MAX_STEPS, MAX_USERS, PAGE, Step, Traced};
+use crate::trace::{KEPT, MAX_STEPS, MAX_USERS, PAGE, Step, Traced};
 
 /// Steps written at once.
 const BATCH: usize = 256;
-/// How long a user's steps are kept after the last of them.
-const KEPT: Duration = Duration::from_secs(60 * 60);
 
 /// Looks up who is followed; `now` is the clock of Redis, Unix ms.
 ///
