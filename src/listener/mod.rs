@@ -10,6 +10,7 @@ pub mod in_flight;
 pub mod metrics;
 pub mod operator;
 pub mod peer;
+pub mod pings;
 pub mod publish;
 pub mod room;
 pub mod routes;

@@ -9,12 +9,13 @@ use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use subtle::{Choice, ConstantTimeEq};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
 
 use super::http::{self, Answer};
 use super::in_flight::{Done, InFlight};
+use super::pings::{Due, Pings};
 use super::routes::{self, Found, Verb};
 use super::{Ports, asked, cors, metrics, operator, publish};
 use crate::auth::bearer;
@@ -118,52 +119,46 @@ fn upgrade(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Result<Answer,
 /// Serves one worker until its end; says how the node closed, if it did.
 async fn serve(mut socket: Socket, ports: &Ports) -> Option<Close> {
     let mut in_flight = InFlight::new(ports.frames.clone());
-    let (interval, patience) = (ports.limits.ping_interval, ports.limits.pong_timeout);
     // What is waited for beside frames is set up once, not once a frame.
-    let first = Instant::now() + interval.mul_f64(0.5 + fastrand::f64() / 2.0);
-    let mut due = pin!(sleep_until(first));
+    let mut pings = Pings::new(&ports.limits);
     let mut closing = ports.closing.subscribe();
     let mut closing = pin!(asked(&mut closing));
-    let mut ping_out = false;
+    let patience = ports.limits.pong_timeout;
     let close = loop {
+        // Something has come, or an answer took its time and nothing was read meanwhile: either way nobody is silent.
+        pings.heard();
+        let reads = in_flight.has_room();
         let outcome = tokio::select! {
-            message = socket.next(), if in_flight.has_room() => match message {
+            biased;
+            // It may come back to another node at once: workers are few.
+            () = closing.as_mut() => break Some(Close::Drain(Duration::ZERO)),
+            Some(done) = in_flight.next() => match answer_all(&mut socket, ports, done, &mut in_flight) {
+                0 => Ok(()),
+                _ => flush(&mut socket, patience).await,
+            },
+            message = socket.next(), if reads => match message {
                 Some(Ok(Message::Text(text))) => {
                     take(&text, ports, &mut in_flight);
-                    if ping_out {
-                        due.as_mut().reset(Instant::now() + patience); // whoever publishes is not silent
-                    }
                     Ok(())
                 }
-                Some(Ok(Message::Binary(_))) => break Some(Close::Binary),
-                Some(Ok(Message::Close(_))) | None => break None,
                 Some(Ok(Message::Pong(_))) => {
-                    ping_out = false;
-                    due.as_mut().reset(Instant::now() + interval);
+                    pings.answered();
                     Ok(())
                 }
                 Some(Ok(Message::Ping(_) | Message::Frame(_))) => flush(&mut socket, patience).await,
+                Some(Ok(Message::Binary(_))) => break Some(Close::Binary),
+                Some(Ok(Message::Close(_))) | None => break None,
                 Some(Err(error)) => break close_for(&error),
             },
-            Some(done) = in_flight.next() => {
-                match answer_all(&mut socket, ports, done, &mut in_flight) {
-                    0 => Ok(()),
-                    _ => flush(&mut socket, patience).await,
-                }
-            }
-            () = due.as_mut() => {
-                if ping_out {
-                    break Some(Close::PongTimeout);
-                }
-                ping_out = true;
-                due.as_mut().reset(Instant::now() + patience);
-                match socket.feed(Message::Ping(Default::default())) {
+            // Last, so that a pong that has come counts, however late it is read.
+            due = pings.due() => match due {
+                Due::Ping => match socket.feed(Message::Ping(Default::default())) {
                     Ok(()) => flush(&mut socket, patience).await,
                     Err(error) => Err(error),
-                }
-            }
-            // It may come back to another node at once: workers are few.
-            () = closing.as_mut() => break Some(Close::Drain(Duration::ZERO)),
+                },
+                Due::Silent if reads => break Some(Close::PongTimeout),
+                Due::Silent => Ok(()), // what it sends is not read
+            },
         };
         if let Err(error) = outcome {
             debug!(%error, "a worker's connection broke");

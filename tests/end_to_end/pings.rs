@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 
+use crate::support::pair::Single;
 use crate::support::raw::{PING, PONG};
-use crate::support::{Client, NodeBuilder, RawClient, Worker};
+use crate::support::{BOUND, Client, NodeBuilder, RawClient, Worker, eventually};
 
 /// Short enough for a test, long enough for a busy machine to answer in.
 const SETTINGS: [(&str, &str); 2] = [("--ping-interval", "300ms"), ("--pong-timeout", "1500ms")];
@@ -69,6 +71,31 @@ async fn whoever_talks_is_not_silent_pong_or_not() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(client.closed().await.code, 4200);
+}
+
+/// Whose answers are late has as much on its way as it may have, and no pong of its is read until some come.
+#[tokio::test]
+async fn a_worker_whose_pongs_are_not_read_is_not_silent() {
+    // Redis may take its time: what is on its way waits for it, and is not refused.
+    let single = Single::with(&[SETTINGS[0], SETTINGS[1], ("--wait-timeout", "1m")]).await;
+    let mut worker = Worker::open(&single.a).await;
+    single.redis.signal(Signal::STOP);
+    const FRAMES: usize = 1100;
+    for number in 0..FRAMES {
+        worker.send(&format!(r#"{{"ref":"{number}","userId":"42","event":"e"}}"#)).await;
+    }
+    // A ping comes within 300 ms: twice as long as that and the timeout.
+    let begun = Instant::now();
+    eventually(BOUND, "the time for several pongs", async || {
+        let waited = begun.elapsed();
+        if waited > Duration::from_millis(3600) { Ok(()) } else { Err(format!("{waited:?}")) }
+    })
+    .await;
+    single.redis.signal(Signal::CONT);
+    for number in 0..FRAMES {
+        assert_eq!(worker.answer().await["ref"], number.to_string());
+    }
+    assert_eq!(worker.ask(r#"{"ref":"last","userId":"42","event":"e"}"#).await["ref"], "last");
 }
 
 #[tokio::test]
