@@ -149,8 +149,13 @@ pub fn check_head(request: &Request<Incoming>) -> Result<(), Refusal> {
 /// A refusal behind which nothing else is read: where the next request begins is anybody's guess.
 pub fn refuse_and_close(refusal: &Refusal) -> Answer {
     let mut answer = refuse(refusal);
-    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    end_with(&mut answer);
     answer
+}
+
+/// Lets the connection end with this answer, once it is out; but for one that becomes a WebSocket.
+pub fn end_with(answer: &mut Answer) {
+    answer.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
 }
 
 /// Whether a request asks for a WebSocket.

@@ -169,7 +169,6 @@ pub async fn serve<H, F>(
         .max_headers(MAX_HEADERS)
         .half_close(half_close);
     loop {
-        room.seat_free().await;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = asked(&mut closing) => return,
@@ -204,7 +203,7 @@ pub async fn serve<H, F>(
             debug!(%error, "the system holds as much for this peer as it likes");
         }
         bound_silence(&stream, limits.ping_interval + limits.pong_timeout);
-        let (guest, handle, closing) = (room.enter(), handle.clone(), closing.clone());
+        let (guest, handle, closing) = (room.enter().await, handle.clone(), closing.clone());
         let handle = move |request| handle(request, peer);
         tokio::spawn(serve_connection(stream, guest, http.clone(), closing, handle));
     }
@@ -233,9 +232,10 @@ async fn serve_connection<H, F>(
                 Err(refusal) => http::refuse_and_close(&refusal),
             };
             match answer.body_mut() {
-                http::Body::Left(_) => guest.sit(),
+                http::Body::Left(_) if guest.sit() => http::end_with(&mut answer),
+                http::Body::Left(_) => {}
                 // Once its session is over, the rest of it has to be taken in time, as any answer.
-                http::Body::Right(events) => events.when_over(move || guest.sit()),
+                http::Body::Right(events) => events.when_over(move || _ = guest.sit()),
             }
             Ok::<_, std::convert::Infallible>(answer)
         }

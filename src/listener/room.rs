@@ -1,8 +1,9 @@
 //! Where a port's connections wait between requests: before their first, after an answer. There are so many seats.
 //!
 //! Whoever sits there costs a file and sends nothing whole. Healthy peers are through in milliseconds, slow and idle
-//! ones are not; so where all seats are taken, the one who has sat the longest has to go, and where even that one has
-//! only just come (everyone comes at once), nobody else is let in for the moment.
+//! ones are not; so where all seats are taken and somebody comes, the one who has sat the longest has to go, and where even
+//! that one has only just come (everyone comes at once), nobody else is let in for the moment. Whoever takes the last
+//! seat after an answer is to leave with it: those who ask again and again have always only just sat down.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +52,7 @@ impl Room {
     }
 
     /// Waits until there is a seat, or until somebody may be asked to make room, and does so.
-    pub async fn seat_free(&self) {
+    async fn seat_free(&self) {
         loop {
             let patience = {
                 let mut seats = self.seats();
@@ -83,8 +84,9 @@ impl Room {
         }
     }
 
-    /// Gives a new connection a seat.
-    pub fn enter(self: &Arc<Self>) -> Arc<Guest> {
+    /// Gives a new connection a seat, as soon as there is one. One waits here at a time, with a file of its own.
+    pub async fn enter(self: &Arc<Self>) -> Arc<Guest> {
+        self.seat_free().await;
         let guest =
             Guest { room: self.clone(), seat: AtomicU64::new(NONE), asked_to_go: Arc::new(Notify::new()) };
         guest.sit();
@@ -93,13 +95,15 @@ impl Room {
 }
 
 impl Guest {
-    /// A request has been answered: it waits for the answer to be taken, and for the next request.
-    pub fn sit(&self) {
+    /// A request has been answered: it waits for the answer to be taken, and for the next request. Says whether all
+    /// seats are taken now: then there should be no next one.
+    pub fn sit(&self) -> bool {
         let mut seats = self.room.seats();
         seats.last += 1;
         let seat = seats.last;
         seats.taken.insert(seat, (Instant::now(), self.asked_to_go.clone()));
         self.seat.store(seat, Ordering::Relaxed);
+        seats.taken.len() >= self.room.most
     }
 
     /// A request has come.
@@ -133,29 +137,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_has_sat_longest_makes_room() {
+    async fn whoever_has_sat_longest_makes_room_for_one_who_comes() {
         let room = Room::new(2);
-        let (first, second) = (room.enter(), room.enter());
+        let (first, second) = (room.enter().await, room.enter().await);
         tokio::time::advance(GRACE).await;
         first.stand();
         first.sit(); // it has sent a request, so the other has sat longer
-        room.seat_free().await;
+        assert!(!must_go(&second), "nobody has come");
+        let third = room.enter().await;
         assert!(must_go(&second) && !must_go(&first));
-        drop(second);
-        room.seat_free().await;
+        drop((second, third));
+        room.enter().await;
         assert!(!must_go(&first), "there is a seat");
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_who_has_only_just_come_has_to_go() {
         let room = Room::new(1);
-        let first = room.enter();
-        assert!(room.seat_free().now_or_never().is_none());
+        let first = room.enter().await;
+        assert!(room.enter().now_or_never().is_none());
         let begin = Instant::now();
-        room.seat_free().await;
+        let second = room.enter().await;
         assert!(must_go(&first) && begin.elapsed() >= GRACE);
-        let second = room.enter();
-        let waits = room.seat_free();
+        let waits = room.enter();
         tokio::pin!(waits);
         assert!(waits.as_mut().now_or_never().is_none());
         second.stand();
@@ -163,9 +167,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn whoever_takes_the_last_seat_after_an_answer_is_to_leave() {
+        let room = Room::new(2);
+        let first = room.enter().await;
+        first.stand();
+        assert!(!first.sit(), "there is another seat");
+        let _second = room.enter().await;
+        first.stand();
+        assert!(first.sit());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_sweep_spares_those_in_the_middle_of_a_request() {
         let room = Room::new(4);
-        let (idle, busy, fresh) = (room.enter(), room.enter(), room.enter());
+        let (idle, busy, fresh) = (room.enter().await, room.enter().await, room.enter().await);
         busy.stand();
         tokio::time::advance(Duration::from_secs(3)).await;
         fresh.stand();

@@ -1,5 +1,6 @@
 //! What HTTP connections may cost: time, headers, bodies, and files.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -143,6 +144,67 @@ async fn connections_without_a_request_use_up_neither_port() {
         idle[0].ended("the end of the oldest idle connection").await;
     }
     beside.served().await;
+}
+
+/// Asks again and again, on one connection for as long as it is kept; an answer that ends it comes whole all the same.
+async fn ask_on_and_on(address: &str, answers: &AtomicUsize) {
+    loop {
+        let mut asks = RawClient::connect(address).await;
+        let mut tick = tokio::time::interval(Duration::from_millis(300));
+        loop {
+            tick.tick().await;
+            asks.write(b"GET /healthz HTTP/1.1\r\nHost: busy\r\n\r\n").await;
+            // On a very slow machine it may have been silent for long enough to make room.
+            let Some(head) = asks.head("an answer among many").await else { break };
+            answers.fetch_add(1, Ordering::Relaxed);
+            if head.contains("connection: close") {
+                assert_eq!(asks.ended("the rest of a last answer").await, "ok\n");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_that_ask_on_and_on_use_up_neither_port() {
+    let node = NodeBuilder::local("solo").open_files(512).start().await;
+    let mut beside = Beside::open(&node).await;
+    let answers = AtomicUsize::new(0);
+    // More than the 32 seats.
+    let askers = ports(&node).into_iter().flat_map(|address| std::iter::repeat_n(address, 34));
+    let others = async {
+        eventually(BOUND, "all seats to be taken", async || match answers.load(Ordering::Relaxed) {
+            200.. => Ok(()),
+            few => Err(format!("{few} answers")),
+        })
+        .await;
+        for _ in 0..3 {
+            for url in [node.client_http("/healthz"), node.worker_http("/healthz")] {
+                assert_eq!(within(BOUND, "an answer to another", http::get(&url)).await.status, 200);
+            }
+            let client = Client::as_user(&node, "42", "tab-1");
+            within(BOUND, "a welcome beside busy connections", client).await;
+            beside.served().await;
+        }
+    };
+    tokio::select! {
+        _ = join_all(askers.map(|address| ask_on_and_on(address, &answers))) => {}
+        () = others => {}
+    }
+}
+
+#[tokio::test]
+async fn as_many_as_there_are_seats_may_wait_where_nobody_else_comes() {
+    let node = NodeBuilder::local("solo").open_files(512).start().await;
+    let mut waiting = Vec::new();
+    for _ in 0..32 {
+        waiting.push(RawClient::connect(node.worker_address()).await);
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await; // beyond the time that each has at least
+    for peer in &mut waiting {
+        peer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(peer.head("an answer to one of those who waited").await.is_some());
+    }
 }
 
 #[tokio::test]
