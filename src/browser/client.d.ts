@@ -67,7 +67,7 @@ export type State =
   | { state: "closed"; code: number; reason: string };
 
 export declare class SwitchboardError extends Error {
-  /** A code of the node's (`unauthorized`, `rate_limited`, …), or `closed`, `too_many_waiting`, `no_upstream`, `token`, `connect`, `client_id`. */
+  /** A code of the node's (`unauthorized`, `rate_limited`, …), or `closed`, `too_many_waiting`, `no_upstream`, `another_user`, `token`, `connect`, `client_id`. */
   readonly code: string;
   constructor(code: string, message: string);
 }
@@ -93,7 +93,7 @@ export interface Connection {
   ack(id: EventId): void;
   /**
    * Sends a message to the back end. Resolves when it was handed to the connection, waiting for one where there is none;
-   * rejects over server-sent events, and after `close()`.
+   * rejects over server-sent events, after `close()`, and where the next connection is another user's (`another_user`).
    */
   send(event: string, data?: unknown): Promise<void>;
   /** Ends it for good, and frees everything. */

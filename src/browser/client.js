@@ -193,14 +193,13 @@ class Connection {
     if (this.state === "open") this.#line.send?.({ type: "ack", id });
   }
 
-  send(event, data) {
+  async send(event, data) {
+    if (this.state === "closed") throw new SwitchboardError("closed", "this connection is closed");
+    if (this.#waiting.length >= MOST_WAITING) throw new SwitchboardError("too_many_waiting", `${MOST_WAITING} messages wait already`);
+    const frame = JSON.parse(JSON.stringify({ type: "message", event, data }));
     return new Promise((resolve, reject) => {
-      if (this.state === "closed") return reject(new SwitchboardError("closed", "this connection is closed"));
-      if (this.#waiting.length >= MOST_WAITING) {
-        return reject(new SwitchboardError("too_many_waiting", `${MOST_WAITING} messages wait already`));
-      }
-      this.#waiting.push({ frame: JSON.parse(JSON.stringify({ type: "message", event, data })), resolve, reject });
-      if (this.state === "open") this.#sendWaiting();
+      this.#waiting.push({ frame, resolve, reject });
+      this.#sendWaiting();
     });
   }
 
@@ -266,12 +265,11 @@ class Connection {
     this.#after("line", timeoutMs, () => this.#ended({ reason: "no welcome in time" }));
     const current = (act) => (value) => run === this.#run && act(value);
     const wanted = {
-      WebSocket: this.#options.WebSocket,
+      ...this.#options,
       fetch: this.#options.fetch ?? globalThis.fetch?.bind(globalThis),
       url: this.#url,
       hello,
       identify: this.#identify,
-      credentials: this.#options.credentials,
       onText: current((text) => this.#take(text, token)),
       onLife: current(() => (this.#heard = performance.now())),
       onEnd: current((end) => this.#ended(end)),
@@ -280,13 +278,13 @@ class Connection {
       this.#line = this.#pick() === "sse" ? openEvents(wanted) : openSocket(wanted);
     } catch (error) {
       this.#misses++;
-      this.#tell("#error", new SwitchboardError("connect", error.message));
+      this.#tellError("connect", error.message);
       this.#ended({ reason: error.message });
     }
   }
 
   #noToken(why) {
-    this.#tell("#error", new SwitchboardError("token", `the token provider failed: ${why?.message ?? why}`));
+    this.#tellError("token", `the token provider failed: ${why?.message ?? why}`);
   }
 
   /** WebSocket first. The other way is tried every other time, or every fourth once WebSocket has worked here. */
@@ -295,8 +293,8 @@ class Connection {
     if (transport !== "auto") return transport;
     if (!WebSocket) return "sse";
     const { websocket, sse } = this.#worked;
-    if (websocket) return this.#misses % 4 === 3 ? "sse" : "websocket";
-    return this.#misses % 2 === (sse ? 0 : 1) ? "sse" : "websocket";
+    const due = websocket ? this.#misses % 4 === 3 : this.#misses % 2 === (sse ? 0 : 1);
+    return due ? "sse" : "websocket";
   }
 
   #redial(misses = 0) {
@@ -327,7 +325,7 @@ class Connection {
     if (bye) ({ code, reason, afterMs } = bye);
     let again = unnamed || (bye ? bye.reconnect : comesBack(code));
     if (refusal?.code) {
-      this.#tell("#error", new SwitchboardError(refusal.code, refusal.message));
+      this.#tellError(refusal.code, refusal.message);
       if (this.state === "closed") return;
       reason = refusal.code;
       again = ![400, 401, 403].includes(status);
@@ -358,7 +356,7 @@ class Connection {
     this.#hangUp();
     this.#release();
     for (const unhook of this.#unhook) unhook();
-    for (const { reject } of this.#waiting.splice(0)) reject(new SwitchboardError("closed", `the connection is closed: ${why.reason}`));
+    this.#refuseWaiting("closed", `the connection is closed: ${why.reason}`);
     this.#set("closed", why);
     this.#listeners.forEach((callbacks) => callbacks.clear());
   }
@@ -388,7 +386,7 @@ class Connection {
     else if (frame.type === "welcome") this.#welcome(frame, token);
     else if (frame.type === "gap") this.#gap(frame);
     else if (frame.type === "bye") this.#bye = frame;
-    else if (frame.type === "error") this.#tell("#error", new SwitchboardError(frame.code, frame.message));
+    else if (frame.type === "error") this.#tellError(frame.code, frame.message);
   }
 
   #welcome(frame, token) {
@@ -399,9 +397,11 @@ class Connection {
       this.#identify = "rest";
       return this.#redial();
     }
-    Object.assign(this, { userId, clientId, nodeId, transport: this.#line.name });
     this.#welcomedAt = performance.now();
     if (this.#isAnother(userId)) return this.#ended({ afterMs: 0, reason: "another user" });
+    // What waits was sent as whoever it was open for.
+    if (this.nodeId && this.userId !== userId) this.#refuseWaiting("another_user", "the connection is another user's now");
+    Object.assign(this, { userId, clientId, nodeId, transport: this.#line.name });
     this.#interval = pingInterval;
     // What is replayed moves us by its own ids: `replayed` is no more than the least that comes.
     this.#end = replayed > 0 ? undefined : position;
@@ -420,7 +420,7 @@ class Connection {
     }
     this.#set("open", { userId, clientId, nodeId, position, recovered: recovered && !lost, replayed, transport: this.transport });
     this.#sendWaiting();
-    if (unheard) this.#tell("#error", new SwitchboardError("client_id", "what is in front of the node must pass clientId and since on"));
+    if (unheard) this.#tellError("client_id", "what is in front of the node must pass clientId and since on");
     if (lost) this.#gap({ since: this.#seen, position });
   }
 
@@ -482,18 +482,18 @@ class Connection {
     }
   }
 
+  #tellError(code, message) {
+    this.#tell("#error", new SwitchboardError(code, message));
+  }
+
   #sendWaiting() {
-    for (const { frame, resolve, reject } of this.#waiting.splice(0)) {
-      if (!this.#line.send) {
-        reject(new SwitchboardError("no_upstream", "this connection is by server-sent events, which carry nothing upward"));
-        continue;
-      }
-      try {
-        resolve(this.#line.send(frame));
-      } catch (error) {
-        reject(error);
-      }
-    }
+    if (this.state !== "open") return; // closed by a callback, just now
+    if (!this.#line.send) return this.#refuseWaiting("no_upstream", "server-sent events carry nothing upward");
+    for (const { frame, resolve } of this.#waiting.splice(0)) resolve(this.#line.send(frame));
+  }
+
+  #refuseWaiting(code, message) {
+    for (const { reject } of this.#waiting.splice(0)) reject(new SwitchboardError(code, message));
   }
 
   // ---- time ----
@@ -512,16 +512,12 @@ class Connection {
     else this.#ended({ reason: "no sign of life" });
   }
 
+  /** There is reason to doubt the connection. By server-sent events nothing can be asked; the node's word is awaited. */
   #ask() {
+    if (!this.#line.send) return this.#listen();
     const asked = performance.now();
     this.#line.send({ type: "ping" });
     this.#after("line", ANSWER_IN, () => (this.#heard < asked ? this.#ended({ reason: "no sign of life" }) : this.#listen()));
-  }
-
-  /** There is reason to doubt the connection. By server-sent events nothing can be asked; the node's word is awaited. */
-  #check() {
-    if (this.#line.send) this.#ask();
-    else this.#listen();
   }
 
   /** Brings a new token before the old one expires. Where this clock is wrong, the node's close 4002 does it later. */
@@ -580,7 +576,7 @@ class Connection {
     };
     const { document } = globalThis;
     hear(globalThis, "online", () => this.#wake());
-    hear(globalThis, "offline", () => this.state === "open" && this.#check());
+    hear(globalThis, "offline", () => this.state === "open" && this.#ask());
     hear(document, "visibilitychange", () => document.visibilityState === "visible" && this.#wake());
     // A page that is frozen, or kept for the back button, holds no connection; a closed one says goodbye.
     const sleep = () => this.#suspend();
@@ -593,7 +589,7 @@ class Connection {
   }
 
   #wake() {
-    if (this.state === "open") return this.#check();
+    if (this.state === "open") return this.#ask();
     if (this.state !== "waiting" && this.state !== "offline") return;
     this.#tries = this.#misses = 0; // another network, perhaps
     this.#after("again", Math.random() * 500, () => this.#dial());

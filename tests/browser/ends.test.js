@@ -41,10 +41,10 @@ function open(context, options) {
   connection.onState((state) => seen.states.push(state));
   connection.onError((error) => seen.errors.push(error));
   context.after(() => connection.close());
-  const welcomed = async (pingInterval = 25_000) => {
+  const welcomed = async (pingInterval = 25_000, userId = "42") => {
     await until("a socket", () => seen.latest?.onmessage);
     const { clientId } = connection;
-    seen.latest.say({ type: "welcome", userId: "42", clientId, position: "1-0", recovered: true, replayed: 0, pingInterval });
+    seen.latest.say({ type: "welcome", userId, clientId, nodeId: "solo", position: "1-0", recovered: true, replayed: 0, pingInterval });
   };
   return Object.assign(seen, { connection, welcomed });
 }
@@ -266,4 +266,26 @@ test("who has no token says none, neither in the query nor in a hello", async (c
     await until("a hello", () => hello.sent.length);
     assert.deepEqual(hello.sent, [{ clientId: "tab" }]);
   }
+});
+
+test("a message that waits is sent as the user who sent it, or not at all", async (context) => {
+  const seen = open(context);
+  const sent = () => seen.sent.filter(({ type }) => type === "message").map(({ event }) => event);
+  const early = seen.connection.send("early"); // of whoever is welcomed first
+  await seen.welcomed();
+  await early;
+  for (const [userId, comes] of [["42", true], ["43", false]]) {
+    const { latest } = seen;
+    latest.end(1012, "drain");
+    const send = () => seen.connection.send(`before ${userId}`).then(() => true, ({ code }) => code);
+    const waits = [send()];
+    for (let socket = latest; seen.connection.state !== "open"; socket = seen.latest) {
+      await until("another socket", () => seen.latest !== socket);
+      await seen.welcomed(25_000, userId);
+      if (seen.connection.state === "waiting") waits.push(send()); // it has not been told who it is
+    }
+    assert.deepEqual(await Promise.all(waits), comes ? [true] : ["another_user", "another_user"]);
+  }
+  await seen.connection.send("late");
+  assert.deepEqual(sent(), ["early", "before 42", "late"]);
 });
