@@ -50,6 +50,9 @@ const WAITS: u64 = u64::MAX;
 const LEAST_RATE: f64 = 512.0;
 /// Looks at a peer whose system has no room, four times `--pong-timeout`: systems make room in steps of 40 KiB and more.
 const LOOKS_WITHOUT_ROOM: u8 = 8;
+/// How long new credentials may be looked at beyond the end of the old ones, which anyone could put off by them: a set of
+/// keys is read once a second at most, and answers within another.
+const RENEWING: Duration = Duration::from_secs(2);
 /// How long what is missing may take: hints of two publishers cross within milliseconds, and what is lost costs no more.
 const CROSSING: Duration = Duration::from_millis(20);
 
@@ -62,7 +65,7 @@ pub(super) struct Clock {
     ages_out: Option<Instant>,
     /// When the client's credentials expire, if ever.
     pub(super) expires: Option<Instant>,
-    /// New ones came before that, and are being looked at: they do not expire meanwhile.
+    /// New ones came before that, and are being looked at: they expire a little later, by [`RENEWING`].
     pub(super) renews: bool,
     /// Until when what is missing may come, where something is.
     pub(super) missing: Option<Instant>,
@@ -90,7 +93,7 @@ impl Clock {
     /// What is due, as soon as something is.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         let (Ping::Due(ping) | Ping::Out { until: ping, .. } | Ping::Last { until: ping, .. }) = self.ping;
-        let expires = self.expires.filter(|_| !self.renews);
+        let expires = self.expires.map(|at| if self.renews { at + RENEWING } else { at });
         let next = [self.ages_out, expires, self.missing].into_iter().flatten().fold(ping, Instant::min);
         if self.timer.deadline() != next {
             self.timer.as_mut().reset(next);
@@ -121,7 +124,7 @@ impl Clock {
         self.ages_out = self.limits.max_connection_age.map(|age| Instant::now() + age_spread(age));
     }
 
-    /// New credentials have come: where that is in time, the old ones do not expire until it is known what these are.
+    /// New credentials have come: where that is in time, the old ones wait a little for it to be known what these are.
     pub(super) fn hold_expiry(&mut self) {
         self.renews = self.expires.is_some_and(|expires| Instant::now() < expires);
     }
@@ -340,6 +343,17 @@ mod tests {
         clock.expires = Some(start + Duration::from_secs(4));
         assert_eq!(tick(&mut clock).await, Tick::Close(Close::Expired));
         assert_eq!(start.elapsed().as_secs(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_credentials_put_the_end_of_the_old_ones_off_for_a_moment_if_they_came_before_it() {
+        let start = Instant::now();
+        let mut clock = clock(None, Some(2));
+        clock.hold_expiry();
+        assert_eq!(tick(&mut clock).await, Tick::Close(Close::Expired));
+        assert_eq!(start.elapsed(), Duration::from_secs(2) + RENEWING);
+        clock.hold_expiry();
+        assert!(!clock.renews, "that was too late");
     }
 
     #[tokio::test(start_paused = true)]
