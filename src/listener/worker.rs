@@ -75,6 +75,7 @@ async fn route(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Answer {
         Found::Verb(Verb::Metrics, _) => metrics::handle(&ports).await,
         Found::Verb(verb, parts) => operator::handle(verb, &parts, request, &ports).await,
         Found::OtherMethods(allowed) => http::wrong_method(&allowed),
+        Found::Nothing if path == "/ws" => http::wrong_method("GET"),
         Found::Nothing => http::not_found(&format!("a WebSocket at / and /ws, {}", routes::listed())),
     }
 }

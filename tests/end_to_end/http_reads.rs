@@ -173,6 +173,7 @@ async fn a_wrong_method_is_405_and_names_the_right_ones() {
         ("/users/42/sessions", "DELETE"),
         ("/users/42/sessions/tab-1", "DELETE"),
         ("/healthz", "GET, HEAD"),
+        ("/ws", "GET"),
     ] {
         let url = node.worker_http(path);
         let answer = http::request(Method::PATCH, &url, &[], None).await.unwrap();
@@ -205,6 +206,8 @@ async fn head_is_answered_as_get_is_without_the_body() {
     assert_eq!(asked(Method::HEAD, &worker("/nodes")).await.status, 401);
     let not_here = [
         (Method::HEAD, node.client_http("/events?userId=42"), "GET"),
+        (Method::HEAD, node.client_http("/ws"), "GET"),
+        (Method::HEAD, worker("/ws?token=s3cret"), "GET"),
         (Method::HEAD, worker("/publish?token=s3cret"), "POST"),
         (Method::POST, node.client_http("/"), "GET, HEAD"),
         (Method::POST, node.client_http("/client.js"), "GET, HEAD"),
