@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::{Mistake, Reader};
-use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB, Topology};
+use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB};
 use crate::engine::redis::is_taken;
 use crate::tls::{has_certificates, has_key};
 
@@ -80,7 +80,8 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
         );
     }
     let url = r.value("redis-url", FORMS, |text| is_known(text).then(|| text.to_owned()))?;
-    let address = Address { url, db: db?, ca, cert, key };
+    // A mistake with the database is noted, and hides none with the URL.
+    let address = Address { url, db: db.flatten(), ca, cert, key };
     if wanted && let Err(error) = address.topology() {
         match error {
             AddressError::Form(form) => r.mistake("redis-url", form),
@@ -94,22 +95,14 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
         }
         return None;
     }
-    Some(address)
+    db.map(|_| address)
 }
 
-/// Whether a URL has one of the schemes, and the form that goes with it.
+/// Whether a URL has one of the schemes. What is wrong with what stands behind it, the address itself tells.
 fn is_known(url: &str) -> bool {
     let kinds = ["redis", "rediss", "unix", "redis+unix"];
     let many = ["redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
-    let Some((scheme, _)) = url.split_once("://") else { return false };
-    // What is wrong with the other forms is told by the address itself, with what they look like.
-    many.contains(&scheme) || kinds.contains(&scheme) && redis_url_parses(url)
-}
-
-fn redis_url_parses(url: &str) -> bool {
-    let plain = Address { url: url.to_owned(), db: None, ca: None, cert: None, key: None };
-    // Whom to trust is another setting's matter.
-    matches!(plain.topology(), Ok(Topology::Server(_)) | Err(AddressError::Authorities(_)))
+    url.split_once("://").is_some_and(|(scheme, _)| kinds.contains(&scheme) || many.contains(&scheme))
 }
 
 fn key_prefix(r: &mut Reader) -> Option<String> {

@@ -84,6 +84,29 @@ fn all_mistakes_come_at_once_each_with_flag_value_and_what_is_allowed() {
 }
 
 #[test]
+fn an_address_of_redis_is_refused_once_and_nothing_else_hides_it() {
+    let told = |flags: &[(&str, &str)]| parse(flags, &[], &[]).unwrap_err();
+    for (url, why) in [
+        ("redis://h:x", "redis:// or rediss://"),
+        ("rediss://h:99999", "redis:// or rediss://"),
+        ("valkey://h", "redis:// or rediss://"),
+        ("unix://", "redis:// or rediss://"),
+        ("redis://h/65536", "a database from 0 to 65535"),
+        ("redis+cluster://", "redis:// or rediss://"),
+        ("redis+sentinel://h1,h2", "host:port/name"),
+    ] {
+        for mode in ["auto", "local", "redis"] {
+            let told = told(&[("redis-url", url), ("mode", mode)]);
+            assert!(told.starts_with("--redis-url (REDIS_URL) ") && told.contains(why), "{told}");
+            assert_eq!(told.lines().count(), 1, "{told}");
+        }
+        let told = told(&[("redis-url", url), ("redis-db", "x")]);
+        assert!(told.contains("--redis-db") && told.contains("--redis-url"), "{told}");
+        assert_eq!(told.lines().count(), 2, "{told}");
+    }
+}
+
+#[test]
 fn passwords_in_a_query_are_masked_too() {
     let told =
         parse(&[("redis-url", "redis+ring://u:geheim@h/m?sentinel_password=geheim")], &[], &[]).unwrap_err();
