@@ -6,21 +6,10 @@ use tokio::sync::mpsc;
 
 use super::load::Load;
 use crate::engine::redis::appender::{Appender, Entry};
-use crate::engine::redis::connection::Address;
+use crate::settings::redis::Redis;
 
 /// Entries of one round trip.
 const BATCH: usize = 256;
-
-/// Where the ingress streams are.
-#[derive(Debug, Clone)]
-pub struct Ingress {
-    /// Redis.
-    pub redis: Address,
-    /// Before every key.
-    pub key_prefix: String,
-    /// Their names.
-    pub streams: Vec<String>,
-}
 
 /// An entry, its user's number within the share, and when it was due.
 type Queued = (usize, u64, Entry);
@@ -36,10 +25,10 @@ impl Feed {
     ///
     /// # Errors
     /// Where Redis is not there.
-    pub async fn open(load: &Rc<Load>, ingress: &Ingress) -> Result<Self, String> {
-        let mut queues = Vec::with_capacity(ingress.streams.len());
-        for stream in &ingress.streams {
-            let opened = Appender::open(&ingress.redis, &ingress.key_prefix, stream).await;
+    pub async fn open(load: &Rc<Load>, redis: &Redis) -> Result<Self, String> {
+        let mut queues = Vec::with_capacity(redis.ingress.len());
+        for stream in &redis.ingress {
+            let opened = Appender::open(&redis.address, &redis.key_prefix, stream).await;
             let appender = opened.map_err(|error| format!("--redis-url: {error}"))?;
             queues.push(Self::spawn(load.clone(), appender));
         }

@@ -14,7 +14,7 @@
 //! the same flags and a share to do. This one starts them, has them go through the steps together, and adds up.
 
 mod event;
-pub mod feed;
+mod feed;
 pub mod flags;
 mod http;
 mod ledger;

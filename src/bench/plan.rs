@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::flags::FLAGS;
 use super::wire::Address;
-use crate::settings::read::{DAY, duration};
+use crate::settings::read::{DAY, duration, first_token};
 
 /// How events come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,8 +204,7 @@ impl Plan {
         let plan = Self {
             clients: flags.addresses("client-url"),
             workers: flags.addresses("worker-url"),
-            token: (value)("worker-token")
-                .and_then(|tokens| Some(tokens.split(',').next()?.trim().to_owned())),
+            token: value("worker-token").as_deref().and_then(first_token).map(str::to_owned),
             users,
             sessions,
             pace: pace.unwrap_or(Pace::Idle),
@@ -304,6 +303,10 @@ mod tests {
         let plan = read(&[("users", "1001"), ("sessions", "2"), ("rate", "max")]).unwrap();
         assert_eq!(plan.processes, 3, "1,000 sockets fit into a process");
         assert_eq!(plan.pace, Pace::Window(2048));
+        let token = |tokens| read(&[("worker-token", tokens)]).unwrap().token;
+        assert_eq!(token("first-one, second").as_deref(), Some("first-one"));
+        assert_eq!(token(" ,abc").as_deref(), Some("abc"), "as other commands read it");
+        assert_eq!(token("none"), None);
         let shares: Vec<usize> = (0..3).flat_map(|share| plan.share(share)).collect();
         assert_eq!(shares, (0..1001).collect::<Vec<_>>());
     }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::event;
-use super::feed::{Feed, Ingress};
+use super::feed::Feed;
 use super::http;
 use super::load::Load;
 use super::pacer::Pacer;
 use super::plan::{Pace, Via};
 use super::worker::Worker;
+use crate::settings::redis::Redis;
 
 /// Events of one write: more would keep the readers of this thread waiting.
 const BURST: u64 = 128;
@@ -60,7 +61,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Where a node, or Redis, does not let it in: which, and why.
-    pub async fn open(load: Rc<Load>, ingress: Option<&Ingress>) -> Result<Self, String> {
+    pub async fn open(load: Rc<Load>, redis: Option<&Redis>) -> Result<Self, String> {
         let plan = &load.plan;
         let way = match plan.via {
             Via::Worker => {
@@ -73,8 +74,8 @@ impl Publisher {
             }
             Via::Http => Way::Http(http::Pool::open(&load).await?),
             Via::Xadd => {
-                let ingress = ingress.ok_or("--via xadd needs --redis-url")?;
-                Way::Xadd(Feed::open(&load, ingress).await?)
+                let redis = redis.ok_or("--via xadd needs --redis-url")?;
+                Way::Xadd(Feed::open(&load, redis).await?)
             }
         };
         Ok(Self {

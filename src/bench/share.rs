@@ -15,11 +15,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
-use super::feed::Ingress;
 use super::load::{Load, histogram};
 use super::plan::{Pace, Plan};
 use super::publisher::Publisher;
 use super::session::Session;
+use crate::settings::redis::Redis;
 
 /// Nothing arrives for so long after the last publish: what has not come is lost. What a node that died had taken over
 /// comes when its lease has lapsed and another has noticed: 10 s and 3 s, unless it was set otherwise.
@@ -112,12 +112,12 @@ fn tell(told: &Told) {
 ///
 /// # Errors
 /// Where no runtime can be had.
-pub fn serve(plan: Plan, share: usize, run: String, ingress: Option<Ingress>) -> std::io::Result<()> {
+pub fn serve(plan: Plan, share: usize, run: String, redis: Option<Redis>) -> std::io::Result<()> {
     let asked = hear();
     let load = Load::new(plan, share, run).map_err(std::io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
-        if let Err(reason) = steps(Rc::new(load), asked, ingress).await {
+        if let Err(reason) = steps(Rc::new(load), asked, redis).await {
             tell(&Told::Failed(reason));
         }
     });
@@ -141,14 +141,14 @@ fn hear() -> mpsc::Receiver<String> {
 async fn steps(
     load: Rc<Load>,
     mut asked: mpsc::Receiver<String>,
-    ingress: Option<Ingress>,
+    redis: Option<Redis>,
 ) -> Result<(), String> {
     tell(&Told::Ready);
     wait_for(&mut asked, "connect").await?;
     connect(&load).await;
     let mut publisher = match load.plan.pace {
         Pace::Idle => None,
-        _ => Some(Publisher::open(load.clone(), ingress.as_ref()).await?),
+        _ => Some(Publisher::open(load.clone(), redis.as_ref()).await?),
     };
     wait_for(&mut asked, "go").await?;
     let progress = tokio::task::spawn_local(tell_progress(load.clone()));

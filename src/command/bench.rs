@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use super::endpoint::{Endpoint, mistakes};
 use super::{Failure, Outcome, print};
-use crate::bench::feed::Ingress;
 use crate::bench::plan::{Plan, Via};
 use crate::bench::{self, share};
-use crate::settings::{self, read::Reader};
+use crate::settings;
+use crate::settings::read::Reader;
+use crate::settings::redis::Redis;
 
 /// What was asked for: flags and their values; those that have none have an empty one.
 #[derive(Debug, Default)]
@@ -28,14 +29,14 @@ pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
         None => here.get(name).cloned().or_else(|| reader.given(name).map(str::to_owned)),
     };
     let plan = Plan::read(&value, files).map_err(|mistakes| Failure::Usage(mistakes.join("\n")))?;
-    let ingress = match plan.via {
-        Via::Xadd => Some(ingress(&mut reader)?),
+    let redis = match plan.via {
+        Via::Xadd => Some(redis(&mut reader)?),
         Via::Worker | Via::Http => None,
     };
     if let Some(share) = asked.flags.get(bench::SHARE) {
         let (number, run) = bench::share_of(share).ok_or(Failure::Told)?;
         // A thread of its own, because a runtime of its own.
-        let served = std::thread::spawn(move || share::serve(plan, number, run, ingress)).join();
+        let served = std::thread::spawn(move || share::serve(plan, number, run, redis)).join();
         return served.map_err(|_| Failure::Told)?.map_err(|error| Failure::Failed(error.to_string()));
     }
     let report = bench::run(&plan).map_err(Failure::Failed)?;
@@ -59,12 +60,10 @@ fn here(reader: &mut Reader) -> Result<HashMap<&'static str, String>, Failure> {
     Ok(here)
 }
 
-fn ingress(reader: &mut Reader) -> Result<Ingress, Failure> {
-    let found = settings::redis(reader);
-    match found {
-        Some(redis) => {
-            Ok(Ingress { redis: redis.address, key_prefix: redis.key_prefix, streams: redis.ingress })
-        }
+/// Where the ingress streams are.
+fn redis(reader: &mut Reader) -> Result<Redis, Failure> {
+    match settings::redis::read(reader).flatten() {
+        Some(redis) => Ok(redis),
         None if reader.mistakes.is_empty() => Err(Failure::Usage("--via xadd needs --redis-url".to_owned())),
         None => Err(mistakes(reader)),
     }

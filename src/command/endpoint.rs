@@ -4,7 +4,7 @@
 use hyper::Uri;
 
 use super::Failure;
-use crate::settings::read::{BARE, Reader, Source, is_bare};
+use crate::settings::read::{BARE, Reader, Source, first_token, is_bare};
 
 /// A node's port, from here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,10 +30,7 @@ impl Endpoint {
     /// Where the settings name no address.
     pub fn worker(reader: &mut Reader) -> Result<Self, Failure> {
         let mut endpoint = Self::find(reader, "worker-url", "worker-port")?;
-        let tokens = reader.given("worker-token").filter(|tokens| *tokens != "none");
-        endpoint.token = tokens
-            .and_then(|tokens| tokens.split(',').map(str::trim).find(|token| !token.is_empty()))
-            .map(str::to_owned);
+        endpoint.token = reader.given("worker-token").and_then(first_token).map(str::to_owned);
         Ok(endpoint)
     }
 

@@ -268,11 +268,6 @@ fn url(r: &mut Reader, flag: &str) -> Option<Option<String>> {
     })
 }
 
-/// How Redis is used; none in local mode.
-pub fn redis(r: &mut Reader) -> Option<Redis> {
-    redis::read(r)?
-}
-
 fn limits(r: &mut Reader) -> Option<Limits> {
     let ms = Duration::from_millis;
     let ping_interval = r.time("ping-interval", ms(50));

@@ -292,6 +292,12 @@ pub fn is_bare(url: &str) -> bool {
 /// What [`is_bare`] asks for, in words.
 pub const BARE: &str = "without @ and ?token= (a token is given by --worker-token or --token)";
 
+/// The token that is brought to the worker port: of several the first, and none where none is asked for.
+pub fn first_token(tokens: &str) -> Option<&str> {
+    let mut given = tokens.split(',').map(str::trim).filter(|_| tokens != "none");
+    given.find(|token| !token.is_empty())
+}
+
 /// What most times may be at most.
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
