@@ -8,7 +8,6 @@ use tracing::error;
 
 use super::Ports;
 use super::http::{self, Answer};
-use crate::metrics::Levels;
 use crate::protocol::code::Refusal;
 
 /// Prometheus gives a scrape ten seconds by default; what Redis does not tell in one stays as it was.
@@ -16,22 +15,27 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The text for Prometheus.
 pub async fn handle(ports: &Ports) -> Answer {
-    let (router, engine) = (&ports.router, ports.router.engine());
+    let (router, engine, metrics) = (&ports.router, ports.router.engine(), ports.router.metrics());
     let lag = timeout(PATIENCE, engine.lag()).await.ok().and_then(Result::ok).unwrap_or_default();
     let most_connections = ports.most_places as usize;
-    let levels = Levels {
-        sessions: router.registry().len(),
-        users: router.registry().users(),
-        connections: most_connections - ports.places.available_permits(),
-        most_connections,
-        redis_up: engine.is_up() && router.lease().is_held(),
-        redis_may_evict: engine.warning().is_some(),
-        ready: ports.is_ready().is_ok(),
-        draining: ports.is_draining(),
-        inbox_lag: lag.inbox,
-        ingress_lag: lag.ingress,
-    };
-    match router.metrics().text(&levels) {
+    for (gauge, level) in [
+        (&metrics.sessions, router.registry().len()),
+        (&metrics.users, router.registry().users()),
+        (&metrics.connections, most_connections - ports.places.available_permits()),
+        (&metrics.most_connections, most_connections),
+        (&metrics.redis_up, usize::from(engine.is_up() && router.lease().is_held())),
+        (&metrics.redis_may_evict, usize::from(engine.warning().is_some())),
+        (&metrics.ready, usize::from(ports.is_ready().is_ok())),
+        (&metrics.draining, usize::from(ports.is_draining())),
+    ] {
+        gauge.set(i64::try_from(level).unwrap_or(i64::MAX));
+    }
+    for (gauge, lag) in [(&metrics.inbox_lag, lag.inbox), (&metrics.ingress_lag, lag.ingress)] {
+        if let Some(lag) = lag.and_then(|lag| i64::try_from(lag).ok()) {
+            gauge.set(lag);
+        }
+    }
+    match metrics.text() {
         Ok(text) => http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
         Err(error) => {
             error!(%error, "the metrics cannot be told");

@@ -45,31 +45,6 @@ const GONE: &str = "gone";
 const REDIS_SECONDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
-/// What is looked up when somebody asks.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Levels {
-    /// Registered sessions.
-    pub sessions: usize,
-    /// Users who have any.
-    pub users: usize,
-    /// Places taken on the client port, registered or not.
-    pub connections: usize,
-    /// `--max-connections`.
-    pub most_connections: usize,
-    /// Redis is there and knows this node.
-    pub redis_up: bool,
-    /// Redis may throw keys away.
-    pub redis_may_evict: bool,
-    /// `/readyz` says 200.
-    pub ready: bool,
-    /// The node is going away.
-    pub draining: bool,
-    /// Entries of the inbox that are not done; none where that cannot be had now.
-    pub inbox_lag: Option<u64>,
-    /// The same of the ingress streams.
-    pub ingress_lag: Option<u64>,
-}
-
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -95,16 +70,26 @@ pub struct Metrics {
     pub workers: IntGauge,
     /// How long calls of scripts take, in the order of the names that [`Metrics::new`] got.
     pub redis_seconds: Vec<Histogram>,
-    sessions: IntGauge,
-    users: IntGauge,
-    connections: IntGauge,
-    most_connections: IntGauge,
-    redis_up: IntGauge,
-    redis_may_evict: IntGauge,
-    ready: IntGauge,
-    draining: IntGauge,
-    inbox_lag: IntGauge,
-    ingress_lag: IntGauge,
+    /// Registered sessions. This and what follows is looked up when somebody asks.
+    pub sessions: IntGauge,
+    /// Users who have any.
+    pub users: IntGauge,
+    /// Places taken on the client port, registered or not.
+    pub connections: IntGauge,
+    /// `--max-connections`.
+    pub most_connections: IntGauge,
+    /// Redis is there and knows this node.
+    pub redis_up: IntGauge,
+    /// Redis may throw keys away.
+    pub redis_may_evict: IntGauge,
+    /// `/readyz` says 200.
+    pub ready: IntGauge,
+    /// The node is going away.
+    pub draining: IntGauge,
+    /// Entries of the inbox that are not done.
+    pub inbox_lag: IntGauge,
+    /// The same of the ingress streams.
+    pub ingress_lag: IntGauge,
     clock_offset: Gauge,
     log_lines_left_out: IntCounter,
 }
@@ -266,21 +251,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Where two metrics have one name; a mistake in this program.
-    pub fn text(&self, levels: &Levels) -> Result<String, Error> {
-        let level = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        level(&self.sessions, levels.sessions);
-        level(&self.users, levels.users);
-        level(&self.connections, levels.connections);
-        level(&self.most_connections, levels.most_connections);
-        level(&self.redis_up, levels.redis_up.into());
-        level(&self.redis_may_evict, levels.redis_may_evict.into());
-        level(&self.ready, levels.ready.into());
-        level(&self.draining, levels.draining.into());
-        for (lag, gauge) in [(levels.inbox_lag, &self.inbox_lag), (levels.ingress_lag, &self.ingress_lag)] {
-            if let Some(lag) = lag {
-                gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
-            }
-        }
+    pub fn text(&self) -> Result<String, Error> {
         self.clock_offset.set(self.clock.ahead());
         // Two who ask at once must not count twice.
         self.log_lines_left_out.inc_by(logging::left_out().saturating_sub(self.log_lines_left_out.get()));

@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::super::tests::{context, fake};
 use super::*;
-use crate::metrics::Levels;
 
 /// A reader of `events` on a connection of its own.
 async fn reader<'a>(
@@ -86,7 +85,7 @@ async fn what_was_broadcast_is_not_broadcast_again_where_that_could_not_be_noted
 
 /// How many events were counted as published by the ingress stream.
 fn counted(context: &Context) -> u64 {
-    let text = context.metrics.text(&Levels::default()).unwrap();
+    let text = context.metrics.text().unwrap();
     let series = "switchboard_events_published_total{via=\"ingress\"} ";
     text.lines().find_map(|line| line.strip_prefix(series)).unwrap().parse().unwrap()
 }
