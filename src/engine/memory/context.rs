@@ -16,6 +16,7 @@ use crate::lock::lock;
 use crate::ms::ms;
 use crate::trace::Tracer;
 
+#[derive(Default)]
 pub(super) struct State {
     pub(super) users: HashMap<UserId, User>,
     pub(super) traces: Traces,
@@ -40,12 +41,7 @@ impl Context {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             config,
-            state: Mutex::new(State {
-                users: HashMap::new(),
-                traces: Traces::default(),
-                order: 0,
-                sessions: 0,
-            }),
+            state: Mutex::default(),
             node: OnceLock::new(),
             tracer: Tracer::default(),
             started: Instant::now(),
