@@ -10,19 +10,16 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// The first byte of a text frame that is whole.
-const TEXT: u8 = 0x81;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 /// The connection.
 pub struct Line<S> {
     stream: S,
     /// At most one frame: its header, and its payload.
     out: VecDeque<Bytes>,
-    /// Bytes that came since this was last set to 0.
-    pub came: usize,
     /// Since the beginning; what went, as far as this system has taken it.
     pub moved: Moved,
 }
@@ -39,7 +36,7 @@ pub struct Moved {
 impl<S> Line<S> {
     /// A line on a stream.
     pub fn new(stream: S) -> Self {
-        Self { stream, out: VecDeque::new(), came: 0, moved: Moved::default() }
+        Self { stream, out: VecDeque::new(), moved: Moved::default() }
     }
 
     /// What is under it.
@@ -49,20 +46,11 @@ impl<S> Line<S> {
 
     /// Puts a text frame out; a flush writes it.
     pub fn put(&mut self, text: Bytes) {
-        let mut header = BytesMut::with_capacity(10);
-        header.extend_from_slice(&[TEXT]);
-        match (u8::try_from(text.len()), u16::try_from(text.len())) {
-            (Ok(length @ 0..126), _) => header.extend_from_slice(&[length]),
-            (_, Ok(length)) => {
-                header.extend_from_slice(&[126]);
-                header.extend_from_slice(&length.to_be_bytes());
-            }
-            _ => {
-                header.extend_from_slice(&[127]);
-                header.extend_from_slice(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
-            }
-        }
-        self.out.extend([header.freeze(), text]);
+        let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+        let mut bytes = Vec::with_capacity(10);
+        // Memory takes whatever is written to it.
+        let _ = header.format(text.len() as u64, &mut bytes);
+        self.out.extend([bytes.into(), text]);
     }
 }
 
@@ -101,9 +89,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        let came = buffer.filled().len() - before;
-        self.came += came;
-        self.moved.came += came as u64;
+        self.moved.came += (buffer.filled().len() - before) as u64;
         Poll::Ready(Ok(()))
     }
 }
@@ -133,6 +119,9 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    /// The first byte of a text frame that is whole.
+    const TEXT: u8 = 0x81;
 
     #[tokio::test]
     async fn a_frame_goes_out_whole_before_anything_else() {

@@ -50,7 +50,9 @@ pub struct Socket {
     /// What it has not been given yet.
     waiting: VecDeque<Message>,
     /// Bytes that may come before they are a message.
-    most_unread: usize,
+    most_unread: u64,
+    /// Bytes that had come when there was one last.
+    read: u64,
 }
 
 impl Socket {
@@ -73,7 +75,8 @@ impl Socket {
             library,
             given: 0,
             waiting: VecDeque::new(),
-            most_unread: max_message.saturating_mul(2).saturating_add(HEADERS),
+            most_unread: max_message.saturating_mul(2).saturating_add(HEADERS) as u64,
+            read: 0,
         }
     }
 
@@ -137,11 +140,11 @@ impl Socket {
     /// Reads a message.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
         let message = Pin::new(&mut self.library).poll_next(cx);
-        let line = self.library.get_mut();
+        let unread = self.moved().came - self.read;
         if message.is_ready() {
-            line.came = 0;
-        } else if line.came > self.most_unread {
-            let (size, max_size) = (line.came, self.most_unread);
+            self.read += unread;
+        } else if unread > self.most_unread {
+            let (size, max_size) = (unread as usize, self.most_unread as usize);
             return Poll::Ready(Some(Err(CapacityError::MessageTooLong { size, max_size }.into())));
         }
         message
