@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -21,6 +21,7 @@ use super::map::{At, Map, NOBODY, Range, name, nobody, view};
 use super::server::{Options, Place, Server};
 use super::slot::{SLOTS, Slot};
 use super::wire::{Outcome, is_outage};
+use crate::lock::lock;
 
 /// How often a command is sent that the Cluster turns away. With the pauses below that bears a slot's move of 2 s.
 const ROUNDS: u32 = 10;
@@ -37,7 +38,7 @@ pub struct Cluster {
     keys: Keys,
     /// Of the node's own keys.
     home: Slot,
-    map: RwLock<Arc<Map>>,
+    map: sync::Mutex<Arc<Map>>,
     /// Holds why nobody told the map when it was last drawn, where nobody did.
     drawing: Mutex<Option<String>>,
     drawn: AtomicU64,
@@ -53,7 +54,7 @@ impl Cluster {
             options,
             keys,
             home,
-            map: RwLock::new(Arc::new(map)),
+            map: sync::Mutex::new(Arc::new(map)),
             drawing: Mutex::default(),
             drawn: AtomicU64::new(0),
             look: Notify::new(),
@@ -62,7 +63,7 @@ impl Cluster {
 
     /// Who has which slot, as far as is known.
     pub fn map(&self) -> Arc<Map> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.map).clone()
     }
 
     /// The slot of the node's own keys.
@@ -250,7 +251,7 @@ impl Cluster {
         {
             let fresh = map.servers.iter().filter(|server| !server.is_up() && server.whole_since().is_none());
             join_all(fresh.map(async |server| drop(server.probe().await))).await;
-            *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
+            *lock(&self.map) = Arc::new(map);
             // Whoever waits for doubts may have looked for the server's in the map before.
             self.options.doubts.notify_one();
         }

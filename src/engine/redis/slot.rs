@@ -26,7 +26,8 @@ impl Slot {
         Self(crc16(tag.unwrap_or(key)) & (SLOTS as u16 - 1))
     }
 
-    /// The slot of a command's first key: all its keys share it. None where it has no key.
+    /// The slot of a command's first key: all its keys share it. None where it has no key; what is asked of every server,
+    /// like `INFO`, goes to none by its slot.
     pub fn of_command(command: &Cmd) -> Option<Self> {
         let mut args = command.args_iter().filter_map(|arg| match arg {
             Arg::Simple(bytes) => Some(bytes),
@@ -35,7 +36,6 @@ impl Slot {
         let at = match args.next()? {
             b"EVALSHA" => 2,
             b"XGROUP" | b"XINFO" => 1,
-            b"CONFIG" | b"INFO" => return None,
             _ => 0,
         };
         args.nth(at).map(Self::of)
