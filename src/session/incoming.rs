@@ -7,6 +7,7 @@ use super::{Done, End, Session, steps};
 use crate::acked::Confirmation;
 use crate::close::Close;
 use crate::engine::Uplink;
+use crate::id::EventId;
 use crate::protocol::client::{self, Incoming};
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::Data;
@@ -70,5 +71,19 @@ impl Session {
             Err(refusal) => self.refuse(&refusal)?,
         }
         Ok(None)
+    }
+
+    /// The client has everything up to `id`, as it says itself or as its pong shows.
+    fn confirm(&self, id: EventId, by: Confirmation) {
+        let handle = self.registered.handle();
+        let is_more = handle.confirm(id);
+        if handle.unsaved().is_some() {
+            self.registered.router().acked().add(self.registered.user(), by);
+        }
+        if is_more {
+            steps::note(&self.registered, "confirmed", || {
+                vec![("id", id.to_string()), ("by", by.as_str().to_owned())]
+            });
+        }
     }
 }

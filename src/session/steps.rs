@@ -3,7 +3,6 @@
 use tracing::debug;
 
 use super::{End, Session};
-use crate::acked::Confirmation;
 use crate::engine::Registration;
 use crate::id::EventId;
 use crate::router::Registered;
@@ -74,19 +73,5 @@ impl Session {
                 vec![("code", close.code().to_string()), ("reason", close.reason().to_owned())]
             }
         });
-    }
-
-    /// The client has everything up to `id`, as it says itself or as its pong shows.
-    pub(super) fn confirm(&self, id: EventId, by: Confirmation) {
-        let handle = self.registered.handle();
-        let is_more = handle.confirm(id);
-        if handle.unsaved().is_some() {
-            self.registered.router().acked().add(self.registered.user(), by);
-        }
-        if is_more {
-            note(&self.registered, "confirmed", || {
-                vec![("id", id.to_string()), ("by", by.as_str().to_owned())]
-            });
-        }
     }
 }
