@@ -10,7 +10,7 @@ use redis::Value;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, node, reply, sessions};
+use super::{Context, node, reply, sessions, who};
 use crate::engine::Cause;
 use crate::id::{ClientId, UserId};
 
@@ -73,6 +73,6 @@ async fn list_sessions(context: &Context, users: Vec<UserId>) -> Vec<UserId> {
 }
 
 fn clients_here(context: &Context, members: Value) -> Vec<ClientId> {
-    let sessions = sessions::members_of(members).unwrap_or_default().into_iter();
+    let sessions = who::members_of(members).unwrap_or_default().into_iter();
     sessions.filter(|(_, node)| *node == context.config.node).map(|(client, _)| client).collect()
 }

@@ -20,7 +20,7 @@
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
 //! | `retold`, `broken`, `refused` | warnings that would come many times a second; users whose keys somebody has written over; what else Redis refuses |
-//! | `status`, `traces` | how everything stands; following one user |
+//! | `status`, `who`, `traces` | how everything stands; where users are, and signing them out; following one |
 
 pub mod appender;
 mod beside;
@@ -63,6 +63,7 @@ mod status;
 mod traces;
 mod turns;
 mod uplink;
+mod who;
 mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicI64};
@@ -288,16 +289,16 @@ impl Engine for RedisEngine {
     }
 
     fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {
-        self.in_turn("to say who is online", |context| async move { sessions::of(&context, &user).await })
+        self.in_turn("to say who is online", |context| async move { who::of(&context, &user).await })
     }
 
     fn online(&self, users: Vec<UserId>) -> Answer<Vec<UserId>> {
-        self.in_turn("to say who is online", |context| async move { sessions::online(&context, users).await })
+        self.in_turn("to say who is online", |context| async move { who::online(&context, users).await })
     }
 
     fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()> {
         self.ask("to sign out", |context| {
-            let work = async move { sessions::sign_out(&context, &user, client.as_ref()).await };
+            let work = async move { who::sign_out(&context, &user, client.as_ref()).await };
             // Whoever hangs up must not leave it noted for the next connection, and the sockets open.
             let done = tokio::spawn(work);
             async move { done.await.unwrap_or_else(|error| Err(Unavailable::new(error.to_string()))) }

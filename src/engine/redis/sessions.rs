@@ -1,4 +1,4 @@
-//! Sessions in Redis: connect, disconnect, heartbeat, and the questions about them.
+//! Sessions in Redis: connect, disconnect, heartbeat.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use tracing::debug;
 use super::inbox::Hints;
 use super::presence::Owed;
 use super::slot::{Groups, Slot};
-use super::{Context, broken, inbox, ms, node, publish, reply, scripts};
+use super::{Context, inbox, ms, node, publish, reply, scripts};
 use crate::engine::{
     Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
     UserLease,
 };
-use crate::id::{ClientId, EventId, NodeId, UserId};
+use crate::id::{EventId, NodeId, UserId};
 
 /// Sessions of one script call: 32 keep Redis for 0.7 ms; 50 for more than one, and cost as much for each.
 pub const MAX_CONNECTS: usize = 32;
@@ -321,76 +321,4 @@ pub fn user_keys(context: &Context, call: &mut redis::Cmd, user: &UserId) {
         .arg(context.keys.nodes_of(user))
         .arg(context.keys.log(user))
         .arg(context.keys.cursor(user));
-}
-
-/// A user's sessions, by client id.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn of(context: &Context, user: &UserId) -> Result<Vec<(ClientId, NodeId)>, Unavailable> {
-    let mut members = cmd("SMEMBERS");
-    members.arg(context.keys.user(user));
-    members_of(broken::ask(context, user, members).await?)
-}
-
-/// Who is in a user's set, by client id; what is no session is passed over.
-///
-/// # Errors
-/// Where it is no set of texts.
-pub fn members_of(set: Value) -> Result<Vec<(ClientId, NodeId)>, Unavailable> {
-    let mut sessions = Vec::new();
-    for member in reply::array(set)? {
-        if let Some((client, node)) = reply::text(&member)?.split_once('@')
-            && let (Ok(client), Ok(node)) = (client.parse(), node.parse())
-        {
-            sessions.push((client, node));
-        }
-    }
-    sessions.sort();
-    Ok(sessions)
-}
-
-/// Which of `users` are online.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn online(context: &Context, users: Vec<UserId>) -> Result<Vec<UserId>, Unavailable> {
-    let mut pipeline = redis::pipe();
-    for user in &users {
-        pipeline.cmd("EXISTS").arg(context.keys.user(user));
-    }
-    let there = context.link.run(&pipeline).await?;
-    let mut online = Vec::new();
-    for (user, there) in users.into_iter().zip(&there) {
-        if reply::integer(there)? == 1 {
-            online.push(user);
-        }
-    }
-    Ok(online)
-}
-
-/// Asks the nodes that hold the user's sessions to close them, or one of them, and notes it for one that does not hear.
-///
-/// # Errors
-/// Where Redis is away.
-pub async fn sign_out(
-    context: &Context,
-    user: &UserId,
-    client: Option<&ClientId>,
-) -> Result<(), Unavailable> {
-    let mut call = scripts::call(&scripts::SIGNOUT, 2, 2);
-    call.arg(context.keys.user(user)).arg(context.keys.cursor(user));
-    call.arg(client.map_or("*", ClientId::as_str)).arg(ms(context.config.log_ttl));
-    let mut nodes: Vec<NodeId> = members_of(broken::ask(context, user, call).await?)?
-        .into_iter()
-        .filter(|(its_client, _)| client.is_none_or(|client| client == its_client))
-        .map(|(_, node)| node)
-        .collect();
-    nodes.sort_unstable(); // they come in the order of their clients
-    nodes.dedup();
-    let mut notes = redis::pipe();
-    for node in nodes {
-        notes.add_command(inbox::add(context, node.as_str(), &Hints::sign_out(user, client)));
-    }
-    context.link.run(&notes).await.map(drop)
 }
