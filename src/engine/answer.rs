@@ -64,6 +64,12 @@ pub fn unread(error: Unavailable) -> Refusal {
     if error.is_for_good() { Refusal::broken_key() } else { Refusal::unread() }
 }
 
+/// Events that may wait in a lane: at 60,000 a second a quarter of a second's. One more is refused.
+pub const MOST_EVENTS: usize = 16_384;
+
+/// Where the answer of an operation in a lane goes.
+pub type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
+
 /// The answer. Of an event that is published nothing is allocated for it but the slot that its outcome is put into.
 pub struct Answer<T>(State<T>);
 
@@ -85,10 +91,7 @@ impl<T> Answer<T> {
     }
 
     /// Queues an operation in a lane at once, with the place for its answer. Where the lane is full it is refused.
-    pub fn queued<O>(
-        lane: &mpsc::Sender<O>,
-        op: impl FnOnce(oneshot::Sender<Result<T, Unavailable>>) -> O,
-    ) -> Self {
+    pub fn queued<O>(lane: &mpsc::Sender<O>, op: impl FnOnce(Reply<T>) -> O) -> Self {
         let (sender, receiver) = oneshot::channel();
         match lane.try_send(op(sender)) {
             Ok(()) => Self::later(receiver),

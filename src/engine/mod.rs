@@ -14,6 +14,7 @@ pub mod status;
 mod steps;
 
 pub use answer::{Answer, Cause, Unavailable, unread};
+use answer::{MOST_EVENTS, Reply};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -38,7 +38,7 @@ const MOST_BUFFERED: usize = 256 * 1024;
 /// of 64 KiB has whose bytes come one by one. What never becomes a message would escape every bound on messages.
 const HEADERS: usize = 512 * 1024;
 /// How long a peer may take to take its goodbye, and then to say its own.
-const GOODBYE: Duration = Duration::from_secs(2);
+pub const GOODBYE: Duration = Duration::from_secs(2);
 /// How long it may take nothing of what the system still holds for it after that.
 const LEFT_BEHIND: Duration = Duration::from_secs(30);
 

@@ -2,20 +2,16 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::events::Events;
 use super::line::Moved;
-use super::socket::Socket;
+use super::socket::{GOODBYE, Socket};
 use crate::close::Close;
 use crate::id::EventId;
 use crate::protocol::client;
-
-/// How long a peer may take to take its goodbye.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A client's connection.
 #[expect(clippy::large_enum_variant, reason = "nearly all are WebSockets, and a box would cost each of them")]

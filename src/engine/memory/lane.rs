@@ -12,12 +12,10 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::context::Context;
-use crate::engine::{Event, Node, Published, Unavailable};
+use crate::engine::{Event, Node, Published, Reply};
 use crate::id::{EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 
-/// Events that may wait, as many as for Redis. One more is refused.
-pub(super) const MOST_EVENTS: usize = 16_384;
 /// Events after which others have their turn: an eighth of what may wait for a socket by default.
 const TURN: usize = 32;
 /// The same in bytes: a quarter of what may wait for a socket.
@@ -29,8 +27,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 const IN_VAIN: usize = 5;
 /// Pauses for one event, where thousands of sockets are written to in the meantime.
 const MOST_PAUSES: usize = 100;
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 
 /// An operation, and where its answer goes.
 pub(super) enum Op {
@@ -113,7 +109,7 @@ mod tests {
 
     use super::super::{Config, MemoryEngine};
     use super::*;
-    use crate::engine::{Answer, Cause, Connect, Engine, Hint, Leaving, Mode};
+    use crate::engine::{Answer, Cause, Connect, Engine, Hint, Leaving, MOST_EVENTS, Mode};
     use crate::id::{ClientId, EventId};
 
     /// Sockets that take an event in each millisecond, or none.

@@ -23,14 +23,14 @@ use tracing::{debug, warn};
 
 use crate::engine::status::{NodeStatus, Status};
 use crate::engine::{
-    Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, Node, NodeInfo,
-    Published, Slots, Uplink, UserLease,
+    Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, MOST_EVENTS,
+    Node, NodeInfo, Published, Slots, Uplink, UserLease,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
 use context::Context;
-use lane::{Lane, MOST_EVENTS, Op};
+use lane::{Lane, Op};
 
 /// What the engine needs to know of the settings.
 #[derive(Debug, Clone)]

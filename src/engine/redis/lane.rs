@@ -10,17 +10,15 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::sessions::Ended;
 use super::{Context, broadcast, publish, sessions};
-use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Unavailable};
+use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Reply, Unavailable};
 use crate::id::{ClientId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 
-/// Events that may wait: at 60,000 a second a quarter of a second's. One more is refused.
-pub const MOST_EVENTS: usize = 16_384;
 /// Beginnings and ends of sessions that may wait. No end may be refused, or its session would outlive it; how many there
 /// are is bounded by the sessions, and how many begin at once before they come here.
 pub const MOST_SESSIONS: usize = Semaphore::MAX_PERMITS;
@@ -33,8 +31,6 @@ const RETELL: Duration = Duration::from_secs(1);
 /// Users of whom `presence` may be told later. Of one more it is told when they come back, or when this node's users are
 /// cleared up after, by itself as it ends or by another.
 const MOST_UNTOLD: usize = 16_384;
-
-type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 
 /// What is published, and where its answer goes.
 pub enum Publish {
@@ -284,6 +280,8 @@ fn answer<T>(
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use tokio::sync::oneshot;
 
     use super::super::scripts;
     use super::super::tests::{context, fake};

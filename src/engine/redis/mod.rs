@@ -77,8 +77,8 @@ use tokio::task::JoinHandle;
 
 use crate::engine::status::Status;
 use crate::engine::{
-    Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, Node, NodeInfo,
-    Published, Slots, Unavailable, Uplink, UserLease,
+    Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, MOST_EVENTS,
+    Node, NodeInfo, Published, Slots, Unavailable, Uplink, UserLease,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::lock::lock;
@@ -88,7 +88,7 @@ use crate::protocol::publish::Data;
 use crate::trace::{Traced, Tracer};
 use connection::Topology;
 use keys::Keys;
-use lane::{MOST_EVENTS, MOST_SESSIONS, Op, Publish};
+use lane::{MOST_SESSIONS, Op, Publish};
 use link::Link;
 use server::{Options, Wait};
 

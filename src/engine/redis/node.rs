@@ -14,7 +14,6 @@ use tracing::{debug, info, warn};
 use super::beside::Started;
 use super::keys::EVENTS;
 use super::presence::Owed;
-use super::slot::Groups;
 use super::{
     Context, beside, eviction, format, inbox, ms, publish, refused, reply, scripts, sessions, status, traces,
 };
@@ -291,19 +290,8 @@ async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
                 return Ok(false);
             }
         }
-        let groups = Groups::new(batch.iter().map(|user| sessions::user_slot(context, user)), FORGET);
-        let mut calls = redis::pipe();
-        for group in groups.iter() {
-            let mut call = scripts::call(&scripts::DISCONNECT, 4 * group.len(), 2 + 2 * group.len());
-            for place in group {
-                sessions::user_keys(context, &mut call, &batch[*place]);
-            }
-            call.arg(node.as_str()).arg(ms(context.config.log_ttl));
-            for _ in group {
-                call.arg("*").arg(""); // all sessions; nothing confirmed
-            }
-            calls.add_command(call);
-        }
+        let all: Vec<sessions::End> = batch.iter().map(|user| (user, "*", None)).collect();
+        let (groups, calls) = sessions::disconnects(context, node, &all, FORGET);
         let answers = context.link.probe_each(&calls).await;
         let mut owed = Owed::default();
         let outcomes = groups.outcomes(answers, |place, answer| {

@@ -215,23 +215,37 @@ pub enum Ended {
     Untold,
 }
 
-/// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.
-pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<Ended, Unavailable>> {
-    let groups = Groups::new(ends.iter().map(|end| user_slot(context, &end.user)), MAX_CONNECTS);
+/// A user, which of their sessions ends (`*`: all that a node has), and what it has confirmed.
+pub type End<'a> = (&'a UserId, &'a str, Option<EventId>);
+
+/// The calls that take sessions off their users, of at most `most` each: those that `node` has.
+pub fn disconnects(
+    context: &Context,
+    node: &NodeId,
+    ends: &[End<'_>],
+    most: usize,
+) -> (Groups, redis::Pipeline) {
+    let groups = Groups::new(ends.iter().map(|(user, ..)| user_slot(context, user)), most);
     let mut calls = redis::pipe();
     for group in groups.iter() {
         let mut call = scripts::call(&scripts::DISCONNECT, 4 * group.len(), 2 + 2 * group.len());
         for place in group {
-            user_keys(context, &mut call, &ends[*place].user);
+            user_keys(context, &mut call, ends[*place].0);
         }
-        call.arg(context.config.node.as_str()).arg(ms(context.config.log_ttl));
+        call.arg(node.as_str()).arg(ms(context.config.log_ttl));
         for place in group {
-            let confirmed =
-                ends[*place].confirmed.map_or_else(String::new, |confirmed| confirmed.to_string());
-            call.arg(ends[*place].client.as_str()).arg(confirmed);
+            let (_, client, confirmed) = ends[*place];
+            call.arg(client).arg(confirmed.map_or_else(String::new, |confirmed| confirmed.to_string()));
         }
         calls.add_command(call);
     }
+    (groups, calls)
+}
+
+/// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.
+pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<Ended, Unavailable>> {
+    let of_each: Vec<End> = ends.iter().map(|end| (&end.user, end.client.as_str(), end.confirmed)).collect();
+    let (groups, calls) = disconnects(context, &context.config.node, &of_each, MAX_CONNECTS);
     let answers = context.link.run_each(&calls).await;
 
     let mut owed = Owed::default();
