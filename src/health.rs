@@ -80,11 +80,15 @@ async fn attempt((host, port): &(String, u16)) -> std::io::Result<String> {
 
 async fn ask(host: &str, port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect((host, port)).await?;
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    stream.write_all(request(host, port).as_bytes()).await?;
     let mut answer = String::new();
     stream.take(4096).read_to_string(&mut answer).await?;
     Ok(answer)
+}
+
+fn request(host: &str, port: u16) -> String {
+    let host = endpoint::authority(host, port);
+    format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
 }
 
 #[cfg(test)]
@@ -122,6 +126,8 @@ mod tests {
         assert_eq!(read("http://relay:4001/ws?x=1").as_deref(), Some("relay 4001"));
         assert_eq!(read("http://relay").as_deref(), Some("relay 80"));
         assert_eq!(read("ws://[::1]:4001/").as_deref(), Some("::1 4001"));
+        assert!(request("::1", 4001).contains("\r\nHost: [::1]:4001\r\n"));
+        assert!(request("relay", 80).contains("\r\nHost: relay:80\r\n"));
         for bad in ["", "relay:4001", "https://relay", "ws://", "ws://relay:port"] {
             assert_eq!(read(bad), None, "{bad}");
         }

@@ -77,11 +77,7 @@ impl Endpoint {
 
     /// Host and port as they stand in a URL.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        authority(&self.host, self.port)
     }
 
     /// The path of an HTTP resource beside the WebSocket.
@@ -98,6 +94,11 @@ impl std::fmt::Display for Endpoint {
         let scheme = if self.secure { "wss" } else { "ws" };
         write!(f, "{scheme}://{} ({})", self.authority(), self.from)
     }
+}
+
+/// Host and port as they stand in a URL, and in the `Host` of a request: an address of IPv6 in brackets.
+pub fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Host and number of a node's port on this machine, by bind and port. Either may be off: the caller looks for mistakes.
