@@ -93,15 +93,10 @@ fn request(host: &str, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     fn found(flags: &[(&str, &str)], env: &[(&str, &str)]) -> Result<Target, String> {
-        let look = |pairs: &[(&str, &str)], name: &str| {
-            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        };
-        Target::of(&mut Reader::new(|flag| look(flags, flag), |name| look(env, name), &HashMap::new()))
+        Target::of(&mut Reader::of_tests(flags, env, &[]))
     }
 
     #[test]

@@ -139,11 +139,12 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::engine::Event;
     use crate::handle::{Outgoing, Signal};
     use crate::id::Logged;
     use crate::protocol::hello::Identity;
     use crate::router::Registered;
-    use crate::router::tests::{event, router};
+    use crate::router::tests::router;
 
     const SESSION_TTL: Duration = Duration::from_secs(192);
     const ROUND: Duration = Duration::from_secs(64);
@@ -220,7 +221,7 @@ mod tests {
         let users = users(&router).await;
         for user in &users {
             user.handle().caught_up(EventId::ZERO);
-            router.engine().publish(event(user.user())).await.unwrap();
+            router.engine().publish(Event::of_tests(user.user().as_str(), "1")).await.unwrap();
         }
         let next = |user: &UserId| {
             let user = users.iter().find(|known| known.user() == user).unwrap();

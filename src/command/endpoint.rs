@@ -149,15 +149,10 @@ fn parse(url: &str, from: &str) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     fn reader(flags: &[(&str, &str)], env: &[(&str, &str)]) -> Reader {
-        let look = |pairs: &[(&str, &str)], name: &str| {
-            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        };
-        Reader::new(|flag| look(flags, flag), |name| look(env, name), &HashMap::new())
+        Reader::of_tests(flags, env, &[])
     }
 
     #[test]

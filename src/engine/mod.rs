@@ -390,3 +390,6 @@ pub trait Engine: Send + Sync + 'static {
 /// Users a heartbeat may name at once: 32 leases keep Redis for 0.3 ms, 0.7 at worst; 50 for 0.5, and at times for more
 /// than one, and cost as much for each.
 pub const MAX_BEATS: usize = 32;
+
+#[cfg(test)]
+mod tests;

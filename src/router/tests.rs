@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use super::*;
 use crate::engine::memory::{Config, MemoryEngine};
 use crate::handle::Signal;
-use crate::protocol::publish::Data;
 
 /// A router in memory that may deliver for an hour.
 pub fn router() -> Arc<Router> {
@@ -16,20 +15,6 @@ pub fn router() -> Arc<Router> {
     let router = Arc::new(Router::new("n".parse().unwrap(), engine, metrics, 1, WAITING));
     router.lease().claimed(Instant::now(), Duration::from_secs(3600));
     router
-}
-
-/// An event for every session of a user.
-pub fn event(user: &UserId) -> Event {
-    Event {
-        user: user.clone(),
-        client: None,
-        except: None,
-        event: "e".parse().unwrap(),
-        data: Data::from_json_text("1".to_owned()),
-        collapse: None,
-        key: None,
-        transient: false,
-    }
 }
 
 struct Stage {
@@ -46,7 +31,7 @@ async fn stage() -> (Stage, Registered) {
     let mut stage = Stage { router, identity, ids: Vec::new() };
     let first = stage.open().await.0;
     for _ in 0..3 {
-        let event = event(&stage.identity.user);
+        let event = Event::of_tests(stage.identity.user.as_str(), "1");
         stage.ids.push(stage.router.engine().publish(event).await.unwrap().id.unwrap());
     }
     (stage, first)

@@ -247,6 +247,18 @@ impl Reader {
     }
 }
 
+#[cfg(test)]
+impl Reader {
+    /// What these flags, these variables, and these of `.env` give.
+    pub fn of_tests(flags: &[(&str, &str)], env: &[(&str, &str)], dot_env: &[(&str, &str)]) -> Self {
+        let look = |pairs: &[(&str, &str)], name: &str| {
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        let file = dot_env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Self::new(|flag| look(flags, flag), |name| look(env, name), &file)
+    }
+}
+
 /// Whether nothing of a value may be shown: of a secret one that is no address, though it may look like one.
 fn is_hidden(setting: &Setting, value: &str) -> bool {
     setting.secret && !(setting.value == "URL" && value.contains("://"))

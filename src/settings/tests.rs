@@ -1,6 +1,5 @@
 //! What was given, in every way, and what came of it.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
@@ -11,12 +10,7 @@ use super::{LogFormat, Settings};
 use crate::auth::Config;
 
 fn parse(flags: &[(&str, &str)], env: &[(&str, &str)], dot_env: &[(&str, &str)]) -> Result<Settings, String> {
-    let look = |pairs: &[(&str, &str)], name: &str| {
-        pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-    };
-    let file: HashMap<_, _> = dot_env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    let reader = Reader::new(|flag| look(flags, flag), |name| look(env, name), &file);
-    Settings::parse(reader)
+    Settings::parse(Reader::of_tests(flags, env, dot_env))
         .map_err(|mistakes| mistakes.into_iter().map(|mistake| mistake.0).collect::<Vec<_>>().join("\n"))
 }
 
@@ -241,7 +235,7 @@ fn a_key_prefix_cannot_be_spelt_by_an_id_of_another_deployment() {
 
 #[test]
 fn a_variable_that_is_no_text_does_not_count_as_none() {
-    let mut reader = Reader::new(|_| None, |_| None, &HashMap::new());
+    let mut reader = Reader::of_tests(&[], &[], &[]);
     let no_text = || OsString::from_vec(b"se\xff".to_vec());
     let names = ["WORKER_TOKEN", "JWT_SECRET_FILE", "HOME"].map(OsString::from);
     reader.refuse_what_is_no_text(names.into_iter().map(|name| (name, no_text())));

@@ -169,16 +169,7 @@ mod tests {
     }
 
     fn publish(engine: &MemoryEngine, number: usize) -> Answer<Published> {
-        engine.publish(Event {
-            user: "u".parse().unwrap(),
-            client: None,
-            except: None,
-            event: "e".parse().unwrap(),
-            data: Data::from_json_text(number.to_string()),
-            collapse: None,
-            key: None,
-            transient: false,
-        })
+        engine.publish(Event::of_tests("u", number.to_string()))
     }
 
     #[tokio::test(start_paused = true)]

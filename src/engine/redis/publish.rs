@@ -330,20 +330,10 @@ fn deliver(context: &Context, event: &Event, appended: &Appended) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::publish::Data;
 
     #[test]
     fn a_call_takes_so_many_events_or_so_many_bytes_but_one_at_least() {
-        let event = |user: &str, size: usize| Event {
-            user: user.parse().unwrap(),
-            client: None,
-            except: None,
-            event: "e".parse().unwrap(),
-            data: Data::from_json_text(format!("\"{}\"", "x".repeat(size - 2))),
-            collapse: None,
-            key: None,
-            transient: false,
-        };
+        let event = |user: &str, size: usize| Event::of_tests(user, format!("\"{}\"", "x".repeat(size - 2)));
         let cut = |events: &[Event], masters: usize| {
             let slot = |user: &UserId| Slot::of(user.as_str().as_bytes());
             calls(events, |event| event, slot, masters).map(<[Event]>::len).collect::<Vec<_>>()

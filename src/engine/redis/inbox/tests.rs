@@ -57,16 +57,7 @@ async fn what_is_done_with_goes_before_the_next_connection_reads_anything() {
 
 #[test]
 fn hints_are_split_as_they_were_put_together_whatever_their_data() {
-    let event = |data: &str| Event {
-        user: "42".parse().unwrap(),
-        client: Some("tab-1".parse().unwrap()),
-        except: None,
-        event: "progress".parse().unwrap(),
-        data: Data::from_json_text(data.to_owned()),
-        collapse: None,
-        key: None,
-        transient: false,
-    };
+    let event = |data| Event { client: Some("tab-1".parse().unwrap()), ..Event::of_tests("42", data) };
     let (id, prev) = (EventId { ms: 17, seq: 1 }, EventId { ms: 16, seq: 0 });
     let mut hints = Hints::default();
     hints.event(&event("{\n3 look 7\n}"), Some(Logged { id, prev }));
@@ -75,10 +66,10 @@ fn hints_are_split_as_they_were_put_together_whatever_their_data() {
     hints.event(&event("\"é\""), None);
     let mut rest = hints.0.as_str();
     let mut next = || split(&mut rest);
-    assert_eq!(next(), Some(("event 42 17-1 16-0 progress =tab-1", "{\n3 look 7\n}")));
+    assert_eq!(next(), Some(("event 42 17-1 16-0 e =tab-1", "{\n3 look 7\n}")));
     assert_eq!(next(), Some(("look 7", "")));
     assert_eq!(next(), Some(("look 7 17-1", "")));
-    assert_eq!(next(), Some(("transient 42 progress =tab-1", "\"é\"")));
+    assert_eq!(next(), Some(("transient 42 e =tab-1", "\"é\"")));
     assert_eq!(next(), None);
     for bad in ["", "\n", "1 look\n", "2 look\nx\n", "-1 look\n\n", "1 look\né\n", "look\n\n"] {
         assert_eq!(split(&mut &*bad), None, "{bad:?}");
