@@ -40,40 +40,42 @@
 //!
 //! [`bench`]: mod@bench
 
+// The map shows each room, also those that nobody enters from outside.
+#![allow(rustdoc::private_intra_doc_links)]
 // A relay that panics drops everyone it serves; tests may. So does what prints, where it cannot.
 #![cfg_attr(
     not(test),
     warn(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)
 )]
 
-pub mod acked;
+mod acked;
 pub mod auth;
-pub mod bench;
+mod bench;
 pub mod cli;
-pub mod close;
+mod close;
 pub mod command;
 pub mod docs;
-pub mod drain;
+mod drain;
 pub mod engine;
-pub mod fault;
-pub mod gate;
+mod fault;
+mod gate;
 pub mod handle;
 pub mod health;
-pub mod heartbeat;
+mod heartbeat;
 pub mod id;
-pub mod lease;
-pub mod listener;
-pub mod lock;
+mod lease;
+mod listener;
+mod lock;
 pub mod logging;
 pub mod metrics;
-pub mod ms;
+mod ms;
 pub mod protocol;
 pub mod registry;
 pub mod relay;
 pub mod renewal;
 pub mod router;
-pub mod session;
+mod session;
 pub mod settings;
 pub mod shutdown;
-pub mod tls;
+mod tls;
 pub mod trace;
