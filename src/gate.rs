@@ -9,7 +9,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// So many may be inside of one kind at once, and those that share its lane: one that keeps coming does not fill the gate.
+/// How many of one kind, and of those that share its lane, may be inside at once: one that keeps coming does not fill the
+/// gate.
 const OF_A_KIND: usize = 8;
 /// Lanes; kinds that share one by chance are few.
 const LANES: usize = 1024;

@@ -72,10 +72,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts a node: listens, claims its id, and serves.
+    /// Starts a node: listens, serves, and begins to claim its id. A Redis that is away is waited for, though not here.
     ///
     /// # Errors
-    /// Where a port cannot be listened on, or Redis not be addressed. A Redis that is away is waited for.
+    /// Where a port cannot be listened on, or Redis not be addressed.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let clients = listen("--client-port", SocketAddr::new(settings.bind, settings.client_port))?;
         let workers = listen("--worker-port", SocketAddr::new(settings.bind, settings.worker_port))?;

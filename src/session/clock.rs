@@ -33,10 +33,20 @@ pub(super) enum Tick {
 enum Ping {
     /// The next ping goes out at this time.
     Due(Instant),
-    /// A ping is out, as the last of so many bytes, or it [`WAITS`]; its pong confirms everything up to this id. Where the
-    /// peer sends nothing, it is looked at after half of its time, at its end, and so on: so often by now, since it has
-    /// shown that it is `slow`, if it has; it was `full` at the last look.
-    Out { until: Instant, confirms: EventId, sent: u64, looks: u8, slow: bool, full: bool },
+    /// A ping is out; its pong confirms everything up to this id.
+    Out {
+        /// When the peer is looked at, if it sends nothing: after half of its time, at the end of it, and so on.
+        until: Instant,
+        confirms: EventId,
+        /// How many bytes had gone in all when the ping had; before that it [`WAITS`].
+        sent: u64,
+        /// How often it was looked at since it last showed that it is there.
+        looks: u8,
+        /// It has shown that it is slow.
+        slow: bool,
+        /// Its system had no room at the last look.
+        full: bool,
+    },
     /// As that, but it is the last one, and its time is a moment: after it the session closes for this.
     Last { until: Instant, confirms: EventId, close: Close },
 }

@@ -22,8 +22,8 @@ const TURN: usize = 32;
 const TURN_BYTES: usize = 256 * 1024;
 /// A crowded socket's task writes within this.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Pauses in a row in which no session becomes less crowded: then their peers do not read. At one such wait a turn, a
-/// socket that takes nothing costs the others four of them until it is behind: some 40 ms.
+/// Pauses in a row in which no session becomes less crowded: then their peers do not read. With one such wait a turn, a
+/// socket that takes nothing costs the others four waits until it is behind, some 40 ms.
 const IN_VAIN: usize = 5;
 /// Pauses for one event, where thousands of sockets are written to in the meantime.
 const MOST_PAUSES: usize = 100;

@@ -1,7 +1,7 @@
 //! What is done where another server has taken over, or one came back, that may lack what was written last.
 //!
-//! Sessions look into their logs. And what an older data set brings back is taken off again: sessions of this node that
-//! have ended since. Nobody but their node can tell, and while others keep the user, none of its keys lapses.
+//! Sessions look into their logs. And sessions of this node that have ended, and that an older data set brings back, are
+//! taken off again: nobody but their node can tell, and while other sessions keep the user, none of its keys lapses.
 
 use std::sync::Arc;
 use std::time::Duration;

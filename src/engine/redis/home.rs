@@ -47,8 +47,8 @@ impl Home {
         Ok((place.info.clone().ok_or_else(not_yet)?, place.moves))
     }
 
-    /// How good a guess a place is that few name: one where nobody was a moment ago is a bad one, and where the server was
-    /// so far the best.
+    /// How good a guess a place is that only few name, to be compared: one where nobody was a moment ago is the worst, and
+    /// where the server was so far the best.
     pub fn guess(&self, info: &ConnectionInfo) -> (bool, bool) {
         let place = self.0.borrow();
         let here = Some(address(info));

@@ -236,8 +236,8 @@ impl Sessions {
         }
     }
 
-    /// Ends that are done again, which does no more than what was left of them, and keeps that for `--log-ttl`: so many
-    /// that all have their turn thrice in that time.
+    /// Ends that are to be done again: as many as it takes for all to have their turn thrice within `--log-ttl`. That does
+    /// only what was left of them, and keeps for as long again what `presence` is owed.
     fn next_untold(&mut self) -> Vec<Disconnect> {
         let rounds = self.context.config.log_ttl.div_duration_f64(3 * RETELL).max(1.0) as usize;
         let most = self.untold.len().div_ceil(rounds).max(sessions::MAX_CONNECTS);

@@ -42,8 +42,8 @@ impl<'a> Owed<'a> {
         context.link.probe_each(&settle).await.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
     }
 
-    /// Tells the stream. What it hands out settles, whenever it is run: until then whoever tells again finds that it
-    /// has been told.
+    /// Tells the stream. The commands that it returns settle what was owed, and may be run at any time: until then, whoever
+    /// tells it again finds that it has been told.
     ///
     /// # Errors
     /// Where Redis is away: it stays owed.

@@ -47,8 +47,8 @@ impl Refused {
         std::mem::take(&mut lock(&self.untold))
     }
 
-    /// A claim, or a beat, went `through`, or not. Whether what was refused before it is refused alone: the one before went
-    /// through as well. Else Redis refused everything for a while.
+    /// A claim, or a beat, went `through`, or not. True where the one before it went through as well: then what was refused
+    /// between them was refused alone. Else Redis may have refused everything for a while.
     pub fn renewed(&self, through: bool) -> bool {
         self.renewed.swap(through, Ordering::AcqRel) && through
     }
