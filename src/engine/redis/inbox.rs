@@ -215,35 +215,36 @@ async fn read_until_broken(
             Ok(answer) => answer,
             Err(_) => return Ended::Broken((ErrorKind::Io, "a read was never answered").into()),
         };
-        match answer {
-            Ok(mut values) => {
-                (read_any, *wait) = (true, FIRST_WAIT);
-                if stay.is_none() {
-                    *done = Done::default();
-                }
-                match values.pop().map(reply::read) {
-                    Some(Ok(entries)) => {
-                        if entries.is_empty() && from == "0" {
-                            (from, looked_back) = (">", Instant::now());
-                        } else {
-                            read.came(&entries);
-                        }
-                        for (field, value) in entries.iter().flat_map(|(_, fields)| fields) {
-                            take(context, field, value);
-                        }
-                        done.add(entries.into_iter().map(|(id, _)| id));
-                    }
-                    Some(Err(error)) => warn!(%error, "an inbox entry could not be read"),
-                    None => {}
-                }
-            }
+        let mut values = match answer {
+            Ok(values) => values,
             Err(error) if is_lost(&error) => return Ended::Lost,
             Err(error) if read_any && !error.is_io_error() => {
                 warn!(%error, "the inbox could not be read");
                 return Ended::Refused;
             }
             Err(error) => return Ended::Broken(error),
+        };
+        (read_any, *wait) = (true, FIRST_WAIT);
+        if stay.is_none() {
+            *done = Done::default();
         }
+        let entries = match values.pop().map(reply::read) {
+            Some(Ok(entries)) => entries,
+            Some(Err(error)) => {
+                warn!(%error, "an inbox entry could not be read");
+                continue;
+            }
+            None => continue,
+        };
+        if entries.is_empty() && from == "0" {
+            (from, looked_back) = (">", Instant::now());
+        } else {
+            read.came(&entries);
+        }
+        for (field, value) in entries.iter().flat_map(|(_, fields)| fields) {
+            take(context, field, value);
+        }
+        done.add(entries.into_iter().map(|(id, _)| id));
     }
     Ended::LeaseOver
 }
