@@ -113,7 +113,7 @@ test("the whole tour", async (context) => {
   await one.log(/sent cancel {}/);
   await three.form.getByText("Send something up").click();
   await three.button("Send", { exact: true }).click();
-  await three.log(/server-sent events, which carry nothing upward/);
+  await three.log(/server-sent events carry nothing upward/);
 
   // Nodes and users.
   const rows = (table) => page.locator(`#${table} tbody tr`);
