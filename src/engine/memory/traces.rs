@@ -35,8 +35,8 @@ impl Traces {
 
     /// Keeps a step that is filed at `ms`.
     fn file(&mut self, step: Step, ms: u64, tracer: &Tracer) {
-        if !self.of.contains_key(&step.user) {
-            self.make_room(tracer);
+        if !self.of.contains_key(&step.user) && !self.has_room(&step.user, tracer) {
+            return;
         }
         self.places += 1;
         // Unlike a log's, these count on beyond a millisecond.
@@ -51,16 +51,20 @@ impl Traces {
         }
     }
 
-    /// Makes room for one more user: of those who were followed before, the one without a step for the longest goes.
-    fn make_room(&mut self, tracer: &Tracer) {
+    /// Whether there is room for one more user: of those who were followed before, the one without a step for the longest
+    /// goes. Nobody goes for the last step of one who is not followed any more.
+    fn has_room(&mut self, user: &UserId, tracer: &Tracer) -> bool {
         self.lapse();
         if self.of.len() < MAX_USERS {
-            return;
+            return true;
         }
         let first = self.of.iter().min_by_key(|(user, steps)| (tracer.follows(user.as_str()), steps.until));
-        if let Some(user) = first.map(|(user, _)| user.clone()) {
-            self.of.remove(&user);
+        let Some(first) = first.map(|(user, _)| user.clone()) else { return true };
+        let goes = tracer.follows(user.as_str()) || !tracer.follows(first.as_str());
+        if goes {
+            self.of.remove(&first);
         }
+        goes
     }
 }
 
