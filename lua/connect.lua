@@ -12,13 +12,15 @@
 -- ARGV[4] -> sessions a user may have over all nodes
 -- ARGV[5] -> Unix ms after which this data set is known to be whole
 -- ARGV[6] -> log length, entries
--- ARGV[5i+7] -> client id
--- ARGV[5i+8] -> 'new': replaces an older connection of the client; else the order of a connection that was registered
+-- ARGV[7i+7] -> client id
+-- ARGV[7i+8] -> 'new': replaces an older connection of the client; else the order of a connection that was registered
 --   before and resumes: it yields to a newer one, and to a sign-out since
--- ARGV[5i+9] -> id after which to read, or '' for the client's confirmed position
--- ARGV[5i+10] -> id that the client has confirmed, as its node knows, or ''; new: counts where no newer position is known;
+-- ARGV[7i+9] -> id after which to read, or '' for the client's confirmed position
+-- ARGV[7i+10] -> id that the client has confirmed, as its node knows, or ''; new: counts where no newer position is known;
 --   resume: kept where none is known
--- ARGV[5i+11] -> resume: the newest event that the session was told of, or ''
+-- ARGV[7i+11] -> resume: the newest event that the session was told of, or ''
+-- ARGV[7i+12] -> resume: whether Redis is known to have lost that one (1|0)
+-- ARGV[7i+13] -> resume: the position of the last gap that the session was told of, or ''
 --
 -- returns an array with one of these for each session (values in an array of their own would be read one by one):
 --   'later'     this call has read enough; not registered, but what had lapsed is gone
@@ -95,6 +97,11 @@ local function newest_known(nodes, cursor)
   return last or noted
 end
 
+-- The newer of two ids, of which the second may be missing.
+local function newest_of(a, b)
+  return b and newer(b, a) and b or a
+end
+
 -- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key? Whoever was told an
 -- id that is as young as a log may be has left a cursor: where there is none, Redis has lost it, and perhaps the log.
 local function is_whole(nodes, log, cursor, since, newest, has_cursor)
@@ -124,20 +131,23 @@ end
 -- `known`: the same of an earlier time, or nil.
 local function behind_lost(log, newest, known, since, told)
   local function is_news(id) return id ~= '' and not (known and not newer(id, known)) end
-  local lost
-  if is_news(told) and newer(newest, told) then
-    local after = redis.call('XRANGE', log, '(' .. told, '+', 'COUNT', 1)[1]
-    local prev = named(after[2]).prev
-    if prev and newer(told, prev) then lost = told end
+  local event, lost = told.event, nil
+  if is_news(event) and newer(newest, event) then
+    lost = told.is_lost and event
+    if not lost then
+      local after = redis.call('XRANGE', log, '(' .. event, '+', 'COUNT', 1)[1]
+      local prev = named(after[2]).prev
+      lost = prev and newer(event, prev) and event
+    end
   else
-    if is_news(told) and newer(told, newest) then lost = told end
+    if is_news(event) and newer(event, newest) then lost = event end
     if is_news(since) and newer(since, lost or newest) then lost = since end
   end
   if not lost or ms_of(lost) >= now + A_DAY then return known end
   local ms, seq = string.match(lost, '^(%d+)-(%d+)$')
   local behind = ms .. '-' .. string.format('%d', seq + 1)
-  -- Ids go on behind it, wherever the clock stands.
-  if newer(behind, newest) then redis.pcall('XSETID', log, behind) end
+  -- Ids must go on behind it, wherever the clock stands.
+  if newer(behind, newest) and redis.pcall('XSETID', log, behind).err then return known end
   return behind
 end
 
@@ -298,7 +308,12 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if from ~= position and spent > CALL_BYTES then return 'later' end
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(nodes, log, cursor, from, newest, noted[2] or noted[3] or noted[4])
-  if lost_to and newer(lost_to, from) then whole = false end
+  if lost_to then
+    -- Whoever has confirmed what is behind the loss, or was told of a gap there, knows of it, whatever id it has kept.
+    local knows = newest_of(newest_of(from, confirmed), told.gap ~= '' and told.gap or nil)
+    local is_lost = newest and newer(from, newest) and not newer(from, lost_to)
+    whole = (whole or is_lost or false) and not newer(lost_to, knows)
+  end
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
   -- Redis threw the positions away. (What is kept for a shorter time than leases lapses before those of a node that died.)
   local lost = #members > 0 and not (noted[2] or noted[3]) and log_ms >= session_ms
@@ -368,7 +383,8 @@ local results = {}
 for i = 0, #KEYS / 4 - 1 do
   -- One user's broken key must not take the rest of the batch along.
   local done, result = pcall(connect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
-    ARGV[5 * i + 7], ARGV[5 * i + 8], ARGV[5 * i + 9], ARGV[5 * i + 10], ARGV[5 * i + 11])
+    ARGV[7 * i + 7], ARGV[7 * i + 8], ARGV[7 * i + 9], ARGV[7 * i + 10],
+    { event = ARGV[7 * i + 11], is_lost = ARGV[7 * i + 12] == '1', gap = ARGV[7 * i + 13] })
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)
     result = '! ' .. string.gsub(error, '%c', ' ')

@@ -221,10 +221,12 @@ local function publish(nodes, log, cursor, event, data, option, counts)
   end
   if entries == 1 then
     -- Nothing in the log held its id up: where the clock has gone back, it must still come after what was handed out.
-    local noted = redis.call('HMGET', cursor, '@empty', '@clock')
+    local noted = redis.call('HMGET', cursor, '@empty', '@clock', '@lost')
     empty = noted[1]
     local handed_out = noted[2] or empty or last
-    if newer(last, handed_out) then handed_out = last end
+    for _, id in ipairs({ last, noted[3] or last }) do
+      if newer(id, handed_out) then handed_out = id end
+    end
     local ms, seq = parts(handed_out)
     if not newer(id, handed_out) and ms < now + A_DAY then -- '@empty' may be a time that never comes
       redis.call('XDEL', log, id)

@@ -12,9 +12,11 @@ pub mod memory;
 pub mod redis;
 pub mod status;
 mod steps;
+mod told;
 
 pub use answer::{Answer, Cause, Unavailable, unread};
 use answer::{MOST_EVENTS, Reply};
+pub use told::Told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +39,8 @@ pub enum Mode {
     Resume {
         /// [`Registration::order`] of the last time.
         order: u64,
-        /// The newest event that the session was told of: the log has it, or what took its place, or Redis has lost it.
-        told: Option<EventId>,
+        /// What it was told.
+        told: Told,
     },
 }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::close::Close;
+use crate::engine::Told;
 use crate::id::{ClientId, EventId, Logged, UserId};
 use crate::lock::lock;
 
@@ -63,10 +64,9 @@ struct State {
     heard: EventId,
     /// The same when the last look into the log began.
     heard_before_look: EventId,
-    /// The newest event that a hint told of, or that was read from the log.
-    told: EventId,
-    /// A hint said that what came before its event is older than `told`: Redis has lost that.
-    forked: bool,
+    /// The newest event is that of a hint, or was read from the log. It is lost where a hint says that what came before its
+    /// own event is older.
+    told: Told,
     confirmed: EventId,
     saved: EventId,
     /// When the connection was registered, as the engine counts; 0 before that.
@@ -87,10 +87,10 @@ impl Outgoing {
 }
 
 impl State {
-    /// What was lost stays until it has been told of that.
+    /// What was lost stays until the client has been told.
     fn told_of(&mut self, id: EventId) {
-        if !self.forked {
-            self.told = self.told.max(id);
+        if !self.told.is_lost {
+            self.told.event = self.told.event.max(id);
         }
     }
 
@@ -150,8 +150,9 @@ impl Handle {
         let mut state = self.state();
         if let Some(logged) = outgoing.logged {
             state.heard = state.heard.max(logged.id);
-            if logged.prev < state.told && logged.id > state.told && !state.forked {
-                (state.forked, state.look) = (true, true);
+            let told = state.told;
+            if logged.prev < told.event && told.event < logged.id && !told.is_lost {
+                (state.told.is_lost, state.look) = (true, true);
                 state.fall_behind();
                 state.wake();
             }
@@ -212,20 +213,14 @@ impl Handle {
         self.state().told_of(id);
     }
 
-    /// The newest event that the session was told of, if any: the log has it, or what took its place, or Redis has lost it.
-    pub fn told(&self) -> Option<EventId> {
-        Some(self.state().told).filter(|told| *told != EventId::ZERO)
+    /// What the session was told.
+    pub fn told(&self) -> Told {
+        self.state().told
     }
 
-    /// Whether a hint has shown, since this was last asked, that Redis has lost events that this session was told of.
-    pub fn take_forked(&self) -> bool {
-        std::mem::take(&mut self.state().forked)
-    }
-
-    /// The client was told of a gap: whatever was hinted before may have been in it.
-    pub fn told_gap(&self) {
-        let mut state = self.state();
-        (state.told, state.forked) = (EventId::ZERO, false);
+    /// The client was told of a gap, up to `position`: whatever was hinted before may have been in it.
+    pub fn told_gap(&self, position: EventId) {
+        self.state().told = Told { gap: position, ..Told::default() };
     }
 
     /// Redis has lost what came after `newest`: ids may begin there again.

@@ -184,30 +184,31 @@ fn events_that_redis_lost_before_they_were_got_are_noticed_by_the_next() {
         let logged = Some(Logged { id: EventId { ms, seq: 0 }, prev: EventId { ms: prev, seq: 0 } });
         Outgoing { logged, frame: Some("x".into()) }
     };
+    let id = |ms| EventId { ms, seq: 0 };
     // Who stands at Redis' clock, where the log was empty, has heard of no event.
-    assert!(handle.caught_up(EventId { ms: 5, seq: 0 }));
+    assert!(handle.caught_up(id(5)));
     handle.look();
     handle.push(&hint(6, 0), 4);
-    assert!(!handle.take_forked());
+    assert!(!handle.told().is_lost);
     // Two publishers' hints may cross.
     handle.push(&hint(8, 7), 4);
     handle.push(&hint(7, 6), 4);
-    assert!(!handle.take_forked());
+    assert!(!handle.told().is_lost);
     // The log ends at 6 again: 7 and 8 are gone, and 9 follows.
     handle.push(&hint(9, 6), 4);
-    assert!(handle.take_forked() && !handle.take_forked());
+    handle.push(&hint(10, 9), 4);
+    assert_eq!(handle.told(), Told { event: id(8), is_lost: true, gap: EventId::ZERO });
     // Once that was told, ids may begin anew.
-    handle.told_gap();
+    handle.told_gap(id(10));
     handle.push(&hint(9, 0), 4);
-    assert!(!handle.take_forked());
+    assert_eq!(handle.told(), Told { event: id(9), is_lost: false, gap: id(10) });
     // Who has got what was lost looks as well: those who were away must hear of it.
     handle.begin_look();
-    assert!(handle.caught_up(EventId { ms: 9, seq: 0 }));
-    handle.read(EventId { ms: 9, seq: 0 });
-    handle.push(&hint(11, 6), 4);
-    assert_eq!(handle.told(), Some(EventId { ms: 9, seq: 0 }), "what was lost");
-    assert!(!handle.caught_up(EventId { ms: 9, seq: 0 }), "it is to look");
-    assert!(handle.take_forked());
+    assert!(handle.caught_up(id(12)));
+    handle.read(id(12));
+    handle.push(&hint(14, 6), 4);
+    assert_eq!((handle.told().event, handle.told().is_lost), (id(12), true));
+    assert!(!handle.caught_up(id(12)), "it is to look");
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Session {
         // What was sent to it, or told it by a hint, is not in the log any more: Redis came back without its newest.
         let newest = registration.position;
         let handle = self.registered.handle();
-        let lost = handle.take_forked() || newest < self.last.max(handle.heard_before_look());
+        let lost = newest < self.last.max(handle.heard_before_look());
         if lost {
             self.last = self.last.min(newest);
             self.registered.handle().went_back(newest);
@@ -89,7 +89,7 @@ impl Session {
                 user = %self.registered.user(), client = %self.registered.client(),
                 since = %registration.from, "a gap: some events after that may be gone"
             );
-            self.registered.handle().told_gap();
+            self.registered.handle().told_gap(newest);
             self.metrics().gaps.inc();
             self.note_gap(&registration);
             // Where nothing is left after it, the client stands where the page ends.

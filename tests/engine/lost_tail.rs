@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use switchboard::engine::{Connected, Mode, Registration};
+use switchboard::engine::{Connected, Event, Mode, Registration, Told};
 use switchboard::id::{EventId, UserId};
 
-use crate::stage::{Kind, Stage, ids, user};
+use crate::stage::{Kind, Stage, event, ids, user};
 
 const KEYS: [&str; 3] = ["log:{user:42}", "nodes:{user:42}", "cursor:{user:42}"];
 
@@ -19,9 +19,18 @@ struct Lost {
 
 impl Lost {
     async fn new() -> Self {
+        Self::after(0).await
+    }
+
+    /// With so many events more that are kept.
+    async fn after(more: usize) -> Self {
         let (stage, user) = (Kind::Redis.stage().await, user("42"));
         stage.connect(&user, "tab").await;
-        let kept = [stage.publish_plain(&user, "1").await, stage.publish_plain(&user, "2").await];
+        let first = stage.publish_plain(&user, "1").await;
+        for _ in 0..more {
+            stage.publish_plain(&user, "more").await;
+        }
+        let kept = [first, stage.publish_plain(&user, "2").await];
         for key in KEYS {
             let _: i64 = stage.ask(&["COPY", key, &format!("kept:{key}")]);
         }
@@ -35,7 +44,11 @@ impl Lost {
 
     /// The session looks into its log.
     async fn look(&self, since: EventId, told: EventId) -> Registration {
-        let mode = Mode::Resume { order: u64::MAX, told: Some(told) };
+        self.look_with(since, Told { event: told, ..Told::default() }).await
+    }
+
+    async fn look_with(&self, since: EventId, told: Told) -> Registration {
+        let mode = Mode::Resume { order: u64::MAX, told };
         match self.stage.try_connect(&self.user, "tab", mode, Some(since)).await {
             Connected::Registered(page) => page,
             refused => panic!("{refused:?}"),
@@ -47,6 +60,7 @@ impl Lost {
         for (client, since) in
             [("a", EventId::ZERO), ("b", self.kept[0]), ("c", self.kept[1]), ("d", self.lost[0])]
         {
+            let client = &format!("{client}-{}", newer.len());
             let page = self.stage.connect_since(&self.user, client, since).await;
             assert!(!page.whole, "since {since}");
             assert!(ids(&page).ends_with(newer), "{page:?}");
@@ -97,16 +111,72 @@ async fn what_is_lost_is_remembered_when_the_session_has_gone() {
     redis.is_told_to_all_who_were_away(&[next]).await;
 }
 
+fn progress(user: &UserId, data: &str) -> Event {
+    Event { collapse: Some("p".parse().unwrap()), ..event(user, data) }
+}
+
+#[tokio::test]
+async fn a_loss_that_a_hint_has_shown_needs_no_proof_in_the_log() {
+    let redis = Lost::new().await;
+    redis.stage.publish(progress(&redis.user, "5")).await; // its hint shows it, and then it is replaced
+    let newer = redis.stage.publish(progress(&redis.user, "6")).await.id.unwrap();
+    let told = Told { event: redis.lost[1], is_lost: true, ..Told::default() };
+    let page = redis.look_with(redis.lost[1], told).await;
+    assert_eq!((ids(&page), page.whole), (vec![newer], false));
+    redis.is_told_to_all_who_were_away(&[newer]).await;
+}
+
+#[tokio::test]
+async fn of_many_pages_the_first_alone_tells_of_a_loss() {
+    let redis = Lost::after(150).await;
+    redis.look(redis.lost[1], redis.lost[1]).await;
+    let mut page = redis.stage.connect_since(&redis.user, "away", redis.kept[0]).await;
+    assert!(!page.whole && page.more, "{page:?}");
+    let gap = page.position;
+    while page.more {
+        let mode = Mode::Resume { order: u64::MAX, told: Told { gap, ..Told::default() } };
+        let next = redis.stage.try_connect(&redis.user, "away", mode, Some(page.upto)).await;
+        let Connected::Registered(next) = next else { panic!("{next:?}") };
+        assert!(next.whole, "told again: {next:?}");
+        page = next;
+    }
+    assert_eq!(page.upto, page.position);
+}
+
+#[tokio::test]
+async fn whoever_has_confirmed_what_is_behind_a_loss_knows_of_it() {
+    let redis = Lost::new().await;
+    let position = redis.look(redis.lost[1], redis.lost[1]).await.position;
+    redis.stage.heartbeat(&redis.user, &[("tab", position)]).await;
+    for newest in [redis.kept[1], redis.lost[0], redis.lost[1], position] {
+        assert!(redis.stage.connect_since(&redis.user, "tab", newest).await.whole, "since {newest}");
+    }
+    assert!(!redis.stage.connect_since(&redis.user, "other", redis.kept[1]).await.whole);
+}
+
+#[tokio::test]
+async fn ids_go_on_behind_what_is_lost_wherever_the_clock_stands() {
+    for (refused, deleted) in [(false, false), (false, true), (true, false)] {
+        let redis = Lost::new().await;
+        if refused {
+            let () = redis.stage.ask(&["ACL", "SETUSER", "default", "-xsetid"]);
+        }
+        let ahead = EventId { ms: redis.lost[1].ms + 60_000, seq: 0 };
+        let position = redis.look(ahead, ahead).await.position;
+        if deleted {
+            let () = redis.stage.ask(&["DEL", KEYS[0]]);
+        }
+        let next = redis.stage.publish_plain(&redis.user, "5").await;
+        assert!(next > position, "{next} after {position}, refused: {refused}, deleted: {deleted}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_cut_or_collapsed_is_not_lost() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     let from = stage.connect(&user, "tab").await.position;
-    let progress = |data: &str| switchboard::engine::Event {
-        collapse: Some("p".parse().unwrap()),
-        ..crate::stage::event(&user, data)
-    };
-    let older = stage.publish(progress("1")).await.id.unwrap();
-    let newer = stage.publish(progress("2")).await.id.unwrap();
+    let older = stage.publish(progress(&user, "1")).await.id.unwrap();
+    let newer = stage.publish(progress(&user, "2")).await.id.unwrap();
     let redis = Lost { stage, user: user.clone(), kept: [from; 2], lost: [older; 2] };
     let page = redis.look(from, older).await;
     assert_eq!((ids(&page), page.whole), (vec![newer], true));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchboard::engine::{Connected, Mode};
+use switchboard::engine::{Connected, Mode, Told};
 use switchboard::id::EventId;
 use switchboard::trace::{KEPT, MAX_USERS};
 
@@ -167,7 +167,9 @@ async fn steps_lapse_after_the_last_of_them(kind: Kind) {
 async fn who_was_signed_out_does_not_resume_and_may_come_back() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     let resume = async |client: &str, order: u64| {
-        stage.try_connect(&user, client, Mode::Resume { order, told: None }, Some(EventId::ZERO)).await
+        stage
+            .try_connect(&user, client, Mode::Resume { order, told: Told::default() }, Some(EventId::ZERO))
+            .await
     };
     let (one, other) = (stage.connect(&user, "one").await.order, stage.connect(&user, "other").await.order);
     stage.engine.sign_out(user.clone(), Some("one".parse().unwrap())).await.unwrap();

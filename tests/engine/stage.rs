@@ -7,7 +7,7 @@ use redis::FromRedisValue;
 use switchboard::engine::memory::{self, MemoryEngine};
 use switchboard::engine::redis::{Config, RedisEngine, SCRIPTS};
 use switchboard::engine::{
-    Claim, Connect, Connected, Disconnect, Engine, Event, LeaseState, Mode, Published, Registration,
+    Claim, Connect, Connected, Disconnect, Engine, Event, LeaseState, Mode, Published, Registration, Told,
     UserLease,
 };
 use switchboard::id::{ClientId, EventId, NodeId, UserId};
@@ -63,7 +63,8 @@ impl Default for Options {
 }
 
 /// A connection that is there resumes; nobody was signed out since.
-pub const RESUME: Mode = Mode::Resume { order: u64::MAX, told: None };
+pub const RESUME: Mode =
+    Mode::Resume { order: u64::MAX, told: Told { event: EventId::ZERO, is_lost: false, gap: EventId::ZERO } };
 
 /// An engine that has claimed its id and tells a recorder.
 pub struct Stage {

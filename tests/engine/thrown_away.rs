@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switchboard::engine::{Connected, LeaseState, Mode};
+use switchboard::engine::{Connected, LeaseState, Mode, Told};
 use switchboard::id::EventId;
 
 use crate::stage::{Kind, Options, event, ids, user};
@@ -94,13 +94,13 @@ async fn who_comes_after_a_sign_out_stays_though_the_clock_has_gone_back() {
     let () = stage.ask(&["HSET", "cursor:{user:42}", "@out", &format!("{} *", order + 60_000_000)]);
     let mut page = stage.connect(&user, "tab").await;
     for _ in 0..3 {
-        let mode = Mode::Resume { order: page.order, told: None };
+        let mode = Mode::Resume { order: page.order, told: Told::default() };
         let resumed = stage.try_connect(&user, "tab", mode, Some(page.position)).await;
         let Connected::Registered(next) = resumed else { panic!("{resumed:?}") };
         page = next;
     }
     let () = stage.ask(&["HSET", "cursor:{user:42}", "@out", "9000000000000000 *"]);
-    let mode = Mode::Resume { order: page.order, told: None };
+    let mode = Mode::Resume { order: page.order, told: Told::default() };
     let resumed = stage.try_connect(&user, "tab", mode, Some(page.position)).await;
     assert!(matches!(resumed, Connected::Registered(_)), "that is a time that never comes: {resumed:?}");
 }

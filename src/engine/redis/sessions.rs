@@ -10,7 +10,7 @@ use super::presence::Owed;
 use super::slot::{Groups, Slot};
 use super::{Context, inbox, ms, node, publish, reply, scripts};
 use crate::engine::{
-    Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Unavailable,
+    Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Told, Unavailable,
     UserLease,
 };
 use crate::id::{EventId, NodeId, UserId};
@@ -107,7 +107,7 @@ fn keep_served(context: &Context) -> redis::Cmd {
 
 /// The script call for those of a batch that share a slot.
 fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::Cmd {
-    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 6 + 5 * group.len());
+    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 6 + 7 * group.len());
     for place in group {
         user_keys(context, &mut call, &connects[*place].user);
     }
@@ -122,14 +122,16 @@ fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::C
         .arg(whole_since.unwrap_or(NEVER_MS))
         .arg(context.config.log_length);
     let text = |id: Option<EventId>| id.map_or_else(String::new, |id| id.to_string());
+    let known = |id: EventId| text(Some(id).filter(|id| *id != EventId::ZERO));
     for place in group {
         let connect = connects[*place];
         let (mode, told) = match connect.mode {
-            Mode::New => ("new".to_owned(), None),
+            Mode::New => ("new".to_owned(), Told::default()),
             Mode::Resume { order, told } => (order.to_string(), told),
         };
         call.arg(connect.client.as_str()).arg(mode);
-        call.arg(text(connect.since)).arg(text(connect.confirmed)).arg(text(told));
+        call.arg(text(connect.since)).arg(text(connect.confirmed));
+        call.arg(known(told.event)).arg(u8::from(told.is_lost)).arg(known(told.gap));
     }
     call
 }
