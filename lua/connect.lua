@@ -128,17 +128,16 @@ end
 
 -- A session of the caller was told of an event that the log does not have, nor says that it had: Redis came back without
 -- its newest. Returns the id behind that event, which nobody has: whoever stands before it may have missed something.
--- `known`: the same of an earlier time, or nil.
-local function behind_lost(log, newest, known, since, told)
+-- `known`: the same of an earlier time, or nil. `newest` may be known of a log that has lapsed.
+local function behind_lost(log, newest, is_empty, known, since, told)
   local function is_news(id) return id ~= '' and not (known and not newer(id, known)) end
   local event, lost = told.event, nil
-  if is_news(event) and newer(newest, event) then
-    lost = told.is_lost and event
-    if not lost then
-      local after = redis.call('XRANGE', log, '(' .. event, '+', 'COUNT', 1)[1]
-      local prev = named(after[2]).prev
-      lost = prev and newer(event, prev) and event
-    end
+  if is_empty then -- there, `since` may be the clock
+    if is_news(event) and newer(event, newest) then lost = event end
+  elseif is_news(event) and newer(newest, event) then
+    local after = not told.is_lost and redis.call('XRANGE', log, '(' .. event, '+', 'COUNT', 1)[1]
+    local prev = after and named(after[2]).prev
+    lost = (told.is_lost or prev and newer(event, prev)) and event
   else
     if is_news(event) and newer(event, newest) then lost = event end
     if is_news(since) and newer(since, lost or newest) then lost = since end
@@ -146,8 +145,8 @@ local function behind_lost(log, newest, known, since, told)
   if not lost or ms_of(lost) >= now + A_DAY then return known end
   local ms, seq = string.match(lost, '^(%d+)-(%d+)$')
   local behind = ms .. '-' .. string.format('%d', seq + 1)
-  -- Ids must go on behind it, wherever the clock stands.
-  if newer(behind, newest) and redis.pcall('XSETID', log, behind).err then return known end
+  -- Ids must go on behind it, wherever the clock stands. (Of an empty log, publishing sees to that.)
+  if not is_empty and newer(behind, newest) and redis.pcall('XSETID', log, behind).err then return known end
   return behind
 end
 
@@ -298,7 +297,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     if newer(known, clock) and ms_of(known) < now + A_DAY then position = known end
   end
   local lost_to = noted[10] or nil
-  if newest and mode ~= 'new' then lost_to = behind_lost(log, newest, lost_to, since, told) end
+  if mode ~= 'new' then
+    lost_to = behind_lost(log, newest or newest_known(nodes, cursor) or '0-0', not newest, lost_to, since, told)
+  end
   if lost_to and newer(lost_to, position) then position = lost_to end
   local stored, confirmed = noted[1], noted[1]
   if mode == 'new' and has_confirmed ~= '' and not (stored and newer(stored, has_confirmed)) then
@@ -309,8 +310,13 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(nodes, log, cursor, from, newest, noted[2] or noted[3] or noted[4])
   if lost_to then
-    -- Whoever has confirmed what is behind the loss, or was told of a gap there, knows of it, whatever id it has kept.
-    local knows = newest_of(newest_of(from, confirmed), told.gap ~= '' and told.gap or nil)
+    -- Whoever was told of a gap there knows of it. So does whoever has confirmed what is behind it, and asks for nothing that
+    -- came before, whatever id it has kept.
+    local knows = newest_of(from, told.gap ~= '' and told.gap or nil)
+    if confirmed and newer(confirmed, knows) then
+      local after = redis.call('XRANGE', log, '(' .. from, '+', 'COUNT', 1)[1]
+      if not after or newer(after[1], lost_to) then knows = confirmed end
+    end
     local is_lost = newest and newer(from, newest) and not newer(from, lost_to)
     whole = (whole or is_lost or false) and not newer(lost_to, knows)
   end

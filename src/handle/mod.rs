@@ -64,6 +64,8 @@ struct State {
     heard: EventId,
     /// The same when the last look into the log began.
     heard_before_look: EventId,
+    /// That look tells the engine of what Redis has lost.
+    tells_loss: bool,
     /// The newest event is that of a hint, or was read from the log. It is lost where a hint says that what came before its
     /// own event is older.
     told: Told,
@@ -200,6 +202,15 @@ impl Handle {
         let mut state = self.state();
         state.look = false;
         state.heard_before_look = state.heard;
+        state.tells_loss = state.told.is_lost;
+    }
+
+    /// The engine knows what its look has told it, and there was no gap for this session.
+    pub fn told_loss(&self) {
+        let mut state = self.state();
+        if std::mem::take(&mut state.tells_loss) {
+            state.told = Told { gap: state.told.gap, ..Told::default() };
+        }
     }
 
     /// The newest event that this session had heard of when its last look began: the log must have it, unless Redis

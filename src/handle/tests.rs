@@ -209,6 +209,12 @@ fn events_that_redis_lost_before_they_were_got_are_noticed_by_the_next() {
     handle.push(&hint(14, 6), 4);
     assert_eq!((handle.told().event, handle.told().is_lost), (id(12), true));
     assert!(!handle.caught_up(id(12)), "it is to look");
+    // Once the engine knows, the next loss is news.
+    handle.told_loss();
+    assert!(handle.told().is_lost, "the look had begun before");
+    handle.begin_look();
+    handle.told_loss();
+    assert_eq!(handle.told(), Told { gap: id(10), ..Told::default() });
 }
 
 #[test]

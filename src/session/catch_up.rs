@@ -95,6 +95,8 @@ impl Session {
             // Where nothing is left after it, the client stands where the page ends.
             let id = registration.events.is_empty().then_some(upto);
             self.feed(client::gap(registration.from, registration.position), id)?;
+        } else {
+            handle.told_loss();
         }
         let Self { transport, registered, last, steps: unflushed, rate, .. } = self;
         let mut burst = registered.router().metrics().burst();

@@ -151,6 +151,8 @@ async fn whoever_has_confirmed_what_is_behind_a_loss_knows_of_it() {
     for newest in [redis.kept[1], redis.lost[0], redis.lost[1], position] {
         assert!(redis.stage.connect_since(&redis.user, "tab", newest).await.whole, "since {newest}");
     }
+    // A pong confirms more than a page has worked through. Whoever goes back gets what is left, and is told.
+    assert!(!redis.stage.connect_since(&redis.user, "tab", redis.kept[0]).await.whole);
     assert!(!redis.stage.connect_since(&redis.user, "other", redis.kept[1]).await.whole);
 }
 
@@ -169,6 +171,26 @@ async fn ids_go_on_behind_what_is_lost_wherever_the_clock_stands() {
         let next = redis.stage.publish_plain(&redis.user, "5").await;
         assert!(next > position, "{next} after {position}, refused: {refused}, deleted: {deleted}");
     }
+}
+
+#[tokio::test]
+async fn what_is_lost_of_an_empty_log_is_missed_as_well() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let before = stage.connect(&user, "tab").await.position;
+    stage.time_passes(Duration::from_millis(5)).await;
+    let lost = stage.publish_plain(&user, "1").await;
+    let () = stage.ask(&["DEL", KEYS[0]]);
+    for (key, field) in [(KEYS[1], "@last"), (KEYS[2], "@newest"), (KEYS[2], "@start")] {
+        let _: i64 = stage.ask(&["HDEL", key, field]);
+    }
+    let () = stage.ask(&["HSET", KEYS[2], "@empty", &before.to_string()]);
+    stage.time_passes(Duration::from_millis(5)).await; // or ids come again
+    let redis = Lost { stage, user, kept: [before; 2], lost: [lost; 2] };
+    assert!(redis.look(before, EventId::ZERO).await.whole, "a session that came later knows of nothing");
+    let page = redis.look(lost, lost).await;
+    assert!(!page.whole && page.position > lost, "{page:?}");
+    assert!(redis.look(page.position, lost).await.whole, "it was told");
+    redis.is_told_to_all_who_were_away(&[]).await;
 }
 
 #[tokio::test]
