@@ -90,28 +90,22 @@ local function before(cursor, entry)
   return '0-0'
 end
 
--- The newest event there was, as far as is known beside the log: '@last' while someone is there, else '@newest'.
-local function newest_known(nodes, cursor)
-  local last, noted = redis.call('HGET', nodes, '@last'), redis.call('HGET', cursor, '@newest')
-  if last and noted then return newer(noted, last) and noted or last end
-  return last or noted
-end
-
--- The newer of two ids, of which the second may be missing.
+-- The newer of two ids, of which either may be missing.
 local function newest_of(a, b)
-  return b and newer(b, a) and b or a
+  if a and b then return newer(b, a) and b or a end
+  return a or b
 end
 
 -- Is every event after `since` either in the log, or replaced there by a newer one of its collapse key? Whoever was told an
 -- id that is as young as a log may be has left a cursor: where there is none, Redis has lost it, and perhaps the log.
-local function is_whole(nodes, log, cursor, since, newest, has_cursor)
+-- `known`: the newest event there was, as far as is known beside the log.
+local function is_whole(log, cursor, since, newest, known, has_cursor)
   local since_ms = ms_of(since)
   if not newest then
     -- An event since then is still kept; publishing renews the log's time to live once a second, a short one oftener.
     local young = now - log_ms + (log_ms < 100000 and 100 or 1000)
     local remembered = has_cursor and since_ms > young and since_ms > whole_since
     -- A log that is empty although an event was published after `since`: it lapsed, or Redis threw it away.
-    local known = newest_known(nodes, cursor)
     if known and since ~= '0-0' then return since_ms <= now and not newer(known, since) end
     local empty = redis.call('HGET', cursor, '@empty') -- no event since this id
     return since == '0-0' or (since_ms <= now and (remembered or (empty and not newer(empty, since))))
@@ -292,13 +286,12 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local in_log = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
   local position = newest or clock
-  if not newest and (last or noted[8]) then -- the log is gone: nobody may stand before what it had
-    local known = newest_known(nodes, cursor)
-    if newer(known, clock) and ms_of(known) < now + A_DAY then position = known end
-  end
+  local known = newest_of(last, noted[8]) -- '@last' is kept while someone is there, else '@newest'
+  -- The log is gone: nobody may stand before what it had.
+  if not newest and known and newer(known, clock) and ms_of(known) < now + A_DAY then position = known end
   local lost_to = noted[10] or nil
   if mode ~= 'new' then
-    lost_to = behind_lost(log, newest or newest_known(nodes, cursor) or '0-0', not newest, lost_to, since, told)
+    lost_to = behind_lost(log, newest or known or '0-0', not newest, lost_to, since, told)
   end
   if lost_to and newer(lost_to, position) then position = lost_to end
   local stored, confirmed = noted[1], noted[1]
@@ -308,7 +301,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local from = since ~= '' and since or confirmed or position
   if from ~= position and spent > CALL_BYTES then return 'later' end
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
-  local whole = from == position or is_whole(nodes, log, cursor, from, newest, noted[2] or noted[3] or noted[4])
+  local whole = from == position or is_whole(log, cursor, from, newest, known, noted[2] or noted[3] or noted[4])
   if lost_to then
     -- Whoever was told of a gap there knows of it. So does whoever has confirmed what is behind it, and asks for nothing that
     -- came before, whatever id it has kept.

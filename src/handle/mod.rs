@@ -66,8 +66,7 @@ struct State {
     heard_before_look: EventId,
     /// That look tells the engine of what Redis has lost.
     tells_loss: bool,
-    /// The newest event is that of a hint, or was read from the log. It is lost where a hint says that what came before its
-    /// own event is older.
+    /// Its event is the newest that was hinted or read; lost where a hint says that what came before its own is older.
     told: Told,
     confirmed: EventId,
     saved: EventId,
@@ -122,6 +121,12 @@ impl State {
         }
     }
 
+    fn look(&mut self) {
+        self.fall_behind();
+        self.look = true;
+        self.wake();
+    }
+
     /// The session is to read the log. What is transient still waits for it.
     fn fall_behind(&mut self) {
         (self.behind, self.held) = (true, false);
@@ -154,9 +159,8 @@ impl Handle {
             state.heard = state.heard.max(logged.id);
             let told = state.told;
             if logged.prev < told.event && told.event < logged.id && !told.is_lost {
-                (state.told.is_lost, state.look) = (true, true);
-                state.fall_behind();
-                state.wake();
+                state.told.is_lost = true;
+                state.look();
             }
             state.told_of(logged.id);
         }
@@ -191,10 +195,7 @@ impl Handle {
 
     /// Something may have been missed: read the log.
     pub fn look(&self) {
-        let mut state = self.state();
-        state.fall_behind();
-        state.look = true;
-        state.wake();
+        self.state().look();
     }
 
     /// A look into the log begins: whoever asks from here on wants another.
@@ -219,7 +220,7 @@ impl Handle {
         self.state().heard_before_look
     }
 
-    /// The session was sent an event that was read from the log.
+    /// The session has read the log up to this event.
     pub fn read(&self, id: EventId) {
         self.state().told_of(id);
     }

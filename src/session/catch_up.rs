@@ -98,6 +98,9 @@ impl Session {
         } else {
             handle.told_loss();
         }
+        if let Some(event) = registration.events.last() {
+            self.registered.handle().read(event.id);
+        }
         let Self { transport, registered, last, steps: unflushed, rate, .. } = self;
         let mut burst = registered.router().metrics().burst();
         for event in fault::replayed(registration.events) {
@@ -106,7 +109,6 @@ impl Session {
                 let data = std::str::from_utf8(&event.data).unwrap_or("null");
                 transport.feed(client::event(Some(event.id), &event.event, data), Some(event.id))?;
                 *last = event.id;
-                registered.handle().read(event.id);
                 rate.sends_event();
                 burst.logged(event.id, event.id > self.welcomed_at);
                 let step = if event.id > self.welcomed_at { "caught_up" } else { "replayed" };
