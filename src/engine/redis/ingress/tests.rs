@@ -27,6 +27,24 @@ async fn reader<'a>(
     }
 }
 
+/// A lease of `events` that is held.
+async fn leading(context: &Arc<Context>) -> Lease {
+    let mut lease = Lease::new(context, "events");
+    assert!(lease.take().await.unwrap());
+    lease
+}
+
+/// What comes of entries at a reader that has just begun.
+async fn once(
+    context: &Context,
+    lease: &mut Lease,
+    past: &mut Past,
+    entries: Vec<reply::Entry>,
+) -> Result<(), Stopped> {
+    let mut turn = Turn::default();
+    reader(context, lease, &mut turn, past).await.route(entries).await
+}
+
 /// An entry for this target.
 fn entry(target: &str, whom: &str) -> reply::Entry {
     let fields = [(target, whom), ("event", "e")];
@@ -45,8 +63,7 @@ async fn nothing_goes_out_once_the_lease_is_over() {
     });
     // A lease that is over as soon as it is had.
     let context = context(place.await, Duration::ZERO);
-    let mut lease = Lease::new(&context, "events");
-    assert!(lease.take().await.unwrap());
+    let mut lease = leading(&context).await;
     let (mut turn, mut past) = (Turn::default(), Past::default());
     let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
     asked.lock().unwrap().clear();
@@ -72,13 +89,10 @@ async fn what_was_broadcast_is_not_broadcast_again_where_that_could_not_be_noted
         _ => Some("+OK"),
     });
     let context = context(place.await, Duration::from_secs(3600));
-    let mut lease = Lease::new(&context, "events");
-    assert!(lease.take().await.unwrap());
+    let mut lease = leading(&context).await;
     let mut past = Past::default();
     for _ in 0..2 {
-        let mut turn = Turn::default();
-        let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
-        reader.route(vec![entry("broadcast", "1")]).await.unwrap_err();
+        once(&context, &mut lease, &mut past, vec![entry("broadcast", "1")]).await.unwrap_err();
     }
     assert_eq!(*sent.lock().unwrap(), 1);
 }
@@ -111,13 +125,10 @@ async fn what_is_tried_again_counts_once_and_what_another_process_published_ther
             _ => Some("+OK"),
         });
         let context = context(place.await, Duration::from_secs(3600));
-        let mut lease = Lease::new(&context, "events");
-        assert!(lease.take().await.unwrap());
+        let mut lease = leading(&context).await;
         let mut past = Past::default();
         for (at, wanted) in wanted.into_iter().enumerate() {
-            let mut turn = Turn::default();
-            let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
-            reader.route(vec![entry("user", "42")]).await.unwrap_err();
+            once(&context, &mut lease, &mut past, vec![entry("user", "42")]).await.unwrap_err();
             assert_eq!(counted(&context), wanted, "try {at} of {answers:?}");
         }
     }
@@ -138,15 +149,12 @@ async fn what_was_put_aside_is_not_put_aside_again_where_it_cannot_be_let_go_of(
         _ => Some("+OK"),
     });
     let context = context(place.await, Duration::from_secs(3600));
-    let mut lease = Lease::new(&context, "events");
-    assert!(lease.take().await.unwrap());
+    let mut lease = leading(&context).await;
     let mut past = Past::default();
     let bad = entry("user", "4 2");
     let entries = [bad.clone(), ("2-0".to_owned(), bad.1)];
     for (asked, put_aside) in [(2, 1), (3, 2), (3, 2)] {
-        let mut turn = Turn::default();
-        let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
-        let stopped = reader.route(entries.to_vec()).await.unwrap_err();
+        let stopped = once(&context, &mut lease, &mut past, entries.to_vec()).await.unwrap_err();
         assert!(matches!(stopped, Stopped::Redis(_)), "they are put aside by then: {stopped}");
         assert_eq!((*added.lock().unwrap(), context.metrics.dead.get()), (asked, put_aside));
     }
