@@ -1,11 +1,15 @@
 //! One session: a socket that reads, and counts what it reads.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -63,14 +67,14 @@ impl Session {
             self.registered = false;
             self.rest.clear();
             let outcome = match self.connect(node, &turn).await {
-                Ok(stream) => {
+                Ok(mut stream) => {
                     if let Some(since) = broken_since.take() {
                         let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
                         self.load.returns.borrow_mut().saturating_record(micros);
                     }
                     self.load.registered.set(self.load.registered.get() + 1);
                     pause = Duration::from_millis(20);
-                    let outcome = self.read(&stream, false).await;
+                    let outcome = self.read(&mut stream, false).await;
                     self.load.registered.set(self.load.registered.get() - 1);
                     if !self.load.over.get() {
                         self.load.broken.set(self.load.broken.get() + 1);
@@ -116,28 +120,31 @@ impl Session {
         };
         let socket = self.user * plan.sessions + self.rank;
         let source = source(to.at.ip(), socket, std::process::id());
-        let (stream, early) = wire::open(to, source, &path, None).await?;
+        let (mut stream, early) = wire::open(to, source, &path, None).await?;
         self.take(&early)?;
         self.reply(&stream)?;
         if !self.registered {
             let silence = |_| io::Error::other(format!("no welcome in {} s", wire::PATIENCE.as_secs()));
-            timeout(wire::PATIENCE, self.read(&stream, true)).await.map_err(silence)??;
+            timeout(wire::PATIENCE, self.read(&mut stream, true)).await.map_err(silence)??;
         }
         Ok(stream)
     }
 
     /// Reads until the socket ends; or until the session is registered, where that is `enough`.
-    async fn read(&mut self, stream: &TcpStream, enough: bool) -> io::Result<()> {
+    async fn read(&mut self, stream: &mut TcpStream, enough: bool) -> io::Result<()> {
+        let scratch = self.scratch.clone();
         loop {
-            stream.readable().await?;
-            let scratch = self.scratch.clone();
-            let mut scratch = scratch.borrow_mut();
-            match stream.try_read(&mut scratch) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(size) => self.take(&scratch[..size])?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error),
-            }
+            poll_fn(|cx| {
+                let mut scratch = scratch.borrow_mut();
+                // Not by `try_read`, which would ask the system a second time, after the last byte as well.
+                let mut bytes = ReadBuf::new(&mut scratch);
+                ready!(Pin::new(&mut *stream).poll_read(cx, &mut bytes))?;
+                Poll::Ready(match bytes.filled() {
+                    [] => Err(io::ErrorKind::UnexpectedEof.into()),
+                    filled => self.take(filled),
+                })
+            })
+            .await?;
             self.reply(stream)?;
             if enough && self.registered {
                 return Ok(());
