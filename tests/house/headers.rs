@@ -199,12 +199,16 @@ fn the_guard_sees_a_missing_and_an_extra_argument() {
 fn functions_of_one_name_are_alike_in_every_script() {
     let mut known: BTreeMap<String, (String, String)> = BTreeMap::new();
     for script in scripts() {
-        for function in script.code.split("\nlocal function ").skip(1) {
-            let text = function.split("\nend\n").next().unwrap_or_default().to_owned();
-            let name = text.split('(').next().unwrap_or_default().to_owned();
-            let (first, known) =
-                known.entry(name.clone()).or_insert_with(|| (script.name.clone(), text.clone()));
-            assert_eq!(*known, text, "{name} of {first} (left) and {}", script.name);
+        // Those within a function stand two spaces further in.
+        for indent in ["", "  "] {
+            for function in script.code.split(&format!("\n{indent}local function ")).skip(1) {
+                let text = function.split(&format!("\n{indent}end\n")).next().unwrap_or_default();
+                let text = text.replace(&format!("\n{indent}"), "\n");
+                let name = text.split('(').next().unwrap_or_default().to_owned();
+                let (first, known) =
+                    known.entry(name.clone()).or_insert_with(|| (script.name.clone(), text.clone()));
+                assert_eq!(*known, text, "{name} of {first} (left) and {}", script.name);
+            }
         }
     }
     assert!(known.contains_key("keep"), "{known:?}");
