@@ -89,7 +89,10 @@ export interface Connection {
   onState(callback: (state: State) => void): () => void;
   /** What went wrong, and did not end the connection by itself. */
   onError(callback: (error: SwitchboardError) => void): () => void;
-  /** Everything up to this event is done with. Only needed with `ack: "manual"`. */
+  /**
+   * Everything up to this event, or the `position` of a gap, is done with. Only needed with `ack: "manual"`.
+   * Counts until `close()`, for what was handed out for the present user.
+   */
   ack(id: EventId): void;
   /**
    * Sends a message to the back end. Resolves when it was handed to the connection, waiting for one where there is none;

@@ -127,6 +127,7 @@ class Connection {
   #own; // the client id is ours to change
   #seen; // newest id that was handed out: nothing up to it is handed out again
   #kept; // newest id that is done with: a reload goes on after it
+  #handed = []; // ids that callbacks have, and that are not done with
   #whose; // the user that both are of, where the node has said it
   #end; // where the log ended at a welcome after which nothing of it comes
   #line;
@@ -188,9 +189,7 @@ class Connection {
   }
 
   ack(id) {
-    if (!id || (this.#kept && !isLater(id, this.#kept))) return; // transient events have none
-    this.#keep(id);
-    if (this.state === "open") this.#line.send?.({ type: "ack", id });
+    if (this.#done(id) && this.state === "open") this.#line.send?.({ type: "ack", id });
   }
 
   async send(event, data) {
@@ -355,6 +354,9 @@ class Connection {
   #closed(why) {
     this.#hangUp();
     this.#release();
+    // Whoever closes it within a callback has had what that was called for.
+    if (this.#options.ack === "auto") this.#done(this.#handed[0]);
+    this.#handed = [];
     for (const unhook of this.#unhook) unhook();
     this.#refuseWaiting("closed", `the connection is closed: ${why.reason}`);
     this.#set("closed", why);
@@ -430,6 +432,7 @@ class Connection {
     const another = last && last !== userId;
     if (another) {
       this.#save(`${this.#key} ${last}`);
+      this.#handed = [];
       this.#seen = this.#kept = this.#load(`${this.#key} ${userId}`).last;
       if (this.#own) this.#rename();
     }
@@ -448,8 +451,13 @@ class Connection {
 
   #gap({ since, position }) {
     // A log that is behind what was seen has begun anew, by another Redis: its events count from here on.
-    if (this.#seen !== undefined && isLater(this.#seen, position)) this.#keep((this.#seen = position));
+    if (this.#seen !== undefined && isLater(this.#seen, position)) {
+      this.#handed = [];
+      this.#keep((this.#seen = position));
+    }
+    this.#handed.push(position); // fresh state is as new as this
     this.#tell("#gap", { since, position });
+    if (this.#options.ack === "auto") this.#handed = [];
     this.#arrive();
   }
 
@@ -458,9 +466,18 @@ class Connection {
     if (this.#seen !== undefined && !isLater(id, this.#seen)) return;
     // Until something is done with, a reload begins here: the node's own position moves on with each pong.
     if (!this.#kept) this.#keep(before(id));
+    this.#handed.push((this.#seen = id));
     this.#hand(event, data, { event, id });
-    this.#seen = id;
-    if (this.#options.ack === "auto") this.#keep(id);
+    if (this.#options.ack === "auto") this.#done(id);
+  }
+
+  /** Whether callbacks had this id and were not done with it, for this user and before the end. */
+  #done(id) {
+    const at = this.#handed.indexOf(id);
+    if (at < 0) return false;
+    this.#handed.splice(0, at + 1);
+    this.#keep(id);
+    return true;
   }
 
   #hand(event, data, meta) {

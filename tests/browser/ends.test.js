@@ -228,6 +228,41 @@ test("the first event of a replay is not done with before its callbacks have ret
   }
 });
 
+test("an ack counts for the user whose event it was, and until the end", async (context) => {
+  const kept = [];
+  const seen = open(context, { ack: "manual", storage: { getItem: () => null, setItem: (_, text) => kept.push(JSON.parse(text)) } });
+  const say = (id) => seen.latest.say({ type: "event", id, event: "n", data: 0 });
+  await seen.welcomed();
+  say("5-0");
+  const first = seen.latest;
+  first.end(1012, "drain");
+  for (let socket = first; seen.connection.state !== "open"; socket = seen.latest) {
+    await until("another socket", () => seen.latest !== socket);
+    await seen.welcomed(25_000, "43");
+  }
+  say("3-0");
+  say("6-0");
+  const { connection } = seen;
+  const { position } = connection;
+  connection.ack("5-0"); // of the user before
+  assert.equal(connection.position, position);
+  connection.ack("3-0");
+  assert.deepEqual([connection.position, kept.at(-1).userId, kept.at(-1).last], ["3-0", "43", "3-0"]);
+  connection.close();
+  kept.length = 0; // the record is another connection's now
+  connection.ack("6-0");
+  assert.deepEqual([connection.position, kept], ["3-0", []]);
+});
+
+test("with manual acks what a gap says of the log can be acked as well", async (context) => {
+  const seen = open(context, { ack: "manual" });
+  await seen.welcomed();
+  seen.connection.onGap(({ position }) => seen.connection.ack(position));
+  seen.latest.say({ type: "event", id: "2-0", event: "n", data: 0 });
+  seen.latest.say({ type: "gap", since: "2-0", position: "9-0" });
+  assert.equal(seen.connection.position, "9-0");
+});
+
 test("a callback that was taken off, or whose connection was closed, is not called, not even for the same event", async (context) => {
   const seen = open(context);
   await seen.welcomed();

@@ -55,8 +55,8 @@ test("README's React hook tells the state of its newest connection", () => {
 
 test("it is small", () => {
   const text = readFileSync(new URL("../../src/browser/client.js", import.meta.url));
-  assert.ok(text.length < 24_000, `${text.length} bytes`);
-  assert.ok(gzipSync(text).length < 8_000, `${gzipSync(text).length} bytes gzipped`);
+  assert.ok(text.length < 25_000, `${text.length} bytes`);
+  assert.ok(gzipSync(text).length < 8_300, `${gzipSync(text).length} bytes gzipped`);
 });
 
 test("its types name nothing that a project without those of browsers lacks", () => {
@@ -207,6 +207,34 @@ test("with manual acks a reload gets again what was not done with", async (conte
   const second = open(context, options);
   await until("two again", () => second.events.length === 2);
   assert.deepEqual(second.data(), [3, 4]);
+});
+
+test("who closes and connects anew within a callback gets that event, and is told that gap, once", async (context) => {
+  const node = await startNode(context);
+  const most = 10; // a loop ends, and fails
+  for (const since of [undefined, "5-0"]) {
+    const options = { url: node.client.ws, userId: `${since}`, storage: memory() };
+    const [ids, gaps] = [[], []];
+    const told = () => ids.length + gaps.length;
+    let latest;
+    const start = (more) => {
+      latest = open(context, { ...options, ...more });
+      const { connection } = latest;
+      const again = () => {
+        connection.close();
+        if (told() < most) start();
+      };
+      connection.on("restart", (_, { id }) => ids.push(id) && again());
+      connection.onGap((gap) => gaps.push(gap) && again());
+    };
+    if (since) await count(node, options.userId, 1, 1);
+    start({ since });
+    if (!since) await latest.opened().then(() => publish(node, { userId: options.userId, event: "restart" }));
+    await until("another connection", () => told() === most || (told() && latest.connection.state === "open"));
+    await count(node, options.userId, 2, 2);
+    await until("the next event", () => latest.data().includes(2) || told() === most);
+    assert.deepEqual([ids.length, gaps.length], since ? [0, 1] : [1, 0]);
+  }
 });
 
 test("with manual acks a reload gets all again, also where a new tab began with a replay and the node counts pongs", async (context) => {
