@@ -214,10 +214,7 @@ class Connection {
     const run = ++this.#run;
     this.#set("connecting");
     // A copied tab brings a copy of the session storage. Who has the id first keeps it, the copy takes another.
-    if (run === this.#run && (await this.#taken()) && run === this.#run) {
-      this.clientId = mint();
-      await this.#taken();
-    }
+    if (run === this.#run && (await this.#taken()) && run === this.#run) this.#rename();
     if (run === this.#run) this.#dial();
   }
 
@@ -366,6 +363,7 @@ class Connection {
   #rename() {
     this.#release();
     this.clientId = mint();
+    this.#taken(); // by nobody: it is locked before a copy can know it
   }
 
   #release() {

@@ -1,12 +1,11 @@
 // The module in Node, against real nodes. `--experimental-websocket` gives Node 20 a WebSocket.
 import assert from "node:assert/strict";
-import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 
 import { connect, SwitchboardError } from "../../src/browser/client.js";
-import { count, numbers, publish, sleep, startNode, startRedis, startWire, until } from "./support.js";
+import { count, numbers, publish, secret, sleep, startNode, startRedis, startWire, tokenOf, until } from "./support.js";
 
 /** Connects, and notes all that happens. */
 function open(context, options) {
@@ -255,13 +254,6 @@ test("with manual acks a reload gets all again, also where a new tab began with 
   second.connection.ack(second.events[0].id);
   assert.equal(second.connection.position, second.events[0].id);
 });
-
-const secret = "a secret of more than thirty-two bytes";
-const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-const tokenOf = (sub) => {
-  const text = `${part({ alg: "HS256" })}.${part({ sub, exp: Math.floor(Date.now() / 1000) + 300 })}`;
-  return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
-};
 
 test("users who take turns in one tab, by their tokens alone, each go on where they were", async (context) => {
   const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });

@@ -1,5 +1,6 @@
 // What these tests stand on: private Redis servers, real nodes, a network that can be cut, bounded waits.
 import { spawn } from "node:child_process";
+import { createHmac } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
@@ -96,6 +97,14 @@ export async function publish(node, event) {
 /** Publishes the numbers `first..last` to a user, one after the other. */
 export async function count(node, userId, first, last) {
   for (let data = first; data <= last; data++) await publish(node, { userId, event: "n", data });
+}
+
+/** For nodes with `--auth jwt`, and a token that they take for so many seconds. */
+export const secret = "a secret of more than thirty-two bytes";
+export function tokenOf(sub, lives = 300) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const text = `${part({ alg: "HS256", typ: "JWT" })}.${part({ sub, exp: Math.floor(Date.now() / 1000) + lives })}`;
+  return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
 }
 
 export const numbers = (first, last) => Array.from({ length: last - first + 1 }, (_, at) => first + at);

@@ -1,11 +1,10 @@
 // The module in a real Chromium: tabs, reloads, lost networks, dead nodes.
 import assert from "node:assert/strict";
-import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { openApp, seen, startApp, startBrowser } from "./browser.js";
-import { count, numbers, sleep, startNode, startRedis, startWire, until } from "./support.js";
+import { count, numbers, secret, sleep, startNode, startRedis, startWire, tokenOf, until } from "./support.js";
 
 const open = (page) => until("an open connection", async () => (await seen(page))?.state === "open");
 const events = (page, wanted) => until(`${wanted} events`, async () => {
@@ -166,17 +165,36 @@ test("a page that is rendered ahead connects when it is visited, and disturbs no
   await open(ahead);
 });
 
-test("tokens are renewed before they expire, and the connection stays", async (context) => {
-  const secret = "a secret of more than thirty-two bytes";
+test("after another user signed in, a copied tab leaves the new client id alone as well", async (context) => {
   const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
   const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
-  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  app.token = () => tokenOf("ann", 300);
+  const tabs = await browser.newContext();
+  const first = await openApp(tabs, app, { module: `${node.client.http}/client.js`, url: node.client.ws, tokens: true });
+  await open(first);
+  const { clientId: of } = await seen(first);
+  app.token = () => tokenOf("bob", 300);
+  await first.evaluate(() => ["freeze", "resume"].forEach((type) => document.dispatchEvent(new Event(type))));
+  await until("the other user", () => first.evaluate(() => connection.state === "open" && connection.userId === "bob"));
+  const { clientId, states } = await seen(first);
+  assert.notEqual(clientId, of);
+  const held = () => first.evaluate(async () => (await navigator.locks.query()).held.map(({ name }) => name));
+  await until("its lock alone", async () => String(await held()) === `switchboard ${clientId}`);
+  const [copy] = await Promise.all([tabs.waitForEvent("page"), first.evaluate(() => void window.open(location.href))]);
+  await open(copy);
+  assert.notEqual((await seen(copy)).clientId, clientId);
+  const after = await seen(first);
+  assert.deepEqual([after.clientId, after.states.length], [clientId, states.length], "the first one was not disturbed");
+});
+
+test("tokens are renewed before they expire, and the connection stays", async (context) => {
+  const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
   let lives = 5;
   let given = 0;
   app.token = () => {
     given++;
-    const text = `${part({ alg: "HS256", typ: "JWT" })}.${part({ sub: "42", exp: Math.floor(Date.now() / 1000) + lives })}`;
-    return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
+    return tokenOf("42", lives);
   };
   const tabs = await browser.newContext();
   const options = { module: `${node.client.http}/client.js`, url: node.client.ws, userId: "42", tokens: true };
