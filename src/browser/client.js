@@ -147,10 +147,14 @@ class Connection {
   #unhook = [];
 
   constructor(options = {}) {
-    const usual = { timeoutMs: 10_000, backoffMs: [1000, 30_000], ack: "auto", transport: "auto", credentials: "same-origin" };
-    this.#options = { ...usual, ...options };
-    this.#identify = options.identify ?? "hello";
-    this.#options.WebSocket ??= globalThis.WebSocket;
+    const { WebSocket, fetch } = globalThis;
+    const usual = {
+      timeoutMs: 10_000, backoffMs: [1000, 30_000], ack: "auto", identify: "hello", transport: "auto", credentials: "same-origin",
+      WebSocket, fetch: fetch?.bind(globalThis),
+    };
+    this.#options = { ...options };
+    for (const name in usual) this.#options[name] ??= usual[name];
+    this.#identify = this.#options.identify;
     this.#url = new URL(options.url ?? new URL(".", import.meta.url), globalThis.location?.href);
     this.userId = options.userId;
     this.#store = options.storage === undefined ? sessionStore() : options.storage;
@@ -262,7 +266,6 @@ class Connection {
     const current = (act) => (value) => run === this.#run && act(value);
     const wanted = {
       ...this.#options,
-      fetch: this.#options.fetch ?? globalThis.fetch?.bind(globalThis),
       url: this.#url,
       hello,
       identify: this.#identify,

@@ -118,6 +118,20 @@ test("a callback that throws takes nothing from the others", async (context) => 
   assert.deepEqual(thrown, ["no 1", "no 2"]);
 });
 
+test("an option that is undefined is none", async (context) => {
+  const node = await startNode(context);
+  const none = Object.fromEntries(["clientId", "token", "since", "ack", "identify", "transport", "name", "backoffMs", "timeoutMs", "credentials", "WebSocket", "fetch"].map((name) => [name, undefined]));
+  const wire = await startWire(context, node.client.port);
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, userId: "42", ...none });
+  await seen.opened();
+  await count(node, "42", 1, 1);
+  await until("the event", () => seen.events.length === 1);
+  assert.deepEqual([seen.connection.position, seen.connection.transport], [seen.events[0].id, "websocket"]);
+  wire.break();
+  const { afterMs } = await until("a wait", () => seen.states.find(({ state }) => state === "waiting"));
+  assert.ok(afterMs <= 1000, `${afterMs}`);
+});
+
 test("it comes back by itself and misses nothing", async (context) => {
   const node = await startNode(context);
   const wire = await startWire(context, node.client.port);
