@@ -136,6 +136,7 @@ class Connection {
   #misses = 0; // attempts in a row that found no node
   #welcomedAt = 0;
   #better = BETTER_AFTER;
+  #betterAt; // when it is time for a WebSocket, however often the stream is made anew
   #worked = {}; // which transports have carried a frame
   #timers = {};
   #interval = 25_000; // between the node's signs of life, ms
@@ -241,7 +242,7 @@ class Connection {
     }
   }
 
-  async #dial() {
+  async #dial(token = this.#options.token) {
     const run = ++this.#run;
     this.#bye = undefined; // it was said of the last connection, not of a token that does not come
     const { timeoutMs } = this.#options;
@@ -252,7 +253,6 @@ class Connection {
     };
     this.#after("line", timeoutMs, () => fail(`no answer within ${timeoutMs} ms`));
     this.#set("connecting");
-    let { token } = this.#options;
     try {
       if (typeof token === "function") token = await token();
     } catch (error) {
@@ -296,11 +296,11 @@ class Connection {
     return due ? "sse" : "websocket";
   }
 
-  #redial(misses = 0) {
+  #redial(misses = 0, token) {
     this.#hangUp();
     this.#misses = misses;
     this.#tries = this.#welcomedAt = 0;
-    this.#dial();
+    this.#dial(token);
   }
 
   #hangUp() {
@@ -414,10 +414,14 @@ class Connection {
     this.#listen();
     this.#renewBefore(expiryOf(token));
     // Was it a bad moment, or a network that breaks WebSockets? The better way is tried again, once, ever more rarely.
-    if (this.transport === "websocket") this.#better = BETTER_AFTER;
-    else if (this.#options.transport === "auto" && this.#options.WebSocket) {
-      this.#after("better", this.#better, () => {
+    if (this.transport === "websocket") {
+      this.#better = BETTER_AFTER;
+      this.#betterAt = undefined;
+    } else if (this.#options.transport === "auto" && this.#options.WebSocket) {
+      this.#betterAt ??= this.#welcomedAt + this.#better;
+      this.#after("better", this.#betterAt - this.#welcomedAt, () => {
         this.#better *= 2;
+        this.#betterAt = undefined;
         this.#redial(this.#worked.websocket ? 2 : 1);
       });
     }
@@ -551,7 +555,7 @@ class Connection {
         this.#noToken(error);
       }
       if (run !== this.#run) return;
-      if (token && !this.#line.send) return this.#redial(); // the new token takes a new request
+      if (token && !this.#line.send) return this.#redial(0, token); // it takes a new request
       if (token) this.#line.send({ type: "token", token });
       this.#renewBefore(token ? expiryOf(token) : expiry);
     });

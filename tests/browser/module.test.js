@@ -567,7 +567,7 @@ test("a gap after which nothing is kept is told once", async (context) => {
 function shortenMinute(context, times = 1) {
   const { setTimeout } = globalThis;
   const short = (ms) => ms === 60_000 || (times > 1 && ms === 120_000);
-  globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, short(ms) ? 200 : ms, ...rest);
+  globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, short(Math.round(ms)) ? 200 : ms, ...rest);
   context.after(() => (globalThis.setTimeout = setTimeout));
 }
 
@@ -588,6 +588,27 @@ test("after a bad moment by server-sent events it goes back to a WebSocket", asy
   await until("all", () => seen.events.length === 10);
   assert.deepEqual(seen.data(), numbers(1, 10));
   assert.deepEqual(seen.gaps, []);
+});
+
+test("where tokens are renewed all the time it goes back to a WebSocket as well, and asks for each token once", async (context) => {
+  const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  const wire = await startWire(context, node.client.port);
+  // Of the minute there are four seconds, in which a token of three seconds is renewed.
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, ms > 40_000 ? ms - 56_000 : ms, ...rest);
+  context.after(() => (globalThis.setTimeout = setTimeout));
+  let [attempts, asked] = [0, 0];
+  wire.blocks = { test: (text) => /upgrade: websocket/i.test(text) && ++attempts === 1 };
+  const token = () => ++asked && tokenOf("42", 3);
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, token, backoffMs: [10, 50] });
+  let askedBy;
+  seen.connection.onState(({ transport }) => transport === "websocket" && (askedBy ??= asked));
+  await until("a WebSocket", () => askedBy);
+  const opened = seen.states.filter(({ state }) => state === "open").length;
+  assert.ok(opened > 2, "it was renewed on the way");
+  // Each that opened has its own, and so has the WebSocket that failed.
+  assert.equal(askedBy, opened + 1);
+  assert.deepEqual(seen.errors, []);
 });
 
 test("where WebSockets fail from now on, one attempt at a time interrupts server-sent events", async (context) => {
