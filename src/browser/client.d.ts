@@ -23,7 +23,7 @@ export interface Options {
   transport?: "auto" | "websocket" | "sse";
   /** Tells apart several connections of one tab to one user. */
   name?: string;
-  /** Where the client id and the position are kept. Default: `sessionStorage`, where there is one; `null`: nowhere. */
+  /** Where the client id and the position are kept. Default: `sessionStorage`, where there is one; `null`: in the connection alone. */
   storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void } | null;
   /** The least and the most that the waiting time after a failure may reach, in ms: doubled each time, at random below it. Default: `[1000, 30000]`. */
   backoffMs?: [number, number];

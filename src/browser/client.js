@@ -19,7 +19,6 @@ export class SwitchboardError extends Error {
   }
 }
 
-/** Opens a connection, and keeps it open until `close()`. */
 export const connect = (options) => new Connection(options);
 
 // Digits without leading zeros: the longer number is the greater one.
@@ -123,6 +122,7 @@ class Connection {
   #url;
   #key;
   #store;
+  #records = {}; // what is in the store, or would be if it took it
   #identify; // "rest": something in front says who the user is, the query the rest
   #own; // the client id is ours to change
   #seen; // newest id that was handed out: nothing up to it is handed out again
@@ -169,7 +169,6 @@ class Connection {
     this.#begin();
   }
 
-  /** Id of the newest event that is done with. */
   get position() {
     return this.#kept;
   }
@@ -447,16 +446,16 @@ class Connection {
 
   /** Where nothing was missed, the log is known up to where it ended at the welcome. */
   #arrive() {
-    if (this.#end === undefined) return;
+    if (!this.#end) return;
     const done = this.#kept === this.#seen;
-    if (this.#seen === undefined || isLater(this.#end, this.#seen)) this.#seen = this.#end;
+    if (!this.#seen || isLater(this.#end, this.#seen)) this.#seen = this.#end;
     if (done) this.#keep(this.#seen);
     this.#end = undefined; // a later gap says nothing of this
   }
 
   #gap({ since, position }) {
     // A log that is behind what was seen has begun anew, by another Redis: its events count from here on.
-    if (this.#seen !== undefined && isLater(this.#seen, position)) {
+    if (this.#seen && isLater(this.#seen, position)) {
       this.#handed = [];
       this.#keep((this.#seen = position));
     }
@@ -468,7 +467,7 @@ class Connection {
 
   #event({ id, event, data }) {
     if (id === undefined) return this.#hand(event, data, { event });
-    if (this.#seen !== undefined && !isLater(id, this.#seen)) return;
+    if (this.#seen && !isLater(id, this.#seen)) return;
     // Until something is done with, a reload begins here: the node's own position moves on with each pong.
     if (!this.#kept) this.#keep(before(id));
     this.#handed.push((this.#seen = id));
@@ -565,7 +564,7 @@ class Connection {
 
   #load(key = this.#key) {
     try {
-      const { clientId, userId, last } = JSON.parse(this.#store.getItem(key));
+      const { clientId, userId, last } = JSON.parse(this.#records[key] ?? this.#store.getItem(key));
       return { clientId, userId, last: /^\d+-\d+$/.test(last) ? last : undefined };
     } catch {
       return {}; // nothing is kept here
@@ -578,8 +577,9 @@ class Connection {
   }
 
   #save(key = this.#key) {
+    this.#records[key] = JSON.stringify({ clientId: this.clientId, userId: this.#whose, last: this.#kept });
     try {
-      this.#store.setItem(key, JSON.stringify({ clientId: this.clientId, userId: this.#whose, last: this.#kept }));
+      this.#store.setItem(key, this.#records[key]);
     } catch {
       // Full, or blocked: a reload begins anew, and all else works.
     }

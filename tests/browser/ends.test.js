@@ -228,6 +228,28 @@ test("the first event of a replay is not done with before its callbacks have ret
   }
 });
 
+test("without a usable storage as well, users who take turns in one page each go on where they were", async (context) => {
+  const full = { getItem: () => null, setItem() { throw new DOMException("full", "QuotaExceededError"); } };
+  for (const storage of [null, full]) {
+    const seen = open(context, { storage });
+    const turn = async (userId, id) => {
+      const before = seen.latest;
+      before?.end(1012, "drain");
+      for (let socket = before; seen.connection.state !== "open"; socket = seen.latest) {
+        await until("another socket", () => seen.latest !== socket);
+        await until("its hello", () => seen.sent.length);
+        await seen.welcomed(25_000, userId);
+        if (seen.connection.state !== "open") seen.sent.length = 0; // this one was said as the other user
+      }
+      const { since } = seen.sent.shift();
+      seen.latest.say({ type: "event", id, event: "n", data: 0 });
+      return since;
+    };
+    assert.deepEqual([await turn("42", "5-0"), await turn("43", "7-0"), await turn("42", "8-0"), await turn("43", "9-0")], [undefined, undefined, "5-0", "7-0"]);
+    seen.connection.close();
+  }
+});
+
 test("an ack counts for the user whose event it was, and until the end", async (context) => {
   const kept = [];
   const seen = open(context, { ack: "manual", storage: { getItem: () => null, setItem: (_, text) => kept.push(JSON.parse(text)) } });
