@@ -565,7 +565,7 @@ class Connection {
   #load(key = this.#key) {
     try {
       const { clientId, userId, last } = JSON.parse(this.#records[key] ?? this.#store.getItem(key));
-      return { clientId, userId, last: /^\d+-\d+$/.test(last) ? last : undefined };
+      return { clientId, userId, last: /^\d+(-\d+)?$/.test(last) ? `${last}` : undefined };
     } catch {
       return {}; // nothing is kept here
     }

@@ -250,6 +250,22 @@ test("without a usable storage as well, users who take turns in one page each go
   }
 });
 
+test("who began with all that is kept, or by a time, does so again until something is done with", async (context) => {
+  for (const since of ["0", "17"]) {
+    let kept = null;
+    const storage = { getItem: () => kept, setItem: (_, text) => (kept = text) };
+    for (const options of [{ since }, {}]) {
+      const seen = open(context, { ack: "manual", storage, ...options });
+      const hello = await until("a hello", () => seen.sent[0]);
+      assert.equal(hello.since, since);
+      const { clientId } = hello;
+      seen.latest.say({ type: "welcome", userId: "42", clientId, position: "9-0", recovered: true, replayed: 1, pingInterval: 25_000 });
+      seen.latest.say({ type: "event", id: "7-0", event: "n", data: 0 });
+      seen.connection.close();
+    }
+  }
+});
+
 test("an ack counts for the user whose event it was, and until the end", async (context) => {
   const kept = [];
   const seen = open(context, { ack: "manual", storage: { getItem: () => null, setItem: (_, text) => kept.push(JSON.parse(text)) } });

@@ -660,9 +660,14 @@ test("closing within a callback is final, and a broken record is as none", async
   await until("the end", () => failing.connection.state === "closed");
   await sleep(200); // several backoffs
   assert.deepEqual([failing.connection.state, failing.errors.length], ["closed", 1]);
-  const storage = memory();
-  storage.getItem = () => JSON.stringify({ clientId: "tab", last: "yesterday" });
-  const seen = open(context, { url: node.client.ws, userId: "42", storage });
-  await seen.opened();
-  assert.equal(seen.connection.clientId, "tab");
+  for (const last of ["yesterday", "1-", 5]) {
+    const storage = memory();
+    storage.getItem = () => JSON.stringify({ clientId: "tab", last });
+    const seen = open(context, { url: node.client.ws, userId: "42", storage });
+    await seen.opened();
+    assert.equal(seen.connection.clientId, "tab");
+    await count(node, "42", 1, 1);
+    await until("an event", () => seen.events.length);
+    seen.connection.close();
+  }
 });
