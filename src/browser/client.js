@@ -1,6 +1,8 @@
 // Switchboard in a page, a worker or Node: one connection that comes back by itself, resumes where it was, and hands
 // out each event once, in order. Types are in client.d.ts beside this file; the handbook's page is src/docs/browser.md.
 
+// Directly within a `new URL`, bundlers would take it for a file to bring along.
+const HERE = import.meta.url;
 /** How long a dead connection may look alive once there is reason to doubt it, ms. */
 const ANSWER_IN = 5000;
 /** A connection that lived for so long was no failure, ms. */
@@ -156,7 +158,7 @@ class Connection {
     this.#options = { ...options };
     for (const name in usual) this.#options[name] ??= usual[name];
     this.#identify = this.#options.identify;
-    this.#url = new URL(options.url ?? new URL(".", import.meta.url), globalThis.location?.href);
+    this.#url = new URL(options.url ?? new URL(".", HERE), globalThis.location?.href);
     this.userId = options.userId;
     this.#store = options.storage === undefined ? sessionStore() : options.storage;
     this.#key = `switchboard ${options.name ?? ""} ${this.#url.host}${this.#url.pathname} ${options.userId ?? ""}`;

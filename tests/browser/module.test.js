@@ -58,6 +58,11 @@ test("it is small", () => {
   assert.ok(gzipSync(text).length < 8_300, `${gzipSync(text).length} bytes gzipped`);
 });
 
+test("bundlers find nothing in it that they would bring along", () => {
+  const text = readFileSync(new URL("../../src/browser/client.js", import.meta.url), "utf8");
+  assert.doesNotMatch(text, /new URL\([^;]*import\.meta|\bimport\b(?!\.meta)/);
+});
+
 test("its types name nothing that a project without those of browsers lacks", () => {
   const text = readFileSync(new URL("../../src/browser/client.d.ts", import.meta.url), "utf8");
   const types = text.replace(/\/\*\*.*?\*\//gs, "").replace(/"[^"]*"/g, "").match(/\b[A-Z]\w+\b(?!\?:)/g);
