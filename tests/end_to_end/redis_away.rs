@@ -279,6 +279,27 @@ async fn an_inbox_whose_reader_waits_in_vain_is_made_anew_and_read() {
     assert_eq!(client.event().await.id, Some(third));
 }
 
+/// The node's own keys are in order, and what is missing is the reader's alone.
+#[tokio::test]
+async fn why_an_inbox_cannot_be_read_is_told_once_and_so_is_that_it_is_read() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    let mut right = async |rule: &str| {
+        let () = db.run(redis::cmd("ACL").arg(&["SETUSER", "default", rule])).await;
+    };
+    right("-xreadgroup").await;
+    let node = NodeBuilder::redis("node-a", &redis).set("--node-ttl", "1500ms").start_listening().await;
+    let why = |line: &str, what: &str| line.contains(what) && line.contains("'xreadgroup' command");
+    let told = |line: &str| why(line, "the inbox cannot be read");
+    assert!(node.log_line(BOUND, "why", told).await.contains("WARN"));
+    node.log_line(RECOVERY, "why another reader does", |line| why(line, "another reader is started")).await;
+    not_ready(&node.worker_http("/readyz")).await;
+    assert_eq!(node.lines().iter().filter(|line| told(line)).count(), 1);
+    right("+xreadgroup").await;
+    node.log_line(BOUND, "that it is read", |line| line.contains("the inbox is read again")).await;
+    ready(&node.worker_http("/readyz")).await;
+}
+
 #[tokio::test]
 async fn a_node_that_cannot_renew_its_lease_is_not_ready_though_redis_is_there() {
     let mut stage = Single::with(&[("--node-ttl", "1500ms")]).await;

@@ -27,13 +27,14 @@ use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::done::Done;
 use super::home::Dedicated;
 use super::reads::Read;
+use super::wire::is_refusal;
 use super::{Context, ms, reply};
-use crate::engine::{Event, Hint, Node};
+use crate::engine::{Event, Hint, Node, Unavailable};
 use crate::id::{ClientId, EventId, EventName, Logged, UserId};
 use crate::protocol::publish::Data;
 
@@ -177,10 +178,20 @@ pub async fn read(context: Arc<Context>) {
                 }
                 Ended::Refused | Ended::LeaseOver => {}
             },
-            Err(error) => debug!(%error, "no connection for the inbox"),
+            Err(error) => cannot_read(&context, &error),
         }
         sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
         wait = (wait * 2).min(LAST_WAIT);
+    }
+}
+
+/// The inbox could not be read, and the node is not ready before long. Where Redis is away, that is told already; so are
+/// connections that break, as long as the next one is of use.
+fn cannot_read(context: &Context, error: &Unavailable) {
+    let told = if context.link.is_up() { context.pulse.stops(&error.reason) } else { None };
+    match told {
+        Some(times) => warn!(%error, times, "the inbox cannot be read: it is tried again"),
+        None => debug!(%error, "the inbox cannot be read now"),
     }
 }
 
@@ -218,12 +229,20 @@ async fn read_until_broken(
         let mut values = match answer {
             Ok(values) => values,
             Err(error) if is_lost(&error) => return Ended::Lost,
-            Err(error) if read_any && !error.is_io_error() => {
-                warn!(%error, "the inbox could not be read");
+            Err(error) if is_refusal(&error) => {
+                cannot_read(context, &error.into());
                 return Ended::Refused;
             }
-            Err(error) => return Ended::Broken(error),
+            Err(error) => {
+                if !read_any {
+                    cannot_read(context, &error.clone().into());
+                }
+                return Ended::Broken(error);
+            }
         };
+        if !read_any && context.pulse.reads() {
+            info!("the inbox is read again");
+        }
         (read_any, *wait) = (true, FIRST_WAIT);
         if stay.is_none() {
             *done = Done::default();

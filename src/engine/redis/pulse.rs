@@ -2,21 +2,26 @@
 //! comes; so this node sends itself signs of life, and one that goes in and does not come out means that the reader
 //! has died. Then another is started, and the inbox made anew: every session looks into its log by that.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
+use super::retold::Retold;
 use super::{Context, inbox};
 use crate::lock::lock;
 
 /// How often the guard looks. Two looks in a row must find the same: whoever was frozen has not read either.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// This node's signs of life.
+/// This node's signs of life, and what its reader says of itself.
 #[derive(Debug, Default)]
-pub struct Pulse(Mutex<Times>);
+pub struct Pulse {
+    times: Mutex<Times>,
+    trouble: Mutex<Trouble>,
+}
 
 #[derive(Debug, Default)]
 struct Times {
@@ -26,30 +31,55 @@ struct Times {
     came: Option<Instant>,
 }
 
+/// Why the inbox cannot be read, from when that is so until it is read; whichever reader finds it.
+#[derive(Debug, Default)]
+struct Trouble {
+    why: Option<String>,
+    /// What was told, by reason: there are a few, and one may take turns with another.
+    told: BTreeMap<String, Retold>,
+}
+
 impl Pulse {
     /// A sign of life went into this node's inbox.
     pub fn sent(&self) {
-        lock(&self.0).sent.get_or_insert_with(Instant::now);
+        lock(&self.times).sent.get_or_insert_with(Instant::now);
     }
 
     /// One came through it.
     pub fn came(&self) {
-        *lock(&self.0) = Times { sent: None, came: Some(Instant::now()) };
+        *lock(&self.times) = Times { sent: None, came: Some(Instant::now()) };
     }
 
     /// How long ago one last came through.
     pub fn last(&self) -> Option<Duration> {
-        lock(&self.0).came.map(|came| came.elapsed())
+        lock(&self.times).came.map(|came| came.elapsed())
+    }
+
+    /// The inbox cannot be read, once more. How often since this reason was told, where it is time to tell it again.
+    pub fn stops(&self, why: &str) -> Option<u64> {
+        let mut trouble = lock(&self.trouble);
+        trouble.why = Some(why.to_owned());
+        trouble.told.entry(why.to_owned()).or_default().again()
+    }
+
+    /// The inbox is read. Whether it was told that it cannot be.
+    pub fn reads(&self) -> bool {
+        std::mem::take(&mut *lock(&self.trouble)).why.is_some()
+    }
+
+    /// Why it cannot be read, as far as its reader knows.
+    pub fn why(&self) -> Option<String> {
+        lock(&self.trouble).why.clone()
     }
 
     /// Expects none of those that are on their way.
     fn forget(&self) {
-        lock(&self.0).sent = None;
+        lock(&self.times).sent = None;
     }
 
     /// For how long one has been on its way, if any is.
     fn silent(&self) -> Duration {
-        lock(&self.0).sent.map_or(Duration::ZERO, |sent| sent.elapsed())
+        lock(&self.times).sent.map_or(Duration::ZERO, |sent| sent.elapsed())
     }
 }
 
@@ -74,7 +104,7 @@ where
         let mut reader = tokio::spawn(read());
         tokio::select! {
             ended = &mut reader => error!(?ended, "the inbox's reader has ended: another one is started"),
-            () = silence() => warn!("nothing comes through the inbox: another reader is started"),
+            () = silence() => {}
         }
         reader.abort();
         // A reader that ends at once must not keep a core busy.
@@ -83,7 +113,7 @@ where
     }
 }
 
-/// Resolves when a sign of life has been on its way for so long that the node has not been ready for a while.
+/// Resolves, and tells it, when a sign of life has been on its way for so long that the node has not been ready for a while.
 async fn silence(context: Arc<Context>) {
     // A node is not ready without one for a lease, or 5 s; balancers hear of that first.
     let patience = context.config.node_ttl.max(Duration::from_secs(5)).mul_f64(1.5);
@@ -95,6 +125,7 @@ async fn silence(context: Arc<Context>) {
         }
         let silent = context.pulse.silent() > patience;
         if silent && found {
+            warn!(why = context.pulse.why(), "nothing comes through the inbox: another reader is started");
             return;
         }
         found = silent;
@@ -123,6 +154,20 @@ mod tests {
         assert_eq!((pulse.silent(), pulse.last()), (second, Some(second)), "the next has not");
         pulse.forget();
         assert_eq!((pulse.silent(), pulse.last()), (Duration::ZERO, Some(second)), "it need not come");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_reason_why_it_is_not_read_is_told_at_once_and_then_once_a_minute() {
+        let pulse = Pulse::default();
+        assert!(!pulse.reads(), "as it always was");
+        assert_eq!(
+            (pulse.stops("full"), pulse.stops("broken"), pulse.stops("full")),
+            (Some(1), Some(1), None)
+        );
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!((pulse.stops("full"), pulse.why().as_deref()), (Some(2), Some("full")));
+        assert_eq!((pulse.reads(), pulse.reads(), pulse.why()), (true, false, None), "told once");
+        assert_eq!(pulse.stops("full"), Some(1), "that is news again");
     }
 
     #[tokio::test(start_paused = true)]

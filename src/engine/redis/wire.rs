@@ -53,7 +53,7 @@ pub fn is_outage(error: &RedisError) -> bool {
 }
 
 /// Whether Redis has answered, and said no to this one command.
-fn is_refusal(error: &RedisError) -> bool {
+pub fn is_refusal(error: &RedisError) -> bool {
     let answered = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
     answered && !is_outage(error) && !has_moved(error)
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use redis::IntoConnectionInfo;
+
 use super::super::tests::{context, fake};
 use super::*;
 
@@ -21,6 +23,26 @@ async fn the_pauses_begin_anew_with_a_connection_that_was_of_use() {
         let ended = read_until_broken(&context, connection, &mut Done::default(), &mut wait).await;
         assert!(matches!(ended, Ended::Broken(_)));
         assert_eq!(wait, expected);
+        assert_eq!(
+            context.pulse.why().is_some(),
+            answers == 0,
+            "one that was of use and broke is no trouble"
+        );
+    }
+}
+
+#[tokio::test]
+async fn why_there_is_no_connection_is_known() {
+    let nowhere = ("127.0.0.1", 1).into_connection_info().unwrap();
+    let context = context(nowhere, Duration::ZERO);
+    let known = async {
+        while context.pulse.why().is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = read(context.clone()) => {}
+        known = timeout(Duration::from_secs(20), known) => known.expect("a reason"),
     }
 }
 
