@@ -154,8 +154,9 @@ async fn renew(context: &Context, node: &NodeId, sessions: usize) -> Result<i64,
 
 /// Puts a sign of life into the node's inbox.
 async fn show_life(context: &Context) -> Result<(), Unavailable> {
+    let asked = Instant::now();
     context.link.probe_one(inbox::life(context)).await?;
-    context.pulse.sent();
+    context.pulse.sent(asked);
     Ok(())
 }
 

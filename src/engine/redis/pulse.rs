@@ -40,9 +40,13 @@ struct Trouble {
 }
 
 impl Pulse {
-    /// A sign of life went into this node's inbox.
-    pub fn sent(&self) {
-        lock(&self.times).sent.get_or_insert_with(Instant::now);
+    /// A sign of life went into this node's inbox, no earlier than that. One that has come through since may be this one:
+    /// a reader is often quicker than the answer. Where it was another one, there will be more.
+    pub fn sent(&self, at: Instant) {
+        let mut times = lock(&self.times);
+        if times.came.is_none_or(|came| came < at) {
+            times.sent.get_or_insert(at);
+        }
     }
 
     /// One came through it.
@@ -143,17 +147,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_has_not_come_through_counts_from_when_it_was_sent() {
         let (pulse, second) = (Pulse::default(), Duration::from_secs(1));
-        pulse.sent();
+        pulse.sent(Instant::now());
         sleep(second).await;
-        pulse.sent();
+        let asked = Instant::now();
+        pulse.sent(asked);
         assert_eq!((pulse.silent(), pulse.last()), (second, None), "the first of them");
         pulse.came();
         assert_eq!((pulse.silent(), pulse.last()), (Duration::ZERO, Some(Duration::ZERO)), "it has come");
-        pulse.sent();
+        pulse.sent(asked);
         sleep(second).await;
-        assert_eq!((pulse.silent(), pulse.last()), (second, Some(second)), "the next has not");
+        assert_eq!((pulse.silent(), pulse.last()), (Duration::ZERO, Some(second)), "before its answer did");
+        pulse.came();
+        sleep(second).await;
+        pulse.sent(Instant::now());
+        sleep(second).await;
+        assert_eq!((pulse.silent(), pulse.last()), (second, Some(2 * second)), "the next has not");
         pulse.forget();
-        assert_eq!((pulse.silent(), pulse.last()), (Duration::ZERO, Some(second)), "it need not come");
+        assert_eq!((pulse.silent(), pulse.last()), (Duration::ZERO, Some(2 * second)), "it need not come");
     }
 
     #[tokio::test(start_paused = true)]
