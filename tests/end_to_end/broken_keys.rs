@@ -2,8 +2,10 @@
 
 use redis::cmd;
 
+use crate::support::db::set;
 use crate::support::pair::Single;
-use crate::support::{BOUND, Client, NodeBuilder, RedisServer, Worker, eventually, http};
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, Db, NodeBuilder, RedisServer, Worker, eventually, http};
 
 const WHY: &str = "holds something else";
 
@@ -92,6 +94,27 @@ async fn one_that_all_share_is_told_once_for_all_who_are_refused_for_it() {
         assert!(line.contains("WARN") && line.contains("(`users:{node:node-a}` holds"), "{line}");
     }
     assert_eq!(stage.a.lines().iter().filter(|line| told(line, what)).count(), 1);
+}
+
+/// Whoever clears up after the node goes by it. Its sessions keep their sockets, and nobody else connects.
+#[tokio::test]
+async fn the_list_of_whom_a_node_serves_is_made_anew() {
+    let mut stage = Single::start().await;
+    let _clients =
+        (Client::as_user(&stage.a, "42", "tab-1").await, Client::as_user(&stage.a, "43", "tab-1").await);
+    let list = "users:{node:node-a}";
+    let made_anew = async |db: &mut Db| {
+        eventually(BOUND, "both users", async || same(db.members(list).await, set(["42", "43"]))).await;
+    };
+    made_anew(&mut stage.db).await;
+    let () = stage.db.run(cmd("DEL").arg(list)).await;
+    made_anew(&mut stage.db).await;
+    let () = stage.db.run(cmd("SET").arg(list).arg("x")).await;
+    let told = |line: &str| line.contains("refuses this") && line.contains("whom this node serves");
+    let line = stage.a.log_line(BOUND, "a warning", told).await;
+    assert!(line.contains("WARN") && line.contains(&format!("(`{list}` holds")), "{line}");
+    let () = stage.db.run(cmd("DEL").arg(list)).await;
+    made_anew(&mut stage.db).await;
 }
 
 #[tokio::test]

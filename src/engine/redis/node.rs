@@ -123,14 +123,14 @@ pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unava
     if !context.refused.renewed(renewed.is_ok()) {
         refused.clear(); // what lasts comes again
     }
-    let now = renewed?;
-    if now == 0 {
+    let Some((now, served)) = renewed? else {
         context.link.distrust(); // as where a claim finds it taken
         return Ok(false);
-    }
+    };
     context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
     show_life(context).await?;
     context.link.trust(asked + context.config.node_ttl);
+    sessions::look_at_served(context, sessions, served);
     let on = context.clone();
     let told = beside::start(&context.beside.refused, async move { refused::tell(&on, refused).await });
     let on = context.clone();
@@ -139,9 +139,13 @@ pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unava
     Ok(true)
 }
 
-/// Renews the claim on an id: this node's own, or that of one it clears up after. Redis' clock in Unix ms; 0 where the
-/// claim was lost.
-async fn renew(context: &Context, node: &NodeId, sessions: usize) -> Result<i64, Unavailable> {
+/// Renews the claim on an id: this node's own, or that of one it clears up after. Redis' clock in Unix ms, and how many
+/// users are on its list, or why that is no list; none where the claim was lost.
+async fn renew(
+    context: &Context,
+    node: &NodeId,
+    sessions: usize,
+) -> Result<Option<(i64, Result<i64, Unavailable>)>, Unavailable> {
     let mut call = scripts::call(&scripts::BEAT, 3, 5);
     node_keys(context, &mut call, node);
     call.arg(&context.config.boot)
@@ -149,7 +153,11 @@ async fn renew(context: &Context, node: &NodeId, sessions: usize) -> Result<i64,
         .arg(ms(context.config.session_ttl))
         .arg(sessions)
         .arg(ms(kept(context)));
-    reply::integer(&context.link.probe_one(call).await?)
+    match reply::array(context.link.probe_one(call).await?)?.as_slice() {
+        [] => Ok(None),
+        [now, served] => Ok(Some((reply::integer(now)?, reply::count(served)))),
+        _ => Err(Unavailable::new("beat.lua answered with another shape")),
+    }
 }
 
 /// Puts a sign of life into the node's inbox.
@@ -207,7 +215,7 @@ pub async fn release(context: &Context) -> Result<(), Unavailable> {
 
 async fn let_go(context: &Context, node: &NodeId) -> Result<(), Unavailable> {
     // In this order: once the id is given back, who claims it puts it on the list again. Who has claimed it stays there.
-    if renew(context, node, 0).await? == 0 {
+    if renew(context, node, 0).await?.is_none() {
         return Ok(());
     }
     let mut list = cmd("ZREM");
@@ -287,7 +295,7 @@ async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
         // Many users take longer than a lease lasts, and so does a process that freezes between two batches.
         if renewed.is_none_or(|renewed: Instant| renewed.elapsed() >= context.config.node_ttl / 3) {
             renewed = Some(Instant::now());
-            if renew(context, node, 0).await? == 0 {
+            if renew(context, node, 0).await?.is_none() {
                 return Ok(false);
             }
         }
@@ -369,7 +377,7 @@ mod tests {
                 users = "*0";
                 "*1\r\n$2\r\n0 "
             } else if is(&scripts::BEAT) {
-                ":1000"
+                "*2\r\n:1000\r\n:1"
             } else if command.starts_with("SMEMBERS") {
                 users
             } else if command.starts_with("XINFO") || command.starts_with("ZRANGE") {

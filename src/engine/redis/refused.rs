@@ -129,7 +129,7 @@ mod tests {
             let is_beat = command.contains(scripts::BEAT.get_hash());
             Some(match is_beat {
                 true if is_full.load(Ordering::Acquire) => "-OOM command not allowed",
-                true => ":1000",
+                true => "*2\r\n:1000\r\n:1",
                 false if command.starts_with("Z") => "*0",
                 false => "+OK",
             })

@@ -27,6 +27,14 @@ pub fn integer(value: &Value) -> Result<i64, Unavailable> {
     }
 }
 
+/// A number, or the error that a script got in its place.
+pub fn count(value: &Value) -> Result<i64, Unavailable> {
+    match value {
+        Value::Int(number) => Ok(*number),
+        other => Err(Unavailable { cause: Cause::Refused, ..Unavailable::new(text(other)?) }),
+    }
+}
+
 /// UTF-8 text.
 pub fn text(value: &Value) -> Result<&str, Unavailable> {
     match value {

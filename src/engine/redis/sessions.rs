@@ -1,9 +1,10 @@
 //! Sessions in Redis: connect, disconnect, heartbeat.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use redis::{Value, cmd};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::inbox::Hints;
 use super::presence::Owed;
@@ -103,6 +104,21 @@ fn keep_served(context: &Context) -> redis::Cmd {
     let mut keep = cmd("PEXPIRE");
     keep.arg(context.keys.users(&context.config.node)).arg(ms(node::kept(context)));
     keep
+}
+
+/// Looks at how many users are on the list of whom this node serves: where it has been deleted, or evicted, nobody could
+/// clear up after the node. Whoever registers is put on it. One look is not enough: sessions that have only begun, or have
+/// just ended, are not on it either.
+pub fn look_at_served(context: &Context, sessions: usize, served: Result<i64, Unavailable>) {
+    let served = context.refused.hear("to list whom this node serves", served);
+    let nobody = sessions > 0 && served.is_ok_and(|served| served == 0);
+    if context.beside.serves_nobody.swap(nobody, Ordering::AcqRel)
+        && nobody
+        && let Some(node) = context.node()
+    {
+        warn!("the list of the users that this node serves was gone: every session registers anew");
+        node.doubted(&|_| true);
+    }
 }
 
 /// The script call for those of a batch that share a slot.
