@@ -20,7 +20,7 @@ use super::keys::Keys;
 use super::map::{At, Map, NOBODY, Range, name, nobody, view};
 use super::server::{Options, Place, Server};
 use super::slot::{SLOTS, Slot};
-use super::wire::{Outcome, is_outage};
+use super::wire::{Outcome, outage};
 use crate::lock::lock;
 
 /// How often a command is sent that the Cluster turns away. With the pauses below that bears a slot's move of 2 s.
@@ -121,14 +121,14 @@ impl Cluster {
         self.look.notify_one();
     }
 
-    /// Sends each command to the master that has its slot; those for one master keep their order. True where the
-    /// master with the node's own keys failed.
-    pub async fn send(&self, pipeline: &Pipeline, durable: bool) -> (Vec<Outcome>, bool) {
+    /// Sends each command to the master that has its slot; those for one master keep their order. Also why
+    /// the master with the node's own keys failed, if it did.
+    pub async fn send(&self, pipeline: &Pipeline, durable: bool) -> (Vec<Outcome>, Option<RedisError>) {
         let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(commands.len());
         outcomes.resize_with(commands.len(), || Err((ErrorKind::Io, "Redis gave no answer").into()));
         let mut pending: Vec<usize> = (0..commands.len()).collect();
-        let mut home_failed = false;
+        let mut home_failed = None;
         for round in 0..ROUNDS {
             let mut parts: Vec<(Arc<Server>, Vec<usize>, Pipeline)> = Vec::new();
             for place in pending.drain(..) {
@@ -149,8 +149,10 @@ impl Cluster {
             let answers = join_all(parts.iter().map(|(server, _, part)| server.send(part, durable))).await;
             let mut moved = false;
             for ((server, places, _), answers) in parts.iter().zip(answers) {
-                if answers.iter().any(|answer| answer.as_ref().is_err_and(is_outage)) {
-                    home_failed |= self.suspect(server);
+                if let Some(error) = outage(&answers)
+                    && self.suspect(server)
+                {
+                    home_failed = Some(error.clone());
                 }
                 for (place, mut answer) in places.iter().zip(answers) {
                     if let Some(target) = turned(&answer, ServerErrorKind::Ask) {

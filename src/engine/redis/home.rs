@@ -81,7 +81,8 @@ pub fn address(info: &ConnectionInfo) -> String {
     info.addr().to_string()
 }
 
-fn moved() -> RedisError {
+/// It has moved: what was there counts no more.
+pub fn moved() -> RedisError {
     (ErrorKind::Io, "another server has become the master").into()
 }
 

@@ -10,8 +10,9 @@
 //! asked anything: its id may be another process's by now, whose sessions have the same names as its own, and no script
 //! could tell them apart, because whose the id is stands in another slot than a user's keys.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, RedisError, Value};
@@ -20,16 +21,17 @@ use tokio::time::Instant;
 
 use super::cluster::Cluster;
 use super::connection::Topology;
-use super::home::Dedicated;
+use super::home::{Dedicated, moved};
 use super::keys::Keys;
 use super::map::Map;
 use super::reply;
 use super::sentinel::Sentinels;
 use super::server::{Options, Place, Server};
 use super::slot::Slot;
-use super::wire::{Outcome, has_moved, is_outage};
+use super::wire::{Outcome, has_moved, outage};
 use crate::engine::Unavailable;
 use crate::lease::Deadline;
+use crate::lock::lock;
 
 enum Servers {
     One(Arc<Server>),
@@ -42,6 +44,8 @@ pub struct Link {
     up: AtomicBool,
     /// When the node's lease ends.
     lease_end: Deadline,
+    /// Since when it is suspected, and what went wrong first.
+    suspicion: Mutex<Option<(Instant, RedisError)>>,
     suspected: Notify,
     doubts: Arc<Notify>,
 }
@@ -83,7 +87,7 @@ impl Link {
             }
         };
         let (up, lease_end) = (AtomicBool::new(false), Deadline::default());
-        Self { servers, up, lease_end, suspected: Notify::new(), doubts }
+        Self { servers, up, lease_end, suspicion: Mutex::default(), suspected: Notify::new(), doubts }
     }
 
     /// What has to go on beside the link for as long as it is used.
@@ -93,7 +97,7 @@ impl Link {
             Servers::One(server) => loop {
                 server.moved().await;
                 server.suspect();
-                self.suspect();
+                self.suspect(&moved());
             },
         }
     }
@@ -103,10 +107,13 @@ impl Link {
         self.up.load(Ordering::Acquire)
     }
 
-    /// The lease loop has shown that Redis is there and knows this node, until then.
-    pub fn trust(&self, lease_end: Instant) {
+    /// The lease loop has shown that Redis is there and knows this node, until then. For how long it was suspected, and what
+    /// went wrong first, if anything did.
+    pub fn trust(&self, lease_end: Instant) -> Option<(Duration, RedisError)> {
+        let suspicion = lock(&self.suspicion).take();
         self.lease_end.set(lease_end);
         self.up.store(true, Ordering::Release);
+        suspicion.map(|(since, error)| (since.elapsed(), error))
     }
 
     /// Whether the node's lease is over, by its own clock or because it was lost: its id, and its inbox, may be another
@@ -116,8 +123,10 @@ impl Link {
     }
 
     /// Something went wrong: refuse everything until [`Link::trust`].
-    fn suspect(&self) {
-        self.up.store(false, Ordering::Release);
+    fn suspect(&self, error: &RedisError) {
+        if self.up.swap(false, Ordering::AcqRel) {
+            *lock(&self.suspicion) = Some((Instant::now(), error.clone()));
+        }
         self.suspected.notify_one();
     }
 
@@ -126,13 +135,13 @@ impl Link {
         match &self.servers {
             Servers::One(server) => {
                 server.suspect();
-                self.suspect();
+                self.suspect(error);
             }
             Servers::Cluster(cluster) if has_moved(error) => cluster.redraw(),
             Servers::Cluster(cluster) => {
                 if cluster.map().owner(Slot::of(key.as_bytes())).is_some_and(|server| cluster.suspect(server))
                 {
-                    self.suspect();
+                    self.suspect(error);
                 }
             }
         }
@@ -308,16 +317,16 @@ impl Link {
         let outcomes = match &self.servers {
             Servers::One(server) => {
                 let outcomes = server.send(pipeline, durable).await;
-                if outcomes.iter().any(|outcome| outcome.as_ref().is_err_and(is_outage)) {
+                if let Some(error) = outage(&outcomes) {
                     server.suspect();
-                    self.suspect();
+                    self.suspect(error);
                 }
                 outcomes
             }
             Servers::Cluster(cluster) => {
                 let (outcomes, home_failed) = cluster.send(pipeline, durable).await;
-                if home_failed {
-                    self.suspect();
+                if let Some(error) = home_failed {
+                    self.suspect(&error);
                 }
                 outcomes
             }

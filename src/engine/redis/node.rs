@@ -119,8 +119,12 @@ pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
 /// Where Redis is away.
 pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unavailable> {
     let (asked, mut refused) = (Instant::now(), context.refused.take());
-    let renewed = renew(context, &context.config.node, sessions).await;
-    if !context.refused.renewed(renewed.is_ok()) {
+    let renewed = match renew(context, &context.config.node, sessions).await {
+        Ok(Some(renewed)) => show_life(context).await.map(|()| Some(renewed)),
+        other => other,
+    };
+    let as_before = context.refused.renewed(renewed.is_ok());
+    if !as_before {
         refused.clear(); // what lasts comes again
     }
     let Some((now, served)) = renewed? else {
@@ -128,8 +132,8 @@ pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unava
         return Ok(false);
     };
     context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
-    show_life(context).await?;
-    context.link.trust(asked + context.config.node_ttl);
+    let suspicion = context.link.trust(asked + context.config.node_ttl);
+    context.refused.tell_short(suspicion.filter(|_| as_before));
     sessions::look_at_served(context, sessions, served);
     let on = context.clone();
     let told = beside::start(&context.beside.refused, async move { refused::tell(&on, refused).await });

@@ -2,19 +2,23 @@
 //! asked is told `unavailable`, the node is ready, and nothing gets better by itself: so it is told to who can mend it.
 //!
 //! It is told once the node has renewed its lease: where Redis refuses that as well (it is full, or takes no writes), it
-//! cannot be used as a whole, and that is told already.
+//! cannot be used as a whole, and that is told already. But for an outage that no beat has met: that is told here as well.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use redis::cmd;
+use redis::{RedisError, cmd};
 use tracing::warn;
 
-use super::Context;
 use super::retold::Retold;
+use super::{Context, ms};
 use crate::engine::{Cause, Unavailable};
 use crate::lock::lock;
+
+/// Stands for all that is asked.
+const ALL: &str = "";
 
 /// What was refused, by what was asked: how often, and why at last.
 pub type Refusals = BTreeMap<&'static str, (u64, Unavailable)>;
@@ -51,6 +55,16 @@ impl Refused {
     /// between them was refused alone. Else Redis may have refused everything for a while.
     pub fn renewed(&self, through: bool) -> bool {
         self.renewed.swap(through, Ordering::AcqRel) && through
+    }
+
+    /// Tells of an outage after which the next beat went through: whoever keeps the lease has noticed nothing.
+    pub fn tell_short(&self, suspicion: Option<(Duration, RedisError)>) {
+        if let Some((long, error)) = suspicion
+            && let Some(times) = self.again(ALL, 1)
+        {
+            let (ms, error) = (ms(long), Unavailable::from(error));
+            warn!(ms, %error, times, "Redis could not be used for a moment: what was asked meanwhile was refused");
+        }
     }
 
     fn again(&self, what: &'static str, times: u64) -> Option<u64> {
@@ -115,7 +129,6 @@ pub async fn named(context: &Context, error: Unavailable) -> Unavailable {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::super::tests::{context, fake};
     use super::super::{node, scripts};
@@ -151,5 +164,36 @@ mod tests {
         assert!(!told().await, "it refused everything until now");
         refuses();
         assert!(told().await, "it refuses that alone");
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_told_by_the_next_beat_where_that_is_the_first_to_go_on() {
+        let (away, frail) = (Arc::new(AtomicBool::new(false)), "PING");
+        let is_away = away.clone();
+        let place = fake(move |command| match command {
+            _ if command == frail || is_away.load(Ordering::Acquire) => None,
+            _ if command.contains(scripts::BEAT.get_hash()) => Some("*2\r\n:1000\r\n:1"),
+            _ if command.starts_with('Z') => Some("*0"),
+            _ => Some("+OK"),
+        });
+        let context = context(place.await, Duration::from_secs(600));
+        let fails = async || {
+            context.link.run_one(cmd(frail)).await.unwrap_err();
+            assert!(!context.link.is_up());
+        };
+        let told = || lock(&context.refused.told).contains_key(ALL);
+        node::beat(&context, 0).await.unwrap();
+        node::beat(&context, 0).await.unwrap();
+        fails().await;
+        away.store(true, Ordering::Release);
+        node::beat(&context, 0).await.unwrap_err();
+        away.store(false, Ordering::Release);
+        node::beat(&context, 0).await.unwrap();
+        assert!(!told(), "that a beat failed is told");
+        node::beat(&context, 0).await.unwrap();
+        assert!(!told(), "it is over");
+        fails().await;
+        node::beat(&context, 0).await.unwrap();
+        assert!(told());
     }
 }

@@ -52,6 +52,11 @@ pub fn is_outage(error: &RedisError) -> bool {
     not_ready || error.is_io_error() || error.is_timeout() || error.is_unrecoverable_error()
 }
 
+/// The first of the outcomes by which Redis as a whole is away or not ready.
+pub fn outage(outcomes: &[Outcome]) -> Option<&RedisError> {
+    outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).find(|error| is_outage(error))
+}
+
 /// Whether Redis has answered, and said no to this one command.
 pub fn is_refusal(error: &RedisError) -> bool {
     let answered = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
