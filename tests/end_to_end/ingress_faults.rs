@@ -46,6 +46,24 @@ async fn a_group_that_was_destroyed_is_made_again_and_no_later_entry_is_lost() {
 }
 
 #[tokio::test]
+async fn a_group_that_was_set_past_all_entries_is_told_of_once() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    add(&mut stage.db, 1, 2).await;
+    assert_eq!(data(&client.events(2).await), numbers(1, 2));
+    let set = |id: &str| redis::cmd("XGROUP").arg(&["SETID", "events", "switchboard", id]).to_owned();
+    let () = stage.db.run(&set("99999999999999-0")).await;
+    let told = |line: &str| line.contains("has been set past its entries");
+    add(&mut stage.db, 3, 3).await;
+    let line = stage.a.log_line(BOUND, "a warning", told).await;
+    assert!(line.contains("WARN") && line.contains("99999999999999-0"), "{line}");
+    add(&mut stage.db, 4, 9).await;
+    let () = stage.db.run(&set("0")).await;
+    assert_eq!(data(&client.events(7).await), numbers(3, 9));
+    assert_eq!(stage.a.lines().iter().filter(|line| told(line)).count(), 1);
+}
+
+#[tokio::test]
 async fn a_flood_of_bad_entries_is_told_of_once() {
     let mut stage = Single::start().await;
     let mut flood = redis::pipe();
