@@ -70,9 +70,10 @@ impl Events {
         self.waiting.push(b'\n');
     }
 
-    /// Puts a sign of life out: a comment.
+    /// Puts a sign of life out: a comment. Behind it no line is empty: some readers take each of those for the end of a
+    /// message.
     pub fn ping(&mut self) {
-        self.waiting.extend_from_slice(b":\n\n");
+        self.waiting.extend_from_slice(b":\n");
     }
 
     /// Tells an `EventSource` when to come back.
@@ -200,7 +201,7 @@ mod tests {
         let flush = tokio::spawn(async move { poll_fn(|cx| events.poll_flush(cx)).await.map(|()| events) });
         assert_eq!(
             text(&mut body).await,
-            "id: 7-1\ndata: {\"a\":\ndata: \ndata: 1}\n\n:\n\nretry: 5\ndata: {}\n\n"
+            "id: 7-1\ndata: {\"a\":\ndata: \ndata: 1}\n\n:\nretry: 5\ndata: {}\n\n"
         );
         drop(flush.await.unwrap().unwrap());
         assert!(body.frame().await.is_none());
