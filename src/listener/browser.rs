@@ -60,7 +60,7 @@ pub fn serve(file: &'static File, request: &Request<Incoming>, ports: &Ports) ->
     let tag = format!("\"{:016x}\"", file.hash);
     let known = request.headers().get_all(header::IF_NONE_MATCH).iter();
     let known = known.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let unchanged = known.map(str::trim).any(|known| known.trim_start_matches("W/") == tag);
+    let unchanged = known.map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag);
     let mut answer = if unchanged {
         http::answer(StatusCode::NOT_MODIFIED, file.content_type, "")
     } else {
