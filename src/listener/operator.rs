@@ -57,7 +57,13 @@ async fn nodes(ports: &Ports) -> Result<Answer, Refusal> {
 }
 
 async fn status(ports: &Ports) -> Result<Answer, Refusal> {
-    Ok(http::json(&ports.router.engine().status().await.map_err(unread)?))
+    let mut status = ports.router.engine().status().await.map_err(unread)?;
+    // As in `nodes`.
+    let nodes = status.nodes.iter_mut().flatten();
+    for node in nodes.filter(|node| node.node_id == ports.router.node().as_str()) {
+        node.sessions = Some(ports.router.registry().len() as u64);
+    }
+    Ok(http::json(&status))
 }
 
 async fn sessions(user: &str, ports: &Ports) -> Result<Answer, Refusal> {

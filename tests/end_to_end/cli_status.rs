@@ -15,6 +15,13 @@ async fn one_node_answers_for_all() {
     let _other = Client::as_user(&pair.a, "42", "tab-2").await;
     pair.db.xadd("events", &[("user", "4 2"), ("event", "e")]).await;
     client.send(r#"{"type":"message","event":"up"}"#).await;
+    // The one that is asked knows its own; the number of another's comes with its heartbeat.
+    let own = http::get(&pair.a.worker_http("/status")).await.json();
+    assert_eq!(
+        (&own["nodes"][0]["nodeId"], &own["nodes"][0]["sessions"]),
+        (&json!("node-a"), &json!(2)),
+        "{own}"
+    );
     let url = pair.b.worker_http("/status");
     let status = eventually(BOUND, "two sessions, a dead entry, a message", async || {
         let status = http::get(&url).await.json();
