@@ -231,11 +231,80 @@ async fn an_event_is_good_by_its_description_where_it_is_good_to_the_node() {
         (json!({"event": "e", "userId": "42", "broadcast": true}), 400),
         (json!({"event": "e", "userId": "42", "userIds": ["43"]}), 400),
         (json!({"event": null, "userId": "42"}), 400),
+        (json!({"event": "e", "userId": "42", "clientId": "c", "exceptClientId": "d"}), 200),
+        (json!({"event": "e", "userIds": ["42"], "clientId": null}), 200),
+        (json!({"event": "e", "userIds": ["42"], "clientId": "c"}), 400),
+        (json!({"event": "e", "userIds": ["42"], "exceptClientId": "c"}), 400),
+        (json!({"event": "e", "userId": "42", "userIds": ["42"], "clientId": "c"}), 400),
+        (json!({"event": "e", "broadcast": true, "exceptClientId": null}), 200),
+        (json!({"event": "e", "userId": "42", "broadcast": true, "clientId": "c"}), 400),
+        (json!({"event": "e", "broadcast": true, "clientId": "c"}), 400),
+        (json!({"event": "e", "broadcast": true, "exceptClientId": "c"}), 400),
+        (json!({"event": "e", "userId": "42", "key": " ~{,}"}), 200),
+        (json!({"event": "e", "userId": "42", "key": "k".repeat(128)}), 200),
+        (json!({"event": "e", "userId": "42", "key": "k".repeat(129)}), 400),
+        (json!({"event": "e", "userId": "42", "key": ""}), 400),
+        (json!({"event": "e", "userId": "42", "key": "é"}), 400),
+        (json!({"event": "e", "userId": "42", "key": "a\tb"}), 400),
     ];
     for (event, status) in cases {
         let json = Some(("application/json", event.to_string()));
         let answer = ask(&node, &Ask(Method::POST, "/publish", "/publish".into(), json), &[]).await;
         assert_eq!(answer.status, status, "{event}: {answer:?}");
         assert_eq!(schema.is_valid(&event), status == 200, "{event}");
+    }
+}
+
+#[tokio::test]
+async fn so_is_what_else_is_asked() {
+    let node = NodeBuilder::local("solo").start().await;
+    let document = http::get(&node.worker_http("/openapi.json")).await.json();
+    let described = |pointer: &str| {
+        let mut schema = document.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}")).clone();
+        schema["components"] = document["components"].clone();
+        jsonschema::validator_for(&schema).unwrap()
+    };
+    let online = described("/paths/~1users~1online/post/requestBody/content/application~1json/schema");
+    for (body, status) in [
+        (json!({"userIds": ["42"]}), 200),
+        (json!({"userIds": []}), 200),
+        (json!({"userIds": ["42"], "more": 1}), 400),
+        (json!({"userIds": null}), 400),
+        (json!({}), 400),
+    ] {
+        let answer = http::post(&node.worker_http("/users/online"), &body.to_string()).await;
+        assert_eq!(answer.status, status, "{body}: {answer:?}");
+        assert_eq!(online.is_valid(&body), status == 200, "{body}");
+    }
+    let trace = "/paths/~1users~1{id}~1trace";
+    let follow = described(&format!("{trace}/put/requestBody/content/application~1json/schema"));
+    for (body, status) in [
+        (json!({}), 200),
+        (json!({"forMs": null}), 200),
+        (json!({"forMs": 1000}), 200),
+        (json!({"forMs": 0}), 400),
+        (json!({"more": 1}), 400),
+    ] {
+        let body_text = Some(("application/json", body.to_string()));
+        let answer = ask(&node, &Ask(Method::PUT, "", "/users/42/trace".into(), body_text), &[]).await;
+        assert_eq!(answer.status, status, "{body}: {answer:?}");
+        assert_eq!(follow.is_valid(&body), status == 200, "{body}");
+    }
+    let after = described(&format!("{trace}/get/parameters/0/schema"));
+    let (most, too_long) = ("9".repeat(15), "9".repeat(16));
+    for (place, status) in [
+        ("0", 200),
+        ("1-0", 200),
+        (&format!("{most}-{most}"), 200),
+        (&too_long, 400),
+        (&format!("1-{too_long}"), 400),
+        ("", 400),
+        ("x", 400),
+        ("1-", 400),
+        ("1-2-3", 400),
+    ] {
+        let answer = http::get(&node.worker_http(&format!("/users/42/trace?after={place}"))).await;
+        assert_eq!(answer.status, status, "{place}: {answer:?}");
+        assert_eq!(after.is_valid(&json!(place)), status == 200, "{place}");
     }
 }
