@@ -59,14 +59,16 @@ impl Bodies {
     /// `too_large`; `unavailable` where all bodies together are; `invalid_frame` where it broke off or came too
     /// slowly.
     pub async fn read(&self, request: &mut Request<Incoming>, most: usize) -> Result<Body, Refusal> {
-        let body = request.body_mut();
         let too_large =
             || Refusal::new(Code::TooLarge, format!("the request is larger than the {most} bytes allowed"));
         // What says so itself need not come first.
-        if body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
+        if request.body().size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
             return Err(too_large());
         }
         let place = self.requests.clone().try_acquire_owned().map_err(|_| busy())?;
+        // Who asked first whether to send it is told so now.
+        request.headers_mut().remove(header::EXPECT);
+        let body = request.body_mut();
         let mut read = BytesMut::new();
         let mut share: Option<OwnedSemaphorePermit> = None;
         let start = Instant::now();
@@ -93,21 +95,26 @@ impl Bodies {
         Ok(Body { bytes: read.freeze(), _request: place, _share: share })
     }
 
-    /// Reads on where a request that is refused is still being sent; of so many at once as may be read.
-    pub async fn discard(&self, request: &mut Request<Incoming>) {
-        // Whoever asks first whether to send it has not begun.
-        if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
-            return;
+    /// Reads on where a request that has its answer is still being sent; of so many at once as may be read. Says whether
+    /// that was all of it: else no other request can follow.
+    pub async fn discard(&self, request: &mut Request<Incoming>) -> bool {
+        if request.body().is_end_stream() {
+            return true;
         }
-        let Ok(_place) = self.refused.try_acquire() else { return };
+        // Whoever asks first whether to send it has not begun.
+        if request.headers().contains_key(header::EXPECT) {
+            return false;
+        }
+        let Ok(_place) = self.refused.try_acquire() else { return false };
         let body = request.body_mut();
         let mut left = DISCARDED;
         let rest = async {
-            while let Some(Ok(frame)) = body.frame().await {
-                let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
-                left = rest;
+            while let Some(frame) = body.frame().await {
+                let size = frame.ok()?.data_ref().map_or(0, Bytes::len);
+                left = left.checked_sub(size)?;
             }
+            Some(())
         };
-        let _ = timeout(DISCARDING, rest).await;
+        timeout(DISCARDING, rest).await.is_ok_and(|all| all.is_some())
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::{Method, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -30,7 +30,12 @@ pub async fn handle(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>)
         return answer;
     }
     let origin = cors::origin_of(&request);
+    let has_body = !request.body().is_end_stream();
     let mut answer = route(request, peer, ports.clone()).await;
+    // Nothing here takes one, so nobody looks for its end.
+    if has_body {
+        http::end_with(&mut answer);
+    }
     cors::share(&mut answer, origin.as_ref(), &ports.origins);
     answer
 }

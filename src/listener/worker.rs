@@ -38,8 +38,8 @@ pub async fn handle(mut request: Request<Incoming>, ports: Arc<Ports>) -> Answer
         Ok(()) => route(&mut request, ports.clone()).await,
         Err(refusal) => http::refuse(&refusal),
     };
-    if answer.status().is_client_error() || answer.status().is_server_error() {
-        ports.bodies.discard(&mut request).await;
+    if !ports.bodies.discard(&mut request).await {
+        http::end_with(&mut answer);
     }
     cors::share(&mut answer, origin.as_ref(), &ports.worker_origins);
     answer

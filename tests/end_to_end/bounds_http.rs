@@ -260,3 +260,70 @@ async fn who_sends_all_of_a_large_body_first_finds_a_refusal_whatever_it_is() {
         .await;
     }
 }
+
+/// What a node has to say at the end of a request's body that it did not read: no other request can follow.
+const CLOSE: &str = "connection: close";
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_a_body_says_that_the_connection_ends() {
+    let settings = [SHORT, ("--worker-token", "s3cret")];
+    let node = NodeBuilder::local("solo").with(&settings).start().await;
+    let (client, worker) = (node.client_address(), node.worker_address());
+    let known = "?token=s3cret";
+    for (address, target, rest, status) in [
+        // Asks first, and so sends nothing.
+        (
+            worker,
+            format!("POST /publish{known}"),
+            "Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n",
+            413,
+        ),
+        (worker, "POST /publish".into(), "Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", 401),
+        (worker, format!("POST /nothing{known}"), "Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", 404),
+        // Stops in the middle.
+        (worker, format!("POST /nothing{known}"), "Content-Length: 9\r\n\r\n{", 404),
+        (worker, format!("POST /publish{known}"), "Content-Length: 9\r\n\r\n{", 400),
+        (worker, format!("GET /nodes{known}"), "Content-Length: 9\r\n\r\n{", 200),
+        (client, "POST /nothing".into(), "Content-Length: 9\r\n\r\n", 404),
+        (client, "GET /healthz".into(), "Transfer-Encoding: chunked\r\n\r\n", 200),
+    ] {
+        let mut caller = RawClient::connect(address).await;
+        caller.write(format!("{target} HTTP/1.1\r\nHost: a\r\n{rest}").as_bytes()).await;
+        let head = caller.head(&target).await.unwrap_or_default();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && head.contains(CLOSE), "{target}: {head}");
+        caller.ended("the end of a connection that was told to end").await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_a_whole_request_leaves_the_connection_open() {
+    let node = NodeBuilder::local("solo").start().await;
+    for (target, rest, status) in [
+        ("POST /publish", "Content-Length: 1\r\n\r\n{", 400),
+        ("POST /publish", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n\r\n", 400),
+        ("POST /users/online", "Transfer-Encoding: chunked\r\n\r\ne\r\n{\"userIds\":[]}\r\n0\r\n\r\n", 200),
+        ("POST /nothing", "Content-Length: 1\r\n\r\n{", 404),
+        ("DELETE /users/42/sessions", "Content-Length: 2\r\n\r\n{}", 204),
+        ("GET /nodes", "\r\n", 200),
+    ] {
+        let mut caller = RawClient::connect(node.worker_address()).await;
+        caller.write(format!("{target} HTTP/1.1\r\nHost: a\r\n{rest}").as_bytes()).await;
+        let head = caller.head(target).await.unwrap_or_default();
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")) && !head.contains(CLOSE),
+            "{target}: {head}"
+        );
+        caller.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let next = caller.head("the answer to a next request").await.unwrap_or_default();
+        assert!(next.contains("HTTP/1.1 200 "), "after {target}: {next}"); // the body of the one before may come first
+    }
+    // Asks first, and is asked for it.
+    let mut caller = RawClient::connect(node.worker_address()).await;
+    let head = "POST /users/online HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n";
+    caller.write(head.as_bytes()).await;
+    let go_on = caller.head("leave to go on").await.unwrap_or_default();
+    assert!(go_on.starts_with("HTTP/1.1 100 "), "{go_on}");
+    caller.write(b"e\r\n{\"userIds\":[]}\r\n0\r\n\r\n").await;
+    let head = caller.head("an answer").await.unwrap_or_default();
+    assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains(CLOSE), "{head}");
+}
