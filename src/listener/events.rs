@@ -9,28 +9,52 @@ use hyper::header::{self, HeaderValue};
 
 use super::http::{self, Answer, Body};
 use super::{Ports, client};
+use crate::close::Close;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Hello;
-use crate::session::events::pair;
+use crate::session::events::{EventBody, pair};
+use crate::session::transport::Transport;
 
 /// Lets a client in and answers with its events; identity and refusals are those of an upgrade.
 ///
 /// # Errors
-/// Any refusal of an upgrade.
+/// Any refusal of an upgrade. But an `EventSource` that comes back, and may do so later, is told by a stream.
 pub async fn open(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Result<Answer, Refusal> {
-    http::admit(&request, &ports)?;
+    let comes_back = last_event_id(&request).is_some();
+    match let_in(&request, peer, &ports).await {
+        Err(refusal) if comes_back && matches!(refusal.code, Code::Draining | Code::Unavailable) => {
+            ports.router.metrics().turned_away(refusal.code);
+            // It would never come back after an answer that is none of its kind.
+            let (events, body) = pair();
+            tokio::spawn(Transport::from(events).goodbye(Close::Overloaded));
+            Ok(stream(body))
+        }
+        answered => answered,
+    }
+}
+
+fn last_event_id(request: &Request<Incoming>) -> Option<&HeaderValue> {
+    request.headers().get("last-event-id").filter(|last| !last.is_empty())
+}
+
+async fn let_in(request: &Request<Incoming>, peer: IpAddr, ports: &Ports) -> Result<Answer, Refusal> {
+    http::admit(request, ports)?;
     let mut hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
     // A browser comes back to the address that it first came to: what it has got since then stands here.
-    if let Some(last) = request.headers().get("last-event-id").filter(|last| !last.is_empty()) {
+    if let Some(last) = last_event_id(request) {
         let last =
             last.to_str().map_err(|_| Refusal::new(Code::InvalidSince, "Last-Event-ID is no event id"))?;
         hello.since = Some(last.to_owned());
     }
-    let credentials = http::credentials(&request, peer, &ports);
-    let place = client::place(&ports)?;
-    let opened = client::let_in(&credentials, &hello, &ports).await?;
+    let credentials = http::credentials(request, peer, ports);
+    let place = client::place(ports)?;
+    let opened = client::let_in(&credentials, &hello, ports).await?;
     let (events, body) = pair();
-    opened.serve(events, &ports, place);
+    opened.serve(events, ports, place);
+    Ok(stream(body))
+}
+
+fn stream(body: EventBody) -> Answer {
     let mut answer = Answer::new(Body::Right(body));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
@@ -39,5 +63,5 @@ pub async fn open(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     // Who comes back takes a new connection, which may lead to another node.
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Ok(answer)
+    answer
 }

@@ -135,6 +135,41 @@ async fn the_same_refusals_as_of_an_upgrade() {
     Client::open_soon(&node, "userId=42&clientId=two").await;
 }
 
+/// Any status but 200 would end a browser's `EventSource` for good.
+#[tokio::test]
+async fn who_comes_back_and_cannot_be_let_in_now_is_told_to_come_again() {
+    const PLACES: usize = 20;
+    let settings = [("--max-connections", "20"), ("--drain-timeout", "10m")];
+    let node = NodeBuilder::local("solo").with(&settings).start().await;
+    let mut clients = Vec::new();
+    for number in 0..PLACES {
+        clients.push(Client::as_user(&node, "42", &format!("tab-{number}")).await);
+    }
+    let url = node.client_http("/events?userId=43");
+    let check = async |code: &str| {
+        assert_eq!(http::get(&url).await.refused(503), code, "for the first time");
+        assert_eq!(http::get_with(&url, &[("last-event-id", "")]).await.refused(503), code, "empty is none");
+        let answer = http::get_with(&url, &[("last-event-id", "1-0")]).await;
+        assert_eq!((answer.status, answer.header("connection")), (200, "close"), "{answer:?}");
+        assert!(answer.header("content-type").starts_with("text/event-stream"), "{answer:?}");
+        let told = answer.body.strip_prefix("retry: ").and_then(|rest| rest.split_once("\ndata: "));
+        let (retry, bye) = told.unwrap_or_else(|| panic!("{answer:?}"));
+        assert!((1000..5000).contains(&retry.parse::<u64>().unwrap()), "{answer:?}");
+        let bye = bye.strip_suffix("\n\n").unwrap_or_else(|| panic!("{answer:?}"));
+        let wanted = json!({"type": "bye", "code": 1013, "reason": "overloaded", "reconnect": true});
+        assert_eq!(serde_json::from_str::<serde_json::Value>(bye).unwrap(), wanted);
+    };
+    check("unavailable").await;
+    let refused = Scrape::of(&node).await.get(r#"connects_total{result="unavailable"}"#);
+    assert_eq!(refused, 3.0, "each is counted");
+    // What does not pass is refused as it was.
+    let bad = http::get_with(&node.client_http("/events?userId=a%20b"), &[("last-event-id", "1-0")]).await;
+    assert_eq!(bad.refused(400), "invalid_user_id");
+    node.signal(rustix::process::Signal::TERM);
+    http::answers(&node.client_http("/readyz"), 503, BOUND).await;
+    check("draining").await;
+}
+
 #[tokio::test]
 async fn who_leaves_is_offline_at_once() {
     let mut pair = Pair::start().await;
