@@ -20,7 +20,7 @@
 --   resume: kept where none is known
 -- ARGV[7i+11] -> resume: the newest event that the session was told of, or ''
 -- ARGV[7i+12] -> resume: whether Redis is known to have lost that one (1|0)
--- ARGV[7i+13] -> resume: the position of the last gap that the session was told of, or ''
+-- ARGV[7i+13] -> resume: `knows` of the last time
 --
 -- returns an array with one of these for each session (values in an array of their own would be read one by one):
 --   'later'     this call has read enough; not registered, but what had lapsed is gone
@@ -28,13 +28,16 @@
 --   '! error'   Redis refused this one
 --   'replaced'  resume only: the client has since connected elsewhere; nothing was written
 --   'out'       resume only: the client was signed out since; nothing was written
---   'ok position from whole (1|0) replayed upto more (1|0) order anew (1|0) replaced edges', or {that, entries} where
+--   'ok position from whole (1|0) replayed upto more (1|0) order anew (1|0) knows tell edges', or {that, entries} where
 --     there are any
---     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing;
+--     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing (where
+--     what is missing came before what the session has got since, `from` is before that);
 --     replayed: events for this client after `from`, where they are large at least so many (who resumes: in this page);
 --     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us;
---     anew: the node had no lease on the user, so sessions that it has besides are not registered; replaced: its node, '-'
---     for none;
+--     anew: the node had no lease on the user, so sessions that it has besides are not registered;
+--     knows: what Redis has lost before this id the session has been told of, or it began later;
+--     tell: '-' for none; new: the node whose connection of this client is replaced; resume: '<client>@<node>/...', who
+--     are to look, since a loss is noted now;
 --     edges: none, or what `presence` has not been told yet: <entry told last, or 0> <us now> <us> <state> <node> ...
 --     entries: {id, event, data, ...}
 
@@ -138,10 +141,10 @@ local function behind_lost(log, newest, is_empty, known, since, told)
   end
   if not lost or ms_of(lost) >= now + A_DAY then return known end
   local ms, seq = string.match(lost, '^(%d+)-(%d+)$')
-  local behind = ms .. '-' .. string.format('%d', seq + 1)
+  lost = ms .. '-' .. string.format('%d', seq + 1)
   -- Ids must go on behind it, wherever the clock stands. (Of an empty log, publishing sees to that.)
-  if not is_empty and newer(behind, newest) and redis.pcall('XSETID', log, behind).err then return known end
-  return behind
+  if not is_empty and newer(lost, newest) and redis.pcall('XSETID', log, lost).err then return known end
+  return lost
 end
 
 -- Drops nodes whose lease has lapsed. Returns who is left, whether there are any leases, the newest event's id as far as
@@ -237,21 +240,12 @@ local function drop_oldest_positions(cursor, members, client)
   return #known - math.max(surplus, 0)
 end
 
--- Whether the client was signed out since `order`: signout.lua.
-local function signed_out(noted, client, order)
+-- When the client, or anyone, was signed out last: signout.lua.
+local function last_sign_out(noted, client)
+  local latest = 0
   for at, who in string.gmatch(noted or '', '(%d+) (%S+)') do
     local is_time = tonumber(at) < (now + A_DAY) * 1000 -- else it is one that never comes
-    if is_time and (who == '*' or who == client) and tonumber(at) > tonumber(order) then return true end
-  end
-  return false
-end
-
--- Orders a new connection after every sign-out, though the clock has gone back since.
-local function after_sign_outs(noted)
-  local latest = order
-  for at in string.gmatch(noted, '(%d+) %S+') do
-    local is_time = tonumber(at) < (now + A_DAY) * 1000
-    if is_time and tonumber(at) >= tonumber(latest) then latest = string.format('%d', at + 1) end
+    if is_time and (not client or who == '*' or who == client) then latest = math.max(latest, tonumber(at)) end
   end
   return latest
 end
@@ -275,13 +269,16 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     '@newest', '@clock', '@lost')
   if mode ~= 'new' then
     if replaced ~= '' then return 'replaced' end
-    if signed_out(noted[7], client, mode) then return 'out' end
+    if last_sign_out(noted[7], client) > tonumber(mode) then return 'out' end
   elseif not known and replaced == '' and others >= max_sessions then
     return 'full'
   end
   local order = order
-  if mode == 'new' then order = noted[7] and after_sign_outs(noted[7]) or order
-  elseif tonumber(mode) > tonumber(order) then order = mode end -- it does not go back with the clock
+  if mode ~= 'new' then
+    if tonumber(mode) > tonumber(order) then order = mode end -- it does not go back with the clock
+  elseif noted[7] then -- nor does a new one come before a sign-out
+    order = string.format('%d', math.max(order, last_sign_out(noted[7]) + 1))
+  end
 
   local in_log = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
   local newest = in_log and in_log[1]
@@ -302,16 +299,19 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if from ~= position and spent > CALL_BYTES then return 'later' end
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(log, cursor, from, newest, known, noted[2] or noted[3] or noted[4])
+  -- What Redis lost before `knows` the session was told of, or it began later: what it has got since says nothing of that.
+  -- Who is new begins now.
+  local knows, missed = told.knows, from
+  if mode == 'new' then knows = (since ~= '' or confirmed) and from or newest_of(position, clock) end
   if lost_to then
-    -- Whoever was told of a gap there knows of it. So does whoever has confirmed what is behind it, and asks for nothing that
-    -- came before, whatever id it has kept.
-    local knows = newest_of(from, told.gap ~= '' and told.gap or nil)
-    if confirmed and newer(confirmed, knows) then
+    -- Whoever has confirmed what is behind it, and asks for nothing that came before, knows of it, whatever id it has kept.
+    if mode == 'new' and confirmed and newer(confirmed, knows) then
       local after = redis.call('XRANGE', log, '(' .. from, '+', 'COUNT', 1)[1]
       if not after or newer(after[1], lost_to) then knows = confirmed end
     end
     local is_lost = newest and newer(from, newest) and not newer(from, lost_to)
     whole = (whole or is_lost or false) and not newer(lost_to, knows)
+    if not whole and newer(from, lost_to) and newer(lost_to, knows) then missed = knows end
   end
   -- Whose position was dropped within the log's time may have missed something; who is new is told so as well.
   -- Redis threw the positions away. (What is kept for a shorter time than leases lapses before those of a node that died.)
@@ -347,7 +347,11 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     notes[1], notes[2] = client, has_confirmed
   end
   local edges = online_edges(noted[2], noted[3], mode, #members == 0, notes)
-  if lost_to ~= (noted[10] or nil) then notes[#notes + 1], notes[#notes + 2] = '@lost', lost_to end
+  local tell = replaced
+  if lost_to ~= (noted[10] or nil) then
+    notes[#notes + 1], notes[#notes + 2] = '@lost', lost_to
+    tell = table.concat(members, '/')
+  end
   if lost then notes[#notes + 1], notes[#notes + 2] = '@dropped', string.format('%d', now) end
   if not newest then
     if not noted[4] then notes[#notes + 1], notes[#notes + 2] = '@empty', empty_since end
@@ -372,9 +376,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     whole = whole and unbroken
     if more == '0' and newer(position, upto) then upto = position end
   end
-  local text = 'ok ' .. position .. ' ' .. from .. (whole and ' 1 ' or ' 0 ') .. replayed .. ' ' .. upto .. ' ' .. more
-    .. ' ' .. order .. (held and ' 0 ' or ' 1 ') .. (replaced ~= '' and replaced or '-')
-    .. edges
+  if not whole then knows = newest_of(position, clock) end -- it is told now
+  local text = 'ok ' .. position .. ' ' .. missed .. (whole and ' 1 ' or ' 0 ') .. replayed .. ' ' .. upto .. ' '
+    .. more .. ' ' .. order .. (held and ' 0 ' or ' 1 ') .. knows .. ' ' .. (tell ~= '' and tell or '-') .. edges
   return entries[1] and { text, entries } or text
 end
 
@@ -383,7 +387,7 @@ for i = 0, #KEYS / 4 - 1 do
   -- One user's broken key must not take the rest of the batch along.
   local done, result = pcall(connect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
     ARGV[7 * i + 7], ARGV[7 * i + 8], ARGV[7 * i + 9], ARGV[7 * i + 10],
-    { event = ARGV[7 * i + 11], is_lost = ARGV[7 * i + 12] == '1', gap = ARGV[7 * i + 13] })
+    { event = ARGV[7 * i + 11], is_lost = ARGV[7 * i + 12] == '1', knows = ARGV[7 * i + 13] })
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)
     result = '! ' .. string.gsub(error, '%c', ' ')

@@ -12,8 +12,9 @@
 -- returns an array with one of these for each user:
 --   ''    the lease was lost (lapsed, flushed, cleared up by another node), or one of the keys that go with it was
 --         (evicted): register the sessions anew
---   <id>  the lease is renewed; the newest event's id, so that the node sees whether a hint went astray; behind it,
---         after a space, what `presence` has not been told yet: '<entry told last, or 0> <us now> <us> <state> <node> ...'
+--   <id>[/<lost>]  the lease is renewed; the newest event's id, so that the node sees whether a hint went astray; up to
+--         where Redis is known to have lost events, where it is; behind that, after a space, what `presence` has not been
+--         told yet: '<entry told last, or 0> <us now> <us> <state> <node> ...'
 --   '! error'  where one of the user's keys is broken
 
 local node, session_ttl, log_ttl = ARGV[1], ARGV[2], ARGV[3]
@@ -66,7 +67,7 @@ local function heartbeat(user, nodes, log, cursor, at, pairs_given)
     end
   end
   -- Whose coming is on no note has lost the notes, and with them the positions of their sessions.
-  local noted = redis.call('HMGET', cursor, '@told', '@owed', '@newest')
+  local noted = redis.call('HMGET', cursor, '@told', '@owed', '@newest', '@lost')
   if not held or not (noted[1] or noted[2]) then return '' end
   -- Both keys end with the last of the leases.
   local ttl = latest == lease_end and session_ttl or string.format('%d', latest - now)
@@ -87,7 +88,7 @@ local function heartbeat(user, nodes, log, cursor, at, pairs_given)
     keep(log, log_ttl)
     keep(cursor, log_ttl)
   end
-  local newest = last or '0-0'
+  local newest = (last or '0-0') .. (noted[4] and '/' .. noted[4] or '')
   if not noted[2] then return newest end
   return newest .. ' ' .. string.match(noted[1] or '0', '%S+$') .. ' ' .. order .. ' ' .. noted[2]
 end

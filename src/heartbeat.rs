@@ -104,12 +104,13 @@ async fn renew_all(
         let states = router.engine().heartbeat(leases).await?;
         for ((user, unsaved), state) in chunk.iter().zip(states) {
             match state {
-                LeaseState::Renewed(newest) => {
+                LeaseState::Renewed { newest, lost } => {
                     unsaved.iter().for_each(|(session, id)| session.saved(*id));
                     let mut all_heard = true;
-                    router
-                        .registry()
-                        .each_of(user.as_str(), |session| all_heard &= session.has_heard(newest));
+                    router.registry().each_of(user.as_str(), |session| {
+                        all_heard &= session.has_heard(newest);
+                        session.look_for_lost(lost);
+                    });
                     if !all_heard {
                         unheard.push((user.clone(), newest));
                     }

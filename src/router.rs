@@ -217,7 +217,7 @@ impl Router {
         self.engine.connect(Connect {
             user: handle.user.clone(),
             client: handle.client.clone(),
-            mode: Mode::Resume { order: handle.order(), told: handle.told() },
+            mode: Mode::Resume { order: handle.order(), told: handle.told(last) },
             since: Some(last),
             confirmed: handle.confirmed(),
         })

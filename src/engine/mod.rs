@@ -8,6 +8,7 @@
 //! with [`Mode::Resume`], which reads the log after the last id it has got.
 
 mod answer;
+mod lease;
 pub mod memory;
 pub mod redis;
 pub mod status;
@@ -16,6 +17,7 @@ mod told;
 
 pub use answer::{Answer, Cause, Unavailable, unread};
 use answer::{MOST_EVENTS, Reply};
+pub use lease::{LeaseState, MAX_BEATS, UserLease};
 pub use told::Told;
 
 use std::sync::Arc;
@@ -77,7 +79,7 @@ pub enum Connected {
 pub struct Registration {
     /// The user's newest event, or the clock where there is none.
     pub position: EventId,
-    /// The id after which was read.
+    /// The id after which was read; an older one where something before it is found to be missing.
     pub from: EventId,
     /// Proven: no event after `from` is missing, but for those that a newer one of its collapse key replaced.
     pub whole: bool,
@@ -89,6 +91,8 @@ pub struct Registration {
     pub more: bool,
     /// Orders connections of one client: the later has the greater one.
     pub order: u64,
+    /// What was lost before this id the session has been told of, or it began later: [`Told::knows`] from here on.
+    pub knows: EventId,
     /// This node had no lease on the user before: sessions of theirs that it has besides are not registered any more.
     pub anew: bool,
     /// Events of the page that are for this client, oldest first.
@@ -173,26 +177,6 @@ pub struct Published {
     pub id: Option<EventId>,
     /// The nodes that hold the user's sockets.
     pub nodes: Vec<NodeId>,
-}
-
-/// The lease on a user, to renew.
-#[derive(Debug, Clone)]
-pub struct UserLease {
-    /// Whose.
-    pub user: UserId,
-    /// What their sessions have confirmed since the last heartbeat.
-    pub confirmed: Vec<(ClientId, EventId)>,
-}
-
-/// How the lease on a user stands after [`Engine::heartbeat`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseState {
-    /// Renewed; the user's newest event, where it is known.
-    Renewed(EventId),
-    /// The lease was lost: register the user's sessions anew.
-    Lost,
-    /// The part of Redis that has this user does not answer, or a key of theirs is broken: nothing is known.
-    Unknown,
 }
 
 /// A message from a client, for back ends.
@@ -388,10 +372,6 @@ pub trait Engine: Send + Sync + 'static {
     /// Stops reading the ingress stream, so that another node goes on; the inbox is read until the end.
     fn stop_ingress(&self) -> BoxFuture<'static, ()>;
 }
-
-/// Users a heartbeat may name at once: 32 leases keep Redis for 0.3 ms, 0.7 at worst; 50 for 0.5, and at times for more
-/// than one, and cost as much for each.
-pub const MAX_BEATS: usize = 32;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ pub struct Told {
     pub event: EventId,
     /// Redis is known to have lost that event.
     pub is_lost: bool,
-    /// The user's newest event when the session was told of a gap, or zero.
-    pub gap: EventId,
+    /// [`Registration::knows`](super::Registration::knows) of the last time. Where the session has got to says less: it may
+    /// have come past a loss that nobody knew of then.
+    pub knows: EventId,
 }

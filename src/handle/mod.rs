@@ -2,6 +2,8 @@
 //!
 //! The outbox is a deque under a lock with a waker, not a channel: an idle session then costs no buffer.
 
+mod losses;
+
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -204,46 +206,6 @@ impl Handle {
         state.look = false;
         state.heard_before_look = state.heard;
         state.tells_loss = state.told.is_lost;
-    }
-
-    /// The engine knows what its look has told it, and there was no gap for this session.
-    pub fn told_loss(&self) {
-        let mut state = self.state();
-        if std::mem::take(&mut state.tells_loss) {
-            state.told = Told { gap: state.told.gap, ..Told::default() };
-        }
-    }
-
-    /// The newest event that this session had heard of when its last look began: the log must have it, unless Redis
-    /// has lost it.
-    pub fn heard_before_look(&self) -> EventId {
-        self.state().heard_before_look
-    }
-
-    /// The session has read the log up to this event.
-    pub fn read(&self, id: EventId) {
-        self.state().told_of(id);
-    }
-
-    /// What the session was told.
-    pub fn told(&self) -> Told {
-        self.state().told
-    }
-
-    /// The client was told of a gap, up to `position`: whatever was hinted before may have been in it.
-    pub fn told_gap(&self, position: EventId) {
-        self.state().told = Told { gap: position, ..Told::default() };
-    }
-
-    /// Redis has lost what came after `newest`: ids may begin there again.
-    pub fn went_back(&self, newest: EventId) {
-        let mut state = self.state();
-        if state.heard == state.heard_before_look {
-            state.heard = newest.min(state.heard);
-        }
-        state.heard_before_look = newest;
-        state.confirmed = newest.min(state.confirmed);
-        state.saved = newest.min(state.saved);
     }
 
     /// Whether the session has heard of `newest`, or reads the log, which has it.

@@ -189,32 +189,55 @@ fn events_that_redis_lost_before_they_were_got_are_noticed_by_the_next() {
     assert!(handle.caught_up(id(5)));
     handle.look();
     handle.push(&hint(6, 0), 4);
-    assert!(!handle.told().is_lost);
+    assert!(!handle.told(EventId::ZERO).is_lost);
     // Two publishers' hints may cross.
     handle.push(&hint(8, 7), 4);
     handle.push(&hint(7, 6), 4);
-    assert!(!handle.told().is_lost);
+    assert!(!handle.told(EventId::ZERO).is_lost);
     // The log ends at 6 again: 7 and 8 are gone, and 9 follows.
     handle.push(&hint(9, 6), 4);
     handle.push(&hint(10, 9), 4);
-    assert_eq!(handle.told(), Told { event: id(8), is_lost: true, gap: EventId::ZERO });
+    assert_eq!(handle.told(id(7)), Told { event: id(8), is_lost: true, knows: EventId::ZERO });
+    // Who has got it, and went on, has not missed that one, whatever came after it.
+    assert_eq!(handle.told(id(10)), Told { event: id(8), is_lost: true, knows: id(8).next() });
     // Once that was told, ids may begin anew.
     handle.told_gap(id(10));
     handle.push(&hint(9, 0), 4);
-    assert_eq!(handle.told(), Told { event: id(9), is_lost: false, gap: id(10) });
+    assert_eq!(handle.told(EventId::ZERO), Told { event: id(9), is_lost: false, knows: id(10) });
     // Who has got what was lost looks as well: those who were away must hear of it.
     handle.begin_look();
     assert!(handle.caught_up(id(12)));
     handle.read(id(12));
     handle.push(&hint(14, 6), 4);
-    assert_eq!((handle.told().event, handle.told().is_lost), (id(12), true));
+    assert_eq!((handle.told(EventId::ZERO).event, handle.told(EventId::ZERO).is_lost), (id(12), true));
     assert!(!handle.caught_up(id(12)), "it is to look");
     // Once the engine knows, the next loss is news.
-    handle.told_loss();
-    assert!(handle.told().is_lost, "the look had begun before");
+    handle.looked(id(10));
+    assert!(handle.told(EventId::ZERO).is_lost, "the look had begun before");
     handle.begin_look();
-    handle.told_loss();
-    assert_eq!(handle.told(), Told { gap: id(10), ..Told::default() });
+    handle.looked(id(10));
+    assert_eq!(handle.told(EventId::ZERO), Told { knows: id(10), ..Told::default() });
+}
+
+#[test]
+fn a_session_looks_for_what_was_lost_until_it_knows_of_it() {
+    let id = |ms| EventId { ms, seq: 0 };
+    let handle = handle();
+    handle.looked(id(5)); // it began there
+    let looks = || {
+        handle.look_for_lost(id(9));
+        let looks = !handle.caught_up(id(12));
+        handle.begin_look();
+        assert!(handle.caught_up(id(12)));
+        looks
+    };
+    assert!(looks(), "what it has read since says nothing");
+    handle.told_gap(id(12));
+    assert!(!looks());
+    handle.looked(id(8));
+    assert!(looks());
+    handle.looked(id(9));
+    assert!(!looks());
 }
 
 #[test]

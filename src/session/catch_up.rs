@@ -89,14 +89,14 @@ impl Session {
                 user = %self.registered.user(), client = %self.registered.client(),
                 since = %registration.from, "a gap: some events after that may be gone"
             );
-            self.registered.handle().told_gap(newest);
+            self.registered.handle().told_gap(registration.knows.max(newest));
             self.metrics().gaps.inc();
             self.note_gap(&registration);
             // Where nothing is left after it, the client stands where the page ends.
             let id = registration.events.is_empty().then_some(upto);
             self.feed(client::gap(registration.from, registration.position), id)?;
         } else {
-            handle.told_loss();
+            handle.looked(registration.knows);
         }
         if let Some(event) = registration.events.last() {
             self.registered.handle().read(event.id);

@@ -155,7 +155,10 @@ async fn renewing_leases() {
         let lease = |user: &UserId| UserLease { user: user.clone(), confirmed: Vec::new() };
         let states = stage.engine.heartbeat(users.iter().map(lease).collect()).await.unwrap();
         assert!(
-            matches!(states[..], [LeaseState::Renewed(_), LeaseState::Unknown, LeaseState::Renewed(_)]),
+            matches!(
+                states[..],
+                [LeaseState::Renewed { .. }, LeaseState::Unknown, LeaseState::Renewed { .. }]
+            ),
             "{breaks:?}: {states:?}"
         );
         // Nor is it an outage where they are alone: what comes after them in a round is renewed.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use switchboard::engine::{Connected, Event, Mode, Registration, Told};
+use switchboard::engine::{Connected, Event, LeaseState, Mode, Registration, Told};
 use switchboard::id::{EventId, UserId};
 
+use crate::recorder;
 use crate::stage::{Kind, Stage, event, ids, user};
 
 const KEYS: [&str; 3] = ["log:{user:42}", "nodes:{user:42}", "cursor:{user:42}"];
@@ -44,7 +45,7 @@ impl Lost {
 
     /// The session looks into its log.
     async fn look(&self, since: EventId, told: EventId) -> Registration {
-        self.look_with(since, Told { event: told, ..Told::default() }).await
+        self.look_with(since, Told { event: told, knows: since, ..Told::default() }).await
     }
 
     async fn look_with(&self, since: EventId, told: Told) -> Registration {
@@ -111,6 +112,65 @@ async fn what_is_lost_is_remembered_when_the_session_has_gone() {
     redis.is_told_to_all_who_were_away(&[next]).await;
 }
 
+#[tokio::test]
+async fn whoever_comes_back_before_a_loss_is_noted_is_told_as_well() {
+    for (on_another_node, has_got_more) in [(false, false), (false, true), (true, false), (true, true)] {
+        let redis = Lost::new().await;
+        let (user, another) = (&redis.user, redis.stage.another("node-2").await);
+        let stage = if on_another_node { &another } else { &redis.stage };
+        redis.stage.heartbeat(user, &[("known", redis.kept[1])]).await;
+        let back = [
+            ("since", stage.connect_since(user, "since", redis.kept[0]).await, true),
+            ("known", stage.connect(user, "known").await, true),
+            ("new", stage.connect(user, "new").await, false),
+        ];
+        let mut newest = redis.kept[1];
+        assert!(back.iter().all(|(_, page, _)| page.whole && page.upto == newest), "{back:?}");
+        if has_got_more {
+            newest = redis.stage.publish_plain(user, "5").await;
+        }
+        assert!(!redis.look(redis.lost[1], redis.lost[1]).await.whole);
+        let is_look = |told: &recorder::Told| *told == recorder::Told::Look(user.to_string(), None);
+        stage.node.wait_for("a look", |told| is_look(told).then_some(())).await;
+        // Should that go astray, the next heartbeat says it as well.
+        let LeaseState::Renewed { lost, .. } = stage.heartbeat(user, &[]).await else { panic!("no lease") };
+        for (client, page, misses) in back {
+            let look = async |since, knows| {
+                let mode = Mode::Resume { order: u64::MAX, told: Told { knows, ..Told::default() } };
+                match stage.try_connect(user, client, mode, Some(since)).await {
+                    Connected::Registered(page) => page,
+                    refused => panic!("{refused:?}"),
+                }
+            };
+            assert!(page.knows < lost || !misses, "{client} looks");
+            let page = look(newest, page.knows).await;
+            assert_eq!(page.whole, !misses, "{client}, {on_another_node}, {has_got_more}: {page:?}");
+            assert!(
+                page.from < redis.lost[0] || !misses,
+                "it may have missed what came before {newest}: {page:?}"
+            );
+            assert!(page.knows >= lost, "{client} need not look again");
+            assert!(look(page.upto, page.knows).await.whole, "{client} was told");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_loss_of_which_nobody_can_be_told_yet_is_told_with_the_next_beat() {
+    let redis = Lost::new().await;
+    let (a, b) = (&redis.stage, redis.stage.another("node-2").await);
+    b.connect(&redis.user, "other").await;
+    let inbox = "inbox:{node:node-2}";
+    let () = a.ask(&["SET", inbox, "x"]); // nothing can be added to what is no stream
+    assert!(!redis.look(redis.lost[1], redis.lost[1]).await.whole, "who has shown it is told all the same");
+    let () = a.ask(&["DEL", inbox]);
+    let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
+    assert!(a.engine.beat(0).await.unwrap());
+    let is_look = |told: &recorder::Told| matches!(told, recorder::Told::Look(..));
+    b.node.wait_for("a look", |told| is_look(told).then_some(())).await;
+    assert!(!a.node.told().iter().any(is_look), "nobody else is there");
+}
+
 fn progress(user: &UserId, data: &str) -> Event {
     Event { collapse: Some("p".parse().unwrap()), ..event(user, data) }
 }
@@ -120,7 +180,7 @@ async fn a_loss_that_a_hint_has_shown_needs_no_proof_in_the_log() {
     let redis = Lost::new().await;
     redis.stage.publish(progress(&redis.user, "5")).await; // its hint shows it, and then it is replaced
     let newer = redis.stage.publish(progress(&redis.user, "6")).await.id.unwrap();
-    let told = Told { event: redis.lost[1], is_lost: true, ..Told::default() };
+    let told = Told { event: redis.lost[1], is_lost: true, knows: redis.kept[0] };
     let page = redis.look_with(redis.lost[1], told).await;
     assert_eq!((ids(&page), page.whole), (vec![newer], false));
     redis.is_told_to_all_who_were_away(&[newer]).await;
@@ -132,9 +192,8 @@ async fn of_many_pages_the_first_alone_tells_of_a_loss() {
     redis.look(redis.lost[1], redis.lost[1]).await;
     let mut page = redis.stage.connect_since(&redis.user, "away", redis.kept[0]).await;
     assert!(!page.whole && page.more, "{page:?}");
-    let gap = page.position;
     while page.more {
-        let mode = Mode::Resume { order: u64::MAX, told: Told { gap, ..Told::default() } };
+        let mode = Mode::Resume { order: u64::MAX, told: Told { knows: page.knows, ..Told::default() } };
         let next = redis.stage.try_connect(&redis.user, "away", mode, Some(page.upto)).await;
         let Connected::Registered(next) = next else { panic!("{next:?}") };
         assert!(next.whole, "told again: {next:?}");

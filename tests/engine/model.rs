@@ -157,7 +157,7 @@ impl<'a> History<'a> {
                 let newest = self.newest().filter(|_| self.in_redis());
                 let state = stage.heartbeat(&self.user, &[]).await;
                 assert!(
-                    matches!(state, LeaseState::Renewed(id) if newest.is_none_or(|newest| id == newest)),
+                    matches!(state, LeaseState::Renewed { newest: id, .. } if newest.is_none_or(|newest| id == newest)),
                     "{state:?}"
                 );
             }

@@ -63,8 +63,10 @@ impl Default for Options {
 }
 
 /// A connection that is there resumes; nobody was signed out since.
-pub const RESUME: Mode =
-    Mode::Resume { order: u64::MAX, told: Told { event: EventId::ZERO, is_lost: false, gap: EventId::ZERO } };
+pub const RESUME: Mode = Mode::Resume {
+    order: u64::MAX,
+    told: Told { event: EventId::ZERO, is_lost: false, knows: EventId::ZERO },
+};
 
 /// An engine that has claimed its id and tells a recorder.
 pub struct Stage {

@@ -132,7 +132,7 @@ impl Engine for MemoryEngine {
                 states.push(match state.users.get_mut(&lease.user) {
                     Some(user) if !user.sessions.is_empty() => {
                         user.confirm(lease.confirmed);
-                        LeaseState::Renewed(user.last)
+                        LeaseState::Renewed { newest: user.last, lost: EventId::ZERO }
                     }
                     _ => LeaseState::Lost,
                 });

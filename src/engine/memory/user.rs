@@ -151,6 +151,7 @@ impl User {
             upto: from,
             more: false,
             order: 0,
+            knows: from,
             anew: false,
             events: Vec::new(),
         };

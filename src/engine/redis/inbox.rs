@@ -121,6 +121,11 @@ impl Hints {
         self.push(&["look", user.as_str()], rest, "");
     }
 
+    /// The same, alone, for all.
+    pub fn look_at(user: &UserId) -> Self {
+        Self::of(&["look", user.as_str()])
+    }
+
     /// A broadcast.
     pub fn broadcast(&mut self, event: &EventName, data: &Data) {
         self.push(&["broadcast", event.as_str()], |_| {}, data.as_str());

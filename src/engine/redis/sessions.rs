@@ -1,5 +1,6 @@
 //! Sessions in Redis: connect, disconnect, heartbeat.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,7 +15,7 @@ use crate::engine::{
     Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Told, Unavailable,
     UserLease,
 };
-use crate::id::{EventId, NodeId, UserId};
+use crate::id::{ClientId, EventId, NodeId, UserId};
 
 /// Sessions of one script call: 32 keep Redis for 0.7 ms; 50 for more than one, and cost as much for each.
 pub const MAX_CONNECTS: usize = 32;
@@ -22,7 +23,8 @@ pub const MAX_CONNECTS: usize = 32;
 /// A time after all others, which Lua still holds exactly: where nothing is known of a data set.
 const NEVER_MS: u64 = 1 << 52;
 
-/// Registers a batch of sessions, tells the nodes whose connections they replace, and notes who came online.
+/// Registers a batch of sessions, tells the nodes whose connections they replace, or whose sessions do not know of a loss
+/// that one of these knows of, and notes who came online.
 pub async fn connect(context: &Arc<Context>, connects: &[Connect]) -> Vec<Result<Connected, Unavailable>> {
     let mut outcomes: Vec<_> = connects.iter().map(|_| Err(Unavailable::new("it was never asked"))).collect();
     let mut left: Vec<usize> = (0..connects.len()).collect();
@@ -63,25 +65,36 @@ async fn connect_some(
     let mut outcomes = groups.outcomes(answers, |place, answer| {
         let Connect { user, client, .. } = connects[place];
         let opened = opened(answer).inspect_err(|error| context.broken.tell(user, error))?;
-        if let (Some(Connected::Registered(registration)), Some(older)) = (&opened.connected, opened.replaced)
-        {
-            let hints = Hints::replaced(user, client, registration.order);
-            told.add_command(inbox::add(context, older.as_str(), &hints));
-            whose.push((place, older));
+        if let Some(Connected::Registered(registration)) = &opened.connected {
+            let is_new = connects[place].mode == Mode::New;
+            for other in nodes_to_tell(&opened.tell, client, &context.config.node) {
+                if other == context.config.node {
+                    context.node().inspect(|node| node.look(user.as_str(), None));
+                    continue;
+                }
+                let hints = match is_new {
+                    true => Hints::replaced(user, client, registration.order),
+                    false => Hints::look_at(user),
+                };
+                told.add_command(inbox::add(context, other.as_str(), &hints));
+                whose.push((place, other));
+            }
         }
         owed.add(user, &opened.edges);
         Ok(opened.connected)
     });
     // Where the older connection cannot be told to go, the newer one may not begin. The older one has lost its place
-    // already: once it looks, it has that again, or is told.
+    // already: once it looks, it has that again, or is told. Who cannot be told of a loss yet hears of it later.
     let told = match &served {
         Ok(_) => context.link.run_each(&told).await,
         Err(error) => vec![Err(error.clone()); whose.len()],
     };
-    for ((place, older), answer) in whose.into_iter().zip(told) {
+    for ((place, other), answer) in whose.into_iter().zip(told) {
         if let Err(error) = answer {
-            outcomes[place] = Err(error);
-            publish::note_unsent(context, &older, &connects[place].user);
+            publish::note_unsent(context, &other, &connects[place].user);
+            if connects[place].mode == Mode::New {
+                outcomes[place] = Err(error);
+            }
         }
     }
     if let Err(error) = served {
@@ -147,7 +160,7 @@ fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::C
         };
         call.arg(connect.client.as_str()).arg(mode);
         call.arg(text(connect.since)).arg(text(connect.confirmed));
-        call.arg(known(told.event)).arg(u8::from(told.is_lost)).arg(known(told.gap));
+        call.arg(known(told.event)).arg(u8::from(told.is_lost)).arg(told.knows.to_string());
     }
     call
 }
@@ -156,8 +169,8 @@ fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::C
 pub struct Opened {
     /// None where its turn comes later.
     connected: Option<Connected>,
-    /// The node whose connection of this client is replaced.
-    replaced: Option<NodeId>,
+    /// Who is to be told; empty for nobody.
+    tell: String,
     /// What `presence` is to say.
     edges: String,
 }
@@ -179,7 +192,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         let text = reply::item(reply::text(&text)?)?;
         text.split_once(' ').unwrap_or((text, ""))
     };
-    let only = |connected| Ok(Opened { connected, replaced: None, edges: String::new() });
+    let only = |connected| Ok(Opened { connected, tell: String::new(), edges: String::new() });
     match what {
         "ok" => {}
         "full" => return only(Some(Connected::Full)),
@@ -188,7 +201,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         "later" => return only(None),
         _ => return Err(another_shape()),
     }
-    let mut words = rest.splitn(10, ' ');
+    let mut words = rest.splitn(11, ' ');
     let mut word = || words.next().ok_or_else(another_shape);
     let id = |word: &str| word.parse().map_err(|_| another_shape());
     let number = |word: &str| word.parse().map_err(|_| another_shape());
@@ -201,14 +214,26 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         more: word()? == "1",
         order: number(word()?)?,
         anew: word()? == "1",
+        knows: id(word()?)?,
         events,
     };
-    let replaced = word()?;
+    let tell = word()?;
     Ok(Opened {
         connected: Some(Connected::Registered(registration)),
-        replaced: if replaced == "-" { None } else { replaced.parse().ok() },
+        tell: if tell == "-" { String::new() } else { tell.to_owned() },
         edges: words.next().unwrap_or_default().to_owned(),
     })
+}
+
+/// The nodes that are named in what `connect.lua` answered, alone or behind their clients. Of this node's own, those who are
+/// not the session itself.
+fn nodes_to_tell(tell: &str, client: &ClientId, here: &NodeId) -> BTreeSet<NodeId> {
+    let node_of = |named: &str| match named.rsplit_once('@') {
+        Some((its_client, node)) if its_client == client.as_str() && node == here.as_str() => None,
+        Some((_, node)) => node.parse().ok(),
+        None => named.parse().ok(),
+    };
+    tell.split('/').filter_map(node_of).collect()
 }
 
 fn log_events(value: Value) -> Result<Vec<LogEvent>, Unavailable> {
@@ -333,8 +358,9 @@ pub async fn heartbeat(context: &Context, leases: &[UserLease]) -> Vec<Result<Le
         if newest.is_empty() {
             return Ok(LeaseState::Lost);
         }
-        let newest = newest.parse().map_err(|_| Unavailable::new("heartbeat.lua gave no event id"))?;
-        Ok(LeaseState::Renewed(newest))
+        let (newest, lost) = newest.split_once('/').unwrap_or((newest, "0-0"));
+        let id = |id: &str| id.parse().map_err(|_| Unavailable::new("heartbeat.lua gave no event id"));
+        Ok(LeaseState::Renewed { newest: id(newest)?, lost: id(lost)? })
     });
     if let Err(error) = owed.pay(context).await {
         debug!(%error, "presence was not told; the next heartbeat tries again");
