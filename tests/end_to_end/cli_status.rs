@@ -3,7 +3,9 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::support::db::Db;
 use crate::support::node::two_ports;
+use crate::support::scrape::counted;
 use crate::support::terminal::{at, line, line_at};
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, eventually, http};
@@ -136,6 +138,39 @@ async fn every_ingress_stream_is_told_of() {
 
     let _: i64 = db.run(redis::cmd("XACK").arg(&["events:2", "switchboard", "9999999999999-0"])).await;
     eventually(BOUND, "nothing that waits", nothing_waits).await;
+}
+
+#[tokio::test]
+async fn what_was_read_before_redis_restarted_does_not_wait() {
+    let mut redis = RedisServer::start_persistent().await;
+    let node = NodeBuilder::redis("node-a", &redis).start().await;
+    let mut db = redis.db().await;
+    let publish = async |db: &mut Db, in_all| {
+        for _ in 0..5 {
+            db.xadd("events", &[("user", "42"), ("event", "e")]).await;
+        }
+        counted(&node, "events_published_total{via=\"ingress\"}", in_all).await;
+        counted(&node, "ingress_lag", 0.0).await;
+    };
+    publish(&mut db, 5.0).await;
+    // How many a group has read is in an AOF that was written anew, and does not go on from there.
+    let _: String = db.run(&redis::cmd("BGREWRITEAOF")).await;
+    eventually(BOUND, "the AOF written anew", async || {
+        let info: String = db.clone().run(redis::cmd("INFO").arg("persistence")).await;
+        let done = ["aof_rewrite_in_progress:0\r", "aof_rewrite_scheduled:0\r"];
+        if done.iter().all(|done| info.contains(done)) { Ok(()) } else { Err(info) }
+    })
+    .await;
+    publish(&mut db, 10.0).await;
+    redis.kill();
+    redis.start_again().await;
+    publish(&mut redis.db().await, 15.0).await;
+    eventually(BOUND, "nothing that waits", async || {
+        let status = http::get(&node.worker_http("/status")).await.json();
+        let (events, inbox) = (&status["streams"]["ingress"][0], &status["nodes"][0]["inbox"]);
+        same([&events["lag"], &events["pending"], &inbox["lag"]], [&json!(0); 3])
+    })
+    .await;
 }
 
 #[tokio::test]
