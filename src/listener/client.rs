@@ -54,7 +54,8 @@ async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> A
                 .unwrap_or_else(|refusal| turned_away(&refusal, &ports));
         }
         "/ws" if gets => {
-            return http::refuse(&Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket"));
+            let refusal = Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket");
+            return turned_away(&refusal, &ports);
         }
         "/events" | "/ws" => return http::wrong_method("GET"),
         _ => {}
@@ -69,9 +70,15 @@ async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> A
         ("/", _) if reads && ports.development => browser::console(&ports),
         (_, Some(_)) | ("/healthz" | "/readyz", _) => http::wrong_method("GET, HEAD"),
         ("/", _) if ports.development => http::wrong_method("GET, HEAD"),
-        _ => http::not_found(
-            "a WebSocket at / and /ws, GET /events, GET /client.js, GET /healthz and GET /readyz",
-        ),
+        _ => {
+            // Whoever looks for something else than a connection is no client that was turned away.
+            if http::wants_websocket(&request) {
+                ports.router.metrics().turned_away(Code::NotFound);
+            }
+            http::not_found(
+                "a WebSocket at / and /ws, GET /events, GET /client.js, GET /healthz and GET /readyz",
+            )
+        }
     }
 }
 

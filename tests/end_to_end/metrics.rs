@@ -128,7 +128,19 @@ async fn who_is_not_let_in_is_counted_by_what_kept_it_out() {
     Client::upgrade(&node, "").await.close().await;
     let mut silent = Client::upgrade(&node, "").await;
     assert_eq!(silent.closed().await.code, 4008);
-    for (result, count) in [("invalid_user_id", 1.0), ("gone", 1.0), ("hello_timeout", 1.0), ("ok", 0.0)] {
+    http::get(&node.client_http("/ws")).await.refused(426);
+    let elsewhere = node.client_http("/nowhere");
+    http::upgrade(&elsewhere, &[]).await.refused(404);
+    // That is no attempt to connect.
+    http::get(&elsewhere).await.refused(404);
+    for (result, count) in [
+        ("invalid_user_id", 1.0),
+        ("gone", 1.0),
+        ("hello_timeout", 1.0),
+        ("upgrade_required", 1.0),
+        ("not_found", 1.0),
+        ("ok", 0.0),
+    ] {
         counted(&node, &format!("connects_total{{result=\"{result}\"}}"), count).await;
     }
 }
