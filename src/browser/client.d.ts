@@ -55,7 +55,7 @@ export type State =
       position: EventId;
       /** Nothing is missing since the last connection. */
       recovered: boolean;
-      /** So many events come from the log; at least, where they have more than 1 MiB. */
+      /** So many events come from the log; at least, where the log holds more than 1 MiB after your position. */
       replayed: number;
       transport: "websocket" | "sse";
     }
