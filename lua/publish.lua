@@ -176,9 +176,10 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
     redis.call('HSET', cursor, '@keys', fields, '@forget', forget)
   end
 
-  local function publish(nodes, log, cursor, event, data, option)
+  -- `leases`: where these have been read already.
+  local function publish(nodes, log, cursor, event, data, option, leases)
     local live, last, others, holders = '', nil, {}, 0 -- ' node node...'
-    local leases = redis.call('HGETALL', nodes)
+    if not leases or leases.err then leases = redis.call('HGETALL', nodes) end
     for l = 1, #leases, 2 do
       local node = leases[l]
       if node == '@last' then last = leases[l + 1]
@@ -272,13 +273,14 @@ local refused = nil
 local results, at = { tells and '' or '*' }, 7
 for i = 0, #KEYS / 3 - 1 do
   local nodes, log, cursor, result = KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3], nil
-  local event, data, options, done = ARGV[at], ARGV[at + 1], ARGV[at + 2], true
+  local event, data, options, done, leases = ARGV[at], ARGV[at + 1], ARGV[at + 2], true, nil
   if refused then result = refused[log] end
 
   -- Most events have no options, someone is there, and so is their log. One that is not like that goes on below, and so
   -- does one that Redis refuses: one user's broken key must not take the rest of the batch along.
   if options == '0' and not result then
-    local leases, live, last, holders = try('HGETALL', nodes), '', nil, 0
+    leases = try('HGETALL', nodes)
+    local live, last, holders = '', nil, 0
     for l = 1, #leases, 2 do
       local node = leases[l]
       if node == '@last' then last = leases[l + 1]
@@ -323,7 +325,7 @@ for i = 0, #KEYS / 3 - 1 do
     end
     publish = publish
       or any_publisher(keep, tell, tells and hints, now, moment, length, cut_beyond, caller, before_user)
-    done, result = pcall(publish, nodes, log, cursor, event, data, option)
+    done, result = pcall(publish, nodes, log, cursor, event, data, option, leases)
   end
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)
