@@ -1,5 +1,6 @@
 //! Much at once for one client that reads: all of it comes, whatever it is and whatever the log keeps.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::client::{data, numbers};
@@ -205,5 +206,33 @@ async fn many_who_read_get_all_of_many_broadcasts_in_memory() {
     http::post(&node.worker_http("/publish"), &items).await;
     for client in &mut clients {
         assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS));
+    }
+}
+
+#[tokio::test]
+async fn all_of_what_an_inbox_has_gathered_arrives() {
+    let pair = Pair::with(&[("--node-ttl", "1m")]).await;
+    // One thread, and two.
+    for (node, worker) in [(&pair.a, &pair.b), (&pair.b, &pair.a)] {
+        for (at, kind) in kinds().into_iter().enumerate() {
+            let mut clients = Vec::new();
+            for number in 0..20 {
+                let client = format!("{}-{at}-{number}", node.id);
+                clients.push(Client::as_user(node, "42", &client).await);
+            }
+            // What is waiting by then is read at once.
+            node.signal(Signal::STOP);
+            let items = Value::from(counting(&kind, ITEMS)).to_string();
+            http::post(&worker.worker_http("/publish"), &items).await;
+            node.signal(Signal::CONT);
+            for client in &mut clients {
+                assert_eq!(data(&client.events(ITEMS).await), numbers(1, ITEMS), "{} {kind}", node.id);
+            }
+            for client in clients {
+                client.close().await;
+            }
+        }
+        let counts = Scrape::of(node).await;
+        assert_eq!((counts.get("gaps_total"), counts.get("catch_ups_total")), (0.0, 0.0));
     }
 }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -57,6 +58,12 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 const WITHOUT_LEASE: Duration = Duration::from_millis(50);
 /// The field that carries an entry's hints.
 const FIELD: &str = "hints";
+/// Hints of one read after which the sockets' tasks have their turn: an eighth of what may wait for a socket by default.
+/// A read brings thousands where many are waiting, and none of those tasks runs meanwhile, so clients that read would be
+/// put to catching up from the log, and lose what is transient. What comes by a few goes on as it is read.
+const TURN: usize = 32;
+/// The same in bytes: a quarter of what may wait for a socket.
+const TURN_BYTES: usize = 256 * 1024;
 
 /// Hints for one node, as an entry of its inbox carries them.
 #[derive(Debug, Default)]
@@ -265,8 +272,9 @@ async fn read_until_broken(
         } else {
             read.came(&entries);
         }
+        let mut turn = Turn::default(); // with each read, others have had theirs
         for (field, value) in entries.iter().flat_map(|(_, fields)| fields) {
-            take(context, field, value);
+            take(context, field, value, &mut turn).await;
         }
         done.add(entries.into_iter().map(|(id, _)| id));
     }
@@ -280,11 +288,30 @@ pub fn is_lost(error: &RedisError) -> bool {
             && error.to_string().contains("NOGROUP")
 }
 
-fn take(context: &Context, field: &[u8], value: &[u8]) {
+/// What has been handed out since others had their turn.
+#[derive(Default)]
+struct Turn {
+    hints: usize,
+    bytes: usize,
+}
+
+impl Turn {
+    /// A hint of so many bytes comes: others go first, where it is their turn.
+    async fn next(&mut self, bytes: usize) {
+        (self.hints, self.bytes) = (self.hints + 1, self.bytes + bytes);
+        if self.hints > TURN || self.bytes > TURN_BYTES {
+            *self = Self { hints: 1, bytes };
+            yield_now().await;
+        }
+    }
+}
+
+async fn take(context: &Context, field: &[u8], value: &[u8], turn: &mut Turn) {
     let Some(node) = context.node() else { return };
     let hints = std::str::from_utf8(value).ok().filter(|_| field == FIELD.as_bytes());
     let mut rest = hints.unwrap_or_default();
     while let Some((head, data)) = split(&mut rest) {
+        turn.next(data.len()).await;
         if head == "life" {
             context.pulse.came();
         } else if tell(node, head, data).is_none() {
