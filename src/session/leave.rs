@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::{End, Session};
 use crate::close::Close;
+use crate::protocol::code::Refusal;
 
 /// How long the end of a session may wait for Redis before the socket closes all the same.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,10 +30,21 @@ impl Session {
         self.registered.handle().confirmed() >= Some(self.last)
     }
 
+    /// What the client has sent up was read, and nobody would send it again: it gets there before the end, or the client is
+    /// told that it may not have. A token is of no use any more.
+    async fn send_up(&mut self) {
+        let Some(pending) = self.pending.take().filter(|_| !self.clock.renews) else { return };
+        let outcome = timeout(END_TIMEOUT, pending).await;
+        if let Err(refusal) = outcome.unwrap_or_else(|_| Err(Refusal::unavailable())) {
+            let _ = self.refuse(&refusal); // the connection breaks: so it does for the goodbye
+        }
+    }
+
     /// Takes the session off its user, and says goodbye where there is anyone to say it to.
     pub(super) async fn leave(mut self, end: End) {
         let (user, client) = (self.registered.user().clone(), self.registered.client().clone());
         let node = self.registered.router().node().clone();
+        self.send_up().await;
         match end {
             End::Gone => {
                 self.registered.router().turn_to_leave().await;

@@ -65,6 +65,7 @@ mod replay;
 mod rfc6455;
 mod secrets;
 mod secrets_cli;
+mod sent_up;
 mod settings;
 mod slow_peers;
 mod slow_reader;
