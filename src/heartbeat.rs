@@ -1,14 +1,17 @@
 //! Renews the leases on this node's users, a little at a time.
 //!
 //! Each third of `--session-ttl`, or of `--log-ttl` where that is shorter, all users are renewed; the shards of the registry spread that over the interval,
-//! so that neither Redis nor delivery meets a burst. A user whose lease was lost is registered anew; one of whose
+//! so that neither Redis nor delivery meets a burst. Where Redis answers so late that one shard's renewal takes longer than
+//! its share of the interval, those that are due by then are renewed together, by two calls at once: a round takes no
+//! longer for that, as long as it can be helped. A user whose lease was lost is registered anew; one of whose
 //! events a session has not heard by the next tick (a hint went astray) has its log looked into.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use crate::acked::Confirmation;
@@ -19,6 +22,13 @@ use crate::router::Router;
 
 /// How much quicker a round goes that cannot wait. What it costs Redis is as much more for as long.
 const HURRY: u32 = 4;
+
+/// Shards renewed together, at most, where the last took longer than their time. What is due beyond that is late: after a
+/// process or a Redis that stood still, not everybody is renewed at once.
+const MOST_SHARDS: usize = 8;
+/// Calls at once where that is so: the other half of `--redis-pool-size` is for events. Else one after the other, so that
+/// an event waits for no more than one.
+const AT_ONCE: usize = 2;
 
 /// Between the calls that save what was acknowledged, and between those for pongs: so each take Redis a hundredth of its
 /// time at most.
@@ -33,18 +43,25 @@ type Unheard = Vec<(UserId, EventId)>;
 /// a node has died, perhaps after it published and before it told anyone.
 pub async fn run(router: Arc<Router>, shortest: Duration, hurry: Arc<Notify>) {
     let period = shortest / 3 / u32::try_from(SHARDS).unwrap_or(u32::MAX);
-    let mut ticks = interval(period.max(Duration::from_millis(1)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut hurried, mut unheard) = (0, Unheard::new());
-    for shard in (0..SHARDS).cycle() {
+    let period = period.max(Duration::from_millis(1));
+    let (mut hurried, mut unheard, mut shard) = (0_usize, Unheard::new(), 0);
+    let mut next = Instant::now();
+    loop {
         tokio::select! {
-            _ = ticks.tick() => {}
-            () = hurry.notified(), if hurried == 0 => hurried = SHARDS,
-            () = sleep(period / HURRY), if hurried > 0 => ticks.reset(),
+            () = sleep_until(next) => {}
+            () = hurry.notified(), if hurried == 0 => (hurried, next) = (SHARDS, Instant::now()),
         }
-        hurried = hurried.saturating_sub(1);
+        let pace = if hurried > 0 { period / HURRY } else { period };
+        let (now, mut due) = (Instant::now(), 0);
+        while next <= now && due < MOST_SHARDS {
+            (next, due) = (next + pace, due + 1);
+        }
+        next = next.max(now);
+        hurried = hurried.saturating_sub(due);
+        let shards = (shard..shard + due).map(|shard| shard % SHARDS);
+        shard = (shard + due) % SHARDS;
         if router.lease().is_held()
-            && let Err(error) = renew(&router, shard, &mut unheard).await
+            && let Err(error) = renew(&router, shards, &mut unheard).await
         {
             debug!(%error, "leases were not renewed; the next round tries again");
         }
@@ -71,7 +88,7 @@ async fn save(router: &Router, by: Confirmation, gather: Duration) {
             users.into_iter().filter_map(of_user).filter(|(_, some)| !some.is_empty()).collect();
         if !unsaved.is_empty()
             && router.lease().is_held()
-            && let Err(error) = renew_all(router, &unsaved, &mut unheard).await
+            && let Err(error) = renew_all(router, &unsaved, 1, &mut unheard).await
         {
             debug!(%error, "what was acknowledged was not saved; the next round of leases tries again");
         }
@@ -79,30 +96,39 @@ async fn save(router: &Router, by: Confirmation, gather: Duration) {
     }
 }
 
-/// Renews the leases on a shard's users; looks for what is still unheard of since the last time.
-async fn renew(router: &Router, shard: usize, unheard: &mut Unheard) -> Result<(), Unavailable> {
+/// Renews the leases on some shards' users; looks for what is still unheard of since the last time.
+async fn renew(
+    router: &Router,
+    shards: impl ExactSizeIterator<Item = usize>,
+    unheard: &mut Unheard,
+) -> Result<(), Unavailable> {
     for (user, newest) in unheard.drain(..) {
         router.registry().each_of(user.as_str(), |session| session.look_for(newest));
     }
-    renew_all(router, &router.registry().unsaved(shard), unheard).await
+    let at_once = if shards.len() > 1 { AT_ONCE } else { 1 };
+    let users: Vec<_> = shards.flat_map(|shard| router.registry().unsaved(shard)).collect();
+    renew_all(router, &users, at_once, unheard).await
 }
 
 /// Renews the leases on these users, and saves what their sessions have confirmed.
 async fn renew_all(
     router: &Router,
     users: &[(UserId, Unsaved)],
+    at_once: usize,
     unheard: &mut Unheard,
 ) -> Result<(), Unavailable> {
+    let call = |chunk: &'_ [(UserId, Unsaved)]| {
+        let lease = |(user, unsaved): &(UserId, Unsaved)| UserLease {
+            user: user.clone(),
+            confirmed: unsaved.iter().map(|(session, id)| (session.client.clone(), *id)).collect(),
+        };
+        router.engine().heartbeat(chunk.iter().map(lease).collect())
+    };
+    let calls = users.chunks(MAX_BEATS).map(call);
+    let mut states = stream::iter(calls).buffered(at_once);
     for chunk in users.chunks(MAX_BEATS) {
-        let leases = chunk
-            .iter()
-            .map(|(user, unsaved)| UserLease {
-                user: user.clone(),
-                confirmed: unsaved.iter().map(|(session, id)| (session.client.clone(), *id)).collect(),
-            })
-            .collect();
-        let states = router.engine().heartbeat(leases).await?;
-        for ((user, unsaved), state) in chunk.iter().zip(states) {
+        let Some(states) = states.next().await else { break };
+        for ((user, unsaved), state) in chunk.iter().zip(states?) {
             match state {
                 LeaseState::Renewed { newest, lost } => {
                     unsaved.iter().for_each(|(session, id)| session.saved(*id));
@@ -230,7 +256,7 @@ mod tests {
         };
         let (mut unheard, mut on_time, mut astray) = (Unheard::new(), Vec::new(), Vec::new());
         for shard in 0..SHARDS {
-            renew(&router, shard, &mut unheard).await.unwrap();
+            renew(&router, shard..shard + 1, &mut unheard).await.unwrap();
             for (at, (user, newest)) in unheard.iter().enumerate() {
                 assert_eq!(next(user), None, "its hint may be on its way");
                 if at % 2 == 1 {
@@ -243,7 +269,7 @@ mod tests {
                 router.registry().each_of(user.as_str(), |session| session.push(&hint, 8));
             }
         }
-        renew(&router, 0, &mut unheard).await.unwrap();
+        renew(&router, 0..1, &mut unheard).await.unwrap();
         assert_eq!(on_time.len() + astray.len(), USERS);
         assert!(on_time.iter().all(|user| next(user) == Some(Signal::Send)));
         assert!(astray.iter().all(|user| next(user) == Some(Signal::CatchUp)), "the log is looked into");

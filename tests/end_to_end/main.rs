@@ -48,6 +48,7 @@ mod ingress_faults;
 mod ingress_refused;
 mod keys;
 mod last_ping;
+mod late_redis;
 mod local_mode;
 mod log_reader;
 mod metrics;

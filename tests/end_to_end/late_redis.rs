@@ -1,0 +1,82 @@
+//! A Redis that is well and answers late, as over a long way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{BOUND, Client, Node, NodeBuilder, RedisServer, Scrape, eventually};
+
+/// The way to a Redis. Its answers take so many ms longer.
+struct Way {
+    url: String,
+    delay: Arc<AtomicU64>,
+}
+
+impl Way {
+    async fn to(redis: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let (delay, port) = (Arc::new(AtomicU64::new(0)), redis.port());
+        let late = delay.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(pass_on(near, port, late.clone()));
+            }
+        });
+        Self { url, delay }
+    }
+
+    fn set(&self, delay: Duration) {
+        self.delay.store(delay.as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+async fn pass_on(mut near: TcpStream, port: u16, delay: Arc<AtomicU64>) -> Option<()> {
+    let mut far = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    near.set_nodelay(true).ok()?;
+    far.set_nodelay(true).ok()?;
+    let ((mut asks, mut hears), (mut answers, mut asked)) = (near.split(), far.split());
+    let back = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = answers.read(&mut buffer).await {
+            tokio::time::sleep(Duration::from_millis(delay.load(Ordering::Relaxed))).await;
+            hears.write_all(&buffer[..read]).await.ok()?;
+        }
+        Some(())
+    };
+    tokio::select! {
+        _ = copy(&mut asks, &mut asked) => {}
+        _ = back => {}
+    }
+    Some(())
+}
+
+async fn renewals(node: &Node) -> f64 {
+    Scrape::of(node).await.get(r#"redis_seconds_count{script="heartbeat"}"#)
+}
+
+#[tokio::test]
+async fn leases_on_users_are_renewed_in_time() {
+    const USERS: usize = 200;
+    let redis = RedisServer::start().await;
+    let way = Way::to(&redis).await;
+    // A call for each shard of a node's users would take 13 s.
+    let node = NodeBuilder::redis_at("node-a", &way.url).set("--session-ttl", "5s").start().await;
+    let mut clients = Vec::new();
+    for number in 0..USERS {
+        clients.push(Client::as_user(&node, &format!("u{number}"), "tab-1").await);
+    }
+    way.set(Duration::from_millis(200));
+    let wanted = renewals(&node).await + 45.0;
+    eventually(2 * BOUND, "nine seconds of renewals, one after the other", async || {
+        let seen = renewals(&node).await;
+        if seen >= wanted { Ok(()) } else { Err(format!("{seen} of {wanted}")) }
+    })
+    .await;
+    let lost: Vec<_> =
+        node.lines().into_iter().filter(|line| line.contains("lease on a user was lost")).collect();
+    assert!(lost.is_empty(), "{} times: {:?}", lost.len(), lost.first());
+}
