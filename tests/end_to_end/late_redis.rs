@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{BOUND, Client, Node, NodeBuilder, RedisServer, Scrape, eventually};
+use crate::support::wait::same;
+use crate::support::{BOUND, Client, Db, Node, NodeBuilder, RedisServer, Scrape, eventually};
 
 /// The way to a Redis. Its answers take so many ms longer.
 struct Way {
@@ -79,4 +80,28 @@ async fn leases_on_users_are_renewed_in_time() {
     let lost: Vec<_> =
         node.lines().into_iter().filter(|line| line.contains("lease on a user was lost")).collect();
     assert!(lost.is_empty(), "{} times: {:?}", lost.len(), lost.first());
+}
+
+#[tokio::test]
+async fn a_dead_node_is_soon_cleared_up_after() {
+    const USERS: usize = 2000;
+    let redis = RedisServer::start().await;
+    let (way, mut db) = (Way::to(&redis).await, redis.db().await);
+    let _node = NodeBuilder::redis_at("node-a", &way.url).start().await;
+    let list = "users:{node:dead}";
+    let mut served = redis::cmd("SADD");
+    served.arg(list);
+    (0..USERS).for_each(|number| _ = served.arg(format!("u{number}")));
+    let () = db.run(&served).await;
+    way.set(Duration::from_millis(100));
+    let () = db.run(redis::cmd("ZADD").arg("nodes").arg(1).arg("dead")).await;
+    let left = async |db: &mut Db| db.run::<usize>(redis::cmd("SCARD").arg(list)).await;
+    eventually(BOUND, "the first users done", async || {
+        if left(&mut db).await < USERS { Ok(()) } else { Err("none".to_owned()) }
+    })
+    .await;
+    let begun = Instant::now();
+    eventually(2 * BOUND, "the last users done", async || same(left(&mut db).await, 0)).await;
+    // 40 calls of 50, each followed by one more way at least: one after the other that is 8 s.
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }

@@ -11,17 +11,14 @@ use redis::cmd;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use self::forget::forget;
 use super::beside::Started;
 use super::keys::EVENTS;
-use super::presence::Owed;
 use super::{
     Context, beside, eviction, format, inbox, ms, publish, refused, reply, scripts, sessions, status, traces,
 };
 use crate::engine::{Claim, Unavailable};
 use crate::id::{NodeId, UserId};
-
-/// Users of a dead node that one script call takes: each costs about as much as a lease.
-const FORGET: usize = 50;
 
 /// A consumer of the ingress group with this prefix carries the Unix ms at which the data set was first seen: it
 /// goes where the data goes, and needs no key of its own.
@@ -289,42 +286,6 @@ pub async fn users_of(context: &Context, node: &NodeId) -> Result<Vec<UserId>, U
     Ok(users)
 }
 
-/// Takes a node off all its users, and notes who is offline by that. Whoever is done is struck off the node's list, so
-/// that whoever follows goes on from there. The claim on the id is renewed meanwhile; false where it is another's: then
-/// so are the users that are left.
-async fn forget(context: &Context, node: &NodeId) -> Result<bool, Unavailable> {
-    let users = users_of(context, node).await?;
-    let mut renewed = None;
-    for batch in users.chunks(FORGET * context.link.masters()) {
-        // Many users take longer than a lease lasts, and so does a process that freezes between two batches.
-        if renewed.is_none_or(|renewed: Instant| renewed.elapsed() >= context.config.node_ttl / 3) {
-            renewed = Some(Instant::now());
-            if renew(context, node, 0).await?.is_none() {
-                return Ok(false);
-            }
-        }
-        let all: Vec<sessions::End> = batch.iter().map(|user| (user, "*", None)).collect();
-        let (groups, calls) = sessions::disconnects(context, node, &all, FORGET);
-        let answers = context.link.probe_each(&calls).await;
-        let mut owed = Owed::default();
-        let outcomes = groups.outcomes(answers, |place, answer| {
-            if let Some(answer) = context.broken.item_of(&batch[place], reply::text(&answer)?) {
-                owed.add(&batch[place], answer.split_once(' ').map_or("", |(_, edges)| edges));
-            }
-            Ok(())
-        });
-        owed.pay(context).await?;
-        outcomes.into_iter().collect::<Result<(), _>>()?;
-        let mut unserved = cmd("SREM");
-        unserved.arg(context.keys.users(node));
-        for user in batch {
-            unserved.arg(user.as_str());
-        }
-        context.link.probe_one(unserved).await?;
-    }
-    Ok(true)
-}
-
 /// Since when this data set is known to be whole: as long as the ingress group is there, or from now on.
 async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable> {
     let mut group = cmd("XGROUP");
@@ -363,6 +324,8 @@ async fn create(context: &Context, group: redis::Cmd) -> Result<(), Unavailable>
         _ => Ok(()), // BUSYGROUP: it is there already
     }
 }
+
+mod forget;
 
 #[cfg(test)]
 mod tests {
