@@ -3,6 +3,7 @@
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use crate::logging;
@@ -34,20 +35,26 @@ impl Signals {
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT. From then on another one ends the process.
-pub async fn asked() {
-    let mut signals = match Signals::listen() {
-        Ok(signals) => signals,
-        Err(error) => {
-            error!(%error, "signals cannot be heard: stop this process with SIGKILL");
-            return std::future::pending().await;
+/// Resolves at the first SIGTERM or SIGINT. From then on another one ends the process, whether anyone still waits for the
+/// first or not: a node may be leaving for a reason of its own.
+pub fn asked() -> impl Future<Output = ()> {
+    let (ask, asked) = oneshot::channel();
+    match Signals::listen() {
+        Ok(signals) => _ = tokio::spawn(watch(signals, ask)),
+        Err(error) => error!(%error, "signals cannot be heard: stop this process with SIGKILL"),
+    }
+    async move {
+        if asked.await.is_err() {
+            std::future::pending().await // nobody can ask
         }
-    };
+    }
+}
+
+async fn watch(mut signals: Signals, ask: oneshot::Sender<()>) {
     signals.next().await;
-    tokio::spawn(async move {
-        signals.next().await;
-        warn!("asked to stop again: ending at once");
-        logging::flush();
-        std::process::exit(CUT_SHORT);
-    });
+    let _ = ask.send(()); // nobody waits: it leaves already
+    signals.next().await;
+    warn!("asked to stop again: ending at once");
+    logging::flush();
+    std::process::exit(CUT_SHORT);
 }

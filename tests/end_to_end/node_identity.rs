@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use crate::support::db::set;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Db, NodeBuilder, RedisServer, Worker, eventually, http};
+use crate::support::{BOUND, Client, Db, NodeBuilder, RawClient, RedisServer, Worker, eventually, http};
 
 async fn boot(db: &mut Db) -> Option<String> {
     db.hash("node:node-a").await.remove("boot")
@@ -162,4 +162,21 @@ async fn whose_id_is_taken_while_it_drains_sends_the_rest_away_at_once() {
     }
     assert!(codes.iter().filter(|code| **code == 4201).count() >= 2, "{codes:?}"); // one may have gone before
     assert_eq!(first.exit(BOUND).await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn who_leaves_because_its_id_is_taken_still_ends_at_once_when_told_twice() {
+    let redis = RedisServer::start().await;
+    let builder = NodeBuilder::redis("node-a", &redis).set("--node-ttl", "1500ms");
+    let mut first = builder.start().await;
+    let (_takes_no_goodbye, _) = RawClient::open(&first, "userId=42").await;
+    first.signal(Signal::STOP);
+    let _second = builder.start().await;
+    first.signal(Signal::CONT);
+    first.log_line(BOUND, "that it leaves", |line| line.contains("closing all sockets")).await;
+    // Two of a kind may be heard as one.
+    first.signal(Signal::TERM);
+    first.signal(Signal::INT);
+    assert_eq!(first.exit(BOUND).await.code(), Some(1));
+    first.log_line(BOUND, "why it ended", |line| line.contains("asked to stop again")).await;
 }
