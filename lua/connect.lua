@@ -376,7 +376,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     whole = whole and unbroken
     if more == '0' and newer(position, upto) then upto = position end
   end
-  if not whole then knows = newest_of(position, clock) end -- it is told now
+  if not whole then knows = position end -- it is told now
   local text = 'ok ' .. position .. ' ' .. missed .. (whole and ' 1 ' or ' 0 ') .. replayed .. ' ' .. upto .. ' '
     .. more .. ' ' .. order .. (held and ' 0 ' or ' 1 ') .. knows .. ' ' .. (tell ~= '' and tell or '-') .. edges
   return entries[1] and { text, entries } or text

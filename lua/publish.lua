@@ -58,10 +58,14 @@ local function tell(hints, others, holders, words, data)
   end
 end
 
--- Notes an event that was appended, and looks after its log; false where that has nothing else: then nothing is done.
+-- Notes an event that was appended, and looks after its log. False where that has nothing else: the event is taken out
+-- again, and goes the way of a log's first.
 local function note(keep, nodes, log, cursor, id, cut_beyond, is_due)
   local entries = redis.call('XLEN', log)
-  if entries == 1 then return false end
+  if entries == 1 then
+    redis.call('XDEL', log, id)
+    return false
+  end
   -- First of all: should Redis refuse anything below, the next event must still know that it is not the first.
   redis.call('HSET', nodes, '@last', id)
   if entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', ARGV[1]) end
@@ -311,8 +315,6 @@ for i = 0, #KEYS / 3 - 1 do
           tell(hints, others, holders, ' event ' .. user .. ' ' .. id .. ' ' .. last .. ' ' .. event, data)
         end
         result = id .. ' ' .. last .. live
-      else
-        try('XDEL', log, id)
       end
     end
   end

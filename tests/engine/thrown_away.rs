@@ -75,6 +75,25 @@ async fn what_a_broken_cursor_refuses_is_not_in_the_log() {
     assert_eq!(stage.ask::<usize>(&["XLEN", LOG]), 1);
 }
 
+/// The user is there, and so is the log: what was appended is seen to be its first only then.
+#[tokio::test]
+async fn the_first_of_a_log_that_was_emptied_by_hand_stands_there_once() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let empty = || stage.ask::<()>(&["XTRIM", LOG, "MAXLEN", "0"]);
+    empty();
+    let second = stage.publish_plain(&user, "2").await;
+    assert_eq!((second > first, stage.ask::<usize>(&["XLEN", LOG])), (true, 1));
+    empty();
+    let () = stage.ask(&["ACL", "SETUSER", "default", "-xdel"]);
+    stage.engine.publish(event(&user, "3")).await.unwrap_err();
+    assert!(stage.ask::<usize>(&["XLEN", LOG]) <= 1, "it was appended twice");
+    let () = stage.ask(&["ACL", "SETUSER", "default", "+xdel"]);
+    let fourth = stage.publish_plain(&user, "4").await;
+    assert!(fourth > second);
+}
+
 #[tokio::test]
 async fn a_lease_that_begins_again_says_so() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
