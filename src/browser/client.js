@@ -1,5 +1,5 @@
 // Switchboard in a page, a worker or Node: one connection that comes back by itself, resumes where it was, and hands
-// out each event once, in order. Types are in client.d.ts beside this file; the handbook's page is src/docs/browser.md.
+// out each event once, in order. Types are in client.d.ts beside it, the handbook's page is src/docs/browser.md.
 
 // Directly within a `new URL`, bundlers would take it for a file to bring along.
 const HERE = import.meta.url;
@@ -12,7 +12,7 @@ const BETTER_AFTER = 60_000;
 /** Upward messages that may wait for a connection. */
 const MOST_WAITING = 64;
 
-/** What `send`, `onError` and a closed connection tell: a `code` for programs, a message for people. */
+/** A `code` for programs, a message for people. */
 export class SwitchboardError extends Error {
   constructor(code, message) {
     super(message);
@@ -556,7 +556,8 @@ class Connection {
         this.#noToken(error);
       }
       if (run !== this.#run) return;
-      if (token && !this.#line.send) return this.#redial(0, token); // it takes a new request
+      // A stream takes a new request, and stays a stream.
+      if (token && !this.#line.send) return this.#redial(this.#worked.websocket ? 3 : 0, token);
       if (token) this.#line.send({ type: "token", token });
       this.#renewBefore(token ? expiryOf(token) : expiry);
     });

@@ -616,6 +616,29 @@ test("where tokens are renewed all the time it goes back to a WebSocket as well,
   assert.deepEqual(seen.errors, []);
 });
 
+test("a token renewed by server-sent events tries no WebSocket, also where one has worked", async (context) => {
+  const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  const wire = await startWire(context, node.client.port);
+  // Tokens of five minutes are renewed after moments; all other waits are less.
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout = (act, ms, ...rest) => setTimeout(act, ms > 200_000 ? 200 : ms, ...rest);
+  context.after(() => (globalThis.setTimeout = setTimeout));
+  const seen = open(context, { url: `ws://127.0.0.1:${wire.port}`, token: () => tokenOf("42", 300), backoffMs: [10, 50] });
+  await seen.opened();
+  assert.equal(seen.connection.transport, "websocket");
+  let attempts = 0;
+  wire.blocks = { test: (text) => /upgrade: websocket/i.test(text) && ++attempts };
+  wire.break();
+  const opened = () => seen.states.filter(({ state, transport }) => state === "open" && transport === "sse").length;
+  await until("server-sent events", () => opened());
+  const before = attempts;
+  await until("renewed streams", () => opened() > 3);
+  assert.equal(attempts, before);
+  await publish(node, { userId: "42", event: "n", data: 1 });
+  await until("the event", () => seen.events.length === 1);
+  assert.deepEqual([seen.gaps, seen.errors], [[], []]);
+});
+
 test("where WebSockets fail from now on, one attempt at a time interrupts server-sent events", async (context) => {
   const node = await startNode(context);
   const wire = await startWire(context, node.client.port);
