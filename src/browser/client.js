@@ -1,13 +1,13 @@
 // Switchboard in a page, a worker or Node: one connection that comes back by itself, resumes where it was, and hands
-// out each event once, in order. Types are in client.d.ts beside it, the handbook's page is src/docs/browser.md.
+// out each event once, in order. Types: client.d.ts; handbook: src/docs/browser.md.
 
 // Directly within a `new URL`, bundlers would take it for a file to bring along.
 const HERE = import.meta.url;
 /** How long a dead connection may look alive once there is reason to doubt it, ms. */
 const ANSWER_IN = 5000;
-/** A connection that lived for so long was no failure, ms. */
+/** A connection that lived so long was no failure, ms. */
 const SETTLED = 5000;
-/** When a connection by server-sent events first gives way to a WebSocket again, ms. */
+/** When server-sent events first give way to a WebSocket again, ms. */
 const BETTER_AFTER = 60_000;
 /** Upward messages that may wait for a connection. */
 const MOST_WAITING = 64;
@@ -23,7 +23,7 @@ export class SwitchboardError extends Error {
 
 export const connect = (options) => new Connection(options);
 
-// Digits without leading zeros: the longer number is the greater one.
+// Digits without leading zeros: the longer one is greater.
 const compare = (a, b) => a.length - b.length || (a < b ? -1 : a > b ? 1 : 0);
 const isLater = (id, than) => {
   const [a, b] = [id.split("-"), than.split("-")];
@@ -129,7 +129,7 @@ class Connection {
   #own; // the client id is ours to change
   #seen; // newest id that was handed out: nothing up to it is handed out again
   #kept; // newest id that is done with: a reload goes on after it
-  #handed = []; // ids that callbacks have, and that are not done with
+  #handed = []; // ids that callbacks have, not done with
   #whose; // the user that both are of, where the node has said it
   #end; // where the log ended at a welcome after which nothing of it comes
   #line;
@@ -477,11 +477,11 @@ class Connection {
     if (this.#options.ack === "auto") this.#done(id);
   }
 
-  /** Whether callbacks had this id and were not done with it, for this user and before the end. */
+  /** Whether this moves the position: to what callbacks had, for this user and before the end. */
   #done(id) {
-    const at = this.#handed.indexOf(id);
-    if (at < 0) return false;
+    const at = this.#handed.lastIndexOf(id); // a gap's may be an event's too
     this.#handed.splice(0, at + 1);
+    if (at < 0 || (this.#kept && !isLater(id, this.#kept))) return false; // after a gap comes what is older
     this.#keep(id);
     return true;
   }
@@ -498,7 +498,7 @@ class Connection {
       try {
         callback(...what);
       } catch (error) {
-        // Shown as uncaught, as any event handler's error; the next event comes all the same.
+        // Shown as uncaught, as any event handler's error.
         if (globalThis.reportError) reportError(error);
         else setTimeout(() => { throw error; });
       }
@@ -535,7 +535,7 @@ class Connection {
     else this.#ended({ reason: "no sign of life" });
   }
 
-  /** There is reason to doubt the connection. By server-sent events nothing can be asked; the node's word is awaited. */
+  /** There is reason for doubt. By server-sent events nothing can be asked; the node's word is awaited. */
   #ask() {
     if (!this.#line.send) return this.#listen();
     const asked = performance.now();
@@ -584,7 +584,7 @@ class Connection {
     try {
       this.#store.setItem(key, this.#records[key]);
     } catch {
-      // Full, or blocked: a reload begins anew, and all else works.
+      // Full, or blocked: a reload begins anew.
     }
   }
 

@@ -41,10 +41,11 @@ function open(context, options) {
   connection.onState((state) => seen.states.push(state));
   connection.onError((error) => seen.errors.push(error));
   context.after(() => connection.close());
-  const welcomed = async (pingInterval = 25_000, userId = "42") => {
+  const welcomed = async (more) => {
     await until("a socket", () => seen.latest?.onmessage);
     const { clientId } = connection;
-    seen.latest.say({ type: "welcome", userId, clientId, nodeId: "solo", position: "1-0", recovered: true, replayed: 0, pingInterval });
+    const usual = { userId: "42", clientId, nodeId: "solo", position: "1-0", recovered: true, replayed: 0, pingInterval: 25_000 };
+    seen.latest.say({ type: "welcome", ...usual, ...more });
   };
   return Object.assign(seen, { connection, welcomed });
 }
@@ -108,6 +109,27 @@ test("events of a log that began anew count, though they are older than the welc
   seen.latest.say({ type: "gap", since: "2-0", position: "0-5" }); // Redis came back without its newest
   say("0-6");
   assert.deepEqual([ids, seen.connection.position], [["2-0", "0-6"], "0-6"]);
+});
+
+test("with manual acks the position never goes back to what is kept before a gap's position", async (context) => {
+  // The gap is acked as soon as it is told, or after the events.
+  for (const atOnce of [true, false]) {
+    const seen = open(context, { since: "1-0", ack: "manual" });
+    const { connection } = seen;
+    if (atOnce) connection.onGap(({ position }) => connection.ack(position));
+    await seen.welcomed({ position: "9-0", recovered: false, replayed: 2 });
+    seen.latest.say({ type: "gap", since: "1-0", position: "9-0" });
+    const say = (id) => seen.latest.say({ type: "event", id, event: "n", data: 0 });
+    for (const id of ["8-0", "9-0"]) say(id);
+    for (const id of ["9-0", "8-0"]) {
+      connection.ack(id);
+      assert.equal(connection.position, "9-0");
+    }
+    say("10-0");
+    connection.ack("10-0");
+    assert.equal(connection.position, "10-0");
+    assert.deepEqual(seen.sent.filter(({ type }) => type === "ack").map(({ id }) => id), ["9-0", "10-0"]);
+  }
 });
 
 test("locks that throw, refuse or never answer keep nobody from connecting", async (context) => {
@@ -192,7 +214,7 @@ test("a refusal that is not the node's is no reason to stop", async (context) =>
 
 test("a clock that is set back hides no dead path", async (context) => {
   const seen = open(context);
-  await seen.welcomed(100);
+  await seen.welcomed({ pingInterval: 100 });
   const { now } = Date;
   Date.now = () => now() - 3_600_000;
   context.after(() => (Date.now = now));
@@ -238,7 +260,7 @@ test("without a usable storage as well, users who take turns in one page each go
       for (let socket = before; seen.connection.state !== "open"; socket = seen.latest) {
         await until("another socket", () => seen.latest !== socket);
         await until("its hello", () => seen.sent.length);
-        await seen.welcomed(25_000, userId);
+        await seen.welcomed({ userId });
         if (seen.connection.state !== "open") seen.sent.length = 0; // this one was said as the other user
       }
       const { since } = seen.sent.shift();
@@ -276,7 +298,7 @@ test("an ack counts for the user whose event it was, and until the end", async (
   first.end(1012, "drain");
   for (let socket = first; seen.connection.state !== "open"; socket = seen.latest) {
     await until("another socket", () => seen.latest !== socket);
-    await seen.welcomed(25_000, "43");
+    await seen.welcomed({ userId: "43" });
   }
   say("3-0");
   say("6-0");
@@ -354,7 +376,7 @@ test("a message that waits is sent as the user who sent it, or not at all", asyn
     const waits = [send()];
     for (let socket = latest; seen.connection.state !== "open"; socket = seen.latest) {
       await until("another socket", () => seen.latest !== socket);
-      await seen.welcomed(25_000, userId);
+      await seen.welcomed({ userId });
       if (seen.connection.state === "waiting") waits.push(send()); // it has not been told who it is
     }
     assert.deepEqual(await Promise.all(waits), comes ? [true] : ["another_user", "another_user"]);
