@@ -333,7 +333,7 @@ class Connection {
     // A provider has a new token, the browser perhaps a new cookie; a text stays as old as it is.
     if (code === 4002 && typeof this.#options.token !== "string") [again, afterMs] = [true, 0];
     if (code === 4009 && this.#own) {
-      // Another tab has our id, copied where no lock could tell: it may keep it.
+      // Another tab has our id, where no lock could tell: it may keep it.
       this.#rename();
       [again, afterMs] = [true, 0];
     }
@@ -346,7 +346,7 @@ class Connection {
     const due = afterMs === undefined ? backoff : afterMs + (this.#tries ? backoff : 0);
     this.#tries++;
     const offline = globalThis.navigator?.onLine === false;
-    // The browser may be wrong: a server on this very machine is there without a network.
+    // Perhaps wrong: a server on this very machine needs no network.
     const wait = Math.round(offline ? most : due);
     this.#after("again", wait, () => this.#dial());
     this.#set(offline ? "offline" : "waiting", { afterMs: wait, code, reason });
@@ -358,6 +358,7 @@ class Connection {
     // Whoever closes it within a callback has had what that was called for.
     if (this.#options.ack === "auto") this.#done(this.#handed[0]);
     this.#handed = [];
+    this.#end = undefined;
     for (const unhook of this.#unhook) unhook();
     this.#refuseWaiting("closed", `the connection is closed: ${why.reason}`);
     this.#set("closed", why);
@@ -429,7 +430,7 @@ class Connection {
     this.#set("open", { userId, clientId, nodeId, position, recovered: recovered && !lost, replayed, transport: this.transport });
     this.#sendWaiting();
     if (unheard) this.#tellError("client_id", "what is in front of the node must pass clientId and since on");
-    if (lost) this.#gap({ since: this.#seen, position });
+    if (lost && this.state === "open") this.#gap({ since: this.#seen, position });
   }
 
   /** Whether a token or a cookie now names another user. Each has a position, and a session that never got another's. */
@@ -449,9 +450,8 @@ class Connection {
   /** Where nothing was missed, the log is known up to where it ended at the welcome. */
   #arrive() {
     if (!this.#end) return;
-    const done = this.#kept === this.#seen;
     if (!this.#seen || isLater(this.#end, this.#seen)) this.#seen = this.#end;
-    if (done) this.#keep(this.#seen);
+    if (!this.#handed.length) this.#keep(this.#seen); // none waits for its ack
     this.#end = undefined; // a later gap says nothing of this
   }
 

@@ -132,6 +132,33 @@ test("with manual acks the position never goes back to what is kept before a gap
   }
 });
 
+test("a gap counts as done with when it was acked, or its callbacks have returned", async (context) => {
+  const ways = {
+    "left alone": [{ ack: "manual" }, () => {}, "5-0"],
+    acked: [{ ack: "manual" }, (connection, { position }) => connection.ack(position), "9-0"],
+    closed: [{ ack: "manual" }, (connection) => connection.close(), "5-0"],
+    automatic: [{}, () => {}, "9-0"],
+    "automatic, and closed": [{}, (connection) => connection.close(), "9-0"],
+  };
+  for (const [way, [options, act, position]] of Object.entries(ways)) {
+    const seen = open(context, { since: "5-0", ...options });
+    const { connection } = seen;
+    let told = 0;
+    connection.onGap((gap) => ++told && act(connection, gap));
+    await seen.welcomed({ position: "9-0", recovered: false });
+    seen.latest.say({ type: "gap", since: "5-0", position: "9-0" });
+    assert.deepEqual([told, connection.position], [1, position], way);
+  }
+});
+
+test("who closes as it opens is told no loss, and goes on before it", async (context) => {
+  const seen = open(context, { since: "5-0", clientId: "tab", identify: "query" });
+  const { connection } = seen;
+  connection.onState(({ state }) => state === "open" && connection.close());
+  await seen.welcomed({ clientId: "hidden by a proxy", position: "9-0" });
+  assert.deepEqual([connection.state, connection.position], ["closed", "5-0"]);
+});
+
 test("locks that throw, refuse or never answer keep nobody from connecting", async (context) => {
   const refuse = () => Promise.reject(new DOMException("no locks in a sandbox", "SecurityError"));
   const ways = [() => { throw new TypeError("what is this?"); }, refuse, () => new Promise(() => {})];
