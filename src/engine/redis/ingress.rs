@@ -153,7 +153,6 @@ impl<'a> Reader<'a> {
         let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
         // What has been handled is gone from the stream.
         let mut handled = "0-0".to_owned();
-        let mut seen = false;
         while *wanted.borrow() {
             self.lease.renew_in_time().await?;
             // As often as it is renewed, here or while entries go out.
@@ -166,10 +165,7 @@ impl<'a> Reader<'a> {
             self.past.tell_bad(self.name);
             let entries = self.take().await?;
             if entries.is_empty() {
-                if seen {
-                    self.tell_passed_over().await;
-                }
-                seen = self.wait(&mut handled, block).await?;
+                self.wait(&mut handled, block).await?;
             } else if let Some((last, _)) = entries.last() {
                 handled.clone_from(last);
                 self.route(entries).await?;
@@ -202,39 +198,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An entry is there, and was not handed out. Where the group stands past all that are there (somebody has set it there),
-    /// it hands none out any more, and nothing else would tell.
-    async fn tell_passed_over(&mut self) {
-        if !self.past.passed_over.is_old() {
-            return;
-        }
-        let mut questions = redis::pipe();
-        questions.cmd("XINFO").arg("GROUPS").arg(&self.stream);
-        questions.cmd("XREVRANGE").arg(&self.stream).arg("+").arg("-").arg("COUNT").arg(1);
-        let Ok(answers) = self.context.link.run(&questions).await else { return };
-        if let Some((at, newest)) = stands_past(answers)
-            && let Some(times) = self.past.passed_over.again()
-        {
-            warn!(
-                stream = self.name,
-                at,
-                newest,
-                times,
-                "the ingress stream's group has been set past its entries, and none is read: set it to 0 (XGROUP SETID)"
-            );
-        }
-    }
-
-    /// Waits for an entry after `handled`, without taking it. Whether one is there.
-    async fn wait(&mut self, handled: &mut String, block: Duration) -> Result<bool, Stopped> {
+    /// Waits for an entry after `handled`, without taking it.
+    async fn wait(&mut self, handled: &mut String, block: Duration) -> Result<(), Stopped> {
         let mut look = cmd("XREAD");
         look.arg("COUNT").arg(1).arg("BLOCK").arg(ms(block)).arg("STREAMS").arg(&self.stream).arg(&*handled);
-        let entry = reply::read(self.ask(look, block).await?)?.pop();
-        let seen = entry.is_some();
-        if let Some((id, _)) = entry {
-            *handled = id;
+        if let Some((seen, _)) = reply::read(self.ask(look, block).await?)?.pop() {
+            *handled = seen;
         }
-        Ok(seen)
+        Ok(())
     }
 
     /// Runs one command that may wait for `block`; a connection that is half dead counts as broken.
@@ -376,16 +347,6 @@ impl<'a> Reader<'a> {
         progress.undone.extend(ids);
         stopped.map_or(Ok(()), Err)
     }
-}
-
-/// By answers to `XINFO GROUPS` and `XREVRANGE`: the last id that the group has handed out, as far as it knows, and the
-/// stream's newest, where that is an earlier one.
-fn stands_past(answers: Vec<redis::Value>) -> Option<(String, String)> {
-    let [groups, newest] = <[redis::Value; 2]>::try_from(answers).ok()?;
-    let group = reply::group(reply::items(groups).ok()?, "switchboard")?;
-    let at = reply::text(reply::field(&group, "last-delivered-id")?).ok()?;
-    let (newest, _) = reply::entries(newest).ok()?.pop()?;
-    (reply::numbers(at)? > reply::numbers(&newest)?).then(|| (at.to_owned(), newest))
 }
 
 mod let_go;

@@ -14,8 +14,6 @@ use crate::id::UserId;
 pub struct Past {
     /// Tells of bad entries: an application may send nothing else.
     pub bad: Retold,
-    /// Tells that the group stands past entries that nobody has read.
-    pub passed_over: Retold,
     /// Tells that the stream cannot be read: from when that was told first until it is told that it is read.
     stopped: Option<Retold>,
     /// What came of entries that are not let go of yet. Another process that reads on knows nothing of it.
