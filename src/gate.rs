@@ -19,6 +19,7 @@ const LANES: usize = 1024;
 #[derive(Debug)]
 pub struct Gate {
     inside: Semaphore,
+    most: usize,
     lanes: Box<[Semaphore]>,
     hasher: RandomState,
     queue: Semaphore,
@@ -37,11 +38,17 @@ impl Gate {
     pub fn new(inside: usize, queue: usize, patience: Duration) -> Self {
         Self {
             inside: Semaphore::new(inside),
+            most: inside,
             lanes: (0..LANES).map(|_| Semaphore::new(OF_A_KIND)).collect(),
             hasher: RandomState::new(),
             queue: Semaphore::new(queue),
             patience,
         }
+    }
+
+    /// How many are inside.
+    pub fn inside(&self) -> usize {
+        self.most - self.inside.available_permits()
     }
 
     /// Waits for a turn; none where too many wait already, or for too long.
@@ -140,7 +147,9 @@ mod tests {
         tokio::pin!(waits);
         assert!(waits.as_mut().now_or_never().is_none(), "it waits");
         assert!(gate.enter().now_or_never().unwrap().is_none(), "turned away at once");
+        assert_eq!(gate.inside(), 2);
         drop(first);
+        assert_eq!(gate.inside(), 2, "the next has the place");
         let _third = waits.await.unwrap();
         assert!(gate.enter().await.is_none(), "nobody came out in time");
         assert!(

@@ -120,7 +120,7 @@ impl Keeper {
         let lease = self.router.lease();
         // A lease that has run out by our clock is claimed, not renewed: the inbox may have been cleared up.
         let runs = self.held_before && lease.is_held();
-        if runs && self.engine.beat(self.router.registry().len()).await? {
+        if runs && self.engine.beat(self.router.registry().len(), self.served()).await? {
             let whole = lease.renewed(asked, self.ttl);
             (self.took, self.lost) = (asked.elapsed(), None);
             self.tell_back();
@@ -165,6 +165,12 @@ impl Keeper {
                 Ok(Round::NotYet)
             }
         }
+    }
+
+    /// How many users have a session that is registered, at least. In this order: who has been let in between the two is.
+    fn served(&self) -> usize {
+        let users = self.router.registry().users();
+        users.saturating_sub(self.router.registering.inside())
     }
 
     /// Something else than before keeps the node from having its id.

@@ -1,6 +1,5 @@
 //! Publish and deliver: from a request to the engine, and from a hint to the sockets of this node.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -70,7 +69,8 @@ pub struct Router {
     acked: Acked,
     lease: Lease,
     metrics: Arc<Metrics>,
-    registering: Gate,
+    /// Registrations under way, and those that wait for their turn.
+    pub registering: Gate,
     leaving: Rounds,
     send_queue: usize,
 }

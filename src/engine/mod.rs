@@ -348,8 +348,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Claims this node's id. Whoever held it before, and all its sessions, are cleared up after.
     fn claim(&self) -> Answer<Claim>;
-    /// Renews the claim and sends this node a sign of life through its own inbox; false where it was lost.
-    fn beat(&self, sessions: usize) -> Answer<bool>;
+    /// Renews the claim and sends this node a sign of life through its own inbox; false where it was lost. `users`: how many
+    /// have a registered session here, at least.
+    fn beat(&self, sessions: usize, users: usize) -> Answer<bool>;
     /// Takes times to come back for clients that this leaving node sends away now, from the budget that all leaving
     /// nodes share. In memory, done once what was published so far has been told.
     fn drain(&self, leaving: Leaving) -> Answer<Slots>;

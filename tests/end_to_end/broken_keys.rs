@@ -96,7 +96,7 @@ async fn one_that_all_share_is_told_once_for_all_who_are_refused_for_it() {
     assert_eq!(stage.a.lines().iter().filter(|line| told(line, what)).count(), 1);
 }
 
-/// Whoever clears up after the node goes by it. Its sessions keep their sockets, and nobody else connects.
+/// Whoever clears up after the node goes by it. Its sessions keep their sockets.
 #[tokio::test]
 async fn the_list_of_whom_a_node_serves_is_made_anew() {
     let mut stage = Single::start().await;
@@ -109,6 +109,15 @@ async fn the_list_of_whom_a_node_serves_is_made_anew() {
     made_anew(&mut stage.db).await;
     let () = stage.db.run(cmd("DEL").arg(list)).await;
     made_anew(&mut stage.db).await;
+
+    // Whoever connects is put on it, so that it is there again at once.
+    let () = stage.db.run(cmd("DEL").arg(list)).await;
+    let third = Client::as_user(&stage.a, "44", "tab-1").await;
+    let all = set(["42", "43", "44"]);
+    eventually(BOUND, "all three", async || same(stage.db.members(list).await, all.clone())).await;
+    drop(third);
+    made_anew(&mut stage.db).await;
+
     let () = stage.db.run(cmd("SET").arg(list).arg("x")).await;
     let told = |line: &str| line.contains("refuses this") && line.contains("whom this node serves");
     let line = stage.a.log_line(BOUND, "a warning", told).await;

@@ -215,7 +215,7 @@ async fn flushed_data_is_noticed_and_is_a_gap() {
     let () = stage.ask(&["FLUSHALL"]);
 
     assert_eq!(stage.heartbeat(&user, &[("tab", seen)]).await, LeaseState::Lost);
-    assert!(!stage.engine.beat(1).await.unwrap());
+    assert!(!stage.engine.beat(1, 0).await.unwrap());
     assert_eq!(stage.engine.claim().await.unwrap(), Claim::Held);
     for since in [welcome.position, seen] {
         let page = stage.resume(&user, "tab", since).await;

@@ -165,7 +165,7 @@ async fn a_loss_of_which_nobody_can_be_told_yet_is_told_with_the_next_beat() {
     assert!(!redis.look(redis.lost[1], redis.lost[1]).await.whole, "who has shown it is told all the same");
     let () = a.ask(&["DEL", inbox]);
     let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
-    assert!(a.engine.beat(0).await.unwrap());
+    assert!(a.engine.beat(0, 0).await.unwrap());
     let is_look = |told: &recorder::Told| matches!(told, recorder::Told::Look(..));
     b.node.wait_for("a look", |told| is_look(told).then_some(())).await;
     assert!(!a.node.told().iter().any(is_look), "nobody else is there");

@@ -141,13 +141,13 @@ async fn an_id_is_held_by_one_process() {
         Claim::Taken(left) => assert!(left > Duration::from_secs(500), "{left:?}"),
         other => panic!("{other:?}"),
     }
-    assert!(!second.engine.beat(0).await.unwrap());
+    assert!(!second.engine.beat(0, 0).await.unwrap());
     second.engine.release().await.unwrap();
-    assert!(first.engine.beat(0).await.unwrap(), "what another does not hold it cannot give back");
+    assert!(first.engine.beat(0, 0).await.unwrap(), "what another does not hold it cannot give back");
     assert_eq!(first.sessions(&user).await, ["tab@node-1"], "nor take from it");
     first.engine.release().await.unwrap();
     assert_eq!(second.engine.claim().await.unwrap(), Claim::Held);
-    assert!(!first.engine.beat(0).await.unwrap());
+    assert!(!first.engine.beat(0, 0).await.unwrap());
     assert!(!first.engine.is_up(), "who lost its id does nothing in its name");
 }
 
@@ -222,14 +222,14 @@ async fn a_survivor_clears_up_after_a_dead_node() {
     let missed = dead.publish_plain(&gone, "1").await;
 
     Recorder::eventually("the dead node cleared up", async || {
-        assert!(survivor.engine.beat(1).await.unwrap());
+        assert!(survivor.engine.beat(1, 0).await.unwrap());
         // It may lapse between the two: only who was alone before has cleared up.
         let alone = survivor.engine.nodes().await.unwrap().len() == 1;
         survivor.engine.clear_up().await.unwrap();
         alone
     })
     .await;
-    assert!(survivor.engine.beat(1).await.unwrap());
+    assert!(survivor.engine.beat(1, 0).await.unwrap());
     assert_eq!(
         survivor.engine.online(vec![gone.clone(), elsewhere.clone()]).await.unwrap(),
         std::slice::from_ref(&elsewhere)
@@ -266,7 +266,7 @@ async fn scripts_that_redis_forgot_are_loaded_again() {
     let () = stage.ask(&["SCRIPT", "FLUSH"]);
     let id = stage.publish_plain(&user, "1").await;
     let () = stage.ask(&["SCRIPT", "FLUSH"]);
-    assert!(stage.engine.beat(1).await.unwrap());
+    assert!(stage.engine.beat(1, 0).await.unwrap());
     assert_eq!(ids(&stage.resume(&user, "tab", welcome.position).await), [id]);
 }
 

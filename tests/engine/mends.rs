@@ -18,15 +18,15 @@ async fn a_hint_that_failed_is_a_look_with_the_next_beat() {
     a.engine.publish(event(&user, "1")).await.unwrap_err();
     assert_eq!(a.ask::<i64>(&["XLEN", "log:{user:42}"]), 1, "it is in the log all the same");
     // Still not: then it is tried again. The lease does not hang on it.
-    assert!(a.engine.beat(0).await.unwrap());
+    assert!(a.engine.beat(0, 0).await.unwrap());
     let () = a.ask(&["DEL", inbox]);
     let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
     assert!(!b.node.told().contains(&Told::Look("42".to_owned(), None)));
-    assert!(a.engine.beat(0).await.unwrap());
+    assert!(a.engine.beat(0, 0).await.unwrap());
     b.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned(), None)).then_some(())).await;
     // Once: what was sent is owed no more.
     b.node.take();
-    assert!(a.engine.beat(0).await.unwrap());
+    assert!(a.engine.beat(0, 0).await.unwrap());
     let next = a.publish_plain(&user, "2").await;
     b.node.hint_of(next).await;
     assert!(!b.node.told().contains(&Told::Look("42".to_owned(), None)));
@@ -48,7 +48,7 @@ async fn a_node_that_can_be_told_is_told_once_whoever_else_cannot() {
     let () = a.ask(&["DEL", inboxes[1]]);
     let () = a.ask(&["XGROUP", "CREATE", inboxes[1], "node", "0", "MKSTREAM"]);
     for _ in 0..3 {
-        assert!(a.engine.beat(0).await.unwrap());
+        assert!(a.engine.beat(0, 0).await.unwrap());
     }
     // After all that the beats have told.
     a.engine.broadcast("notice".parse().unwrap(), event(&user("2"), "2").data).await.unwrap();
@@ -71,7 +71,7 @@ async fn each_node_that_could_not_be_told_of_an_event_is_told_to_look() {
         let () = a.ask(&["DEL", inbox]);
         let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
     }
-    assert!(a.engine.beat(0).await.unwrap());
+    assert!(a.engine.beat(0, 0).await.unwrap());
     for (stage, _) in nodes {
         let look = Told::Look("42".to_owned(), None);
         stage.node.wait_for("the look", |told| (*told == look).then_some(())).await;
@@ -103,7 +103,7 @@ async fn a_death_is_told_once_to_each_node_that_looks() {
     let mut told = [0, 0];
     let mut round = async || {
         for (survivor, told) in survivors.iter().zip(&mut told) {
-            assert!(survivor.engine.beat(0).await.unwrap());
+            assert!(survivor.engine.beat(0, 0).await.unwrap());
             *told += usize::from(survivor.engine.clear_up().await.unwrap());
         }
         survivors[0].engine.nodes().await.unwrap().len()
@@ -193,7 +193,7 @@ async fn whose_place_was_taken_by_one_that_could_not_begin_is_told_to_look() {
     b.disconnect(&user, "tab", None).await;
     let () = a.ask(&["DEL", inbox]);
     let () = a.ask(&["XGROUP", "CREATE", inbox, "node", "0", "MKSTREAM"]);
-    assert!(b.engine.beat(0).await.unwrap());
+    assert!(b.engine.beat(0, 0).await.unwrap());
     a.node.wait_for("the look", |told| (*told == Told::Look("42".to_owned(), None)).then_some(())).await;
 }
 
@@ -254,4 +254,26 @@ async fn renewing_leases_opens_no_connections() {
     }
     // A few: the pool may not have been full.
     assert!(opened() - before < 10, "{} for 50", opened() - before);
+}
+
+/// Sessions that register anew are on the list by and by, and need not be told to.
+#[tokio::test]
+async fn users_who_stay_off_a_nodes_list_are_registered_anew_and_those_who_come_back_are_left_alone() {
+    let stage = Kind::Redis.stage().await;
+    let list = "users:{node:node-1}";
+    let are_doubted = async |listed: &[&str]| {
+        let _: i64 = stage.ask(&["DEL", list]);
+        if !listed.is_empty() {
+            let _: i64 = stage.ask(&[&["SADD", list], listed].concat());
+        }
+        assert!(stage.engine.beat(4, 4).await.unwrap());
+        stage.node.take().contains(&Told::Doubted)
+    };
+    for listed in
+        [&[][..], &["1"], &["1", "2"], &["1", "2", "3"], &["1", "2", "3", "4"], &["1", "2", "3", "4", "5"]]
+    {
+        assert!(!are_doubted(listed).await, "with {listed:?}");
+    }
+    assert!(!are_doubted(&["1", "2"]).await, "some may have left since they were counted");
+    assert!(are_doubted(&["3", "4"]).await);
 }

@@ -143,7 +143,7 @@ async fn the_node_is_listed(kind: Kind) {
     let (stage, user) = (kind.stage().await, user("42"));
     stage.connect(&user, "a").await;
     stage.connect(&user, "b").await;
-    assert!(stage.engine.beat(2).await.unwrap());
+    assert!(stage.engine.beat(2, 0).await.unwrap());
     let nodes = stage.engine.nodes().await.unwrap();
     assert_eq!(nodes.len(), 1);
     let node = &nodes[0];
@@ -161,7 +161,7 @@ async fn a_lease_that_was_lost_does_not_change_when_the_node_started() {
     for lost in [&["DEL", "node:node-1"][..], &["FLUSHALL"]] {
         stage.time_passes(Duration::from_millis(20)).await;
         let _: redis::Value = stage.ask(lost);
-        assert!(!stage.engine.beat(0).await.unwrap());
+        assert!(!stage.engine.beat(0, 0).await.unwrap());
         assert_eq!(stage.engine.claim().await.unwrap(), Claim::Held);
         assert_eq!(started(&stage).await, first, "after {lost:?}");
     }
@@ -191,7 +191,7 @@ async fn a_node_that_has_its_id_keeps_it(kind: Kind) {
     let stage = kind.stage().await;
     assert!(stage.engine.is_up());
     for sessions in 0..2 {
-        assert!(stage.engine.beat(sessions).await.unwrap());
+        assert!(stage.engine.beat(sessions, 0).await.unwrap());
     }
     crate::recorder::Recorder::eventually("a sign of life", async || stage.engine.sign_of_life().is_some())
         .await;

@@ -139,7 +139,7 @@ async fn a_claim_and_a_beat_renew_what_is_kept_of_the_node() {
     let stage = Kind::Redis.stage().await;
     stage.connect(&user("42"), "tab").await;
     last(&stage, &NODE, SHORT);
-    assert!(stage.engine.beat(1).await.unwrap());
+    assert!(stage.engine.beat(1, 0).await.unwrap());
     assert_renewed(&stage, &NODE, "a beat");
     last(&stage, &NODE, SHORT);
     assert_eq!(stage.engine.claim().await.unwrap(), Claim::Held);
@@ -154,7 +154,7 @@ async fn whom_a_node_serves_is_remembered_for_longer_than_its_lease() {
     let stage = Kind::Redis.stage_with(options).await;
     stage.connect(&user("42"), "tab").await;
     last(&stage, &NODE[2..], SHORT);
-    assert!(stage.engine.beat(1).await.unwrap());
+    assert!(stage.engine.beat(1, 0).await.unwrap());
     assert!(left(&stage, NODE[2]) > 500_000);
     last(&stage, &NODE[2..], SHORT);
     assert_eq!(stage.engine.claim().await.unwrap(), Claim::Held);

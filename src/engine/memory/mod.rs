@@ -217,7 +217,7 @@ impl Engine for MemoryEngine {
         ready(Claim::Held)
     }
 
-    fn beat(&self, _sessions: usize) -> Answer<bool> {
+    fn beat(&self, _sessions: usize, _users: usize) -> Answer<bool> {
         ready(true)
     }
 

@@ -3,7 +3,7 @@
 //! a short lease would be over by then.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
@@ -29,8 +29,8 @@ pub struct Beside {
     pub refused: Busy,
     /// Whether Redis may throw keys away.
     pub eviction: Busy,
-    /// The last beat found nobody on the list of whom this node serves, though it has sessions.
-    pub serves_nobody: AtomicBool,
+    /// How many users the last beat missed on the list of whom this node serves.
+    pub unlisted: AtomicUsize,
 }
 
 /// Held for as long as the work goes on.

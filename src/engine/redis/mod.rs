@@ -334,9 +334,9 @@ impl Engine for RedisEngine {
         Answer::of(async move { refused::named_in(&context, node::claim(&context).await).await })
     }
 
-    fn beat(&self, sessions: usize) -> Answer<bool> {
-        let context = self.context.clone();
-        Answer::of(async move { refused::named_in(&context, node::beat(&context, sessions).await).await })
+    fn beat(&self, sessions: usize, users: usize) -> Answer<bool> {
+        let on = self.context.clone();
+        Answer::of(async move { refused::named_in(&on, node::beat(&on, sessions, users).await).await })
     }
 
     fn drain(&self, leaving: Leaving) -> Answer<Slots> {

@@ -114,7 +114,7 @@ pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
 ///
 /// # Errors
 /// Where Redis is away.
-pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unavailable> {
+pub async fn beat(context: &Arc<Context>, sessions: usize, users: usize) -> Result<bool, Unavailable> {
     let (asked, mut refused) = (Instant::now(), context.refused.take());
     let renewed = match renew(context, &context.config.node, sessions).await {
         Ok(Some(renewed)) => show_life(context).await.map(|()| Some(renewed)),
@@ -131,7 +131,7 @@ pub async fn beat(context: &Arc<Context>, sessions: usize) -> Result<bool, Unava
     context.metrics.clock.told(asked, now.saturating_mul(1000), MS);
     let suspicion = context.link.trust(asked + context.config.node_ttl);
     context.refused.tell_short(suspicion.filter(|_| as_before));
-    sessions::look_at_served(context, sessions, served);
+    sessions::look_at_served(context, users, served);
     let on = context.clone();
     let told = beside::start(&context.beside.refused, async move { refused::tell(&on, refused).await });
     let on = context.clone();

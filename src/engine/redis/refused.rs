@@ -153,12 +153,12 @@ mod tests {
             context.refused.hear::<()>("to publish", Err(error)).unwrap_err();
         };
         let told = async || {
-            node::beat(&context, 0).await.unwrap();
+            node::beat(&context, 0, 0).await.unwrap();
             !lock(&context.refused.told).is_empty()
         };
         context.refused.renewed(true);
         full.store(true, Ordering::Release);
-        node::beat(&context, 0).await.unwrap_err();
+        node::beat(&context, 0, 0).await.unwrap_err();
         refuses();
         full.store(false, Ordering::Release);
         assert!(!told().await, "it refused everything until now");
@@ -182,18 +182,18 @@ mod tests {
             assert!(!context.link.is_up());
         };
         let told = || lock(&context.refused.told).contains_key(ALL);
-        node::beat(&context, 0).await.unwrap();
-        node::beat(&context, 0).await.unwrap();
+        node::beat(&context, 0, 0).await.unwrap();
+        node::beat(&context, 0, 0).await.unwrap();
         fails().await;
         away.store(true, Ordering::Release);
-        node::beat(&context, 0).await.unwrap_err();
+        node::beat(&context, 0, 0).await.unwrap_err();
         away.store(false, Ordering::Release);
-        node::beat(&context, 0).await.unwrap();
+        node::beat(&context, 0, 0).await.unwrap();
         assert!(!told(), "that a beat failed is told");
-        node::beat(&context, 0).await.unwrap();
+        node::beat(&context, 0, 0).await.unwrap();
         assert!(!told(), "it is over");
         fails().await;
-        node::beat(&context, 0).await.unwrap();
+        node::beat(&context, 0, 0).await.unwrap();
         assert!(told());
     }
 }

@@ -119,17 +119,20 @@ fn keep_served(context: &Context) -> redis::Cmd {
     keep
 }
 
-/// Looks at how many users are on the list of whom this node serves: where it has been deleted, or evicted, nobody could
-/// clear up after the node. Whoever registers is put on it. One look is not enough: sessions that have only begun, or have
-/// just ended, are not on it either.
-pub fn look_at_served(context: &Context, sessions: usize, served: Result<i64, Unavailable>) {
+/// Looks at how many are on the list of whom this node serves, which are `users` at least: where it has been deleted, or
+/// evicted, nobody could clear up after those. Whoever registers is put on it. One look is not enough, as some may have left
+/// since they were counted; nor are two where so many came between that all are registering anew already.
+pub fn look_at_served(context: &Context, users: usize, served: Result<i64, Unavailable>) {
     let served = context.refused.hear("to list whom this node serves", served);
-    let nobody = sessions > 0 && served.is_ok_and(|served| served == 0);
-    if context.beside.serves_nobody.swap(nobody, Ordering::AcqRel)
-        && nobody
+    let listed = served.map_or(users, |served| usize::try_from(served).unwrap_or_default());
+    let missing = users.saturating_sub(listed);
+    let before = context.beside.unlisted.swap(missing, Ordering::AcqRel);
+    if missing > 0
+        && before > 0
+        && missing >= before - before / 16
         && let Some(node) = context.node()
     {
-        warn!("the list of the users that this node serves was gone: every session registers anew");
+        warn!(missing, "users that this node serves were gone from its list: every session registers anew");
         node.doubted(&|_| true);
     }
 }
