@@ -63,7 +63,7 @@ impl Refused {
             && let Some(times) = self.again(ALL, 1)
         {
             let (ms, error) = (ms(long), Unavailable::from(error));
-            warn!(ms, %error, times, "Redis could not be used for a moment: what was asked meanwhile was refused");
+            warn!(ms, %error, times, "Redis could not be used for a moment: whatever was asked meanwhile was refused");
         }
     }
 
