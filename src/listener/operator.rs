@@ -49,21 +49,24 @@ pub fn user_id(part: &str) -> Result<UserId, Refusal> {
 
 async fn nodes(ports: &Ports) -> Result<Answer, Refusal> {
     let mut nodes = ports.router.engine().nodes().await.map_err(unread)?;
-    // Redis has what each node said with its last beat; this one knows better of itself.
-    for node in nodes.iter_mut().filter(|node| node.node_id == ports.router.node().as_str()) {
-        node.sessions = ports.router.registry().len() as u64;
+    for node in &mut nodes {
+        node.sessions = sessions_of(&node.node_id, ports).unwrap_or(node.sessions);
     }
     Ok(http::json(&serde_json::json!({ "nodes": nodes })))
 }
 
 async fn status(ports: &Ports) -> Result<Answer, Refusal> {
     let mut status = ports.router.engine().status().await.map_err(unread)?;
-    // As in `nodes`.
-    let nodes = status.nodes.iter_mut().flatten();
-    for node in nodes.filter(|node| node.node_id == ports.router.node().as_str()) {
-        node.sessions = Some(ports.router.registry().len() as u64);
+    for node in status.nodes.iter_mut().flatten() {
+        node.sessions = sessions_of(&node.node_id, ports).or(node.sessions);
     }
     Ok(http::json(&status))
+}
+
+/// How many sessions a node has, where it is this one: Redis has what each said with its last beat.
+fn sessions_of(node: &str, ports: &Ports) -> Option<u64> {
+    let router = &ports.router;
+    (node == router.node().as_str()).then(|| router.registry().len() as u64)
 }
 
 async fn sessions(user: &str, ports: &Ports) -> Result<Answer, Refusal> {

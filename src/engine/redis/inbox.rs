@@ -241,15 +241,12 @@ async fn read_until_broken(
         let mut values = match answer {
             Ok(values) => values,
             Err(error) if is_lost(&error) => return Ended::Lost,
-            Err(error) if is_refusal(&error) => {
-                cannot_read(context, &error.into());
-                return Ended::Refused;
-            }
             Err(error) => {
-                if !read_any {
+                let refused = is_refusal(&error);
+                if refused || !read_any {
                     cannot_read(context, &error.clone().into());
                 }
-                return Ended::Broken(error);
+                return if refused { Ended::Refused } else { Ended::Broken(error) };
             }
         };
         if !read_any && context.pulse.reads() {
