@@ -48,12 +48,13 @@ impl Known {
             labels_there.extend(labels.keys().map(String::as_str));
             let Some(matchers) = expr[at + name.len()..].strip_prefix('{') else { continue };
             for matcher in matchers.split('}').next().unwrap().split(',') {
-                let (label, value) = matcher.split_once('=').unwrap_or_else(|| panic!("{matcher}: {expr}"));
+                let (label, value) =
+                    matcher.split_once(['=', '!']).unwrap_or_else(|| panic!("{matcher}: {expr}"));
                 if SCRAPED.contains(&label) {
                     continue;
                 }
                 let values = labels.get(label).unwrap_or_else(|| panic!("{name} has no {label}: {expr}"));
-                for value in value.trim_matches(['~', '"']).split('|') {
+                for value in value.trim_matches(['=', '~', '"']).split('|') {
                     assert!(OPEN.contains(&label) || values.contains(value), "{name}: no {label} {value}");
                 }
             }
