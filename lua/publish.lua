@@ -77,7 +77,7 @@ local function note(keep, nodes, log, cursor, id, cut_beyond, is_due)
 end
 
 -- Makes the function that publishes an event of any kind.
-local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond, caller, before_user)
+local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond, before_user)
   local A_DAY, log_ttl = 86400000, ARGV[2]
 
   local function parts(id)
@@ -180,21 +180,8 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
     redis.call('HSET', cursor, '@keys', fields, '@forget', forget)
   end
 
-  -- `leases`: where these have been read already.
-  local function publish(nodes, log, cursor, event, data, option, leases)
-    local live, last, others, holders = '', nil, {}, 0 -- ' node node...'
-    if not leases or leases.err then leases = redis.call('HGETALL', nodes) end
-    for l = 1, #leases, 2 do
-      local node = leases[l]
-      if node == '@last' then last = leases[l + 1]
-      elseif leases[l + 1] > now then
-        live = live .. ' ' .. node
-        if hints and node ~= caller then
-          holders = holders + 1
-          others[holders] = node
-        end
-      end
-    end
+  -- `live`: ' node node...'; `last`: as noted with the leases, where there are any.
+  local function publish(nodes, log, cursor, event, data, option, has_leases, live, last, others, holders)
     local user = string.sub(nodes, before_user + 1, -2)
 
     local to = ''
@@ -245,7 +232,7 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
       end
     end
     -- First of all: should Redis refuse anything below, the next event must still know that it is not the first.
-    if #leases > 0 then redis.call('HSET', nodes, '@last', id) end
+    if has_leases then redis.call('HSET', nodes, '@last', id) end
     local begun = live == '' and redis.call('HSET', cursor, '@newest', id) == 1 -- else the heartbeat notes it
     if entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', ARGV[1]) end
     if option then
@@ -270,32 +257,35 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
   return publish
 end
 
-local publish, others, try = nil, {}, redis.pcall -- what every event needs: looking it up takes time
+local publish, others, none, try = nil, {}, {}, redis.pcall -- what every event needs: looking it up takes time
 -- Log -> why one of its events was refused. What comes after it in this call is refused as well: an event that overtook it
 -- would have it taken for one that was published before.
 local refused = nil
 local results, at = { tells and '' or '*' }, 7
 for i = 0, #KEYS / 3 - 1 do
   local nodes, log, cursor, result = KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3], nil
-  local event, data, options, done, leases = ARGV[at], ARGV[at + 1], ARGV[at + 2], true, nil
+  local event, data, options, done = ARGV[at], ARGV[at + 1], ARGV[at + 2], true
+  -- One user's broken key must not take the rest of the batch along.
+  local leases, live, last, holders = none, '', nil, 0
   if refused then result = refused[log] end
-
-  -- Most events have no options, someone is there, and so is their log. One that is not like that goes on below, and so
-  -- does one that Redis refuses: one user's broken key must not take the rest of the batch along.
-  if options == '0' and not result then
+  if not result then
     leases = try('HGETALL', nodes)
-    local live, last, holders = '', nil, 0
-    for l = 1, #leases, 2 do
-      local node = leases[l]
-      if node == '@last' then last = leases[l + 1]
-      elseif leases[l + 1] > now then -- as texts: each has 13 digits, and numbers would have to be made of them
-        live = live .. ' ' .. node
-        if tells and node ~= caller then
-          holders = holders + 1
-          others[holders] = node
-        end
+    if leases.err then done, result = false, leases end
+  end
+  for l = 1, #leases, 2 do
+    local node = leases[l]
+    if node == '@last' then last = leases[l + 1]
+    elseif leases[l + 1] > now then -- as texts: each has 13 digits, and numbers would have to be made of them
+      live = live .. ' ' .. node
+      if tells and node ~= caller then
+        holders = holders + 1
+        others[holders] = node
       end
     end
+  end
+
+  -- Most events have no options, someone is there, and so is their log. Others go on below, as do those that Redis refuses.
+  if options == '0' and not result then
     local id = last and live ~= ''
       and try('XADD', log, 'NOMKSTREAM', '*', 'event', event, 'data', data, 'prev', last)
     if type(id) == 'string' then
@@ -326,8 +316,10 @@ for i = 0, #KEYS / 3 - 1 do
       for o = 0, options - 1 do option[ARGV[at + 3 + 2 * o]] = ARGV[at + 4 + 2 * o] end
     end
     publish = publish
-      or any_publisher(keep, tell, tells and hints, now, moment, length, cut_beyond, caller, before_user)
-    done, result = pcall(publish, nodes, log, cursor, event, data, option, leases)
+      or any_publisher(keep, tell, hints, now, moment, length, cut_beyond, before_user)
+    local has_leases = #leases > 0
+    done, result =
+      pcall(publish, nodes, log, cursor, event, data, option, has_leases, live, last, others, holders)
   end
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)
