@@ -39,9 +39,9 @@ pub enum Cli {
 
 const AFTER_HELP: &str = "Every setting is a flag and an environment variable: a flag wins over the environment, the \
 environment over .env in the working directory. Secrets may come from files: <NAME>_FILE names one. Times are \
-written 500ms, 10s, 5m; sizes 64KiB, 1MiB.
-
-Exit status: 0 after a drain, 1 where the node could not start or lost its id to another, 2 where settings are off.";
+written 500ms, 10s, 5m; sizes 64KiB, 1MiB.\n\n\
+Exit status: 0 after a drain, 1 where the node could not start, failed, lost its id to another, or was asked again \
+while it drained, 2 where settings are off.";
 
 /// Settings that matter to a subcommand, each with what it means there.
 type Matter = &'static [(&'static str, &'static str)];
@@ -187,10 +187,10 @@ fn tail() -> Command {
         ])
         .mut_arg("token", |arg| arg.help("The client's credentials, where --auth asks for them").hide(false))
         .after_help(
-            "Frames go to standard output, what happens to the connection to standard error. A connection that breaks, or \
-             that the node asks to come back, is opened again after the last event that was printed.
+            "Frames go to standard output, what happens to the connection to standard error. It is opened again, after \
+             the last event that was printed, where it breaks, the node asks for that, or refuses by 429 or 5xx.
 
-Exit status: 0 after an interrupt, 1 where the node refuses, closes for good, or is not reached at first.
+Exit status: 0 after an interrupt, 1 where the node refuses otherwise, closes for good, or is not reached at first.
 
 Examples:
   switchboard tail --user 42

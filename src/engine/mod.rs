@@ -227,7 +227,7 @@ pub struct NodeInfo {
     pub sessions: u64,
     /// The program's version.
     pub version: String,
-    /// Unix ms: since when its process is up, however often its lease was lost meanwhile.
+    /// Unix ms: the process's first claim of the id, however often its lease was lost since; in local mode its start.
     pub started: u64,
     /// Where clients connect.
     pub client_url: String,

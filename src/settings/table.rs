@@ -123,7 +123,7 @@ settings! {
     ACCESS "trusted-proxies" "TRUSTED_PROXIES" "NETWORKS" ["none"]
         "Comma-separated networks (10.0.0.0/8) whose X-Forwarded-For is believed",
     SESSIONS "session-ttl" "SESSION_TTL" "TIME" "60s"
-        "How long a user's keys outlive the last heartbeat; renewed every third of it",
+        "How long a user's keys outlive the last heartbeat; renewed every third of it, or of --log-ttl where that is less",
     SESSIONS "node-ttl" "NODE_TTL" "TIME" "10s"
         "How long a node counts as alive after its last heartbeat; renewed every third of it, or every second if that is less",
     SESSIONS "ping-interval" "PING_INTERVAL" "TIME" "25s"
