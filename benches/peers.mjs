@@ -1,14 +1,14 @@
 // The table: Switchboard beside what would be used instead, on one machine, in one run. `bash scripts/bench-peers`
 // prepares and starts this. Rounds take turns, so that a machine that slows down slows all of them down.
 //
-//   --rounds 3   --seconds 6   --only switchboard,home-made,home-made-pipelined,socket.io   --scenarios saturated,flooded,steady,brisk,connect
+//   --rounds 3   --seconds 6   --only switchboard,home-made,home-made-pipelined,socket.io   --scenarios saturated,flooded,steady,brisk,away,connect
 
 import { Service, candidates, machine, median, number, option } from "./support.mjs";
 
 const rounds = Number(option("rounds", 3));
 const seconds = Number(option("seconds", 6));
 const names = option("only", Object.keys(candidates).join()).split(",");
-const wanted = option("scenarios", "saturated,flooded,steady,brisk,connect").split(",");
+const wanted = option("scenarios", "saturated,flooded,steady,brisk,away,connect").split(",");
 
 const load = { users: 992, payload: 200, "warm-up": "2s", duration: `${seconds}s` };
 const scenarios = {
@@ -17,6 +17,8 @@ const scenarios = {
   flooded: { ...load, rate: "max", window: 32768 },
   steady: { ...load, rate: 2000 },
   brisk: { ...load, rate: 20000 },
+  // Redis a millisecond and more away, each way.
+  away: { ...load, rate: "max", away: 1 },
   connect: { users: 10000, rate: 0, settle: "3s", duration: "1s" },
 };
 
@@ -34,6 +36,8 @@ const rows = [
   ["brisk", "at 20,000 a second: p50, ms", (r) => r.latency_ms?.p50, 2, false],
   ["brisk", "at 20,000 a second: p99, ms", (r) => r.latency_ms?.p99, 2, false],
   ["brisk", "at 20,000 a second: CPU seconds per 100,000", (r) => r.cpu_seconds_per_100_000, 2, false],
+  ["away", "Redis 1 ms away: delivered a second, saturated", (r) => r.delivered_per_second, 0, true],
+  ["away", "Redis 1 ms away: CPU seconds per 100,000", (r) => r.cpu_seconds_per_100_000, 2, false],
   ["connect", "sockets to registered a second, 10,000 sockets", (r) => r.connect.per_second, 0, true],
   ["connect", "memory per idle session, nodes, KiB", idle, 2, false],
   ["connect", "memory of both nodes with them, MiB", held, 0, false],
@@ -55,9 +59,10 @@ for (let round = 0; round < rounds; round++) {
   for (const name of names) {
     for (const scenario of wanted) {
       // A fresh service for each: memory is measured from the start, and no scenario pays for the one before.
-      const service = await Service.start(name);
+      const { away, ...flags } = scenarios[scenario];
+      const service = await Service.start(name, { away });
       try {
-        const report = await service.bench(scenarios[scenario]);
+        const report = await service.bench(flags);
         ((reports[name] ??= {})[scenario] ??= []).push(report);
         const { lost, duplicated, out_of_order } = report;
         const sum = (faults[name] ??= { lost: 0, duplicated: 0, out_of_order: 0 });

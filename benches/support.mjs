@@ -71,7 +71,7 @@ export const candidates = {
 
 /// A Redis and some nodes of one candidate.
 export class Service {
-  static async start(name, { nodes = 2, env = {}, redis = [] } = {}) {
+  static async start(name, { nodes = 2, env = {}, redis = [], away = 0 } = {}) {
     const { command, args, protocol } = candidates[name];
     const service = new Service();
     Object.assign(service, { name, protocol, nodes: [], clients: [], workers: [] });
@@ -80,13 +80,19 @@ export class Service {
     const settings = ["--port", `${service.redisPort}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
     settings.push("--dir", service.directory, "--logfile", join(service.directory, "log"), ...redis);
     service.redis = await start("redis-server", "redis-server", settings, {}, [service.redisPort]);
+    let reached = service.redisPort;
+    if (away > 0) {
+      reached = await freePort();
+      const between = [join(root, "benches/away.mjs"), `${reached}`, `${service.redisPort}`, `${away}`];
+      service.between = await start("away.mjs", "node", between, {}, [reached]);
+    }
     for (let at = 0; at < nodes; at++) {
       const [client, worker] = [await freePort(), await freePort()];
       const settings = {
         NODE_ID: `node-${at}`,
         CLIENT_SOCKET_PORT: `${client}`,
         WORKER_SOCKET_PORT: `${worker}`,
-        REDIS_URL: `redis://127.0.0.1:${service.redisPort}`,
+        REDIS_URL: `redis://127.0.0.1:${reached}`,
         ...env,
       };
       service.nodes.push(await start(name, command, args, settings, [client, worker]));
@@ -116,7 +122,7 @@ export class Service {
   }
 
   async stop() {
-    for (const child of [...this.nodes, this.redis]) await stop(child);
+    for (const child of [...this.nodes, this.between, this.redis]) if (child) await stop(child);
     rmSync(this.directory, { recursive: true, force: true });
   }
 }

@@ -2,8 +2,9 @@
 
 use redis::Value;
 
+use super::batch::{MAX_BYTES, MAX_EVENTS, split};
 use super::inbox::Hints;
-use super::publish::{MAX_BYTES, MAX_EVENTS, split, tell_missed};
+use super::publish::tell_missed;
 use super::refused::is_wrong_type;
 use super::{Context, inbox, status};
 use crate::engine::Unavailable;

@@ -21,9 +21,8 @@ use super::lead::{Lease, NotHeld};
 use super::publish::{self, Entry};
 use super::reads::Read;
 use super::turns::Turn;
-use super::{Context, broadcast, inbox, ms, reply, scripts, sessions, status};
+use super::{Context, batch, broadcast, inbox, ms, reply, scripts, status};
 use crate::engine::{Event, Unavailable};
-use crate::id::UserId;
 use crate::metrics::Via;
 
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
@@ -267,7 +266,7 @@ impl<'a> Reader<'a> {
         progress: &mut Progress<'b>,
     ) -> Result<(), Stopped> {
         // On a Cluster what goes to several masters at once may be as much more.
-        let most = publish::MAX_EVENTS * self.context.link.masters();
+        let most = batch::MAX_AT_ONCE * self.context.link.masters();
         let mut batch: Vec<(Event, &str)> = Vec::new();
         for (at, (id, fields)) in entries.iter().enumerate() {
             if self.past.is_put_aside(id) {
@@ -316,14 +315,14 @@ impl<'a> Reader<'a> {
         let entry = |id| Some(Entry { stream: self.name, id });
         let mut ids = batch.iter().map(|(_, id)| *id).collect::<Vec<_>>().into_iter();
         let batch: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
-        let slot = |user: &UserId| sessions::user_slot(self.context, user);
+        let (slot, masters) = (batch::slot(self.context), self.context.link.masters());
         let mut stopped = None;
-        for batch in publish::calls(&batch, |(event, _)| event, slot, self.context.link.masters()) {
+        for (batch, calls) in batch::batches(&batch, |(event, _)| event, slot, masters) {
             if let Err(error) = self.lease.go_on().await {
                 stopped = Some(error.into());
                 break;
             }
-            let outcomes = publish::route(self.context, batch).await;
+            let outcomes = publish::route(self.context, batch, &calls).await;
             let mut accepted = 0;
             for ((outcome, (event, _)), id) in outcomes.into_iter().zip(batch).zip(&mut ids) {
                 match outcome {

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::sessions::Ended;
-use super::{Context, broadcast, publish, sessions};
+use super::{Context, batch, broadcast, publish, sessions};
 use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Reply, Unavailable};
 use crate::id::{ClientId, EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
@@ -22,7 +22,7 @@ use crate::protocol::publish::Data;
 /// Beginnings and ends of sessions that may wait. No end may be refused, or its session would outlive it; how many there
 /// are is bounded by the sessions, and how many begin at once before they come here.
 pub const MOST_SESSIONS: usize = Semaphore::MAX_PERMITS;
-/// Operations taken at once; each verb's script calls are bounded apart.
+/// Beginnings and ends of sessions taken at once; their script calls are bounded apart.
 const TAKE: usize = 256;
 /// How often ends of sessions that Redis has not heard of are tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -45,8 +45,8 @@ type Broadcast = (EventName, Data);
 
 /// The lane of events. Works until the engine is dropped.
 pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publish>) {
-    let mut taken = Vec::with_capacity(TAKE);
-    while waiting.recv_many(&mut taken, TAKE).await > 0 {
+    let mut taken = Vec::with_capacity(batch::MAX_AT_ONCE);
+    while waiting.recv_many(&mut taken, batch::MAX_AT_ONCE).await > 0 {
         let (mut events, mut broadcasts) = (Vec::with_capacity(taken.len()), Vec::new());
         for publish in taken.drain(..) {
             match publish {
@@ -72,9 +72,9 @@ pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publish>)
 async fn publish_all(context: &Context, events: Vec<(Event, Reply<Published>)>) {
     let (events, replies): (Vec<_>, Vec<_>) = events.into_iter().unzip();
     let mut replies = replies.into_iter();
-    let slot = |user: &UserId| sessions::user_slot(context, user);
-    for batch in publish::calls(&events, |event| event, slot, context.link.masters()) {
-        let outcomes = publish::publish(context, batch).await;
+    let masters = context.link.masters();
+    for (batch, calls) in batch::batches(&events, |event| event, batch::slot(context), masters) {
+        let outcomes = publish::publish(context, batch, &calls).await;
         answer(context, "to publish", replies.by_ref().take(batch.len()), outcomes);
     }
 }

@@ -23,6 +23,7 @@
 //! | `status`, `who`, `traces` | how everything stands; where users are, and signing them out; following one |
 
 pub mod appender;
+mod batch;
 mod beside;
 mod broadcast;
 mod broken;

@@ -2,24 +2,21 @@
 //! users. The script adds it where that is worth its time and where it may: not of large batches, not on a Cluster, not
 //! before replicas have the batch. There the caller does.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
 use tracing::{debug, warn};
 
+use super::batch::MAX_EVENTS;
 use super::inbox::Hints;
 use super::keys::{EVENTS, Keys};
-use super::slot::{Groups, Slot};
-use super::{Context, inbox, ms, reply, scripts, sessions, traces};
+use super::slot::Groups;
+use super::{Context, inbox, ms, reply, scripts, traces};
 use crate::engine::{Event, Published, Unavailable};
 use crate::id::{EventId, Logged, NodeId, UserId};
 use crate::lock::lock;
 
-/// Events of one script call: the cost per event is flat beyond 32, and 64 keep Redis for 0.6 ms.
-pub const MAX_EVENTS: usize = 64;
-/// Bytes of data of one script call, but for one event that is larger: they keep Redis for as long.
-pub const MAX_BYTES: usize = 256 << 10;
 /// So many events the script tells the nodes of: that spares a way to Redis and back. With more, that way is shared by
 /// so many that the script's time, which is everyone's, costs more.
 const FEW: usize = 16;
@@ -56,41 +53,14 @@ impl Appended {
     }
 }
 
-/// The first items, so many at most, for which there is room, but one at least; and the rest.
-pub fn split<T>(items: &[T], most: usize, mut has_room: impl FnMut(&T) -> bool) -> (&[T], &[T]) {
-    let fits = items.iter().take(most).enumerate().take_while(|(place, item)| has_room(item) || *place == 0);
-    items.split_at(fits.count())
-}
-
-/// Cuts events into what goes into one script call for each master, in their order; and into one for each slot, so that
-/// no call overtakes another where a Cluster turns one away, while the slot is on its way to another master.
-pub fn calls<T>(
-    mut events: &[T],
-    event: impl Fn(&T) -> &Event,
-    slot: impl Fn(&UserId) -> Slot,
-    masters: usize,
-) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let (mut bytes, mut of_slots) = (0, HashMap::<Slot, usize>::new());
-        let (call, rest) = split(events, MAX_EVENTS * masters, |next| {
-            let next = event(next);
-            bytes += next.data.as_bytes().len();
-            if masters > 1 {
-                let of_slot = of_slots.entry(slot(&next.user)).or_default();
-                *of_slot += 1;
-                return bytes <= MAX_BYTES * masters && *of_slot <= MAX_EVENTS;
-            }
-            bytes <= MAX_BYTES
-        });
-        events = rest;
-        (!call.is_empty()).then_some(call)
-    })
-}
-
 /// Publishes a batch and sends it on its way.
-pub async fn publish(context: &Context, events: &[Event]) -> Vec<Result<Published, Unavailable>> {
+pub async fn publish(
+    context: &Context,
+    events: &[Event],
+    calls: &Groups,
+) -> Vec<Result<Published, Unavailable>> {
     let batch: Vec<_> = events.iter().map(|event| (event, None)).collect();
-    let outcomes = route(context, &batch).await.into_iter();
+    let outcomes = route(context, &batch, calls).await.into_iter();
     outcomes
         .map(|appended| appended.map(|appended| Published { id: appended.id, nodes: appended.nodes }))
         .collect()
@@ -110,8 +80,12 @@ pub struct Entry<'a> {
 
 /// Appends a batch to the logs and sends it on its way. An event whose hints cannot be sent counts as not published: it
 /// waits in the log, but is not on its way to everyone.
-pub async fn route(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appended, Unavailable>> {
-    let mut outcomes = append(context, batch).await;
+pub async fn route(
+    context: &Context,
+    batch: &[Routed<'_>],
+    calls: &Groups,
+) -> Vec<Result<Appended, Unavailable>> {
+    let mut outcomes = append(context, batch, calls).await;
     let (hints, nodes) = hints(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
     let answers = context.link.run_each(&hints).await;
     traces::sent(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
@@ -138,10 +112,12 @@ pub async fn route(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Append
     outcomes
 }
 
-/// Appends a batch to the logs, in one script call for those that share a slot.
-async fn append(context: &Context, batch: &[Routed<'_>]) -> Vec<Result<Appended, Unavailable>> {
-    let slots = batch.iter().map(|(event, _)| sessions::user_slot(context, &event.user));
-    let groups = Groups::new(slots, MAX_EVENTS);
+/// Appends a batch to the logs.
+async fn append(
+    context: &Context,
+    batch: &[Routed<'_>],
+    groups: &Groups,
+) -> Vec<Result<Appended, Unavailable>> {
     let (keys, config) = (&context.keys, &context.config);
     let by = By {
         node: &config.node,
@@ -324,34 +300,5 @@ fn deliver(context: &Context, event: &Event, appended: &Appended) {
     match appended.word(event) {
         Word::Hint(logged) => node.hint(event.hint(logged)),
         Word::Look => node.look(event.user.as_str(), appended.id),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_takes_so_many_events_or_so_many_bytes_but_one_at_least() {
-        let event = |user: &str, size: usize| Event::of_tests(user, format!("\"{}\"", "x".repeat(size - 2)));
-        let cut = |events: &[Event], masters: usize| {
-            let slot = |user: &UserId| Slot::of(user.as_str().as_bytes());
-            calls(events, |event| event, slot, masters).map(<[Event]>::len).collect::<Vec<_>>()
-        };
-        let sizes = |sizes: &[usize], masters: usize| {
-            let events: Vec<_> =
-                (0..).zip(sizes).map(|(user, size)| event(&format!("u-{user}"), *size)).collect();
-            cut(&events, masters)
-        };
-        assert_eq!(sizes(&[], 1), [0; 0]);
-        assert_eq!(sizes(&[200; 150], 1), [64, 64, 22]);
-        assert_eq!(sizes(&[200; 150], 2), [128, 22]);
-        assert_eq!(sizes(&[MAX_BYTES / 4; 9], 1), [4, 4, 1]);
-        assert_eq!(sizes(&[200, 4 * MAX_BYTES, 200, 200], 1), [1, 1, 2]);
-        assert_eq!(sizes(&[4 * MAX_BYTES; 3], 1), [1, 1, 1]);
-        // One call for a slot, however many masters there are.
-        let of_one = |user: &str| (0..70).map(|_| event(user, 20)).collect::<Vec<_>>();
-        assert_eq!(cut(&of_one("u"), 3), [64, 6]);
-        assert_eq!(cut(&[of_one("u"), of_one("v")].concat(), 3), [64, 70, 6]);
     }
 }

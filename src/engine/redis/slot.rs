@@ -26,6 +26,11 @@ impl Slot {
         Self(crc16(tag.unwrap_or(key)) & (SLOTS as u16 - 1))
     }
 
+    /// One of so many shares that a single server's users fall to.
+    pub fn share(user: &[u8], shares: usize) -> Self {
+        if shares == 1 { Self::default() } else { Self((usize::from(crc16(user)) % shares) as u16) }
+    }
+
     /// The slot of a command's first key: all its keys share it. None where it has no key; what is asked of every server,
     /// like `INFO`, goes to none by its slot.
     pub fn of_command(command: &Cmd) -> Option<Self> {
