@@ -17,9 +17,6 @@ use crate::engine::{Event, Published, Unavailable};
 use crate::id::{EventId, Logged, NodeId, UserId};
 use crate::lock::lock;
 
-/// So many events the script tells the nodes of: that spares a way to Redis and back. With more, that way is shared by
-/// so many that the script's time, which is everyone's, costs more.
-const FEW: usize = 16;
 /// About how many bytes of an inbox entry a small event takes.
 const HINT: usize = 128;
 
@@ -123,7 +120,7 @@ async fn append(
         node: &config.node,
         log_length: config.log_length,
         log_ttl: config.log_ttl,
-        tells: batch.len() <= FEW && config.wait_replicas == 0 && !context.link.is_cluster(),
+        tells: groups.iter().len() == 1 && config.wait_replicas == 0 && !context.link.is_cluster(),
     };
     let mut calls = redis::pipe();
     for group in groups.iter() {

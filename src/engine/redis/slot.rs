@@ -97,7 +97,7 @@ impl Groups {
     }
 
     /// The groups.
-    pub fn iter(&self) -> impl Iterator<Item = &[usize]> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[usize]> {
         self.0.iter().map(Vec::as_slice)
     }
 
