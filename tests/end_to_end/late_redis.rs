@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Db, Node, NodeBuilder, RedisServer, Scrape, eventually};
+use crate::support::{BOUND, Client, Db, Node, NodeBuilder, RedisServer, Scrape, Worker, eventually};
 
 /// The way to a Redis. Its answers take so many ms longer.
 struct Way {
@@ -104,4 +105,57 @@ async fn a_dead_node_is_soon_cleared_up_after() {
     eventually(2 * BOUND, "the last users done", async || same(left(&mut db).await, 0)).await;
     // 40 calls of 50, each followed by one more way at least: one after the other that is 8 s.
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}
+
+/// How often the node has sent events to Redis.
+async fn sent(node: &Node) -> f64 {
+    Scrape::of(node).await.get(r#"redis_seconds_count{script="publish"}"#)
+}
+
+#[tokio::test]
+async fn what_is_published_meanwhile_goes_to_redis_at_once() {
+    let redis = RedisServer::start().await;
+    let way = Way::to(&redis).await;
+    let node = NodeBuilder::redis_at("node-a", &way.url).start().await;
+    let mut worker = Worker::open(&node).await;
+    let before = sent(&node).await;
+    way.set(Duration::from_millis(100));
+    let users: Vec<_> = (0..500).map(|number| format!("u{number}")).collect();
+    let ack = worker.publish(json!({"userIds": users, "event": "e"})).await;
+    assert_eq!(ack["ids"].as_array().map(Vec::len), Some(500), "{ack}");
+    // The first may go alone, and the rest while others still come. One call each would make 8.
+    let sent = sent(&node).await - before;
+    assert!(sent <= 3.0, "in {sent} turns");
+    for user in ["u0", "u250", "u499"] {
+        assert_eq!(redis.db().await.stream(&format!("log:{{user:{user}}}")).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_many_clients_send_up_goes_to_redis_at_once() {
+    const CLIENTS: usize = 100;
+    let redis = RedisServer::start().await;
+    let (way, mut db) = (Way::to(&redis).await, redis.db().await);
+    let node = NodeBuilder::redis_at("node-a", &way.url).start().await;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        clients.push(Client::as_user(&node, &format!("u{number}"), "tab-1").await);
+    }
+    way.set(Duration::from_millis(200));
+    let begun = Instant::now();
+    for client in &mut clients {
+        for event in ["first", "second"] {
+            client.send(&json!({"type": "message", "event": event}).to_string()).await;
+        }
+    }
+    eventually(2 * BOUND, "all messages", async || same(db.stream("uplink").await.len(), 2 * CLIENTS)).await;
+    // Two at a time, that would be 20 s.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let sent = db.stream("uplink").await;
+    for number in 0..CLIENTS {
+        let of_client = sent.iter().filter(|entry| entry.get("user") == format!("u{number}"));
+        let events: Vec<_> = of_client.map(|entry| entry.get("event").to_owned()).collect();
+        assert_eq!(events, ["first", "second"]);
+    }
+    assert_eq!(Scrape::of(&node).await.get("uplink_messages_total"), 2.0 * CLIENTS as f64);
 }

@@ -19,9 +19,22 @@ const SHARE: usize = 40;
 pub const MAX_BYTES: usize = 256 << 10;
 
 /// The first items, so many at most, for which there is room, but one at least; and the rest.
-pub fn split<T>(items: &[T], most: usize, mut has_room: impl FnMut(&T) -> bool) -> (&[T], &[T]) {
+fn split<T>(items: &[T], most: usize, mut has_room: impl FnMut(&T) -> bool) -> (&[T], &[T]) {
     let fits = items.iter().take(most).enumerate().take_while(|(place, item)| has_room(item) || *place == 0);
     items.split_at(fits.count())
+}
+
+/// Cuts items into batches of so many, at most, and of [`MAX_BYTES`].
+pub fn sized<T>(mut items: &[T], most: usize, size: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let (batch, rest) = split(items, most, |item| {
+            bytes += size(item);
+            bytes <= MAX_BYTES
+        });
+        items = rest;
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 /// Cuts events into what is sent to each master at once, in their order, and that into script calls. All of a user's

@@ -2,7 +2,6 @@
 
 use redis::Value;
 
-use super::batch::{MAX_BYTES, MAX_EVENTS, split};
 use super::inbox::Hints;
 use super::publish::tell_missed;
 use super::refused::is_wrong_type;
@@ -10,19 +9,6 @@ use super::{Context, inbox, status};
 use crate::engine::Unavailable;
 use crate::id::{EventName, NodeId};
 use crate::protocol::publish::Data;
-
-/// Cuts broadcasts into what goes into one inbox entry.
-pub fn entries(mut broadcasts: &[(EventName, Data)]) -> impl Iterator<Item = &[(EventName, Data)]> {
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let (entry, rest) = split(broadcasts, MAX_EVENTS, |(_, data)| {
-            bytes += data.as_bytes().len();
-            bytes <= MAX_BYTES
-        });
-        broadcasts = rest;
-        (!entry.is_empty()).then_some(entry)
-    })
-}
 
 /// Sends events to every live node's sessions, in their order.
 ///

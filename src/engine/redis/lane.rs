@@ -82,7 +82,7 @@ async fn publish_all(context: &Context, events: Vec<(Event, Reply<Published>)>) 
 async fn broadcast_all(context: &Context, broadcasts: Vec<(Broadcast, Reply<Vec<NodeId>>)>) {
     let (broadcasts, replies): (Vec<_>, Vec<_>) = broadcasts.into_iter().unzip();
     let mut replies = replies.into_iter();
-    for entry in broadcast::entries(&broadcasts) {
+    for entry in batch::sized(&broadcasts, batch::MAX_EVENTS, |(_, data)| data.as_bytes().len()) {
         let told = broadcast::send(context, entry).await;
         answer(context, "to broadcast", replies.by_ref().take(entry.len()), vec![told; entry.len()]);
     }
@@ -266,7 +266,7 @@ fn is_over(connect: &Connect, reply: &Reply<Connected>, end: &Disconnect) -> boo
 }
 
 /// Hands each operation of a batch its own outcome.
-fn answer<T>(
+pub fn answer<T>(
     context: &Context,
     what: &'static str,
     replies: impl Iterator<Item = Reply<T>>,

@@ -7,7 +7,7 @@
 //! | `appender` | adds to the ingress stream from outside: for the load generator |
 //! | `connection`, `sentinel`, `home`, `map` | where Redis is: addresses, Sentinels, the master that they name, a Cluster's slots |
 //! | `link`, `server`, `known`, `cluster`, `wire` | pools, dedicated connections, up or away; each command to its master |
-//! | `slot` | what may go into one script call |
+//! | `batch`, `slot` | what goes to Redis at once; what may go into one script call |
 //! | `lane` | micro-batches: what waits goes out together, in order per user |
 //! | `sessions`, `publish` | the scripts' arguments and answers, for a batch |
 //! | `broadcast` | what goes to every client |
@@ -79,7 +79,7 @@ use tokio::task::JoinHandle;
 use crate::engine::status::Status;
 use crate::engine::{
     Answer, Claim, Connect, Connected, Disconnect, Engine, Event, Lag, LeaseState, Leaving, MOST_EVENTS,
-    Node, NodeInfo, Published, Slots, Unavailable, Uplink, UserLease,
+    Node, NodeInfo, Published, Reply, Slots, Unavailable, Uplink, UserLease,
 };
 use crate::id::{ClientId, EventId, EventName, NodeId, UserId};
 use crate::lock::lock;
@@ -181,6 +181,8 @@ pub struct RedisEngine {
     events: mpsc::Sender<Publish>,
     /// The lane of sessions' beginnings and ends.
     sessions: mpsc::Sender<Op>,
+    /// The lane of what clients send up.
+    messages: mpsc::Sender<(Uplink, Reply<()>)>,
     /// The lanes' tasks, until the engine is started.
     lanes: Mutex<Vec<JoinHandle<()>>>,
     /// Whether the ingress streams are wanted; each of their readers holds a receiver for as long as it reads.
@@ -223,13 +225,15 @@ impl RedisEngine {
             listing: Notify::new(),
             config,
         });
-        let ((events, published), (sessions, ops)) =
-            (mpsc::channel(MOST_EVENTS), mpsc::channel(MOST_SESSIONS));
-        let lanes = vec![
+        let (events, published) = mpsc::channel(MOST_EVENTS);
+        let ((sessions, ops), (messages, sent)) =
+            (mpsc::channel(MOST_SESSIONS), mpsc::channel(MOST_SESSIONS));
+        let lanes = Mutex::new(vec![
             tokio::spawn(lane::events(context.clone(), published)),
             tokio::spawn(lane::Sessions::new(context.clone()).run(ops)),
-        ];
-        Self { context, events, sessions, lanes: Mutex::new(lanes), ingress: watch::Sender::new(true) }
+            tokio::spawn(uplink::lane(context.clone(), sent)),
+        ]);
+        Self { context, events, sessions, messages, lanes, ingress: watch::Sender::new(true) }
     }
 
     /// Answers, and notes it where Redis refuses `what` was asked.
@@ -242,16 +246,12 @@ impl RedisEngine {
     }
 
     /// The same, of which everyone may have one under way: they wait for each other, not the rest for them.
-    fn in_turn<T, F>(
-        &self,
-        what: &'static str,
-        run: impl FnOnce(Arc<Context>) -> F + Send + 'static,
-    ) -> Answer<T>
+    fn in_turn<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F + Send + 'static) -> Answer<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Unavailable>> + Send + 'static,
     {
-        self.ask(what, |context| async move {
+        self.ask("to say who is online", |context| async move {
             let _turn = context.single.acquire().await;
             run(context.clone()).await
         })
@@ -286,15 +286,15 @@ impl Engine for RedisEngine {
     }
 
     fn uplink(&self, message: Uplink) -> Answer<()> {
-        self.in_turn("to send up", |context| async move { uplink::send(&context, &message).await })
+        Answer::queued(&self.messages, |answer| (message, answer))
     }
 
     fn sessions(&self, user: UserId) -> Answer<Vec<(ClientId, NodeId)>> {
-        self.in_turn("to say who is online", |context| async move { who::of(&context, &user).await })
+        self.in_turn(|context| async move { who::of(&context, &user).await })
     }
 
     fn online(&self, users: Vec<UserId>) -> Answer<Vec<UserId>> {
-        self.in_turn("to say who is online", |context| async move { who::online(&context, users).await })
+        self.in_turn(|context| async move { who::online(&context, users).await })
     }
 
     fn sign_out(&self, user: UserId, client: Option<ClientId>) -> Answer<()> {
