@@ -242,14 +242,14 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
       if option.key and option.collapse then
         added = added + redis.call('HSET', cursor, '@collapsing:' .. option.key, id)
       end
-      if option.ingress then redis.call('HSET', cursor, ingress, option.ingress) end
+      if option.ingress and redis.call('HSET', cursor, ingress, option.ingress) == 1 then begun = true end
       if added ~= 0 then forget_some(log, cursor, id, added) end
     end
     if last == '0-0' then begin(cursor, empty, id) end
     local due = string.sub(last, 1, #moment) ~= moment or entries == 1 or live == ''
     if due then keep(log, log_ttl) end
     -- A position must last as long as what its client has not got.
-    if due or option or begun then keep(cursor, log_ttl) end
+    if due or begun or added ~= 0 then keep(cursor, log_ttl) end
     tell(hints, others, holders, ' event ' .. user .. ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data)
     return id .. ' ' .. last .. live
   end

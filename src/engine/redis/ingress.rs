@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{OptionFuture, join};
 use redis::{RedisError, cmd};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -151,8 +152,8 @@ impl<'a> Reader<'a> {
         // Short enough that the lease is renewed in time and that a drain need not wait.
         let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
         // What has been handled is gone from the stream.
-        let mut handled = "0-0".to_owned();
-        while *wanted.borrow() {
+        let (mut handled, mut ahead) = ("0-0".to_owned(), Vec::new());
+        while *wanted.borrow() || !ahead.is_empty() {
             self.lease.renew_in_time().await?;
             // As often as it is renewed, here or while entries go out.
             if self.lease.was_renewed() {
@@ -162,13 +163,20 @@ impl<'a> Reader<'a> {
                 }
             }
             self.past.tell_bad(self.name);
-            let entries = self.take().await?;
-            if entries.is_empty() {
-                self.wait(&mut handled, block).await?;
-            } else if let Some((last, _)) = entries.last() {
-                handled.clone_from(last);
-                self.route(entries).await?;
+            if ahead.is_empty() {
+                ahead = self.take().await?;
             }
+            let Some((last, _)) = ahead.last() else {
+                self.wait(&mut handled, block).await?;
+                continue;
+            };
+            handled.clone_from(last);
+            self.came(&ahead);
+            // What waits is on its way here while this goes out. Should that fail, the next reader takes it over.
+            let next = (self.read.is_behind() && *wanted.borrow()).then(|| self.take());
+            let (routed, next) = join(self.route(std::mem::take(&mut ahead)), OptionFuture::from(next)).await;
+            routed?;
+            ahead = next.transpose()?.unwrap_or_default();
         }
         Ok(())
     }
@@ -183,17 +191,27 @@ impl<'a> Reader<'a> {
     }
 
     /// The entries that come next.
-    async fn take(&self) -> Result<Vec<reply::Entry>, Stopped> {
+    fn take(&self) -> impl Future<Output = Result<Vec<reply::Entry>, Stopped>> + use<'a> {
+        let context = self.context;
         let mut call = scripts::call(&scripts::TAKE, 1, 3);
         call.arg(&self.stream)
             .arg(self.context.config.node.as_str())
             .arg(&self.lease.name)
             .arg(self.read.most());
-        match self.context.link.run_one(call).await {
-            Ok(redis::Value::Nil) => Err(NotHeld::Lost.into()),
-            Ok(entries) => Ok(reply::entries(entries)?),
-            Err(error) if status::is_missing(&error) => Err(Stopped::Gone),
-            Err(error) => Err(error.into()),
+        async move {
+            match context.link.run_one(call).await {
+                Ok(redis::Value::Nil) => Err(NotHeld::Lost.into()),
+                Ok(entries) => Ok(reply::entries(entries)?),
+                Err(error) if status::is_missing(&error) => Err(Stopped::Gone),
+                Err(error) => Err(error.into()),
+            }
+        }
+    }
+
+    fn came(&mut self, entries: &[reply::Entry]) {
+        self.read.came(entries);
+        if let Some((newest, _)) = entries.last() {
+            self.lease.has_read(newest);
         }
     }
 
@@ -238,7 +256,9 @@ impl<'a> Reader<'a> {
             claim.arg(0).arg(&from).arg("COUNT").arg(self.read.most());
             let mut parts = reply::array(self.ask(claim, Duration::ZERO).await?)?.into_iter();
             let (Some(next), Some(entries)) = (parts.next(), parts.next()) else { return Ok(()) };
-            self.route(reply::entries(entries)?).await?;
+            let entries = reply::entries(entries)?;
+            self.came(&entries);
+            self.route(entries).await?;
             from = reply::text(&next)?.to_owned();
             if from == "0-0" {
                 self.past.forget_all();
@@ -250,10 +270,6 @@ impl<'a> Reader<'a> {
     /// Publishes entries in order, puts bad ones aside, and lets go of all that are done: what is not logged would be sent
     /// again with each time that an entry beside it is tried again.
     async fn route(&mut self, entries: Vec<reply::Entry>) -> Result<(), Stopped> {
-        self.read.came(&entries);
-        if let Some((newest, _)) = entries.last() {
-            self.lease.has_read(newest);
-        }
         let mut progress = Progress::default();
         let published = self.publish_all(&entries, &mut progress).await;
         let let_go = self.let_go(&entries, progress).await;

@@ -4,7 +4,7 @@
 use super::reply::Entry;
 
 /// Entries of one read, at most.
-const MOST: usize = 256;
+const MOST: usize = 512;
 /// And where nothing is known of them.
 const FIRST: usize = 16;
 /// Bytes of one read, about.
@@ -12,18 +12,26 @@ const BYTES: usize = 4 << 20;
 
 /// How much the next read of a stream asks for.
 #[derive(Debug)]
-pub struct Read(usize);
+pub struct Read {
+    most: usize,
+    is_behind: bool,
+}
 
 impl Default for Read {
     fn default() -> Self {
-        Self(FIRST)
+        Self { most: FIRST, is_behind: false }
     }
 }
 
 impl Read {
     /// So many entries, at most.
     pub fn most(&self) -> usize {
-        self.0
+        self.most
+    }
+
+    /// Whether as many came as were asked for: more is waiting, as far as is known.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Learns from what came.
@@ -33,9 +41,10 @@ impl Read {
     }
 
     fn next(&mut self, came: usize, bytes: usize) {
-        let wanted = if came < self.0 { FIRST } else { 2 * self.0 };
+        self.is_behind = came >= self.most;
+        let wanted = if self.is_behind { 2 * self.most } else { FIRST };
         let fit = (came * BYTES).checked_div(bytes).unwrap_or(MOST);
-        self.0 = wanted.min(fit).clamp(1, MOST);
+        self.most = wanted.min(fit).clamp(1, MOST);
     }
 }
 
@@ -61,8 +70,11 @@ mod tests {
         assert_eq!(reads(1 << 20, 26), [16, 4, 4, 2]);
         assert_eq!(reads(100 << 20, 18), [16, 1, 1]);
         assert!(reads(16 << 10, 2_000).iter().all(|came| came * (16 << 10) <= 2 * BYTES));
-        let mut read = Read(MOST);
+        let mut read = Read { most: MOST, is_behind: true };
         read.next(3, 600);
         assert_eq!(read.most(), FIRST, "nothing more is waiting: what comes next may be large");
+        assert!(!read.is_behind());
+        read.next(FIRST, 600);
+        assert!(read.is_behind());
     }
 }
