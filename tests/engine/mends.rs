@@ -223,6 +223,30 @@ async fn an_end_that_redis_refused_is_tried_again_by_itself() {
 }
 
 #[tokio::test]
+async fn whose_end_was_one_too_many_to_keep_is_looked_for_once_redis_takes_ends_again() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "phone").await;
+    stage.connect(&user, "tab").await;
+    let () = stage.ask(&["ACL", "SETUSER", "default", "-srem"]);
+    // More than are kept; that of the tab comes last.
+    let others = (0..16_384).map(|number| self::user(&format!("other-{number}")));
+    let end = |user| Disconnect { user, client: client("tab"), confirmed: None };
+    let ends: Vec<_> = others.chain([user]).map(|user| stage.engine.disconnect(end(user))).collect();
+    for end in ends {
+        end.await.unwrap_err();
+    }
+    stage.node.take();
+    let () = stage.ask(&["ACL", "SETUSER", "default", "+srem"]);
+    let listed = |told: &Told| match told {
+        Told::Listed { user, clients } if user == "42" => Some(clients.clone()),
+        _ => None,
+    };
+    let mut listed = stage.node.wait_for("whom Redis has here", listed).await;
+    listed.sort();
+    assert_eq!(listed, ["phone", "tab"]);
+}
+
+#[tokio::test]
 async fn an_end_that_could_not_be_told_takes_nobody_off_who_is_back() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     stage.connect(&user, "tab").await;

@@ -5,14 +5,16 @@
 //! clients who come at once. A lane does one batch after the other, so what it does happens in the order in which it was
 //! called. More lanes would make batches smaller, and each call costs Redis and the node as much as several of its items.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound::{Excluded, Unbounded};
+mod ends;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
+use self::ends::{Ends, Whose, in_turn};
 use super::sessions::Ended;
 use super::{Context, batch, broadcast, publish, sessions};
 use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Reply, Unavailable};
@@ -24,7 +26,7 @@ use crate::protocol::publish::Data;
 pub const MOST_SESSIONS: usize = Semaphore::MAX_PERMITS;
 /// Beginnings and ends of sessions taken at once; their script calls are bounded apart.
 const TAKE: usize = 256;
-/// How often ends of sessions that Redis has not heard of are tried again.
+/// How often ends of sessions that Redis has not heard of are tried again: `TAKE` of them, and more while any goes through.
 const RETRY: Duration = Duration::from_millis(250);
 /// How often it is tried again to tell `presence` of users who have left.
 const RETELL: Duration = Duration::from_secs(1);
@@ -100,8 +102,10 @@ pub enum Op {
 /// was queued after it, because its client left while it waited, is not done at all.
 pub struct Sessions {
     context: Arc<Context>,
-    /// Ends of sessions that Redis has not heard of yet. Bounded by the sessions there were.
-    owed: HashMap<(UserId, ClientId), Disconnect>,
+    /// Ends of sessions that Redis has not heard of yet.
+    owed: Ends,
+    /// When they are tried again.
+    retry: Instant,
     /// Users whose sessions have ended, of which `presence` has not been told; and one of those sessions.
     untold: BTreeMap<UserId, ClientId>,
     /// The last of them that was tried again: the next have their turn.
@@ -113,7 +117,9 @@ pub struct Sessions {
 impl Sessions {
     /// A lane with nothing owed.
     pub fn new(context: Arc<Context>) -> Self {
-        Self { context, owed: HashMap::new(), untold: BTreeMap::new(), tried: None, retell: Instant::now() }
+        let now = Instant::now();
+        let (owed, untold) = (Ends::default(), BTreeMap::new());
+        Self { context, owed, retry: now, untold, tried: None, retell: now }
     }
 
     /// Works until the engine is dropped.
@@ -134,35 +140,32 @@ impl Sessions {
     }
 
     async fn batch(&mut self, taken: &mut Vec<Op>) {
-        let (mut connects, mut ends) = (Vec::<(Connect, Reply<Connected>)>::new(), Vec::new());
+        let mut connects = Vec::<(Connect, Reply<Connected>)>::new();
+        let (mut ends, mut hear) = (Vec::new(), Vec::new());
         for op in taken.drain(..) {
             match op {
                 Op::Connect(connect, reply) => connects.push((connect, reply)),
-                Op::Disconnect(mut disconnect, reply) => {
-                    let whose = (disconnect.user.clone(), disconnect.client.clone());
-                    connects.retain(|(connect, reply)| !is_over(connect, reply, &disconnect));
-                    if let Some(older) = self.owed.get(&whose) {
-                        // Of one that was served. This one may never have been let in.
-                        disconnect.confirmed = disconnect.confirmed.max(older.confirmed);
-                    }
-                    self.owed.insert(whose.clone(), disconnect);
-                    ends.push((whose, reply));
+                Op::Disconnect(end, reply) => {
+                    connects.retain(|(connect, reply)| !is_over(connect, reply, &end));
+                    ends.push(end);
+                    hear.push(reply);
                 }
             }
         }
-        let ended = self.end_sessions().await;
-        let ended = self.context.refused.hear("to end sessions", ended);
-        for (whose, reply) in ends {
-            let owed = self.owed.contains_key(&whose);
-            let _ = reply.send(if owed { ended.clone() } else { Ok(()) });
+        self.end_some().await;
+        for (reply, ended) in hear.into_iter().zip(self.end_sessions(&ends).await) {
+            let _ = reply.send(ended);
+        }
+        // What was let go is found where Redis still has its session.
+        if self.owed.looks_for_others() {
+            self.context.listing.notify_one();
         }
         self.tell_of_some().await;
         let (mut questions, replies): (Vec<_>, Vec<_>) = connects.into_iter().unzip();
         for connect in &mut questions {
             // It is back before its older connection's end got through.
-            if let Some(owed) = self.owed.get(&whose(connect)) {
-                connect.confirmed = connect.confirmed.max(owed.confirmed);
-            }
+            let owed = self.owed.confirmed(&whose(connect));
+            connect.confirmed = connect.confirmed.max(owed);
         }
         let mut replies = replies.into_iter();
         // What goes to several masters at once may be as much more.
@@ -186,26 +189,46 @@ impl Sessions {
         }
     }
 
-    async fn end_sessions(&mut self) -> Result<(), Unavailable> {
-        // All who left during an outage may be owed: not one call is put together for each to be refused at once.
-        self.context.link.is_trusted()?;
-        let ends: Vec<Disconnect> = self.owed.values().cloned().collect();
-        let mut all = Ok(());
+    /// Takes these sessions off their users. What is not done is owed.
+    async fn end_sessions(&mut self, ends: &[Disconnect]) -> Vec<Result<(), Unavailable>> {
+        let trusted = self.context.link.is_trusted();
+        let mut outcomes = Vec::with_capacity(ends.len());
         for batch in ends.chunks(sessions::MAX_CONNECTS * self.context.link.masters()) {
-            for (end, ended) in batch.iter().zip(sessions::disconnect(&self.context, batch).await) {
-                match ended {
+            let ended = match &trusted {
+                Ok(()) => sessions::disconnect(&self.context, batch).await,
+                // Not one call is put together for each to be refused at once.
+                Err(refused) => batch.iter().map(|_| Err(refused.clone())).collect(),
+            };
+            for (end, ended) in batch.iter().zip(ended) {
+                let ended = self.context.refused.hear("to end sessions", ended);
+                match &ended {
                     Ok(ended) => {
-                        self.owed.remove(&(end.user.clone(), end.client.clone()));
-                        if ended == Ended::Untold && self.untold.len() < MOST_UNTOLD {
+                        self.owed.done(end);
+                        if *ended == Ended::Untold && self.untold.len() < MOST_UNTOLD {
                             self.untold.insert(end.user.clone(), end.client.clone());
                             self.retell = Instant::now() + RETELL;
                         }
                     }
-                    Err(error) => all = Err(error),
+                    Err(_) => self.owed.add(end),
                 }
+                outcomes.push(ended.map(drop));
             }
         }
-        all
+        outcomes
+    }
+
+    /// Ends some of those that are owed, where it is time for that; all who left during an outage, once it is over.
+    async fn end_some(&mut self) {
+        if Instant::now() < self.retry || self.context.link.is_trusted().is_err() {
+            return;
+        }
+        loop {
+            let ends = self.owed.next();
+            if !self.end_sessions(&ends).await.iter().any(Result::is_ok) {
+                break;
+            }
+        }
+        self.retry = Instant::now() + RETRY;
     }
 
     /// Tells of some users who have left, where it is time for that: of the next at once where that is taken.
@@ -220,15 +243,15 @@ impl Sessions {
         let mut all_told = true;
         for batch in self.next_untold().chunks(sessions::MAX_CONNECTS) {
             for (end, ended) in batch.iter().zip(sessions::disconnect(&self.context, batch).await) {
-                if let Ok(Ended::Untold) = ended {
-                    all_told = false;
-                    continue;
+                match ended {
+                    Ok(Ended::Told) => {}
+                    Err(_) if !self.owed.is_full() => self.owed.add(end),
+                    _ => {
+                        all_told = false;
+                        continue;
+                    }
                 }
                 self.untold.remove(&end.user);
-                if ended.is_err() {
-                    let whose = (end.user.clone(), end.client.clone());
-                    self.owed.entry(whose).or_insert_with(|| end.clone());
-                }
             }
         }
         if all_told {
@@ -241,9 +264,7 @@ impl Sessions {
     fn next_untold(&mut self) -> Vec<Disconnect> {
         let rounds = self.context.config.log_ttl.div_duration_f64(3 * RETELL).max(1.0) as usize;
         let most = self.untold.len().div_ceil(rounds).max(sessions::MAX_CONNECTS);
-        let after = self.tried.as_ref().map_or(Unbounded, Excluded);
-        let rest = self.untold.range::<UserId, _>((after, Unbounded));
-        let next = rest.chain(&self.untold).take(most.min(self.untold.len()));
+        let next = in_turn(&self.untold, self.tried.as_ref(), most);
         let end = |(user, client): (&UserId, &ClientId)| {
             let (user, client) = (user.clone(), client.clone());
             Disconnect { user, client, confirmed: None }
@@ -254,7 +275,7 @@ impl Sessions {
     }
 }
 
-fn whose(connect: &Connect) -> (UserId, ClientId) {
+fn whose(connect: &Connect) -> Whose {
     (connect.user.clone(), connect.client.clone())
 }
 
@@ -331,7 +352,7 @@ mod tests {
             lane.batch(&mut vec![Op::Disconnect(end, reply)]).await;
             answer.await.unwrap().unwrap();
         }
-        assert_eq!((lane.owed.len(), lane.untold.len()), (0, 3));
+        assert_eq!((lane.owed.is_empty(), lane.untold.len()), (true, 3));
         let later = Duration::from_secs(3600);
         for (wait, tells, left, called) in
             [(later, false, 3, 4), (Duration::ZERO, false, 3, 5), (Duration::ZERO, true, 0, 6)]
