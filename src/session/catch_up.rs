@@ -15,6 +15,10 @@ use crate::engine::{Answer, Connected, Registration, Unavailable};
 use crate::fault;
 use crate::protocol::client;
 
+/// The longest pause after an attempt in vain. With the next two it doubles, to 2 s: where a master of a Cluster is away,
+/// each session of its users may ask again and again, and who connects waits behind them.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// How far a session is with catching up.
 pub(super) enum CatchUp {
     /// It has everything.
@@ -55,6 +59,7 @@ impl Session {
     ) -> Result<Option<Close>, Error> {
         match answer {
             Ok(Connected::Registered(registration)) => {
+                self.in_vain = 0;
                 self.registered.handle().set_order(registration.order);
                 self.registered.router().note_lease(self.registered.handle(), &registration);
                 self.take_page(registration)?;
@@ -65,8 +70,8 @@ impl Session {
             Ok(Connected::Full) => Ok(Some(Close::Overloaded)),
             Err(error) => {
                 debug!(user = %self.registered.user(), client = %self.registered.client(), %error, "cannot catch up yet");
-                let pause = Duration::from_millis(100 + fastrand::u64(..400));
-                self.catch_up = CatchUp::Waiting(Box::pin(sleep(pause)));
+                self.catch_up = CatchUp::Waiting(Box::pin(sleep(pause(self.in_vain))));
+                self.in_vain = self.in_vain.saturating_add(1);
                 Ok(None)
             }
         }
@@ -122,5 +127,24 @@ impl Session {
         self.catch_up = if done { CatchUp::Idle } else { CatchUp::Wanted };
         self.flushing = true;
         Ok(())
+    }
+}
+
+/// How long to wait before the next attempt, after one in vain and so many before it.
+fn pause(before: u8) -> Duration {
+    (PAUSE * (1 << before.min(2))).mul_f64(0.2 + 0.8 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_two_seconds() {
+        for (before, most) in [(0, 500), (1, 1000), (2, 2000), (3, 2000), (u8::MAX, 2000)] {
+            let pauses: Vec<_> = (0..1000).map(|_| pause(before).as_millis()).collect();
+            assert!(pauses.iter().all(|ms| (most / 5..=most).contains(ms)), "{before}: {pauses:?}");
+            assert!(pauses.iter().any(|ms| *ms > most / 2), "{before}: they are spread");
+        }
     }
 }

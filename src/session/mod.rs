@@ -114,6 +114,8 @@ pub struct Session {
     /// Answers since the last flush was done.
     answers: u32,
     catch_up: CatchUp,
+    /// Attempts to catch up that were in vain, since the last that was not.
+    in_vain: u8,
     /// What the last message of the client's asked for, until it is done.
     pending: Option<Pending>,
     auth: Arc<Auth>,
@@ -142,6 +144,7 @@ impl Session {
             flushing: false,
             answers: 0,
             catch_up: CatchUp::Idle,
+            in_vain: 0,
             pending: None,
             clock: Clock::new(&limits, pass.expires),
             auth: pass.auth,
