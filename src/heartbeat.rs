@@ -126,9 +126,17 @@ async fn renew_all(
     };
     let calls = users.chunks(MAX_BEATS).map(call);
     let mut states = stream::iter(calls).buffered(at_once);
+    let (mut outcome, mut anew) = (Ok(()), Vec::new());
     for chunk in users.chunks(MAX_BEATS) {
-        let Some(states) = states.next().await else { break };
-        for ((user, unsaved), state) in chunk.iter().zip(states?) {
+        let states = match states.next().await {
+            Some(Ok(states)) => states,
+            Some(Err(error)) => {
+                outcome = Err(error);
+                break;
+            }
+            None => break,
+        };
+        for ((user, unsaved), state) in chunk.iter().zip(states) {
             match state {
                 LeaseState::Renewed { newest, lost } => {
                     unsaved.iter().for_each(|(session, id)| session.saved(*id));
@@ -143,31 +151,36 @@ async fn renew_all(
                 }
                 LeaseState::Unknown => {} // the next round tries again
                 LeaseState::Lost => {
-                    // Where nobody is left they have gone meanwhile, and the lease with them.
-                    let mut left = 0;
+                    // Where nobody is left they have gone meanwhile, and the lease with them. Who is not registered yet
+                    // begins another.
+                    let mut any = false;
                     router.registry().each_of(user.as_str(), |session| {
-                        session.look();
-                        left += 1;
+                        if session.order() != 0 {
+                            session.look();
+                            any = true;
+                        }
                     });
-                    if left > 0 {
-                        warn!(user = %user, "the lease on a user was lost: registering their sessions anew");
-                    }
+                    anew.extend(any.then_some(user));
                 }
             }
         }
     }
-    Ok(())
+    if let Some(user) = anew.first() {
+        warn!(users = anew.len(), %user, "leases on users were lost: their sessions register anew");
+    }
+    outcome
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::io::{Read, pipe};
 
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::engine::Event;
-    use crate::handle::{Outgoing, Signal};
+    use crate::engine::{Disconnect, Event};
+    use crate::handle::{Handle, Outgoing, Signal};
     use crate::id::Logged;
     use crate::protocol::hello::Identity;
     use crate::router::Registered;
@@ -273,5 +286,33 @@ mod tests {
         assert_eq!(on_time.len() + astray.len(), USERS);
         assert!(on_time.iter().all(|user| next(user) == Some(Signal::Send)));
         assert!(astray.iter().all(|user| next(user) == Some(Signal::CatchUp)), "the log is looked into");
+    }
+    #[tokio::test]
+    async fn whose_leases_were_lost_register_anew_which_is_told_once() {
+        let router = router();
+        let users = users(&router).await;
+        for user in &users {
+            let (user, client) = (user.user().clone(), user.client().clone());
+            router.engine().disconnect(Disconnect { user, client, confirmed: None }).await.unwrap();
+        }
+        let is_up_to_date = |handle: &Handle| handle.caught_up(EventId::ZERO);
+        assert!(users.iter().all(|user| is_up_to_date(user.handle())));
+        // Its user had gone, and is just coming back.
+        let comes = Arc::new(Handle::new("back".parse().unwrap(), "c".parse().unwrap()));
+        router.registry().insert(comes.clone());
+        let all: Vec<_> = users.iter().map(|user| user.user()).chain([&comes.user]).collect();
+        let all: Vec<_> = all.into_iter().map(|user| (user.clone(), Unsaved::new())).collect();
+
+        let (mut log, writer) = pipe().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(writer)).finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        renew_all(&router, &all, 1, &mut Unheard::new()).await.unwrap();
+        drop(guard);
+        let mut lines = String::new();
+        log.read_to_string(&mut lines).unwrap();
+        assert_eq!(lines.matches("were lost").count(), 1, "{lines}");
+        assert!(lines.contains("users=300"), "{lines}");
+        assert!(!users.iter().any(|user| is_up_to_date(user.handle())));
+        assert!(is_up_to_date(&comes));
     }
 }

@@ -79,7 +79,7 @@ async fn leases_on_users_are_renewed_in_time() {
     })
     .await;
     let lost: Vec<_> =
-        node.lines().into_iter().filter(|line| line.contains("lease on a user was lost")).collect();
+        node.lines().into_iter().filter(|line| line.contains("leases on users were lost")).collect();
     assert!(lost.is_empty(), "{} times: {:?}", lost.len(), lost.first());
 }
 
