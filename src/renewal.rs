@@ -78,7 +78,7 @@ pub async fn keep(
             Err(unavailable) => {
                 keeper.tell_away(&unavailable);
                 failures += 1;
-                // 50 ms, doubling to 0.4 s, with jitter; asleep here, because a suspicion would end it.
+                // Up to 0.1 s, then 0.2 s, then 0.4 s, with jitter; asleep here, because a suspicion would end it.
                 let most = Duration::from_millis(50 << failures.min(3));
                 pause = Duration::ZERO;
                 tokio::select! {
