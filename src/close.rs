@@ -5,8 +5,6 @@ use std::time::Duration;
 /// Why the node closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
-    /// The client said goodbye, or a worker's connection is done.
-    Normal,
     /// A binary frame: only text is spoken here.
     Binary,
     /// A frame broke RFC 6455.
@@ -43,8 +41,7 @@ pub enum Close {
 
 impl Close {
     /// Each of them once.
-    pub const ALL: [Close; 17] = [
-        Close::Normal,
+    pub const ALL: [Close; 16] = [
         Close::Binary,
         Close::Protocol,
         Close::NotUtf8,
@@ -66,7 +63,6 @@ impl Close {
     /// The WebSocket close code, the reason, and the reason as one word.
     fn row(self) -> (u16, &'static str, &'static str) {
         match self {
-            Close::Normal => (1000, "normal", "normal"),
             Close::Protocol => (1002, "protocol error", "protocol_error"),
             Close::Binary => (1003, "binary frame", "binary_frame"),
             Close::NotUtf8 => (1007, "not UTF-8", "not_utf8"),

@@ -254,7 +254,7 @@ mod tests {
             let socket = Socket::new(there, Vec::new(), CLIENT_READ_BUFFER, 1024).await;
             drop(here);
             if closes {
-                socket.goodbye(Close::Normal).await
+                socket.goodbye(Close::Age).await
             } else {
                 socket.finish().await
             }

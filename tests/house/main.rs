@@ -181,6 +181,21 @@ fn crates_are_named_where_they_belong() {
 }
 
 #[test]
+fn every_close_is_somebodys() {
+    let sources = sources();
+    let named = |code: &str| -> BTreeSet<String> {
+        let names =
+            code.split("Close::").skip(1).map(|rest| rest.split(|c: char| !c.is_alphanumeric()).next());
+        names.flatten().filter(|name| name.starts_with(char::is_uppercase)).map(str::to_owned).collect()
+    };
+    let (table, others): (Vec<_>, Vec<_>) = sources.iter().partition(|source| source.path == "src/close.rs");
+    let others: BTreeSet<_> = others.iter().flat_map(|source| named(&source.code)).collect();
+    let all: BTreeSet<_> = table.iter().flat_map(|source| named(&source.code)).collect();
+    let idle: Vec<_> = all.difference(&others).cloned().collect();
+    assert_none("a reason to close for which nothing is ever closed", &idle);
+}
+
+#[test]
 fn files_are_short() {
     let all = files("src", "rs").into_iter().chain(files("tests", "rs")).chain(files("lua", "lua"));
     let long = all.filter(|(_, text)| text.lines().count() > MOST_LINES).map(|(path, _)| path);
