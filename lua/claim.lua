@@ -15,6 +15,7 @@
 -- ARGV[9] -> what the process was told as `now` by its first claim; 0, or nothing, where this is the first
 --
 -- returns {1, now, left} where the id is ours: Redis clock in Unix ms, users that an earlier process left behind
+--         {2, now, left} where it was ours until now, and its lease has not lapsed since
 --         {0, ttl, version} where another process holds it: ms until its lease lapses, its version ('' while a
 --                           surviving node clears up after the id's last owner, which takes a moment)
 
@@ -37,4 +38,4 @@ redis.call('HSET', node, 'boot', boot, 'started', started, 'version', ARGV[4], '
   'client_url', ARGV[5], 'worker_url', ARGV[6])
 if format ~= '1' then redis.call('HSET', node, 'format', format) end
 redis.call('PEXPIRE', node, node_ttl)
-return { 1, now, redis.call('SCARD', users) }
+return { owner[1] and 2 or 1, now, redis.call('SCARD', users) }

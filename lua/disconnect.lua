@@ -6,7 +6,7 @@
 -- KEYS[4i+4] -> cursor:{user:<id>} (HASH)
 -- ARGV[1] -> node id
 -- ARGV[2] -> log TTL, ms: from now on, because nobody has kept the log since, where the node is dead
--- ARGV[2i+3] -> client id, or '*': all that the node has of the user
+-- ARGV[2i+3] -> client id; '*': all that the node has of the user; '': none, only what is owed is asked
 -- ARGV[2i+4] -> id the client has confirmed, or ''
 --
 -- returns an array with one of these for each session:

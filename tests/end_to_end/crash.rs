@@ -187,10 +187,10 @@ async fn a_dead_node_that_cannot_be_cleared_up_after_is_told_of_once() {
     let mut single = Single::with(&[("--node-ttl", "1500ms")]).await;
     let users = "users:{node:dead}";
     let mut dead = redis::pipe();
-    // It has a user who goes offline by that, and nowhere to say so.
+    // It has a user whom nobody may take it off.
     dead.cmd("SADD").arg(users).arg("42").ignore();
     dead.cmd("SADD").arg("user:42").arg("tab-1@dead").ignore();
-    dead.cmd("SET").arg("presence").arg("x").ignore();
+    dead.cmd("ACL").arg("SETUSER").arg("default").arg("-srem").ignore();
     dead.cmd("ZADD").arg("nodes").arg(1).arg("dead").ignore();
     single.db.run_pipeline::<()>(&dead).await;
     let failed = "was not cleared up after";
@@ -200,6 +200,6 @@ async fn a_dead_node_that_cannot_be_cleared_up_after_is_told_of_once() {
     let about = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
     assert_eq!((about(failed), about("clearing up after it")), (1, 1), "{lines:#?}");
 
-    let () = single.db.run(redis::cmd("DEL").arg("presence")).await;
+    let () = single.db.run(redis::cmd("ACL").arg("SETUSER").arg("default").arg("+srem")).await;
     eventually(BOUND, "the dead node cleared up", async || same(single.db.exists(users).await, false)).await;
 }

@@ -1,4 +1,5 @@
-//! Clearing up after dead nodes: after one with many users, after one that cannot be cleared up after.
+//! Clearing up after dead nodes: after one with many users, after one that cannot be cleared up after, and where
+//! `presence` takes nothing.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,8 +8,9 @@ use switchboard::engine::{Claim, Unavailable};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::recorder::Recorder;
 use crate::redis_server::{BOUND, LOOK};
-use crate::stage::{Kind, Options, Stage};
+use crate::stage::{Kind, Options, Stage, user};
 
 /// A dead node of which nothing but its list of users is left.
 fn dead_node(stage: &Stage, id: &str, users: usize) -> String {
@@ -97,4 +99,92 @@ async fn the_claim_on_a_large_dead_node_is_kept_and_where_it_is_lost_another_goe
     assert!(renewed > 0 || begun.elapsed() < NODE_TTL / 2, "nobody renews it: {:?}", begun.elapsed());
     clearing.await.unwrap().unwrap();
     assert_eq!(survivor.ask::<i64>(&["EXISTS", "node:dead", &list]), 0);
+}
+
+#[tokio::test]
+async fn users_who_cannot_be_done_hold_up_no_others() {
+    let stage = Kind::Redis.stage().await;
+    let list = dead_node(&stage, "dead", 2000);
+    let _: i64 = stage.ask(&["SADD", &list, "a", "b", "c"]);
+    let numbers = ["~user:[0-9]*", "~*{user:[0-9]*", "~*node*", "~events"];
+    let () = stage.ask(&[&["ACL", "SETUSER", "default", "resetkeys"], &numbers[..]].concat());
+    stage.engine.clear_up().await.unwrap();
+    // Each takes along only those of its own script call.
+    assert!((3..=150).contains(&left(&stage, &list)), "{} are left", left(&stage, &list));
+    let () = stage.ask(&["ACL", "SETUSER", "default", "allkeys"]);
+    stage.engine.clear_up().await.unwrap();
+    assert_eq!(stage.ask::<i64>(&["EXISTS", &list, "node:dead"]), 0);
+}
+
+/// More than are cleared up after at once.
+const MANY: usize = 450;
+
+/// A dead node with users who are online by it alone, and a `presence` that takes nothing.
+fn dead_and_nowhere_to_tell(stage: &Stage, id: &str) -> String {
+    let online = "for user = 0, ARGV[2] - 1 do redis.call('SADD', 'user:' .. user, 'tab@' .. ARGV[1]) end
+        return redis.status_reply('OK')";
+    let () = stage.ask(&["EVAL", online, "0", id, &MANY.to_string()]);
+    let () = stage.ask(&["SET", "presence", "x"]);
+    dead_node(stage, id, MANY)
+}
+
+fn online(stage: &Stage) -> Vec<String> {
+    stage.ask(&["KEYS", "user:*"])
+}
+
+/// All are told of, each once; then nobody need be remembered on that list.
+async fn all_are_told(stage: &Stage, list: &str, others: &[&str]) {
+    let told = || stage.ask::<Vec<(String, Vec<String>)>>(&["XRANGE", "presence", "-", "+"]);
+    let offline = || told().iter().filter(|(_, fields)| fields[3] == "offline").count();
+    Recorder::eventually("all told", async || offline() >= MANY).await;
+    let listed = async || stage.ask::<BTreeSet<String>>(&["SMEMBERS", list]);
+    let others: BTreeSet<String> = others.iter().map(|other| (*other).to_owned()).collect();
+    Recorder::eventually("none but others listed", async || listed().await == others).await;
+    assert_eq!(offline(), MANY);
+}
+
+#[tokio::test]
+async fn a_node_whose_leftover_users_presence_does_not_take_serves_and_tells_later() {
+    let stage = Kind::Redis.stage().await;
+    let list = dead_and_nowhere_to_tell(&stage, "again");
+    let again = stage.another("again").await;
+    assert_eq!(online(&stage), [""; 0]);
+    assert_eq!(left(&stage, &list), MANY as i64, "they are remembered");
+    // Who is back meanwhile stays.
+    again.connect(&user("7"), "tab").await;
+    let _: i64 = stage.ask(&["DEL", "presence"]);
+    again.heartbeat(&user("7"), &[]).await;
+    all_are_told(&stage, &list, &["7"]).await;
+    assert_eq!(again.sessions(&user("7")).await, ["tab@again"]);
+}
+
+#[tokio::test]
+async fn a_dead_node_is_cleared_up_after_though_presence_takes_nothing_and_told_of_later() {
+    let stage = Kind::Redis.stage().await;
+    let list = dead_and_nowhere_to_tell(&stage, "dead");
+    stage.engine.clear_up().await.unwrap();
+    assert_eq!(online(&stage), [""; 0]);
+    assert_eq!(stage.ask::<i64>(&["EXISTS", &list, "node:dead"]), 0);
+    assert_eq!(stage.ask::<Vec<String>>(&["ZRANGE", "nodes", "0", "-1"]), ["node-1"]);
+    let own = "users:{node:node-1}";
+    assert_eq!(left(&stage, own), MANY as i64, "should this one die, too");
+    assert!(stage.ask::<i64>(&["PTTL", own]) > 0);
+    let _: i64 = stage.ask(&["DEL", "presence"]);
+    all_are_told(&stage, own, &[]).await;
+}
+
+#[tokio::test]
+async fn who_leaves_for_good_leaves_to_others_what_presence_does_not_take() {
+    let stage = Kind::Redis.stage().await;
+    let list = dead_and_nowhere_to_tell(&stage, "dead");
+    let leaves = stage.another("node-2").await;
+    leaves.engine.clear_up().await.unwrap();
+    leaves.engine.release().await.unwrap_err();
+    drop(leaves);
+    let () = stage.ask(&["DEL", "node:node-2"]);
+    let _: i64 = stage.ask(&["ZADD", "nodes", "1", "node-2"]);
+    stage.engine.clear_up().await.unwrap();
+    assert_eq!(stage.ask::<i64>(&["EXISTS", &list, "users:{node:node-2}"]), 0);
+    let _: i64 = stage.ask(&["DEL", "presence"]);
+    all_are_told(&stage, "users:{node:node-1}", &[]).await;
 }

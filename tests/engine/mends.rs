@@ -142,16 +142,15 @@ async fn who_takes_an_id_over_clears_up_until_that_is_done() {
     let (before, user) = (Kind::Redis.stage().await, user("42"));
     before.connect(&user, "tab").await;
     let () = before.ask(&["DEL", "node:node-1"]);
-    // Clearing up fails: nothing can be told on what is no stream.
-    let () = before.ask(&["SET", "presence", "x"]);
+    // Clearing up fails: nobody may be taken off.
+    let () = before.ask(&["ACL", "SETUSER", "default", "-srem"]);
     let next = before.another_process("node-1");
     next.engine.claim().await.unwrap_err();
-    let () = before.ask(&["DEL", "presence"]);
+    assert_eq!(before.sessions(&user).await, ["tab@node-1"]);
+    let () = before.ask(&["ACL", "SETUSER", "default", "+srem"]);
     assert_eq!(next.engine.claim().await.unwrap(), Claim::Held);
     assert_eq!(next.sessions(&user).await, Vec::<String>::new());
-    let told: Vec<(String, Vec<String>)> = before.ask(&["XRANGE", "presence", "-", "+"]);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].1, ["user", "42", "state", "offline", "node", "node-1"]);
+    assert_eq!(before.edges(), ["online", "offline"]);
     // Once it is done, the sessions are its own.
     next.connect(&user, "tab").await;
     assert_eq!(next.engine.claim().await.unwrap(), Claim::Held);

@@ -15,10 +15,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 use self::ends::{Ends, Whose, in_turn};
-use super::sessions::Ended;
+use super::sessions::{End, Ended};
 use super::{Context, batch, broadcast, publish, sessions};
-use crate::engine::{Connect, Connected, Disconnect, Event, Mode, Published, Reply, Unavailable};
-use crate::id::{ClientId, EventName, NodeId, UserId};
+use crate::engine::{Answer, Connect, Connected, Disconnect, Event, Mode, Published, Reply, Unavailable};
+use crate::id::{EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 
 /// Beginnings and ends of sessions that may wait. No end may be refused, or its session would outlive it; how many there
@@ -30,9 +30,10 @@ const TAKE: usize = 256;
 const RETRY: Duration = Duration::from_millis(250);
 /// How often it is tried again to tell `presence` of users who have left.
 const RETELL: Duration = Duration::from_secs(1);
-/// Users of whom `presence` may be told later. Of one more it is told when they come back, or when this node's users are
-/// cleared up after, by itself as it ends or by another.
-const MOST_UNTOLD: usize = 16_384;
+/// Users of whom `presence` may be told later: as many as two nodes may have had, 25 MB where their ids are long. Of one
+/// more it is told when they come back, or when this node's users are cleared up after, by itself as it ends or by another;
+/// who was a dead node's stays on that one's list.
+const MOST_UNTOLD: usize = 131_072;
 
 /// What is published, and where its answer goes.
 pub enum Publish {
@@ -96,6 +97,20 @@ pub enum Op {
     Connect(Connect, Reply<Connected>),
     /// [`crate::engine::Engine::disconnect`]
     Disconnect(Disconnect, Reply<()>),
+    /// [`tell_later`]
+    TellLater(Vec<UserId>, Reply<()>),
+}
+
+/// Leaves it to the lane to tell `presence` of users whose sessions have ended: this node's, or those of one that it clears
+/// up after, which come onto this node's list.
+///
+/// # Errors
+/// Where they have not come onto it, or are too many.
+pub fn tell_later(context: &Context, users: Vec<UserId>) -> Answer<()> {
+    match context.lane.upgrade() {
+        Some(lane) => Answer::queued(&lane, |reply| Op::TellLater(users, reply)),
+        None => Answer::now(Err(Unavailable::new("the engine has stopped"))),
+    }
 }
 
 /// The lane of sessions. Within a batch the ends come first and the beginnings next. The beginning of a session whose end
@@ -106,8 +121,8 @@ pub struct Sessions {
     owed: Ends,
     /// When they are tried again.
     retry: Instant,
-    /// Users whose sessions have ended, of which `presence` has not been told; and one of those sessions.
-    untold: BTreeMap<UserId, ClientId>,
+    /// Users whose sessions have ended, of which `presence` has not been told.
+    untold: BTreeMap<UserId, ()>,
     /// The last of them that was tried again: the next have their turn.
     tried: Option<UserId>,
     /// When that is tried again.
@@ -149,6 +164,9 @@ impl Sessions {
                     connects.retain(|(connect, reply)| !is_over(connect, reply, &end));
                     ends.push(end);
                     hear.push(reply);
+                }
+                Op::TellLater(users, reply) => {
+                    let _ = reply.send(self.take_over(users).await);
                 }
             }
         }
@@ -194,8 +212,10 @@ impl Sessions {
         let trusted = self.context.link.is_trusted();
         let mut outcomes = Vec::with_capacity(ends.len());
         for batch in ends.chunks(sessions::MAX_CONNECTS * self.context.link.masters()) {
+            let of_each: Vec<End> =
+                batch.iter().map(|end| (&end.user, end.client.as_str(), end.confirmed)).collect();
             let ended = match &trusted {
-                Ok(()) => sessions::disconnect(&self.context, batch).await,
+                Ok(()) => sessions::disconnect(&self.context, &of_each).await,
                 // Not one call is put together for each to be refused at once.
                 Err(refused) => batch.iter().map(|_| Err(refused.clone())).collect(),
             };
@@ -204,9 +224,8 @@ impl Sessions {
                 match &ended {
                     Ok(ended) => {
                         self.owed.done(end);
-                        if *ended == Ended::Untold && self.untold.len() < MOST_UNTOLD {
-                            self.untold.insert(end.user.clone(), end.client.clone());
-                            self.retell = Instant::now() + RETELL;
+                        if *ended == Ended::Untold {
+                            self.is_untold(end.user.clone());
                         }
                     }
                     Err(_) => self.owed.add(end),
@@ -231,6 +250,33 @@ impl Sessions {
         self.retry = Instant::now() + RETRY;
     }
 
+    /// Its end is done, and to be told. False where there is no place for one more.
+    fn is_untold(&mut self, user: UserId) -> bool {
+        let has_place = self.untold.len() < MOST_UNTOLD || self.untold.contains_key(&user);
+        if self.untold.is_empty() {
+            self.retell = Instant::now() + RETELL;
+        }
+        if has_place {
+            self.untold.insert(user, ());
+        }
+        has_place
+    }
+
+    async fn take_over(&mut self, users: Vec<UserId>) -> Result<(), Unavailable> {
+        // Here, where no end comes between: whoever is on the list is taken off when what is owed of them has been told.
+        let mut list = redis::pipe();
+        list.add_command(sessions::serves(&self.context, users.iter()));
+        list.add_command(sessions::keep_served(&self.context));
+        let listed = self.context.link.run(&list).await;
+        let mut all = Ok(());
+        for user in users {
+            if !self.is_untold(user) {
+                all = Err(Unavailable::new("of too many users `presence` is to be told later"));
+            }
+        }
+        listed.and(all)
+    }
+
     /// Tells of some users who have left, where it is time for that: of the next at once where that is taken.
     async fn tell_of_some(&mut self) {
         if self.untold.is_empty() || Instant::now() < self.retell {
@@ -242,16 +288,14 @@ impl Sessions {
         }
         let mut all_told = true;
         for batch in self.next_untold().chunks(sessions::MAX_CONNECTS) {
-            for (end, ended) in batch.iter().zip(sessions::disconnect(&self.context, batch).await) {
-                match ended {
-                    Ok(Ended::Told) => {}
-                    Err(_) if !self.owed.is_full() => self.owed.add(end),
-                    _ => {
-                        all_told = false;
-                        continue;
-                    }
+            // Of nobody: what is owed of the user is all that is left to be done.
+            let of_each: Vec<End> = batch.iter().map(|user| (user, "", None)).collect();
+            for (user, ended) in batch.iter().zip(sessions::disconnect(&self.context, &of_each).await) {
+                if let Ok(Ended::Told) = ended {
+                    self.untold.remove(user);
+                } else {
+                    all_told = false;
                 }
-                self.untold.remove(&end.user);
             }
         }
         if all_told {
@@ -259,19 +303,15 @@ impl Sessions {
         }
     }
 
-    /// Ends that are to be done again: as many as it takes for all to have their turn thrice within `--log-ttl`. That does
-    /// only what was left of them, and keeps for as long again what `presence` is owed.
-    fn next_untold(&mut self) -> Vec<Disconnect> {
+    /// Who is to be told of next: as many as it takes for all to have their turn thrice within `--log-ttl`. That keeps for
+    /// as long again what `presence` is owed.
+    fn next_untold(&mut self) -> Vec<UserId> {
         let rounds = self.context.config.log_ttl.div_duration_f64(3 * RETELL).max(1.0) as usize;
         let most = self.untold.len().div_ceil(rounds).max(sessions::MAX_CONNECTS);
-        let next = in_turn(&self.untold, self.tried.as_ref(), most);
-        let end = |(user, client): (&UserId, &ClientId)| {
-            let (user, client) = (user.clone(), client.clone());
-            Disconnect { user, client, confirmed: None }
-        };
-        let ends: Vec<_> = next.map(end).collect();
-        self.tried = ends.last().map(|end| end.user.clone());
-        ends
+        let next: Vec<_> =
+            in_turn(&self.untold, self.tried.as_ref(), most).map(|(user, ())| user.clone()).collect();
+        self.tried = next.last().cloned();
+        next
     }
 }
 
@@ -299,83 +339,4 @@ pub fn answer<T>(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use tokio::sync::oneshot;
-
-    use super::super::scripts;
-    use super::super::tests::{context, fake};
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_owed_keeps_no_lane_whose_node_has_gone() {
-        let context = context(fake(|_| Some("-ERR refused")).await, Duration::ZERO);
-        let end = Disconnect { user: "42".parse().unwrap(), client: "tab".parse().unwrap(), confirmed: None };
-        let (queue, ops) = mpsc::channel(1);
-        let (reply, answer) = oneshot::channel();
-        assert!(queue.send(Op::Disconnect(end, reply)).await.is_ok());
-        drop(queue);
-        let ended = timeout(Duration::from_secs(20), Sessions::new(context).run(ops)).await;
-        assert!(ended.is_ok(), "it goes on for ever");
-        assert!(answer.await.unwrap().is_err());
-    }
-
-    #[tokio::test]
-    async fn an_end_is_done_though_presence_takes_nothing_and_is_told_later() {
-        let calls = Arc::new(Mutex::new((0, false)));
-        let counted = calls.clone();
-        let place = fake(move |command| {
-            let (ends, tells) = &mut *counted.lock().unwrap();
-            let words: Vec<_> = command.split(' ').collect();
-            let is = |script: &redis::Script| words.get(1) == Some(&script.get_hash());
-            if is(&scripts::DISCONNECT) {
-                *ends += 1;
-                // For each of its users' four keys.
-                let one = "*1\r\n$16\r\n0 0 5 offline n1";
-                let three =
-                    "*3\r\n$16\r\n0 0 5 offline n1\r\n$16\r\n0 0 5 offline n1\r\n$16\r\n0 0 5 offline n1";
-                return Some(if words[2] == "4" { one } else { three });
-            }
-            match (is(&scripts::TELL), *tells) {
-                (false, _) => Some(":1"),
-                (true, false) => Some("-WRONGTYPE of another kind"),
-                (true, true) => Some("*3\r\n$11\r\noffline 1-0\r\n$11\r\noffline 2-0\r\n$11\r\noffline 3-0"),
-            }
-        });
-        let mut lane = Sessions::new(context(place.await, Duration::ZERO));
-        lane.context.link.trust(Instant::now() + Duration::from_secs(3600));
-        for (user, client) in [("1", "a"), ("2", "a"), ("3", "a"), ("3", "b")] {
-            let (reply, answer) = oneshot::channel();
-            let end =
-                Disconnect { user: user.parse().unwrap(), client: client.parse().unwrap(), confirmed: None };
-            lane.batch(&mut vec![Op::Disconnect(end, reply)]).await;
-            answer.await.unwrap().unwrap();
-        }
-        assert_eq!((lane.owed.is_empty(), lane.untold.len()), (true, 3));
-        let later = Duration::from_secs(3600);
-        for (wait, tells, left, called) in
-            [(later, false, 3, 4), (Duration::ZERO, false, 3, 5), (Duration::ZERO, true, 0, 6)]
-        {
-            calls.lock().unwrap().1 = tells;
-            lane.retell = Instant::now() + wait;
-            lane.batch(&mut Vec::new()).await;
-            assert_eq!((lane.untold.len(), calls.lock().unwrap().0), (left, called));
-        }
-    }
-
-    #[tokio::test]
-    async fn all_who_are_untold_have_their_turn_while_what_they_are_owed_is_kept() {
-        let mut lane = Sessions::new(context(fake(|_| Some("+OK")).await, Duration::ZERO));
-        let rounds = lane.context.config.log_ttl.as_secs() as usize / 3;
-        for (users, each) in [(0, 0), (5, 5), (100, 32), (70 * rounds, 70)] {
-            lane.untold =
-                (0..users).map(|n| (format!("{n}").parse().unwrap(), "tab".parse().unwrap())).collect();
-            let tried: Vec<_> =
-                std::iter::repeat_with(|| lane.next_untold()).take(users.div_ceil(each.max(1))).collect();
-            assert!(tried.iter().all(|ends| ends.len() == each), "{users}");
-            let all: std::collections::HashSet<_> = tried.iter().flatten().map(|end| &end.user).collect();
-            assert_eq!(all.len(), users);
-        }
-    }
-}
+mod tests;

@@ -67,7 +67,6 @@ mod uplink;
 mod who;
 mod wire;
 
-use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -152,11 +151,7 @@ struct Context {
     untold: Mutex<retold::Retold>,
     /// Tells of what is not logged and did not reach a node.
     missed: Mutex<retold::Retold>,
-    /// This process has held its node id before.
-    held_before: AtomicBool,
-    /// When it first had it, by the clock of Redis, Unix ms; 0 before. The lease may be lost, and the keys with it; how long
-    /// the process is up does not change by that.
-    started: AtomicI64,
+    claims: node::Claims,
     tracer: Tracer,
     pulse: pulse::Pulse,
     deaths: deaths::Deaths,
@@ -166,6 +161,8 @@ struct Context {
     eviction: eviction::Eviction,
     /// Asks for the sessions that Redis has on this node.
     listing: Notify,
+    /// The lane of sessions, for as long as the engine is there.
+    lane: mpsc::WeakSender<Op>,
 }
 
 impl Context {
@@ -202,9 +199,11 @@ impl RedisEngine {
             timer: Arc::new(scripts::Timer::new(&metrics)),
             doubts: Arc::default(),
         };
-        let home = keys.node(config.node.as_str());
+        let ((events, published), (sessions, ops)) =
+            (mpsc::channel(MOST_EVENTS), mpsc::channel(MOST_SESSIONS));
+        let (messages, sent) = mpsc::channel(MOST_SESSIONS);
         let context = Arc::new(Context {
-            link: Link::new(topology, options, &keys, &home),
+            link: Link::new(topology, options, &keys, &keys.node(config.node.as_str())),
             keys,
             turns: turns::Turns::default(),
             single: Semaphore::new((config.pool_size as usize / 2).max(1)),
@@ -213,8 +212,7 @@ impl RedisEngine {
             unsent: Mutex::default(),
             untold: Mutex::default(),
             missed: Mutex::default(),
-            held_before: AtomicBool::new(false),
-            started: AtomicI64::new(0),
+            claims: node::Claims::default(),
             tracer: Tracer::default(),
             pulse: pulse::Pulse::default(),
             deaths: deaths::Deaths::default(),
@@ -223,11 +221,9 @@ impl RedisEngine {
             refused: refused::Refused::default(),
             eviction: eviction::Eviction::default(),
             listing: Notify::new(),
+            lane: sessions.downgrade(),
             config,
         });
-        let (events, published) = mpsc::channel(MOST_EVENTS);
-        let ((sessions, ops), (messages, sent)) =
-            (mpsc::channel(MOST_SESSIONS), mpsc::channel(MOST_SESSIONS));
         let lanes = Mutex::new(vec![
             tokio::spawn(lane::events(context.clone(), published)),
             tokio::spawn(lane::Sessions::new(context.clone()).run(ops)),
@@ -383,8 +379,7 @@ impl Engine for RedisEngine {
         tasks.push(tokio::spawn(doubts::tell(self.context.clone())));
         tasks.push(tokio::spawn(doubts::list(self.context.clone())));
         for stream in self.context.config.ingress.clone() {
-            let wanted = self.ingress.subscribe();
-            tasks.push(tokio::spawn(ingress::read(self.context.clone(), stream, wanted)));
+            tasks.push(tokio::spawn(ingress::read(self.context.clone(), stream, self.ingress.subscribe())));
         }
         tasks
     }

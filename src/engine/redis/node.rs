@@ -4,14 +4,14 @@
 //! one survivor does it, and a process that starts with that id waits the moment until it is done.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use redis::cmd;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use self::forget::forget;
+use self::forget::{Forgotten, forget};
 use super::beside::Started;
 use super::keys::EVENTS;
 use super::{
@@ -26,6 +26,18 @@ const BIRTH: &str = "since-";
 /// How fine scripts tell the time.
 const MS: Duration = Duration::from_millis(1);
 
+/// What this process knows of its claims on its node id.
+#[derive(Default)]
+pub struct Claims {
+    /// It has had the id before, and served.
+    held_before: AtomicBool,
+    /// An earlier process has been cleared up after, and the claim has not lapsed since.
+    cleared_up: AtomicBool,
+    /// When it first had the id, by the clock of Redis, Unix ms; 0 before. The lease may be lost, and the keys with it; how
+    /// long the process is up does not change by that.
+    started: AtomicI64,
+}
+
 /// How long it is remembered whom nodes served, should all of them go: whoever is back first tells who is offline.
 pub fn kept(context: &Context) -> Duration {
     let config = &context.config;
@@ -38,7 +50,16 @@ fn node_keys(context: &Context, call: &mut redis::Cmd, node: &NodeId) {
         .arg(context.keys.users(node));
 }
 
-async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim, i64, i64), Unavailable> {
+/// What `claim.lua` answers.
+struct Taken {
+    claim: Claim,
+    /// The claim goes on from before.
+    goes_on: bool,
+    now: i64,
+    left: i64,
+}
+
+async fn take(context: &Context, node: &NodeId, version: &str) -> Result<Taken, Unavailable> {
     let mut call = scripts::call(&scripts::CLAIM, 3, 9);
     node_keys(context, &mut call, node);
     call.arg(&context.config.boot)
@@ -49,20 +70,22 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
         .arg(&context.config.worker_url)
         .arg(ms(kept(context)))
         .arg(format::FORMAT)
-        .arg(context.started.load(Ordering::Acquire));
+        .arg(context.claims.started.load(Ordering::Acquire));
     let asked = Instant::now();
     let answer = reply::array(context.link.probe_one(call).await?)?;
     let [held, now_or_ttl, left_or_version] = answer.as_slice() else {
         return Err(Unavailable::new("claim.lua answered with another shape"));
     };
     let number = reply::integer(now_or_ttl)?;
-    if reply::integer(held)? == 1 {
+    let held = reply::integer(held)?;
+    if held > 0 {
         context.metrics.clock.told(asked, number.saturating_mul(1000), MS);
-        return Ok((Claim::Held, number, reply::integer(left_or_version)?));
+        let left = reply::integer(left_or_version)?;
+        return Ok(Taken { claim: Claim::Held, goes_on: held > 1, now: number, left });
     }
     let ttl = Duration::from_millis(u64::try_from(number).unwrap_or_default());
     let claim = if reply::text(left_or_version)?.is_empty() { Claim::ClearingUp } else { Claim::Taken(ttl) };
-    Ok((claim, 0, 0))
+    Ok(Taken { claim, goes_on: false, now: 0, left: 0 })
 }
 
 /// Claims this node's id, and clears up after whoever had it before.
@@ -71,36 +94,41 @@ async fn take(context: &Context, node: &NodeId, version: &str) -> Result<(Claim,
 /// Where Redis is away.
 pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
     let node = &context.config.node;
+    let claims = &context.claims;
     context.refused.take(); // what was refused by then is told as what keeps the lease away
-    if !context.held_before.load(Ordering::Acquire)
+    if !claims.held_before.load(Ordering::Acquire)
         && let Some(stranger) = format::stranger(context).await?
     {
         return Ok(Claim::OtherFormat(stranger));
     }
     let asked = Instant::now();
-    let (claim, now, left) = take(context, node, env!("CARGO_PKG_VERSION")).await?;
+    let Taken { claim, goes_on, now, left } = take(context, node, env!("CARGO_PKG_VERSION")).await?;
     if claim != Claim::Held {
         // Nothing may be done in this id's name until it is ours again.
         context.link.distrust();
         return Ok(claim);
     }
-    let _ = context.started.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+    let _ = claims.started.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
     if !context.link.is_cluster() {
         context.link.set_whole_since(data_set_birth(context, now).await?);
     }
     // Where this process had the id before, the sessions are its own, and register anew.
-    if !context.held_before.load(Ordering::Acquire) && left > 0 {
+    let cleared_up = goes_on && claims.cleared_up.load(Ordering::Acquire);
+    if !claims.held_before.load(Ordering::Acquire) && !cleared_up && left > 0 {
+        claims.cleared_up.store(false, Ordering::Release);
         info!(users = left, "clearing up after an earlier process with this node id");
-        if !forget(context, node).await? {
+        // Of whom only `presence` does not know yet, their sets are right, and it is told of them while this node serves.
+        if let Forgotten::Anothers = forget(context, node).await? {
             return Ok(Claim::ClearingUp);
         }
+        claims.cleared_up.store(true, Ordering::Release);
         // The lease was renewed meanwhile, but counts from when it was asked for: claimed once more, it lasts.
         if asked.elapsed() >= context.config.node_ttl / 3 {
             return Ok(Claim::ClearingUp);
         }
     }
     // Only now: what has failed is left to the next claim, and nobody registers before that.
-    context.held_before.store(true, Ordering::Release);
+    claims.held_before.store(true, Ordering::Release);
     show_life(context).await?;
     context.link.trust(asked + context.config.node_ttl);
     context.refused.renewed(true);
@@ -208,7 +236,11 @@ async fn mend(context: &Context) {
 /// Where Redis is away: then the keys lapse by themselves.
 pub async fn release(context: &Context) -> Result<(), Unavailable> {
     // Whom Redis did not hear leave.
-    forget(context, &context.config.node).await?;
+    if let Forgotten::Untold = forget(context, &context.config.node).await? {
+        return Err(Unavailable::new(
+            "`presence` has not been told of all who left: that is left to another node",
+        ));
+    }
     // A beat that still puts the node on the list must not do that after it was taken off.
     let _listed = context.beside.list.lock().await;
     let_go(context, &context.config.node).await
@@ -258,14 +290,13 @@ pub async fn clear_up(context: &Context) -> Result<bool, Unavailable> {
 }
 
 async fn clear_up_after(context: &Context, dead: &NodeId) -> Result<(), Unavailable> {
-    let (claim, _, _) = take(context, dead, "").await?;
-    if claim != Claim::Held {
+    if take(context, dead, "").await?.claim != Claim::Held {
         return Ok(());
     }
     if context.deaths.begins(dead.as_str()) {
         warn!(%dead, "a node's lease has lapsed: clearing up after it");
     }
-    if forget(context, dead).await? {
+    if let Forgotten::All = forget(context, dead).await? {
         let_go(context, dead).await?;
     }
     context.deaths.finished(dead.as_str());
@@ -328,33 +359,4 @@ async fn create(context: &Context, group: redis::Cmd) -> Result<(), Unavailable>
 mod forget;
 
 #[cfg(test)]
-mod tests {
-    use super::super::tests::{context, fake};
-    use super::*;
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_lease_does_not_begin_before_a_long_clearing_up() {
-        let mut users = "*1\r\n$2\r\n42";
-        let place = fake(move |command| {
-            let is = |script: &redis::Script| command.contains(script.get_hash());
-            Some(if is(&scripts::CLAIM) {
-                if users == "*0" { "*3\r\n:1\r\n:1000\r\n:0" } else { "*3\r\n:1\r\n:1000\r\n:1" }
-            } else if is(&scripts::DISCONNECT) {
-                tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(200)));
-                users = "*0";
-                "*1\r\n$2\r\n0 "
-            } else if is(&scripts::BEAT) {
-                "*2\r\n:1000\r\n:1"
-            } else if command.starts_with("SMEMBERS") {
-                users
-            } else if command.starts_with("XINFO") || command.starts_with("ZRANGE") {
-                "*0"
-            } else {
-                "+OK"
-            })
-        });
-        let context = context(place.await, Duration::from_millis(300));
-        assert_eq!(claim(&context).await.unwrap(), Claim::ClearingUp);
-        assert_eq!(claim(&context).await.unwrap(), Claim::Held);
-    }
-}
+mod tests;

@@ -12,8 +12,7 @@ use super::presence::Owed;
 use super::slot::{Groups, Slot};
 use super::{Context, inbox, ms, node, publish, reply, scripts};
 use crate::engine::{
-    Connect, Connected, Disconnect, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Told, Unavailable,
-    UserLease,
+    Connect, Connected, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Told, Unavailable, UserLease,
 };
 use crate::id::{ClientId, EventId, NodeId, UserId};
 
@@ -49,11 +48,7 @@ async fn connect_some(
     connects: &[&Connect],
 ) -> Vec<Result<Option<Connected>, Unavailable>> {
     // First, so that a survivor finds the user even if this node dies between the two.
-    let mut served = cmd("SADD");
-    served.arg(context.keys.users(&context.config.node));
-    for connect in connects {
-        served.arg(connect.user.as_str());
-    }
+    let served = serves(context, connects.iter().map(|connect| &connect.user));
     let slots = connects.iter().map(|connect| user_slot(context, &connect.user));
     let groups = Groups::new(slots, MAX_CONNECTS);
     let mut calls: Vec<_> = groups.iter().map(|group| script(context, connects, group)).collect();
@@ -112,8 +107,18 @@ async fn connect_some(
     outcomes
 }
 
+/// Puts users on the list of those that this node serves.
+pub fn serves<'a>(context: &Context, users: impl Iterator<Item = &'a UserId>) -> redis::Cmd {
+    let mut served = cmd("SADD");
+    served.arg(context.keys.users(&context.config.node));
+    for user in users {
+        served.arg(user.as_str());
+    }
+    served
+}
+
 /// Lets the list of users that this node serves lapse, as `claim.lua` and `beat.lua` do.
-fn keep_served(context: &Context) -> redis::Cmd {
+pub fn keep_served(context: &Context) -> redis::Cmd {
     let mut keep = cmd("PEXPIRE");
     keep.arg(context.keys.users(&context.config.node)).arg(ms(node::kept(context)));
     keep
@@ -261,7 +266,7 @@ pub enum Ended {
     Untold,
 }
 
-/// A user, which of their sessions ends (`*`: all that a node has), and what it has confirmed.
+/// A user, which of their sessions ends (`*`: all that a node has; empty: none, where only `presence` is to be told), and what it has confirmed.
 pub type End<'a> = (&'a UserId, &'a str, Option<EventId>);
 
 /// The calls that take sessions off their users, of at most `most` each: those that `node` has.
@@ -289,9 +294,8 @@ pub fn disconnects(
 }
 
 /// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.
-pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<Ended, Unavailable>> {
-    let of_each: Vec<End> = ends.iter().map(|end| (&end.user, end.client.as_str(), end.confirmed)).collect();
-    let (groups, calls) = disconnects(context, &context.config.node, &of_each, MAX_CONNECTS);
+pub async fn disconnect(context: &Context, ends: &[End<'_>]) -> Vec<Result<Ended, Unavailable>> {
+    let (groups, calls) = disconnects(context, &context.config.node, ends, MAX_CONNECTS);
     let answers = context.link.run_each(&calls).await;
 
     let mut owed = Owed::default();
@@ -299,18 +303,18 @@ pub async fn disconnect(context: &Context, ends: &[Disconnect]) -> Vec<Result<En
     unserved.arg(context.keys.users(&context.config.node));
     let mut any = false;
     let mut outcomes = groups.outcomes(answers, |place, answer| {
-        let end = &ends[place];
+        let (user, ..) = ends[place];
         // Where it is passed over it stays listed, for whoever clears up: perhaps its keys are whole by then.
-        let Some(edges) = context.broken.item_of(&end.user, reply::text(&answer)?) else {
+        let Some(edges) = context.broken.item_of(user, reply::text(&answer)?) else {
             return Ok(Ended::Told);
         };
         let another_shape = || Unavailable::new("disconnect.lua answered with another shape");
         let (others_here, edges) = edges.split_once(' ').ok_or_else(another_shape)?;
         if others_here == "0" {
-            unserved.arg(end.user.as_str());
+            unserved.arg(user.as_str());
             any = true;
         }
-        owed.add(&end.user, edges);
+        owed.add(user, edges);
         Ok(Ended::Told)
     });
     // First told, then let go of: a survivor finds what is owed by the users that this node served.

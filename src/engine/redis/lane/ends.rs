@@ -36,11 +36,6 @@ impl Ends {
         self.owed.is_empty()
     }
 
-    /// Whether one more is let go.
-    pub fn is_full(&self) -> bool {
-        self.owed.len() >= MOST
-    }
-
     /// What the session has confirmed whose end is owed, if anything.
     pub fn confirmed(&self, whose: &Whose) -> Option<EventId> {
         self.owed.get(whose)?.confirmed
@@ -48,7 +43,7 @@ impl Ends {
 
     /// Redis has not heard of this end.
     pub fn add(&mut self, end: &Disconnect) {
-        let full = self.is_full();
+        let full = self.owed.len() >= MOST;
         match self.owed.entry((end.user.clone(), end.client.clone())) {
             // Of one that was served. A later one may never have been let in.
             Entry::Occupied(mut owed) => {

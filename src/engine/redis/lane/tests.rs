@@ -1,0 +1,78 @@
+//! Tests of the lanes.
+
+use std::sync::Mutex;
+
+use tokio::sync::oneshot;
+
+use super::super::scripts;
+use super::super::tests::{context, fake};
+use super::*;
+
+#[tokio::test]
+async fn what_is_owed_keeps_no_lane_whose_node_has_gone() {
+    let context = context(fake(|_| Some("-ERR refused")).await, Duration::ZERO);
+    let end = Disconnect { user: "42".parse().unwrap(), client: "tab".parse().unwrap(), confirmed: None };
+    let (queue, ops) = mpsc::channel(1);
+    let (reply, answer) = oneshot::channel();
+    assert!(queue.send(Op::Disconnect(end, reply)).await.is_ok());
+    drop(queue);
+    let ended = timeout(Duration::from_secs(20), Sessions::new(context).run(ops)).await;
+    assert!(ended.is_ok(), "it goes on for ever");
+    assert!(answer.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn an_end_is_done_though_presence_takes_nothing_and_is_told_later() {
+    let calls = Arc::new(Mutex::new((0, false)));
+    let counted = calls.clone();
+    let place = fake(move |command| {
+        let (ends, tells) = &mut *counted.lock().unwrap();
+        let words: Vec<_> = command.split(' ').collect();
+        let is = |script: &redis::Script| words.get(1) == Some(&script.get_hash());
+        if is(&scripts::DISCONNECT) {
+            *ends += 1;
+            // For each of its users' four keys.
+            let one = "*1\r\n$16\r\n0 0 5 offline n1";
+            let three = "*3\r\n$16\r\n0 0 5 offline n1\r\n$16\r\n0 0 5 offline n1\r\n$16\r\n0 0 5 offline n1";
+            return Some(if words[2] == "4" { one } else { three });
+        }
+        match (is(&scripts::TELL), *tells) {
+            (false, _) => Some(":1"),
+            (true, false) => Some("-WRONGTYPE of another kind"),
+            (true, true) => Some("*3\r\n$11\r\noffline 1-0\r\n$11\r\noffline 2-0\r\n$11\r\noffline 3-0"),
+        }
+    });
+    let mut lane = Sessions::new(context(place.await, Duration::ZERO));
+    lane.context.link.trust(Instant::now() + Duration::from_secs(3600));
+    for (user, client) in [("1", "a"), ("2", "a"), ("3", "a"), ("3", "b")] {
+        let (reply, answer) = oneshot::channel();
+        let end =
+            Disconnect { user: user.parse().unwrap(), client: client.parse().unwrap(), confirmed: None };
+        lane.batch(&mut vec![Op::Disconnect(end, reply)]).await;
+        answer.await.unwrap().unwrap();
+    }
+    assert_eq!((lane.owed.is_empty(), lane.untold.len()), (true, 3));
+    let later = Duration::from_secs(3600);
+    for (wait, tells, left, called) in
+        [(later, false, 3, 4), (Duration::ZERO, false, 3, 5), (Duration::ZERO, true, 0, 6)]
+    {
+        calls.lock().unwrap().1 = tells;
+        lane.retell = Instant::now() + wait;
+        lane.batch(&mut Vec::new()).await;
+        assert_eq!((lane.untold.len(), calls.lock().unwrap().0), (left, called));
+    }
+}
+
+#[tokio::test]
+async fn all_who_are_untold_have_their_turn_while_what_they_are_owed_is_kept() {
+    let mut lane = Sessions::new(context(fake(|_| Some("+OK")).await, Duration::ZERO));
+    let rounds = lane.context.config.log_ttl.as_secs() as usize / 3;
+    for (users, each) in [(0, 0), (5, 5), (100, 32), (70 * rounds, 70)] {
+        lane.untold = (0..users).map(|n| (format!("{n}").parse().unwrap(), ())).collect();
+        let tried: Vec<_> =
+            std::iter::repeat_with(|| lane.next_untold()).take(users.div_ceil(each.max(1))).collect();
+        assert!(tried.iter().all(|users| users.len() == each), "{users}");
+        let all: std::collections::HashSet<_> = tried.iter().flatten().collect();
+        assert_eq!(all.len(), users);
+    }
+}
