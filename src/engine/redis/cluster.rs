@@ -257,6 +257,10 @@ impl Cluster {
             // Whoever waits for doubts may have looked for the server's in the map before.
             self.options.doubts.notify_one();
         }
+        // Nothing is sent to a master that has not answered here, so that nobody else would find it away, and look for it.
+        if self.map().servers.iter().any(|server| !server.is_up()) {
+            self.look.notify_one();
+        }
         self.drawn.fetch_add(1, Ordering::AcqRel);
         trouble.clone()
     }
@@ -315,3 +319,6 @@ fn turned(outcome: &Outcome, manner: ServerErrorKind) -> Option<String> {
     let target = error.redirect_node().map(|(address, _)| address.to_owned()).unwrap_or_default();
     (error.kind() == ErrorKind::Server(manner)).then_some(target)
 }
+
+#[cfg(test)]
+mod tests;

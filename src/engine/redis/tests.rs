@@ -99,13 +99,17 @@ fn server(place: ConnectionInfo, pool_size: u32) -> Server {
 }
 
 fn server_at(place: Place, pool_size: u32, replicas: u32) -> Server {
-    let options = Options {
+    Server::new("fake", place, options(pool_size, replicas))
+}
+
+/// So many connections to each server, and so many replicas that must have an event.
+pub fn options(pool_size: u32, replicas: u32) -> Options {
+    Options {
         pool_size,
         wait: Wait { replicas, timeout: Duration::ZERO },
         timer: Arc::new(Timer::new(&Metrics::new("n", SCRIPTS).unwrap())),
         doubts: Arc::default(),
-    };
-    Server::new("fake", place, options)
+    }
 }
 
 #[tokio::test]
