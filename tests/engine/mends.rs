@@ -138,6 +138,16 @@ async fn a_broadcast_that_one_node_cannot_get_is_not_sent_to_the_others_again() 
 }
 
 #[tokio::test]
+async fn a_broadcast_reaches_those_who_are_here_though_the_list_of_nodes_is_gone() {
+    let stage = Kind::Redis.stage().await;
+    let _: i64 = stage.ask(&["DEL", "nodes"]);
+    let told = stage.engine.broadcast("notice".parse().unwrap(), event(&user("42"), "1").data).await.unwrap();
+    assert_eq!(told, ["node-1".parse().unwrap()]);
+    let heard = Told::Broadcast { event: "notice".to_owned(), data: "1".to_owned() };
+    assert_eq!(stage.node.told().iter().filter(|it| **it == heard).count(), 1);
+}
+
+#[tokio::test]
 async fn who_takes_an_id_over_clears_up_until_that_is_done() {
     let (before, user) = (Kind::Redis.stage().await, user("42"));
     before.connect(&user, "tab").await;
