@@ -25,6 +25,8 @@ pub fn bounded_add(context: &Context, stream: String) -> redis::Cmd {
 pub async fn lane(context: Arc<Context>, mut waiting: mpsc::Receiver<(Uplink, Reply<()>)>) {
     let mut taken = Vec::with_capacity(MOST);
     while waiting.recv_many(&mut taken, MOST).await > 0 {
+        // Whoever waits no more has told the client that it may not have been sent.
+        taken.retain(|(_, reply)| !reply.is_closed());
         let (messages, replies): (Vec<_>, Vec<_>) = taken.drain(..).unzip();
         let mut replies = replies.into_iter();
         for batch in batch::sized(&messages, MOST, |message| message.data.as_bytes().len()) {
