@@ -25,8 +25,19 @@ fn lead(stage: &Stage, node: &str, ttl: &str) -> bool {
 
 /// What `node` is given to read with that lease; none where the stream is not its own by that.
 fn take_as(stage: &Stage, node: &str, number: u32) -> Option<Vec<(String, Vec<String>)>> {
+    take_some(stage, node, number, "10", "1000000")
+}
+
+/// As `take_as`: entries, and bytes, at most.
+fn take_some(
+    stage: &Stage,
+    node: &str,
+    number: u32,
+    most: &str,
+    bytes: &str,
+) -> Option<Vec<(String, Vec<String>)>> {
     let lease = format!("boot-{node}.{number}");
-    stage.ask(&["EVAL", include_str!("../../lua/take.lua"), "1", "other", node, &lease, "10"])
+    stage.ask(&["EVAL", include_str!("../../lua/take.lua"), "1", "other", node, &lease, most, bytes])
 }
 
 fn take(stage: &Stage, node: &str) -> Option<Vec<(String, Vec<String>)>> {
@@ -173,4 +184,25 @@ async fn asking_for_it_again_is_no_error_to_redis() {
     assert!(!lead(&stage, "b", LONG));
     let errors: String = stage.ask(&["INFO", "errorstats"]);
     assert!(!errors.contains("BUSYGROUP"), "{errors}");
+}
+
+#[tokio::test]
+async fn a_read_ends_with_so_many_entries_or_soon_after_so_many_bytes() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead(&stage, "a", LONG));
+    (0..40).for_each(|_| entry(&stage));
+    let large = "x".repeat(10_000);
+    for _ in 0..40 {
+        let _: String = stage.ask(&["XADD", "other", "*", "user", "42", "event", "e", "data", &large]);
+    }
+    let mut taken = Vec::new();
+    for _ in 0..5 {
+        taken.push(take_some(&stage, "a", 1, "30", "50000").unwrap());
+    }
+    // 16 at a time: the last 10 small ones come with 6 that are large.
+    assert_eq!(taken.iter().map(Vec::len).collect::<Vec<_>>(), [30, 16, 16, 16, 2]);
+    let ids: Vec<_> = taken.iter().flatten().map(|(id, _)| id).collect();
+    let all: Vec<(String, Vec<String>)> = stage.ask(&["XRANGE", "other", "-", "+"]);
+    assert_eq!(ids, all.iter().map(|(id, _)| id).collect::<Vec<_>>());
+    assert_eq!(take_some(&stage, "a", 1, "30", "50000"), Some(Vec::new()));
 }

@@ -20,7 +20,7 @@ use super::entry::{parse, per_user};
 use super::home::Dedicated;
 use super::lead::{Lease, NotHeld};
 use super::publish::{self, Entry};
-use super::reads::Read;
+use super::reads::{self, Read};
 use super::turns::Turn;
 use super::{Context, batch, broadcast, inbox, ms, reply, scripts, status};
 use crate::engine::{Event, Unavailable};
@@ -153,8 +153,9 @@ impl<'a> Reader<'a> {
         let block = (self.context.config.node_ttl / 6).min(Duration::from_millis(500));
         // What has been handled is gone from the stream.
         let (mut handled, mut ahead) = ("0-0".to_owned(), Vec::new());
-        while *wanted.borrow() || !ahead.is_empty() {
-            self.lease.renew_in_time().await?;
+        while *wanted.borrow() {
+            // Were it over for a moment, another reader may have taken entries meanwhile, these or others.
+            self.lease.go_on().await?;
             // As often as it is renewed, here or while entries go out.
             if self.lease.was_renewed() {
                 self.tell();
@@ -165,18 +166,22 @@ impl<'a> Reader<'a> {
             self.past.tell_bad(self.name);
             if ahead.is_empty() {
                 ahead = self.take().await?;
+                self.came(&ahead);
             }
             let Some((last, _)) = ahead.last() else {
                 self.wait(&mut handled, block).await?;
                 continue;
             };
             handled.clone_from(last);
-            self.came(&ahead);
-            // What waits is on its way here while this goes out. Should that fail, the next reader takes it over.
-            let next = (self.read.is_behind() && *wanted.borrow()).then(|| self.take());
+            // What waits is on its way here while this goes out. Should that fail, or nothing be wanted any more, the next
+            // reader takes it over.
+            let next = self.read.is_behind().then(|| self.take());
             let (routed, next) = join(self.route(std::mem::take(&mut ahead)), OptionFuture::from(next)).await;
             routed?;
-            ahead = next.transpose()?.unwrap_or_default();
+            if let Some(next) = next {
+                ahead = next?;
+                self.came(&ahead);
+            }
         }
         Ok(())
     }
@@ -193,11 +198,12 @@ impl<'a> Reader<'a> {
     /// The entries that come next.
     fn take(&self) -> impl Future<Output = Result<Vec<reply::Entry>, Stopped>> + use<'a> {
         let context = self.context;
-        let mut call = scripts::call(&scripts::TAKE, 1, 3);
+        let mut call = scripts::call(&scripts::TAKE, 1, 4);
         call.arg(&self.stream)
             .arg(self.context.config.node.as_str())
             .arg(&self.lease.name)
-            .arg(self.read.most());
+            .arg(self.read.most())
+            .arg(reads::BYTES);
         async move {
             match context.link.run_one(call).await {
                 Ok(redis::Value::Nil) => Err(NotHeld::Lost.into()),
@@ -250,7 +256,7 @@ impl<'a> Reader<'a> {
     async fn take_over(&mut self) -> Result<(), Stopped> {
         let mut from = "0-0".to_owned();
         loop {
-            self.lease.renew_in_time().await?;
+            self.lease.go_on().await?;
             let mut claim = cmd("XAUTOCLAIM");
             claim.arg(&self.stream).arg("switchboard").arg(self.context.config.node.as_str());
             claim.arg(0).arg(&from).arg("COUNT").arg(self.read.most());

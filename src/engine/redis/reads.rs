@@ -8,7 +8,7 @@ const MOST: usize = 512;
 /// And where nothing is known of them.
 const FIRST: usize = 16;
 /// Bytes of one read, about.
-const BYTES: usize = 4 << 20;
+pub const BYTES: usize = 4 << 20;
 
 /// How much the next read of a stream asks for.
 #[derive(Debug)]
@@ -76,5 +76,7 @@ mod tests {
         assert!(!read.is_behind());
         read.next(FIRST, 600);
         assert!(read.is_behind());
+        read.next(0, 0);
+        assert_eq!((read.most(), read.is_behind()), (FIRST, false));
     }
 }

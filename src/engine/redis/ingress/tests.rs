@@ -159,3 +159,30 @@ async fn what_was_put_aside_is_not_put_aside_again_where_it_cannot_be_let_go_of(
         assert_eq!((*added.lock().unwrap(), context.metrics.dead.get()), (asked, put_aside));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_was_over_for_a_moment_begins_with_what_is_pending() {
+    let mut takes = 0;
+    let place = fake(move |command| match command.split(' ').next() {
+        _ if command.contains(scripts::LEAD.get_hash()) => Some(":1"),
+        _ if command.contains(scripts::TAKE.get_hash()) => {
+            takes += 1;
+            let one = "*1\r\n*2\r\n$3\r\n1-0\r\n*4\r\n$4\r\nuser\r\n$2\r\n42\r\n$5\r\nevent\r\n$1\r\ne";
+            (takes == 1).then_some(one) // else the connection ends
+        }
+        _ if command.contains(scripts::PUBLISH.get_hash()) => Some("$8\r\n\n5-0 4-0"),
+        Some("XAUTOCLAIM") => Some("*2\r\n$3\r\n0-0\r\n*0"),
+        Some("XINFO") => {
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(900)));
+            Some("*0")
+        }
+        _ => Some(":1"),
+    });
+    let context = context(place.await, Duration::from_millis(800));
+    context.link.trust(tokio::time::Instant::now() + Duration::from_secs(3600));
+    let mut lease = leading(&context).await;
+    let (mut turn, mut past) = (Turn::default(), Past::default());
+    let (_kept, wanted) = watch::channel(true);
+    let outcome = reader(&context, &mut lease, &mut turn, &mut past).await.run(&wanted).await;
+    assert!(matches!(outcome, Err(Stopped::NotHeld(NotHeld::Over))), "{outcome:?}");
+}
