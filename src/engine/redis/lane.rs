@@ -28,12 +28,13 @@ pub const MOST_SESSIONS: usize = Semaphore::MAX_PERMITS;
 const TAKE: usize = 256;
 /// How often ends of sessions that Redis has not heard of are tried again: `TAKE` of them, and more while any goes through.
 const RETRY: Duration = Duration::from_millis(250);
-/// How often it is tried again to tell `presence` of users who have left.
+/// How often it is tried again to tell `presence` of some users who have left.
 const RETELL: Duration = Duration::from_secs(1);
-/// Users of whom `presence` may be told later: as many as two nodes may have had, 25 MB where their ids are long. Of one
+/// Users of whom `presence` may be told later: as many as many nodes may have had, 200 MB where their ids are long. Of one
 /// more it is told when they come back, or when this node's users are cleared up after, by itself as it ends or by another;
 /// who was a dead node's stays on that one's list.
-const MOST_UNTOLD: usize = 131_072;
+const MOST_UNTOLD: usize = 1 << 20;
+const TOO_MANY_UNTOLD: &str = "of too many users `presence` is to be told later";
 
 /// What is published, and where its answer goes.
 pub enum Publish {
@@ -141,11 +142,9 @@ impl Sessions {
     pub async fn run(mut self, mut ops: mpsc::Receiver<Op>) {
         let mut taken = Vec::with_capacity(TAKE);
         loop {
-            let wait = match (self.owed.is_empty(), self.untold.is_empty()) {
-                (false, _) => RETRY,
-                (true, false) => self.retell.saturating_duration_since(Instant::now()),
-                (true, true) => Duration::MAX,
-            };
+            let retry = if self.owed.is_empty() { Duration::MAX } else { RETRY };
+            let retell = self.retell.saturating_duration_since(Instant::now());
+            let wait = if self.untold.is_empty() { retry } else { retry.min(retell) };
             if let Ok(0) = timeout(wait, ops.recv_many(&mut taken, TAKE)).await {
                 return; // the node has gone: so will what it still owes, with its id
             }
@@ -174,10 +173,6 @@ impl Sessions {
         for (reply, ended) in hear.into_iter().zip(self.end_sessions(&ends).await) {
             let _ = reply.send(ended);
         }
-        // What was let go is found where Redis still has its session.
-        if self.owed.looks_for_others() {
-            self.context.listing.notify_one();
-        }
         self.tell_of_some().await;
         let (mut questions, replies): (Vec<_>, Vec<_>) = connects.into_iter().unzip();
         for connect in &mut questions {
@@ -204,6 +199,10 @@ impl Sessions {
                 }
             }
             answer(&self.context, "to let a client in", replies.by_ref().take(batch.len()), outcomes);
+        }
+        // What was let go is found where Redis still has its session.
+        if self.owed.looks_for_others() {
+            self.context.listing.notify_one();
         }
     }
 
@@ -262,19 +261,18 @@ impl Sessions {
         has_place
     }
 
-    async fn take_over(&mut self, users: Vec<UserId>) -> Result<(), Unavailable> {
+    async fn take_over(&mut self, mut users: Vec<UserId>) -> Result<(), Unavailable> {
+        let all = users.len();
+        users.retain(|user| self.is_untold(user.clone()));
+        if users.is_empty() {
+            return Err(Unavailable::new(TOO_MANY_UNTOLD));
+        }
         // Here, where no end comes between: whoever is on the list is taken off when what is owed of them has been told.
         let mut list = redis::pipe();
         list.add_command(sessions::serves(&self.context, users.iter()));
         list.add_command(sessions::keep_served(&self.context));
-        let listed = self.context.link.run(&list).await;
-        let mut all = Ok(());
-        for user in users {
-            if !self.is_untold(user) {
-                all = Err(Unavailable::new("of too many users `presence` is to be told later"));
-            }
-        }
-        listed.and(all)
+        self.context.link.run(&list).await?;
+        if users.len() == all { Ok(()) } else { Err(Unavailable::new(TOO_MANY_UNTOLD)) }
     }
 
     /// Tells of some users who have left, where it is time for that: of the next at once where that is taken.
@@ -282,20 +280,19 @@ impl Sessions {
         if self.untold.is_empty() || Instant::now() < self.retell {
             return;
         }
-        self.retell = Instant::now() + RETELL;
+        self.retell = Instant::now() + self.pause();
         if self.context.link.is_trusted().is_err() {
             return;
         }
+        let next = self.next_untold();
+        // Of nobody: what is owed of the user is all that is left to be done.
+        let of_each: Vec<End> = next.iter().map(|user| (user, "", None)).collect();
         let mut all_told = true;
-        for batch in self.next_untold().chunks(sessions::MAX_CONNECTS) {
-            // Of nobody: what is owed of the user is all that is left to be done.
-            let of_each: Vec<End> = batch.iter().map(|user| (user, "", None)).collect();
-            for (user, ended) in batch.iter().zip(sessions::disconnect(&self.context, &of_each).await) {
-                if let Ok(Ended::Told) = ended {
-                    self.untold.remove(user);
-                } else {
-                    all_told = false;
-                }
+        for (user, ended) in next.iter().zip(sessions::disconnect(&self.context, &of_each).await) {
+            if let Ok(Ended::Told) = ended {
+                self.untold.remove(user);
+            } else {
+                all_told = false;
             }
         }
         if all_told {
@@ -303,13 +300,17 @@ impl Sessions {
         }
     }
 
-    /// Who is to be told of next: as many as it takes for all to have their turn thrice within `--log-ttl`. That keeps for
-    /// as long again what `presence` is owed.
+    /// How long after some the next are tried: no longer than it takes for all to have their turn thrice within
+    /// `--log-ttl`. That keeps for as long again what `presence` is owed.
+    fn pause(&self) -> Duration {
+        let turns = self.untold.len().div_ceil(sessions::MAX_CONNECTS).max(1);
+        RETELL.min(self.context.config.log_ttl.div_f64(3.0 * turns as f64))
+    }
+
+    /// Who is to be told of next: one call, since clients who come wait for it.
     fn next_untold(&mut self) -> Vec<UserId> {
-        let rounds = self.context.config.log_ttl.div_duration_f64(3 * RETELL).max(1.0) as usize;
-        let most = self.untold.len().div_ceil(rounds).max(sessions::MAX_CONNECTS);
-        let next: Vec<_> =
-            in_turn(&self.untold, self.tried.as_ref(), most).map(|(user, ())| user.clone()).collect();
+        let next = in_turn(&self.untold, self.tried.as_ref(), sessions::MAX_CONNECTS);
+        let next: Vec<_> = next.map(|(user, ())| user.clone()).collect();
         self.tried = next.last().cloned();
         next
     }

@@ -3,8 +3,8 @@
 //! Whoever clears up after a dead node first claims its id, under its own boot id and with an empty version. So
 //! one survivor does it, and a process that starts with that id waits the moment until it is done.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::cmd;
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::engine::{Claim, Unavailable};
 use crate::id::{NodeId, UserId};
+use crate::lock::lock;
 
 /// A consumer of the ingress group with this prefix carries the Unix ms at which the data set was first seen: it
 /// goes where the data goes, and needs no key of its own.
@@ -33,9 +34,27 @@ pub struct Claims {
     held_before: AtomicBool,
     /// An earlier process has been cleared up after, and the claim has not lapsed since.
     cleared_up: AtomicBool,
+    /// When some user could last not be cleared up after, and why.
+    failed: Mutex<Option<(Instant, Unavailable)>>,
     /// When it first had the id, by the clock of Redis, Unix ms; 0 before. The lease may be lost, and the keys with it; how
     /// long the process is up does not change by that.
     started: AtomicI64,
+}
+
+impl Claims {
+    /// Clears up after an earlier process. Where some users could not be done a moment ago, all of them wait: a claim is
+    /// tried again many times a second, and a master of a Cluster may be away for long.
+    async fn forget(&self, context: &Context, goes_on: bool, users: i64) -> Result<Forgotten, Unavailable> {
+        let pause = (context.config.node_ttl / 3).min(Duration::from_secs(1));
+        let lately = |(at, _): &(Instant, Unavailable)| goes_on && at.elapsed() < pause;
+        if let Some((_, error)) = lock(&self.failed).clone().filter(lately) {
+            return Err(error);
+        }
+        info!(users, "clearing up after an earlier process with this node id");
+        let forgotten = forget(context, &context.config.node).await;
+        *lock(&self.failed) = forgotten.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        forgotten
+    }
 }
 
 /// How long it is remembered whom nodes served, should all of them go: whoever is back first tells who is offline.
@@ -116,10 +135,10 @@ pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
     let cleared_up = goes_on && claims.cleared_up.load(Ordering::Acquire);
     if !claims.held_before.load(Ordering::Acquire) && !cleared_up && left > 0 {
         claims.cleared_up.store(false, Ordering::Release);
-        info!(users = left, "clearing up after an earlier process with this node id");
         // Of whom only `presence` does not know yet, their sets are right, and it is told of them while this node serves.
-        if let Forgotten::Anothers = forget(context, node).await? {
-            return Ok(Claim::ClearingUp);
+        match claims.forget(context, goes_on, left).await? {
+            Forgotten::Anothers => return Ok(Claim::ClearingUp),
+            Forgotten::All | Forgotten::Untold => {}
         }
         claims.cleared_up.store(true, Ordering::Release);
         // The lease was renewed meanwhile, but counts from when it was asked for: claimed once more, it lasts.

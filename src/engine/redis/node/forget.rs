@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use redis::cmd;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::super::lane::tell_later;
@@ -16,6 +17,9 @@ const FORGET: usize = 50;
 /// Such calls on their way at once, for each master: each user's keys take four ways to Redis and back, and the longer
 /// those are the longer the dead ones seem to be online.
 const AT_ONCE: usize = 4;
+
+/// Users that the lane takes over at once, on one way to Redis and back.
+const TAKEN_OVER: usize = 1000;
 
 /// What became of a node's users.
 pub(super) enum Forgotten {
@@ -49,10 +53,12 @@ pub(super) async fn forget(context: &Context, node: &NodeId) -> Result<Forgotten
             untold.extend(its_untold);
             failed = failed.and(its_failed);
         }
+        // Where a master is away all of that fails at once, and sockets have their turn.
+        yield_now().await;
     }
     // All at once, and only now: where many clients come in place of the dead node's, the lane has much to do before.
     let mut taken_over = Vec::new();
-    for users in untold.chunks(batch) {
+    for users in untold.chunks(TAKEN_OVER) {
         taken_over.push((users, tell_later(context, users.to_vec())));
     }
     if *node == context.config.node {

@@ -59,3 +59,36 @@ async fn what_was_cleared_up_after_is_not_again_unless_the_claim_has_lapsed() {
         assert_eq!(claim(&context).await.unwrap(), then);
     }
 }
+
+#[tokio::test]
+async fn a_claim_that_is_tried_again_soon_asks_for_no_user_again() {
+    let (mut claims, ends) = (0, Arc::new(AtomicI64::new(0)));
+    let counted = ends.clone();
+    let place = fake(move |command| {
+        let is = |script: &redis::Script| command.contains(script.get_hash());
+        Some(if is(&scripts::CLAIM) {
+            claims += 1;
+            if claims == 1 { "*3\r\n:1\r\n:1000\r\n:1" } else { "*3\r\n:2\r\n:1000\r\n:1" }
+        } else if is(&scripts::DISCONNECT) {
+            counted.fetch_add(1, Ordering::AcqRel);
+            "-NOPERM this user has no permissions"
+        } else if is(&scripts::BEAT) {
+            "*2\r\n:1000\r\n:1"
+        } else if command.starts_with("SMEMBERS") {
+            "*1\r\n$2\r\n42"
+        } else if command.starts_with("XINFO") || command.starts_with("ZRANGE") {
+            "*0"
+        } else {
+            "+OK"
+        })
+    });
+    let context = context(place.await, Duration::from_secs(3600));
+    for _ in 0..3 {
+        let error = claim(&context).await.unwrap_err();
+        assert!(error.reason.contains("permissions"), "{error}");
+    }
+    assert!(ends.load(Ordering::Acquire) < 3);
+    *lock(&context.claims.failed) = None;
+    claim(&context).await.unwrap_err();
+    assert!(ends.load(Ordering::Acquire) >= 2);
+}
