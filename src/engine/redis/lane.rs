@@ -1,9 +1,10 @@
 //! Micro-batches. Callers queue operations; a lane takes whatever waits, does it in as few scripts as possible,
 //! and hands the answers back. Under load batches grow by themselves; an idle lane's batch is one operation.
 //!
-//! There are two: events pass one, the beginnings and ends of sessions the other, so that no event waits for a thousand
-//! clients who come at once. A lane does one batch after the other, so what it does happens in the order in which it was
-//! called. More lanes would make batches smaller, and each call costs Redis and the node as much as several of its items.
+//! There are three: events pass one, the beginnings and ends of sessions the next, so that no event waits for a thousand
+//! clients who come at once, and what clients send up the last (`uplink`). A lane does one batch after the other, so what
+//! it does happens in the order in which it was called. More lanes would make batches smaller, and each call costs Redis
+//! and the node as much as several of its items.
 
 mod ends;
 
