@@ -287,6 +287,7 @@ mod tests {
         assert!(on_time.iter().all(|user| next(user) == Some(Signal::Send)));
         assert!(astray.iter().all(|user| next(user) == Some(Signal::CatchUp)), "the log is looked into");
     }
+
     #[tokio::test]
     async fn whose_leases_were_lost_register_anew_which_is_told_once() {
         let router = router();

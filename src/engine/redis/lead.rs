@@ -63,33 +63,25 @@ impl Lease {
         self.read = self.read.max(reply::numbers(id));
     }
 
-    /// Before anything goes out of what was read. Renews it in time, however long the whole of that takes.
+    /// Before anything is read, and before anything goes out of that. Renews it where it is time for that, however long the
+    /// whole of it takes.
     ///
     /// # Errors
     /// As [`Lease::renew`], and where it was over for a moment, though it is had again: it may have been another
     /// process's meanwhile, which went on from what was pending.
     pub async fn go_on(&mut self) -> Result<(), NotHeld> {
         let end = self.end;
-        self.renew_in_time().await?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left < self.context.config.node_ttl * 2 / 3 {
+            self.renew().await?;
+            self.renewed = true;
+        }
         if Instant::now() < end { Ok(()) } else { Err(NotHeld::Over) }
     }
 
     /// Whether it was time to renew it since this was last asked.
     pub fn was_renewed(&mut self) -> bool {
         std::mem::take(&mut self.renewed)
-    }
-
-    /// Renews it where it is time for that.
-    ///
-    /// # Errors
-    /// As [`Lease::renew`].
-    pub async fn renew_in_time(&mut self) -> Result<(), NotHeld> {
-        let left = self.end.saturating_duration_since(Instant::now());
-        if left < self.context.config.node_ttl * 2 / 3 {
-            self.renew().await?;
-            self.renewed = true;
-        }
-        Ok(())
     }
 
     /// Renews it.

@@ -136,9 +136,8 @@ pub async fn claim(context: &Arc<Context>) -> Result<Claim, Unavailable> {
     if !claims.held_before.load(Ordering::Acquire) && !cleared_up && left > 0 {
         claims.cleared_up.store(false, Ordering::Release);
         // Of whom only `presence` does not know yet, their sets are right, and it is told of them while this node serves.
-        match claims.forget(context, goes_on, left).await? {
-            Forgotten::Anothers => return Ok(Claim::ClearingUp),
-            Forgotten::All | Forgotten::Untold => {}
+        if let Forgotten::Anothers = claims.forget(context, goes_on, left).await? {
+            return Ok(Claim::ClearingUp);
         }
         claims.cleared_up.store(true, Ordering::Release);
         // The lease was renewed meanwhile, but counts from when it was asked for: claimed once more, it lasts.
