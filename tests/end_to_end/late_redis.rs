@@ -157,5 +157,9 @@ async fn what_many_clients_send_up_goes_to_redis_at_once() {
         let events: Vec<_> = of_client.map(|entry| entry.get("event").to_owned()).collect();
         assert_eq!(events, ["first", "second"]);
     }
-    assert_eq!(Scrape::of(&node).await.get("uplink_messages_total"), 2.0 * CLIENTS as f64);
+    // The node knows of the last ones once their answer has come all the way.
+    eventually(BOUND, "all of them counted", async || {
+        same(Scrape::of(&node).await.get("uplink_messages_total"), 2.0 * CLIENTS as f64)
+    })
+    .await;
 }
