@@ -1,10 +1,14 @@
-//! The connection under a WebSocket, with a way past the library's buffer.
+//! The connection under a WebSocket, with a way past the library's buffers.
 //!
-//! That buffer grows to the largest frame that there ever was, and never shrinks: with it, an event of 1 MiB for
+//! The one it writes to grows to the largest frame that there ever was, and never shrinks: with it, an event of 1 MiB for
 //! everyone would cost 1 MiB for each socket until its end. So large frames go out from here, as they are and without a
 //! copy. Frames do not mix: what is here goes out before anything that the library writes, and [`Line::put`] is for when
 //! the library has nothing left to write.
+//!
+//! The one it reads into is there as long as the socket, and bounds what is read at once. Where it is small, what comes is
+//! read into a buffer that all sockets of a thread share, and what the library has no room for waits here.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -12,12 +16,24 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::poll_proceed;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+/// Room enough in the library's buffer to read into that.
+const ROOM: usize = 1024;
+/// Bytes that are read at once where there is less.
+const MOST_READ: usize = 4 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; MOST_READ]);
+}
 
 /// The connection.
 pub struct Line<S> {
     stream: S,
+    /// What has come and the library has not taken. Boxed: there is hardly ever any.
+    untaken: Option<Box<Bytes>>,
     /// At most one frame: its header, and its payload.
     out: VecDeque<Bytes>,
     /// Since the beginning; what went, as far as this system has taken it.
@@ -34,9 +50,10 @@ pub struct Moved {
 }
 
 impl<S> Line<S> {
-    /// A line on a stream.
-    pub fn new(stream: S) -> Self {
-        Self { stream, out: VecDeque::new(), moved: Moved::default() }
+    /// A line on a stream, of which `came` was read already.
+    pub fn new(stream: S, came: Vec<u8>) -> Self {
+        let untaken = (!came.is_empty()).then(|| Box::new(came.into()));
+        Self { stream, untaken, out: VecDeque::new(), moved: Moved::default() }
     }
 
     /// What is under it.
@@ -87,10 +104,33 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.moved.came += (buffer.filled().len() - before) as u64;
-        Poll::Ready(Ok(()))
+        let line = &mut *self;
+        if let Some(untaken) = &mut line.untaken {
+            // As a read of the stream does: who sends many small frames leaves others their turn.
+            ready!(poll_proceed(cx)).made_progress();
+            let count = untaken.len().min(buffer.remaining());
+            buffer.put_slice(&untaken.split_to(count));
+            if untaken.is_empty() {
+                line.untaken = None;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if buffer.remaining() >= ROOM {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut line.stream).poll_read(cx, buffer))?;
+            line.moved.came += (buffer.filled().len() - before) as u64;
+            return Poll::Ready(Ok(()));
+        }
+        SHARED.with_borrow_mut(|shared| {
+            let mut shared = ReadBuf::new(shared);
+            ready!(Pin::new(&mut line.stream).poll_read(cx, &mut shared))?;
+            let came = shared.filled();
+            line.moved.came += came.len() as u64;
+            let (taken, untaken) = came.split_at(came.len().min(buffer.remaining()));
+            buffer.put_slice(taken);
+            line.untaken = (!untaken.is_empty()).then(|| Box::new(Bytes::copy_from_slice(untaken)));
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
@@ -115,6 +155,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::pin;
+
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -127,7 +170,7 @@ mod tests {
     async fn a_frame_goes_out_whole_before_anything_else() {
         for length in [0, 125, 126, 65_535, 65_536, 200_000] {
             let (here, mut there) = tokio::io::duplex(1000);
-            let mut line = Line::new(here);
+            let mut line = Line::new(here, Vec::new());
             line.put("x".repeat(length).into());
             if length > 1000 {
                 assert!(line.write(b"next").now_or_never().is_none(), "it is in the middle of a frame");
@@ -152,9 +195,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_comes_is_read_at_once_and_taken_by_and_by() {
+        for room in [1, 64, ROOM - 1, ROOM, 4 * ROOM, 16 * ROOM] {
+            let (here, mut there) = tokio::io::duplex(2 * MOST_READ);
+            let mut line = Line::new(here, b"first ".to_vec());
+            let sent: Vec<u8> = (0..MOST_READ + 1000).map(|at| at as u8).collect();
+            there.write_all(&sent).await.unwrap();
+            drop(there);
+            let (mut read, mut came) = (Vec::new(), Vec::new());
+            loop {
+                let mut buffer = vec![0; room];
+                let count = line.read(&mut buffer).await.unwrap();
+                if count == 0 {
+                    break;
+                }
+                read.extend_from_slice(&buffer[..count]);
+                came.push(line.moved.came);
+            }
+            assert_eq!(read, [b"first ", &sent[..]].concat(), "{room}");
+            came.dedup();
+            let most = if room < ROOM { MOST_READ } else { room };
+            assert_eq!(came.len(), 1 + sent.len().div_ceil(most), "{room}: {came:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_takes_all_that_has_come_leaves_others_their_turn() {
+        let (here, _there) = tokio::io::duplex(1);
+        let mut line = Line::new(here, vec![0; MOST_READ]);
+        let mut read_all = pin!(async {
+            let mut taken = 0;
+            while taken < MOST_READ {
+                taken += line.read(&mut [0]).await.unwrap();
+            }
+        });
+        let at_once = poll_fn(|cx| Poll::Ready(read_all.as_mut().poll(cx).is_ready())).await;
+        assert!(!at_once);
+        read_all.await;
+    }
+
+    #[tokio::test]
     async fn a_flush_waits_for_the_frame() {
         let (here, mut there) = tokio::io::duplex(1000);
-        let mut line = Line::new(here);
+        let mut line = Line::new(here, Vec::new());
         line.put("x".repeat(1500).into());
         assert!(line.flush().now_or_never().is_none());
         let mut read = [0; 1504];

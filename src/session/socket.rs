@@ -22,8 +22,8 @@ use super::untaken::untaken;
 use crate::close::Close;
 use crate::protocol::client;
 
-/// Allocated at once for every socket, and the bound of one read. Clients send little.
-pub const CLIENT_READ_BUFFER: usize = 512;
+/// What the library reads into is allocated at once for every socket. An ack or a pong fits.
+pub const CLIENT_READ_BUFFER: usize = 64;
 /// Workers send much.
 pub const WORKER_READ_BUFFER: usize = 16 * 1024;
 /// Frames of one flush gather here before they go out.
@@ -64,13 +64,8 @@ impl Socket {
             .max_write_buffer_size(MOST_BUFFERED)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        let line = Line::new(stream);
-        let library = if read.is_empty() {
-            WebSocketStream::from_raw_socket(line, Role::Server, Some(config)).await
-        } else {
-            // The library then forgets the buffer's size, and its later reads are as small as half a frame.
-            WebSocketStream::from_partially_read(line, read, Role::Server, Some(config)).await
-        };
+        let line = Line::new(stream, read);
+        let library = WebSocketStream::from_raw_socket(line, Role::Server, Some(config)).await;
         Self {
             library,
             given: 0,
