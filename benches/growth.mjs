@@ -1,14 +1,15 @@
 // What grows with what: users, sessions, nodes; 20,000 events through the death of a node; and 17,000 sockets of one. `bash scripts/bench-growth`
 // prepares and starts this. Prints tables, and draws src/docs/growth.svg with --draw.
-//
-//   --seconds 5   --only users,sessions,nodes,kill,storm   --draw
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Service, machine, number, option, root, sleep } from "./support.mjs";
+import { Service, machine, number, options, root, sleep } from "./support.mjs";
 
-const seconds = Number(option("seconds", 5));
-const only = option("only", "users,sessions,nodes,kill,storm").split(",");
+const { seconds, only, draw: draws } = options({
+  seconds: 5,
+  only: ["users", "sessions", "nodes", "kill", "storm"],
+  draw: false,
+});
 const load = { payload: 200, "warm-up": "2s", duration: `${seconds}s` };
 
 async function measure(words, nodes, flags) {
@@ -45,7 +46,7 @@ if (only.includes("users")) {
     results.push(await measure(`${number(users)} users, ${nodes} nodes`, nodes, { users, rate: 5000, connecting: 128 }));
   }
   table("5,000 events a second to", results);
-  if (process.argv.includes("--draw")) draw(results);
+  if (draws) draw(results);
 }
 
 if (only.includes("sessions")) {

@@ -1,14 +1,14 @@
 // The table: Switchboard beside what would be used instead, on one machine, in one run. `bash scripts/bench-peers`
 // prepares and starts this. Rounds take turns, so that a machine that slows down slows all of them down.
-//
-//   --rounds 3   --seconds 6   --only switchboard,home-made,home-made-pipelined,socket.io   --scenarios saturated,flooded,steady,brisk,away,connect
 
-import { Service, candidates, machine, median, number, option } from "./support.mjs";
+import { Service, candidates, machine, median, number, options } from "./support.mjs";
 
-const rounds = Number(option("rounds", 3));
-const seconds = Number(option("seconds", 6));
-const names = option("only", Object.keys(candidates).join()).split(",");
-const wanted = option("scenarios", "saturated,flooded,steady,brisk,away,connect").split(",");
+const { rounds, seconds, only: names, scenarios: wanted } = options({
+  rounds: 3,
+  seconds: 6,
+  only: Object.keys(candidates),
+  scenarios: ["saturated", "flooded", "steady", "brisk", "away", "connect"],
+});
 
 const load = { users: 992, payload: 200, "warm-up": "2s", duration: `${seconds}s` };
 const scenarios = {

@@ -7,6 +7,7 @@ import { createConnection, createServer } from "node:net";
 import { cpus, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 export const program = process.env.SWITCHBOARD ?? join(root, "target/release/switchboard");
@@ -150,8 +151,29 @@ export function number(value, digits = 0) {
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/// `--flag value` from the command line.
-export function option(name, standard) {
-  const at = process.argv.indexOf(`--${name}`);
-  return at > 0 ? process.argv[at + 1] : standard;
+/// What the command line says, by `known`: of each flag what it is unless it is given, and for a list what may be in it.
+/// A number is taken as one, and `false` is a flag without a value. Anything else is a mistake.
+export function options(known) {
+  const flags = Object.entries(known).map(([name, standard]) => [name, { type: standard === false ? "boolean" : "string" }]);
+  try {
+    const { values } = parseArgs({ options: Object.fromEntries(flags) });
+    for (const [name, value] of Object.entries(values)) {
+      if (Array.isArray(known[name])) {
+        values[name] = value.split(",");
+        const stray = values[name].find((word) => !known[name].includes(word));
+        if (stray !== undefined) throw new Error(`--${name}: there is no ${stray}; there are ${known[name].join(", ")}`);
+      } else if (typeof known[name] === "number") {
+        values[name] = Number(value);
+        if (!(values[name] > 0)) throw new Error(`--${name}: ${value} is not a number above 0`);
+      }
+    }
+    return { ...known, ...values };
+  } catch (error) {
+    console.error(`${error.message}\nflags, and what they are by default: ${flags.map(([name]) => said(name, known[name])).join(" ")}`);
+    process.exit(2);
+  }
+}
+
+function said(name, standard) {
+  return standard === false ? `[--${name}]` : `--${name} ${standard}`;
 }
