@@ -40,6 +40,7 @@
 //!
 //! [`bench`]: mod@bench
 
+#![forbid(unsafe_code)]
 // The map shows each room, also those that nobody enters from outside.
 #![allow(rustdoc::private_intra_doc_links)]
 // A relay that panics drops everyone it serves; tests may. So does what prints, where it cannot.

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use switchboard::cli::{self, Cli};
 use switchboard::command::{self, Failure, Outcome};
@@ -13,6 +14,7 @@ use switchboard::settings::read::Reader;
 use switchboard::settings::{LogFormat, Settings};
 use switchboard::shutdown;
 use tokio::runtime::Builder;
+use tokio::time::interval;
 use tracing::error;
 
 /// A tenth of a node's CPU time less than glibc's, and less memory for an idle session.
@@ -80,6 +82,7 @@ fn serve(given: Reader) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let code = on(settings.threads, async {
+        tokio::spawn(give_memory_back());
         let relay = match Relay::start(settings).await {
             Ok(relay) => relay,
             Err(error) => {
@@ -94,6 +97,22 @@ fn serve(given: Reader) -> ExitCode {
     });
     logging::flush();
     code
+}
+
+/// Gives the system what has been free for a second, which the allocator does by itself only where more becomes free: a
+/// node that has gone quiet would keep what it had when much came.
+async fn give_memory_back() {
+    let mut ticks = interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        #[expect(
+            unsafe_code,
+            reason = "no crate has a safe name for it, which may be called at any time on any thread"
+        )]
+        unsafe {
+            libmimalloc_sys::mi_collect(false);
+        }
+    }
 }
 
 async fn ask_health(mut given: Reader) -> ExitCode {
