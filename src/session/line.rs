@@ -20,10 +20,12 @@ use tokio::task::coop::poll_proceed;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
-/// Room enough in the library's buffer to read into that.
+/// Room enough in the library's buffer to read into that: a worker's has it.
 const ROOM: usize = 1024;
 /// Bytes that are read at once where there is less.
 const MOST_READ: usize = 4 * 1024;
+/// Bytes of them that are as much of a task's turn as a read is.
+const TURN: usize = 512;
 
 thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; MOST_READ]);
@@ -32,8 +34,9 @@ thread_local! {
 /// The connection.
 pub struct Line<S> {
     stream: S,
-    /// What has come and the library has not taken. Boxed: there is hardly ever any.
-    untaken: Option<Box<Bytes>>,
+    /// What was read and the library has no room for yet, at most [`MOST_READ`] bytes but behind a handshake. Boxed: most
+    /// peers send little, and wait for an answer.
+    ahead: Option<Box<Bytes>>,
     /// At most one frame: its header, and its payload.
     out: VecDeque<Bytes>,
     /// Since the beginning; what went, as far as this system has taken it.
@@ -50,10 +53,10 @@ pub struct Moved {
 }
 
 impl<S> Line<S> {
-    /// A line on a stream, of which `came` was read already.
+    /// A line on a stream, of which `came` was read already: that does not count as moved.
     pub fn new(stream: S, came: Vec<u8>) -> Self {
-        let untaken = (!came.is_empty()).then(|| Box::new(came.into()));
-        Self { stream, untaken, out: VecDeque::new(), moved: Moved::default() }
+        let ahead = (!came.is_empty()).then(|| Box::new(came.into()));
+        Self { stream, ahead, out: VecDeque::new(), moved: Moved::default() }
     }
 
     /// What is under it.
@@ -105,13 +108,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let line = &mut *self;
-        if let Some(untaken) = &mut line.untaken {
-            // As a read of the stream does: who sends many small frames leaves others their turn.
-            ready!(poll_proceed(cx)).made_progress();
-            let count = untaken.len().min(buffer.remaining());
-            buffer.put_slice(&untaken.split_to(count));
-            if untaken.is_empty() {
-                line.untaken = None;
+        if let Some(ahead) = &mut line.ahead {
+            let count = ahead.len().min(buffer.remaining());
+            if ahead.len() / TURN != (ahead.len() - count) / TURN {
+                ready!(poll_proceed(cx)).made_progress();
+            }
+            buffer.put_slice(&ahead[..count]);
+            ahead.advance(count);
+            if ahead.is_empty() {
+                line.ahead = None;
             }
             return Poll::Ready(Ok(()));
         }
@@ -126,9 +131,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
             ready!(Pin::new(&mut line.stream).poll_read(cx, &mut shared))?;
             let came = shared.filled();
             line.moved.came += came.len() as u64;
-            let (taken, untaken) = came.split_at(came.len().min(buffer.remaining()));
+            let (taken, ahead) = came.split_at(came.len().min(buffer.remaining()));
             buffer.put_slice(taken);
-            line.untaken = (!untaken.is_empty()).then(|| Box::new(Bytes::copy_from_slice(untaken)));
+            line.ahead = (!ahead.is_empty()).then(|| Box::new(Bytes::copy_from_slice(ahead)));
             Poll::Ready(Ok(()))
         })
     }
@@ -221,11 +226,12 @@ mod tests {
 
     #[tokio::test]
     async fn who_takes_all_that_has_come_leaves_others_their_turn() {
+        const MUCH: usize = 1024 * 1024;
         let (here, _there) = tokio::io::duplex(1);
-        let mut line = Line::new(here, vec![0; MOST_READ]);
+        let mut line = Line::new(here, vec![0; MUCH]);
         let mut read_all = pin!(async {
             let mut taken = 0;
-            while taken < MOST_READ {
+            while taken < MUCH {
                 taken += line.read(&mut [0]).await.unwrap();
             }
         });

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::coop::unconstrained;
+use tokio::task::coop::{poll_proceed, unconstrained};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tracing::{debug, info};
@@ -286,8 +286,8 @@ impl Session {
     }
 
     /// The one place where a session waits. A write that the peer does not take holds up other writes, never reads.
-    /// `all_read`: the peer has sent nothing more, and is asked again when the task is woken. Nearly all that a session does
-    /// are writes, each of which takes several steps.
+    /// `all_read`: the peer has sent nothing more, or has had its turn, and is asked again when the task is woken. Nearly all
+    /// that a session does are writes, each of which takes several steps.
     fn poll_step(&mut self, cx: &mut Context<'_>, all_read: &mut bool) -> Poll<Step> {
         if self.answers > MANY_ANSWERS
             && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
@@ -296,7 +296,7 @@ impl Session {
         }
         // One message of the client's is acted on at a time; the next is read when that is done.
         if self.pending.is_none() && !*all_read {
-            match self.transport.poll_next(cx) {
+            match self.poll_message(cx) {
                 Poll::Ready(message) => return Poll::Ready(Step::Message(message)),
                 Poll::Pending => *all_read = true,
             }
@@ -328,6 +328,14 @@ impl Session {
         // Reading may have used up what tokio lets a task do in one go; then no time would ever be up.
         let clock = unconstrained(poll_fn(|cx| self.clock.poll(cx)));
         pin!(clock).poll(cx).map(Step::Tick)
+    }
+
+    /// Reads a message. Many may come with one read, so each is as much of the task's turn as that is.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
+        let turn = ready!(poll_proceed(cx));
+        let message = ready!(self.transport.poll_next(cx));
+        turn.made_progress();
+        Poll::Ready(message)
     }
 
     /// Hands a frame to the connection. Who has it stands at `id`, where that is known.

@@ -22,8 +22,9 @@ use super::untaken::untaken;
 use crate::close::Close;
 use crate::protocol::client;
 
-/// What the library reads into is allocated at once for every socket. An ack or a pong fits.
-pub const CLIENT_READ_BUFFER: usize = 64;
+/// What the library reads into is allocated at once for every socket, and grows to twice a frame that came whole. An ack
+/// is one of 45 bytes at most.
+pub const CLIENT_READ_BUFFER: usize = 96;
 /// Workers send much.
 pub const WORKER_READ_BUFFER: usize = 16 * 1024;
 /// Frames of one flush gather here before they go out.
