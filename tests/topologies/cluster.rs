@@ -1,7 +1,5 @@
 //! A Redis Cluster: what a node does on one server it does there.
 
-use std::time::Duration;
-
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -140,7 +138,7 @@ async fn after_a_crash_another_node_clears_up() {
     a.kill();
     for user in users() {
         let left: &[&str] = if user == "user-1" { &["tab-2@node-b"] } else { &[] };
-        eventually(Duration::from_secs(6), "the users of the dead node", async || {
+        eventually(BOUND, "the users of the dead node", async || {
             same(members(&cluster, &user).await, left.iter().map(|it| (*it).to_owned()).collect())
         })
         .await;

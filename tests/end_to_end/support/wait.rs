@@ -10,6 +10,9 @@ pub const BOUND: Duration = Duration::from_secs(15);
 /// How often a condition is looked at again: rare enough not to load the machine, often enough not to be felt.
 const STEP: Duration = Duration::from_millis(20);
 
+/// What the last look has at least: the test may have been held up for all the time that there was.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
 /// Looks again and again until `probe` answers `Ok`, and panics with its last `Err` once `bound` is over.
 pub async fn eventually<T>(
     bound: Duration,
@@ -19,7 +22,7 @@ pub async fn eventually<T>(
     let end = Instant::now() + bound;
     let mut last;
     loop {
-        let left = end.saturating_duration_since(Instant::now()).max(STEP);
+        let left = end.saturating_duration_since(Instant::now()).max(LAST_LOOK);
         match tokio::time::timeout(left, probe()).await {
             Ok(Ok(value)) => return value,
             Ok(Err(seen)) => last = seen,
