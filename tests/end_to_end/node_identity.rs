@@ -43,7 +43,7 @@ async fn of_two_processes_with_one_id_only_the_first_serves_until_it_leaves() {
     let redis = RedisServer::start().await;
     let mut db = redis.db().await;
     let builder =
-        NodeBuilder::redis("node-a", &redis).with(&[("--node-ttl", "1500ms"), ("--drain-timeout", "500ms")]);
+        NodeBuilder::redis("node-a", &redis).with(&[("--node-ttl", "3s"), ("--drain-timeout", "500ms")]);
     let mut first = builder.start().await;
     let mut client = Client::as_user(&first, "42", "tab-1").await;
     let mut worker = Worker::open(&first).await;
@@ -63,7 +63,7 @@ async fn of_two_processes_with_one_id_only_the_first_serves_until_it_leaves() {
         let old = lease(&db).await;
         eventually(BOUND, "a lease a whole term later", async || {
             let new = lease(&db).await;
-            if new >= old + 1500.0 { Ok(()) } else { Err(format!("{new} after {old}")) }
+            if new >= old + 3000.0 { Ok(()) } else { Err(format!("{new} after {old}")) }
         })
         .await;
     }
@@ -168,15 +168,20 @@ async fn whose_id_is_taken_while_it_drains_sends_the_rest_away_at_once() {
 async fn who_leaves_because_its_id_is_taken_still_ends_at_once_when_told_twice() {
     let redis = RedisServer::start().await;
     let builder = NodeBuilder::redis("node-a", &redis).set("--node-ttl", "1500ms");
-    let mut first = builder.start().await;
-    let (_takes_no_goodbye, _) = RawClient::open(&first, "userId=42").await;
-    first.signal(Signal::STOP);
-    let _second = builder.start().await;
-    first.signal(Signal::CONT);
-    first.log_line(BOUND, "that it leaves", |line| line.contains("closing all sockets")).await;
-    // Two of a kind may be heard as one.
-    first.signal(Signal::TERM);
-    first.signal(Signal::INT);
-    assert_eq!(first.exit(BOUND).await.code(), Some(1));
-    first.log_line(BOUND, "why it ended", |line| line.contains("asked to stop again")).await;
+    // Again where the machine was so busy that it had waited long enough for an answer to its goodbye.
+    eventually(4 * BOUND, "its end when it is told twice", async || {
+        let mut first = builder.start().await;
+        let (_takes_no_goodbye, _) = RawClient::open(&first, "userId=42").await;
+        first.signal(Signal::STOP);
+        let _second = builder.start().await;
+        first.signal(Signal::CONT);
+        first.log_line(BOUND, "that it leaves", |line| line.contains("closing all sockets")).await;
+        // Two of a kind may be heard as one.
+        first.signal(Signal::TERM);
+        first.signal(Signal::INT);
+        assert_eq!(first.exit(BOUND).await.code(), Some(1));
+        let log = first.last_log().await;
+        if log.iter().any(|line| line.contains("asked to stop again")) { Ok(()) } else { Err(log.join("\n")) }
+    })
+    .await;
 }

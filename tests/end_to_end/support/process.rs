@@ -167,6 +167,11 @@ impl Process {
     /// Everything that it ever prints: ends it by SIGTERM, and waits for the last line.
     pub async fn whole_log(&mut self) -> Vec<String> {
         self.signal(Signal::TERM);
+        self.last_log().await
+    }
+
+    /// The same of a process that ends by itself, or has ended.
+    pub async fn last_log(&mut self) -> Vec<String> {
         self.exit(2 * BOUND).await;
         eventually(BOUND, &format!("the end of what {} prints", self.name), async || {
             let ended = self.captures.iter().all(JoinHandle::is_finished);
