@@ -112,8 +112,8 @@ async fn it_stays_away_where_the_node_says_so() {
     welcomed(&tail, 1).await;
     http::delete(&node.worker_http("/users/42/sessions")).await;
     assert_eq!(tail.exit(BOUND).await.code(), Some(1));
-    let told = tail.lines().iter().any(|line| line.starts_with("switchboard:") && line.contains("4010"));
-    assert!(told, "{}", tail.lines().join("\n"));
+    let told = |line: &str| line.starts_with("switchboard:") && line.contains("4010");
+    tail.log_line(BOUND, "why it ended", told).await;
 }
 
 #[tokio::test]

@@ -176,7 +176,8 @@ async fn the_command_line_follows_and_leaves() {
         if seen.contains("client=tab-1") { Ok(id) } else { Err(seen.clone()) }
     })
     .await;
-    assert!(trace.lines().iter().any(|line| line.contains("node-a") && line.contains("published")));
+    let published = |line: &str| line.contains("node-a") && line.contains("published");
+    trace.log_line(BOUND, "a line of the node that was asked", published).await;
     trace.signal(Signal::INT);
     assert_eq!(trace.exit(BOUND).await.code(), Some(0), "{}", trace.lines().join("\n"));
     let left: Option<f64> = pair.db.run(cmd("ZSCORE").arg("traced").arg("a|42")).await;
