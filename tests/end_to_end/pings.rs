@@ -104,7 +104,16 @@ async fn a_pong_that_answers_no_ping_confirms_nothing() {
     let (mut client, _) = RawClient::open(&node, "userId=42&clientId=tab-1").await;
     // What it has not read yet is not confirmed by whatever else it sends, while a ping is out.
     let id = Worker::open(&node).await.event("42", "1").await;
-    while client.frame("a ping after the event").await.expect("an open connection").opcode != PING {}
+    let mut is_told = false;
+    loop {
+        let frame = client.frame("a ping after the event").await.expect("an open connection");
+        match frame.opcode {
+            PING if is_told => break,
+            // On a busy machine there may be one before the event.
+            PING => client.send(true, PONG, &frame.payload).await,
+            _ => is_told = true,
+        }
+    }
     for payload in ["", "beat"] {
         client.send(true, PONG, payload.as_bytes()).await;
     }
