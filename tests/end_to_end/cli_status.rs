@@ -12,7 +12,7 @@ use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, eventually, 
 
 #[tokio::test]
 async fn one_node_answers_for_all() {
-    let mut pair = Pair::with(&[("--node-ttl", "1500ms")]).await;
+    let mut pair = Pair::with(&[("--node-ttl", "4s")]).await;
     let mut client = Client::as_user(&pair.a, "42", "tab-1").await;
     let _other = Client::as_user(&pair.a, "42", "tab-2").await;
     pair.db.xadd("events", &[("user", "4 2"), ("event", "e")]).await;

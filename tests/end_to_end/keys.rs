@@ -307,7 +307,7 @@ async fn who_was_there_is_remembered_for_whoever_starts_after_all_have_died() {
 
 #[tokio::test]
 async fn keys_are_renewed_while_the_session_lasts() {
-    let mut stage = Single::with(&[("--session-ttl", "3s"), ("--node-ttl", "1500ms")]).await;
+    let mut stage = Single::with(&[("--session-ttl", "6s"), ("--node-ttl", "4s")]).await;
     let client = Client::as_user(&stage.a, "42", "tab-1").await;
     let lease = stage.db.hash("nodes:{user:42}").await["node-a"].parse::<i64>().unwrap();
     // Two renewals later than the first lease's end: it would have lapsed by itself.

@@ -211,7 +211,8 @@ async fn a_process_clears_up_after_the_one_before_it() {
 
 #[tokio::test]
 async fn a_survivor_clears_up_after_a_dead_node() {
-    let node_ttl = Duration::from_millis(1500);
+    // The others start before it is over.
+    let node_ttl = Duration::from_secs(4);
     let options = Options { node_ttl, ..Options::default() };
     let dead = Kind::Redis.stage_with(options).await;
     let survivor = dead.another_with("node-2", Options::default()).await;
