@@ -54,14 +54,15 @@ fn the_text_reads_as_prometheus_has_it() {
 #[test]
 fn a_burst_counts_what_is_written_and_how_late() {
     let metrics = Metrics::new("n", &[]).unwrap();
-    let ago = |ms| EventId { ms: metrics.clock.now_us() / 1000 - ms, seq: 0 };
     let mut burst = metrics.burst();
+    let now_ms = burst.now_us / 1000;
+    let ago = |ms| EventId { ms: now_ms - ms, seq: 0 };
     burst.hinted(Some(ago(3)));
     burst.hinted(None);
     burst.logged(ago(700), true);
     burst.logged(ago(3_600_000), false);
     // A clock that is a little behind must not make an hour of it.
-    burst.hinted(Some(EventId { ms: metrics.clock.now_us() / 1000 + 20, seq: 0 }));
+    burst.hinted(Some(EventId { ms: now_ms + 20, seq: 0 }));
     drop(burst);
     let text = metrics.text().unwrap();
     for (series, value) in [

@@ -78,7 +78,7 @@ async fn closes_are_spread_over_the_drain_timeout() {
     closed.sort();
     node.exit(BOUND).await;
     let spread = closed[closed.len() - 1] - closed[0];
-    assert!(spread >= Duration::from_millis(1500), "all within {spread:?}, of 3 s: {closed:?}");
+    assert!(spread >= Duration::from_secs(1), "all within {spread:?}, of 3 s: {closed:?}");
     // Five times as long as it should take, for a busy machine; what counts is that it does end.
     assert!(start.elapsed() < BOUND, "the drain took {:?}, of 3 s", start.elapsed());
 }
