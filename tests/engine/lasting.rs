@@ -25,7 +25,7 @@ const TRIES: u32 = 5;
 
 /// Runs a case that lets so many eighths of `--log-ttl` pass in all, and comes back two eighths or more before anything
 /// would lapse. Who is later than that has proved nothing.
-async fn in_time(kind: Kind, eighths: u32, case: impl AsyncFn(&Stage, &UserId, Duration)) {
+pub async fn in_time(kind: Kind, eighths: u32, case: impl AsyncFn(&Stage, &UserId, Duration)) {
     for doublings in 0..TRIES {
         let log_ttl = LOG_TTL * 2u32.pow(doublings);
         let stage = kind.stage_with(Options { log_ttl, ..Options::default() }).await;
