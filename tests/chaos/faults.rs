@@ -129,14 +129,14 @@ async fn kill_reader(crew: &mut Crew) {
     crew.stage.start_node(at).await;
 }
 
-/// The survivors clear up in time; then it comes back.
+/// The survivors clear up before anything lapses; then it comes back.
 async fn kill_node(crew: &mut Crew) {
     let at = any_node(crew);
     crew.stage.kill(at);
     crew.stage.healed();
     let mut db = crew.stage.redis.db().await;
     let suffix = format!("@n{}", at + 1);
-    eventually(NODE_TTL + Duration::from_secs(3), "no set that names the dead node", async || {
+    eventually(NODE_TTL + Duration::from_secs(5), "no set that names the dead node", async || {
         for user in 0..crew.scale.users {
             let members = db.members(&format!("user:u{user}")).await;
             if members.iter().any(|member| member.ends_with(&suffix)) {
@@ -157,7 +157,7 @@ async fn kill_all(crew: &mut Crew) {
     let mut db = crew.stage.redis.db().await;
     let mut there = redis::cmd("EXISTS");
     there.arg((0..crew.scale.users).map(|user| format!("user:u{user}")).collect::<Vec<_>>());
-    eventually(SESSION_TTL + Duration::from_millis(500), "every user's set to lapse", async || {
+    eventually(SESSION_TTL + Duration::from_secs(5), "every user's set to lapse", async || {
         let there: usize = db.run(&there).await;
         if there == 0 { Ok(()) } else { Err(format!("{there} are there")) }
     })
