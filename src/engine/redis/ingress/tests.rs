@@ -173,12 +173,12 @@ async fn a_lease_that_was_over_for_a_moment_begins_with_what_is_pending() {
         _ if command.contains(scripts::PUBLISH.get_hash()) => Some("$8\r\n\n5-0 4-0"),
         Some("XAUTOCLAIM") => Some("*2\r\n$3\r\n0-0\r\n*0"),
         Some("XINFO") => {
-            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(900)));
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(400)));
             Some("*0")
         }
         _ => Some(":1"),
     });
-    let context = context(place.await, Duration::from_millis(800));
+    let context = context(place.await, Duration::from_millis(300));
     context.link.trust(tokio::time::Instant::now() + Duration::from_secs(3600));
     let mut lease = leading(&context).await;
     let (mut turn, mut past) = (Turn::default(), Past::default());
