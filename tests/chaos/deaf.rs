@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redis::cmd;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::clients::Order;
@@ -18,12 +19,16 @@ const MANY: usize = 900;
 /// What the deaf may make a node hold: outboxes and write buffers of two sockets at 1 MiB each, a page of the log
 /// each, and what the allocator keeps. Less than the large events. `end_to_end` has a closer look.
 const MOST: u64 = 28 << 20;
+/// At least so long samples are taken.
+const SAMPLED: Duration = Duration::from_secs(2);
 
 /// One session of user 0 and one of user 1 stop reading. The first catches up; to the second a gap is told.
 pub async fn clients(crew: &mut Crew) -> Gaps {
     let before: Vec<u64> = (0..crew.stage.size()).map(|at| crew.stage.node(at).memory()).collect();
+    // Until it has been looked at, however long a busy machine takes to send.
+    let deaf = watch::Sender::new(true);
     for client in crew.clients.iter().filter(|client| client.session.1 == 0 && client.session.0 < 2) {
-        client.order(Order::Deaf(crew.scale.deaf));
+        client.order(Order::DeafWhile(deaf.subscribe()));
     }
     let until = Instant::now() + crew.scale.deaf;
     let mut db = crew.stage.redis.db().await;
@@ -50,6 +55,7 @@ pub async fn clients(crew: &mut Crew) -> Gaps {
         }
     }
     // What it holds is there in every sample, what only passes through is not.
+    let until = until.max(Instant::now() + SAMPLED);
     let mut held = vec![u64::MAX; before.len()];
     loop {
         for (at, held) in held.iter_mut().enumerate() {
@@ -60,6 +66,7 @@ pub async fn clients(crew: &mut Crew) -> Gaps {
         }
         sleep(Duration::from_millis(200)).await;
     }
+    deaf.send_replace(false);
     let most = held.iter().zip(&before).map(|(held, before)| held.saturating_sub(*before)).max().unwrap_or(0);
     println!("  two clients that did not read cost a node at most {} KiB", most / 1024);
     assert!(most < MOST, "a node grew by {most} bytes");
