@@ -58,11 +58,17 @@ function start(context, command, args, options) {
 
 export async function startRedis(context) {
   const dir = mkdtempSync(join(tmpdir(), "switchboard-redis-"));
-  const port = await freePort();
-  const redis = start(context, "redis-server", ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", dir]);
+  // Whatever connects anywhere may be given the port before Redis has it: then another one.
+  const server = await until("redis", async () => {
+    const port = await freePort();
+    const redis = start(context, "redis-server", ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", dir]);
+    const ready = () => redis.output.some((line) => line.includes("Ready to accept connections"));
+    await until("redis, or its end", () => ready() || redis.child.exitCode !== null);
+    if (!ready()) throw new Error(redis.output.join("\n"));
+    return { ...redis, url: `redis://127.0.0.1:${port}` };
+  });
   context.after(() => rmSync(dir, { recursive: true, force: true }));
-  await until("redis", () => redis.output.some((line) => line.includes("Ready to accept connections")));
-  return { ...redis, url: `redis://127.0.0.1:${port}` };
+  return server;
 }
 
 /** A node: in memory, or with a Redis. `flags` go to the command line. */
