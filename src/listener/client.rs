@@ -148,11 +148,12 @@ async fn greet(
     let close = match heard {
         Err(_) => not_introduced(Some(Close::HelloTimeout)),
         Ok(Err(close)) => not_introduced(close),
-        Ok(Ok(text)) => match said(&text, brought, &ports).await {
-            Ok(opened) => {
+        Ok(Ok(text)) => match unless_gone(&socket, said(&text, brought, &ports)).await {
+            None => not_introduced(None),
+            Some(Ok(opened)) => {
                 return opened.serve(socket, &ports, place);
             }
-            Err(refusal) => {
+            Some(Err(refusal)) => {
                 ports.router.metrics().turned_away(refusal.code);
                 let _ = socket.feed(Message::Text(client::error(&refusal))); // a broken socket shows below
                 Some(match refusal.code {
@@ -168,6 +169,15 @@ async fn greet(
         None => socket.finish().await,
     }
     drop(place);
+}
+
+/// Does something for a peer as long as it is there.
+async fn unless_gone<T>(socket: &Socket, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = socket.gone() => None,
+        done = work => Some(done),
+    }
 }
 
 async fn said(text: &str, brought: (Credentials, Hello), ports: &Ports) -> Result<Opened, Refusal> {

@@ -1,7 +1,7 @@
 //! A WebSocket on a TCP connection, with buffers as small as an idle socket deserves.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -149,6 +149,13 @@ impl Socket {
     /// Reads a message.
     pub async fn next(&mut self) -> Option<Result<Message, Error>> {
         poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Waits until the peer has gone. Not where it has sent something that is not read: that it went is behind it.
+    pub async fn gone(&self) {
+        if let Ok(1..) = self.library.get_ref().stream().peek(&mut [0]).await {
+            pending().await
+        }
     }
 
     /// Writes the buffer out.

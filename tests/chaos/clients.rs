@@ -9,7 +9,6 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -25,7 +24,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a client is made to do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Order {
     /// Its connection breaks, and it comes back at once.
     Break,
@@ -33,8 +32,6 @@ pub enum Order {
     Ghost(Duration),
     /// It does not read for this long.
     Deaf(Duration),
-    /// It does not read while this is true.
-    DeafWhile(watch::Receiver<bool>),
     /// It goes away for this long.
     Away(Duration),
 }
@@ -215,11 +212,6 @@ impl Life {
                     Some(Order::Ghost(pause)) => return End::Ghost(Box::new(socket), pause),
                     Some(Order::Deaf(pause)) => {
                         sleep(pause).await;
-                        continue;
-                    }
-                    Some(Order::DeafWhile(mut deaf)) => {
-                        // Whoever wanted it has gone: it reads.
-                        deaf.wait_for(|deaf| !deaf).await.ok();
                         continue;
                     }
                     Some(Order::Away(pause)) => {

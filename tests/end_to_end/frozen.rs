@@ -1,12 +1,13 @@
-//! A node that was frozen for longer than its lease says nothing stale.
+//! A node that was frozen says nothing stale, and nothing for who has given up on it.
 
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::support::db::set;
-use crate::support::raw::{CLOSE, TEXT};
+use crate::support::raw::{CLOSE, FIN, TEXT, frame, handshake};
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Pair, RawClient, Scrape, Worker, eventually, http};
 
@@ -88,4 +89,35 @@ async fn what_waited_for_a_socket_when_the_node_froze_is_not_sent_when_it_thaws(
     assert_eq!(pair.db.members("user:42").await, set(["tab-1@node-b"]));
     worker.event("42", "\"last\"").await;
     assert_eq!(back.event().await.data, "\"last\"");
+}
+
+#[tokio::test]
+async fn who_gave_up_on_a_frozen_node_and_is_elsewhere_stays_there_when_it_thaws() {
+    let pair = Pair::start().await;
+    let ping = frame(FIN | TEXT, br#"{"type":"ping"}"#);
+    for way in ["query", "event stream", "hello", "hello and more"] {
+        let user = way.replace(' ', "-");
+        let query = format!("userId={user}&clientId=tab-1");
+        let events = format!("GET /events?{query} HTTP/1.1\r\nhost: {}\r\n\r\n", pair.a.client_address());
+        let hello = json!({"type": "hello", "userId": user, "clientId": "tab-1"}).to_string();
+        let hello = frame(FIN | TEXT, hello.as_bytes());
+        let (mut given_up, asks) = match way {
+            "query" => {
+                (RawClient::connect(pair.a.client_address()).await, handshake(&query, &[]).into_bytes())
+            }
+            "event stream" => (RawClient::connect(pair.a.client_address()).await, events.into_bytes()),
+            "hello" => (RawClient::upgrade(&pair.a, "").await, hello),
+            _ => (RawClient::upgrade(&pair.a, "").await, [hello, ping.clone()].concat()),
+        };
+        pair.a.signal(Signal::STOP);
+        assert!(given_up.write(&asks).await);
+        drop(given_up);
+        let mut client = Client::as_user(&pair.b, &user, "tab-1").await;
+        pair.a.signal(Signal::CONT);
+        // These pass the same ways, behind whatever comes of the attempt.
+        Client::as_user(&pair.a, "43", "tab-1").await.close().await;
+        Worker::open(&pair.a).await.event(&user, "1").await;
+        let frame = client.frame("the event").await;
+        assert_eq!(frame["data"], 1, "{way}: {frame}");
+    }
 }

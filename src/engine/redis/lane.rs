@@ -9,10 +9,12 @@
 mod ends;
 
 use std::collections::BTreeMap;
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use self::ends::{Ends, Whose, in_turn};
@@ -175,19 +177,23 @@ impl Sessions {
             let _ = reply.send(ended);
         }
         self.tell_of_some().await;
-        let (mut questions, replies): (Vec<_>, Vec<_>) = connects.into_iter().unzip();
-        for connect in &mut questions {
-            // It is back before its older connection's end got through.
-            let owed = self.owed.confirmed(&whose(connect));
-            connect.confirmed = connect.confirmed.max(owed);
-        }
-        let mut replies = replies.into_iter();
         // What goes to several masters at once may be as much more.
-        let masters = self.context.link.masters();
+        let most = sessions::MAX_CONNECTS * self.context.link.masters();
         let trusted = self.context.link.is_trusted();
-        for batch in questions.chunks(sessions::MAX_CONNECTS * masters) {
+        while !connects.is_empty() {
+            // A node that was held up first hears who has gone: whoever has given up may be elsewhere by now, and would be
+            // replaced there.
+            yield_now().await;
+            connects.retain(|(_, reply)| !reply.is_closed());
+            let rest = connects.split_off(connects.len().min(most));
+            let (mut batch, replies): (Vec<_>, Vec<_>) = replace(&mut connects, rest).into_iter().unzip();
+            for connect in &mut batch {
+                // It is back before its older connection's end got through.
+                let owed = self.owed.confirmed(&whose(connect));
+                connect.confirmed = connect.confirmed.max(owed);
+            }
             let outcomes = match &trusted {
-                Ok(()) => sessions::connect(&self.context, batch).await,
+                Ok(()) => sessions::connect(&self.context, &batch).await,
                 // Everyone looks again and again during an outage.
                 Err(refused) => batch.iter().map(|_| Err(refused.clone())).collect(),
             };
@@ -199,7 +205,7 @@ impl Sessions {
                     self.untold.remove(&connect.user);
                 }
             }
-            answer(&self.context, "to let a client in", replies.by_ref().take(batch.len()), outcomes);
+            answer(&self.context, "to let a client in", replies.into_iter(), outcomes);
         }
         // What was let go is found where Redis still has its session.
         if self.owed.looks_for_others() {
