@@ -51,6 +51,7 @@ mod last_ping;
 mod late_redis;
 mod local_mode;
 mod log_reader;
+#[cfg(target_os = "linux")] // it reads `/proc`
 mod memory;
 mod metrics;
 mod mutations;

@@ -13,7 +13,6 @@ fn held(node: &Node) -> u64 {
     line.trim_end_matches("kB").trim().parse().unwrap()
 }
 
-#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_was_needed_for_a_moment_is_given_back_by_a_node_that_has_nothing_to_do() {
     let node = NodeBuilder::local("node-a").start().await;

@@ -9,7 +9,6 @@
 mod ends;
 
 use std::collections::BTreeMap;
-use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,8 +184,8 @@ impl Sessions {
             // replaced there.
             yield_now().await;
             connects.retain(|(_, reply)| !reply.is_closed());
-            let rest = connects.split_off(connects.len().min(most));
-            let (mut batch, replies): (Vec<_>, Vec<_>) = replace(&mut connects, rest).into_iter().unzip();
+            let next = connects.len().min(most);
+            let (mut batch, replies): (Vec<_>, Vec<_>) = connects.drain(..next).unzip();
             for connect in &mut batch {
                 // It is back before its older connection's end got through.
                 let owed = self.owed.confirmed(&whose(connect));
