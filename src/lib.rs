@@ -22,6 +22,7 @@
 //! | 1 | [`fault`] | deliberate faults that no shipped build has, to check the checker |
 //! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`lock`], [`ms`], [`tls`] | words, checked where they enter; how many may wait; taking locks; times as numbers; whom to trust |
 //! | 0 | [`metrics`], [`logging`], [`trace`] | what is counted, and how it is told; the log's way out; following one user |
+//! | 0 | [`moderation`] | when a busy thread sleeps for a moment before it waits |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
 //! As an event you pass each room once on your way down from the worker into the log, and once from there up to the
@@ -69,6 +70,7 @@ mod listener;
 mod lock;
 pub mod logging;
 pub mod metrics;
+pub mod moderation;
 mod ms;
 pub mod protocol;
 pub mod registry;

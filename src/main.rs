@@ -8,6 +8,7 @@ use switchboard::cli::{self, Cli};
 use switchboard::command::{self, Failure, Outcome};
 use switchboard::health::{self, Target};
 use switchboard::logging::{self, say};
+use switchboard::moderation;
 use switchboard::relay::Relay;
 use switchboard::renewal::End;
 use switchboard::settings::read::Reader;
@@ -46,6 +47,7 @@ fn on(threads: usize, work: impl Future<Output = ExitCode>) -> ExitCode {
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
+    builder.on_thread_park(move || moderation::before_waiting(threads));
     let runtime = match builder.worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

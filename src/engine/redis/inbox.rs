@@ -37,6 +37,7 @@ use super::wire::is_refusal;
 use super::{Context, ms, reply};
 use crate::engine::{Event, Hint, Node, Unavailable};
 use crate::id::{ClientId, EventId, EventName, Logged, UserId};
+use crate::moderation;
 use crate::protocol::publish::Data;
 
 /// Entries that an inbox may hold while its node does not read. What is cut off is mended by the heartbeat, which
@@ -307,7 +308,9 @@ async fn take(context: &Context, field: &[u8], value: &[u8], turn: &mut Turn) {
     let Some(node) = context.node() else { return };
     let hints = std::str::from_utf8(value).ok().filter(|_| field == FIELD.as_bytes());
     let mut rest = hints.unwrap_or_default();
+    let mut events = 0;
     while let Some((head, data)) = split(&mut rest) {
+        events += 1;
         turn.next(data.len()).await;
         if head == "life" {
             context.pulse.came();
@@ -315,6 +318,7 @@ async fn take(context: &Context, field: &[u8], value: &[u8], turn: &mut Turn) {
             debug!(head, "a hint that means nothing here");
         }
     }
+    moderation::passed(events);
     if hints.is_none() || !rest.is_empty() {
         debug!("a field of an inbox entry that means nothing here");
     }
