@@ -9,9 +9,9 @@
 -- ARGV[2] -> log TTL, ms
 -- ARGV[3] -> node id of the caller, who tells its own sessions
 -- ARGV[4] -> entries that an inbox may hold, about; 0: the caller tells everyone
--- ARGV[5] -> what stands before a node's id in the key of its inbox (STREAM, there while its node is)
--- ARGV[6] -> bytes that stand before a user's id in KEYS[3i+1]
--- ARGV[7...] -> for each event: name, data (JSON text), how many pairs follow, then so many of: option, value;
+-- ARGV[5] -> what stands before a node's id in the key of its inbox (STREAM, there while its node is); it is as long as
+--   what stands before a user's id in KEYS[3i+1]
+-- ARGV[6...] -> for each event: name, data (JSON text), how many pairs follow, then so many of: option, value;
 --   options: client, except, collapse, key, ingress (the entry's id on its ingress stream), stream (that stream's
 --   name, where it is not 'events'), transient
 --
@@ -26,17 +26,14 @@
 -- time. How long a log is, is asked for every sixteenth event of a call, and for a user's first of a tenth of a second, as
 -- who always has another place must be cut as well: that takes a twentieth less than for each. Whoever reads a log cuts it
 -- first. A short log is kept as short as it is meant.
-local length, log_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
-local is_short = length < 128
-local time = redis.call('TIME')
-local now = time[1] .. string.sub('00000' .. time[2], -6, -4) -- ms, as text: numbers would have to be made into texts again
+-- To make a number of a text, or the other way round, takes as long as a third of a command.
+local is_short = #ARGV[1] < 3 or #ARGV[1] == 3 and ARGV[1] < '128'
 -- A log's time to live is renewed with its first event of a second, or, where it is short, of a tenth of one: so many
 -- digits of the clock tell them apart. Two calls for every event would be a fifth of its cost. While someone is there their
 -- heartbeats renew it as well, and their end; where nobody is, each event does.
-local digits = log_ttl < 100000 and 11 or 10
-local moment, tenth = string.sub(now, 1, digits), string.sub(now, 1, 11)
-local cut_beyond = is_short and length or length + 16
-local caller, tells, before_user = ARGV[3], ARGV[4] ~= '0', tonumber(ARGV[6])
+local digits = #ARGV[2] < 6 and 11 or 10
+local now, moment, tenth -- ms, as text, once the first event tells
+local caller, tells, before_user = ARGV[3], ARGV[4] ~= '0', #ARGV[5]
 local hints = {} -- node -> lines for its inbox: what a hint says, its data, and so on
 
 -- A function, and each local around it that it sees, is made anew with each call of this script: for a single event that
@@ -49,26 +46,26 @@ local function keep(key, ttl) -- a shared key's TTL never shrinks
 end
 
 -- Has a hint for the first so many others.
-local function tell(hints, others, holders, words, data)
+local function tell(hints, others, holders, line, data)
   for n = 1, holders do
     local lines = hints[others[n]] or {}
     hints[others[n]] = lines
     local count = #lines
-    lines[count + 1], lines[count + 2] = #data .. words, data
+    lines[count + 1], lines[count + 2] = line, data
   end
 end
 
--- Notes an event that was appended, and looks after its log. False where that has nothing else: the event is taken out
--- again, and goes the way of a log's first.
-local function note(keep, nodes, log, cursor, id, cut_beyond, is_due)
+-- Notes an event that was appended, and looks after its log. False where that has nothing else, or nobody is there: the
+-- event is taken out again, and goes the way of a log's first.
+local function note(keep, nodes, log, cursor, id, live, spare, is_due)
   local entries = redis.call('XLEN', log)
-  if entries == 1 then
+  if entries == 1 or live == '' then
     redis.call('XDEL', log, id)
     return false
   end
   -- First of all: should Redis refuse anything below, the next event must still know that it is not the first.
   redis.call('HSET', nodes, '@last', id)
-  if entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', ARGV[1]) end
+  if entries > ARGV[1] + spare then redis.call('XTRIM', log, 'MAXLEN', ARGV[1]) end
   if is_due then
     keep(log, ARGV[2])
     keep(cursor, ARGV[2]) -- a position must last as long as what its client has not got
@@ -77,8 +74,9 @@ local function note(keep, nodes, log, cursor, id, cut_beyond, is_due)
 end
 
 -- Makes the function that publishes an event of any kind.
-local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond, before_user)
+local function any_publisher(keep, tell, hints, now, moment, spare, before_user)
   local A_DAY, log_ttl = 86400000, ARGV[2]
+  local length = tonumber(ARGV[1])
 
   local function parts(id)
     local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -189,7 +187,7 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
       to = (option.client and ' =' .. option.client or '') .. (option.except and ' !' .. option.except or '')
     end
     if option and option.transient then
-      tell(hints, others, holders, ' transient ' .. user .. ' ' .. event .. to, data)
+      tell(hints, others, holders, #data .. ' transient ' .. user .. ' ' .. event .. to, data)
       return '- -' .. live
     end
     local ingress = option and '@ingress' .. (option.stream and ':' .. option.stream or '')
@@ -201,7 +199,7 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
       redis.call('HSET', cursor, published and '@key:' .. option.key or ingress, published or routed)
       keep(cursor, log_ttl) -- the note must outlast what it is asked for
       -- Whoever published it may have died before it told anyone.
-      tell(hints, others, holders, ' look ' .. user .. (published and ' ' .. published or ''), '')
+      tell(hints, others, holders, '0 look ' .. user .. (published and ' ' .. published or ''), '')
       return (published or '-') .. ' -' .. live
     end
 
@@ -234,7 +232,7 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
     -- First of all: should Redis refuse anything below, the next event must still know that it is not the first.
     if has_leases then redis.call('HSET', nodes, '@last', id) end
     local begun = live == '' and redis.call('HSET', cursor, '@newest', id) == 1 -- else the heartbeat notes it
-    if entries > cut_beyond then redis.call('XTRIM', log, 'MAXLEN', ARGV[1]) end
+    if entries > length + spare then redis.call('XTRIM', log, 'MAXLEN', ARGV[1]) end
     if option then
       if carried then added = added + redis.call('HSET', cursor, '@prev:' .. id, carried) end
       if place then added = added + redis.call('HSET', cursor, place, id) end
@@ -250,7 +248,7 @@ local function any_publisher(keep, tell, hints, now, moment, length, cut_beyond,
     if due then keep(log, log_ttl) end
     -- A position must last as long as what its client has not got.
     if due or begun or added ~= 0 then keep(cursor, log_ttl) end
-    tell(hints, others, holders, ' event ' .. user .. ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data)
+    tell(hints, others, holders, #data .. ' event ' .. user .. ' ' .. id .. ' ' .. last .. ' ' .. event .. to, data)
     return id .. ' ' .. last .. live
   end
 
@@ -261,21 +259,39 @@ local publish, others, none, try = nil, {}, {}, redis.pcall -- what every event 
 -- Log -> why one of its events was refused. What comes after it in this call is refused as well: an event that overtook it
 -- would have it taken for one that was published before.
 local refused = nil
-local results, at = { tells and '' or '*' }, 7
+local results, at = { tells and '' or '*' }, 6
 for i = 0, #KEYS / 3 - 1 do
   local nodes, log, cursor, result = KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3], nil
   local event, data, options, done = ARGV[at], ARGV[at + 1], ARGV[at + 2], true
   -- One user's broken key must not take the rest of the batch along.
-  local leases, live, last, holders = none, '', nil, 0
+  local leases, live, last, is_held, holders = none, '', nil, false, 0
   if refused then result = refused[log] end
   if not result then
     leases = try('HGETALL', nodes)
     if leases.err then done, result = false, leases end
   end
   for l = 1, #leases, 2 do
+    if leases[l] == '@last' then last = leases[l + 1] else is_held = true end
+  end
+
+  -- Most events have no options, someone is there, and so is their log. Others go on below, as do those that Redis refuses.
+  local id = options == '0' and last and is_held and not result
+    and try('XADD', log, 'NOMKSTREAM', '*', 'event', event, 'data', data, 'prev', last)
+  local is_appended = type(id) == 'string'
+  if not now then
+    -- An id that is the first of its ms is the time, which spares a call that takes as long as a tenth of this script. Others
+    -- may be ahead of the clock.
+    if is_appended and string.sub(id, -2) == '-0' then
+      now = string.sub(id, 1, -3)
+    else
+      local time = redis.call('TIME')
+      now = time[1] .. string.sub('00000' .. time[2], -6, -4)
+    end
+    moment, tenth = string.sub(now, 1, digits), string.sub(now, 1, 11)
+  end
+  for l = 1, #leases, 2 do
     local node = leases[l]
-    if node == '@last' then last = leases[l + 1]
-    elseif leases[l + 1] > now then -- as texts: each has 13 digits, and numbers would have to be made of them
+    if node ~= '@last' and leases[l + 1] > now then -- as texts: each has 13 digits
       live = live .. ' ' .. node
       if tells and node ~= caller then
         holders = holders + 1
@@ -284,28 +300,23 @@ for i = 0, #KEYS / 3 - 1 do
     end
   end
 
-  -- Most events have no options, someone is there, and so is their log. Others go on below, as do those that Redis refuses.
-  if options == '0' and not result then
-    local id = last and live ~= ''
-      and try('XADD', log, 'NOMKSTREAM', '*', 'event', event, 'data', data, 'prev', last)
-    if type(id) == 'string' then
-      local is_later, noted = string.sub(last, 1, 11) ~= tenth, nil
-      if is_later or is_short or i % 16 == 0 then
-        local is_due = is_later and string.sub(last, 1, digits) ~= moment
-        done, noted = pcall(note, keep, nodes, log, cursor, id, cut_beyond, is_due)
-      else
-        noted = try('HSET', nodes, '@last', id)
-        done = noted == 0
+  if is_appended then
+    local is_later, noted = string.sub(last, 1, 11) ~= tenth, nil
+    if is_later or is_short or i % 16 == 0 or live == '' then
+      local is_due = is_later and string.sub(last, 1, digits) ~= moment
+      done, noted = pcall(note, keep, nodes, log, cursor, id, live, is_short and 0 or 16, is_due)
+    else
+      noted = try('HSET', nodes, '@last', id)
+      done = noted == 0
+    end
+    if not done then
+      result = noted
+    elseif noted then
+      if holders > 0 then
+        local user = string.sub(nodes, before_user + 1, -2)
+        tell(hints, others, holders, #data .. ' event ' .. user .. ' ' .. id .. ' ' .. last .. ' ' .. event, data)
       end
-      if not done then
-        result = noted
-      elseif noted then
-        if holders > 0 then
-          local user = string.sub(nodes, before_user + 1, -2)
-          tell(hints, others, holders, ' event ' .. user .. ' ' .. id .. ' ' .. last .. ' ' .. event, data)
-        end
-        result = id .. ' ' .. last .. live
-      end
+      result = id .. ' ' .. last .. live
     end
   end
 
@@ -315,8 +326,7 @@ for i = 0, #KEYS / 3 - 1 do
       option = {}
       for o = 0, options - 1 do option[ARGV[at + 3 + 2 * o]] = ARGV[at + 4 + 2 * o] end
     end
-    publish = publish
-      or any_publisher(keep, tell, hints, now, moment, length, cut_beyond, before_user)
+    publish = publish or any_publisher(keep, tell, hints, now, moment, is_short and 0 or 16, before_user)
     local has_leases = #leases > 0
     done, result =
       pcall(publish, nodes, log, cursor, event, data, option, has_leases, live, last, others, holders)

@@ -79,11 +79,6 @@ impl Keys {
         self.companion("nodes:{", "user:", user.as_str())
     }
 
-    /// How many bytes stand before the user's id in [`Keys::nodes_of`].
-    pub fn before_user(&self) -> usize {
-        [&*self.prefix, "nodes:{", &self.within, "user:"].map(str::len).iter().sum()
-    }
-
     /// STREAM: the user's events.
     pub fn log<'a>(&'a self, user: &'a UserId) -> Key<'a> {
         self.companion("log:{", "user:", user.as_str())
@@ -105,6 +100,7 @@ impl Keys {
     }
 
     /// What stands before a node's id in [`Keys::inbox`], for a script that makes more than one of them; a brace follows.
+    /// As long as what stands before a user's id in [`Keys::nodes_of`]: the script goes by that.
     pub fn before_node(&self) -> String {
         [&*self.prefix, "inbox:{", &self.within, "node:"].concat()
     }
@@ -187,7 +183,7 @@ mod tests {
         assert_eq!(Keys::new("app:", false).log(&user).to_string(), "app:log:{user:42}");
         let keys = Keys::new("app:", false);
         assert_eq!(keys.before_node() + "a}", keys.inbox("a"));
-        assert_eq!(keys.nodes_of(&user).to_string()[keys.before_user()..], *"42}");
+        assert_eq!(keys.nodes_of(&user).to_string()[keys.before_node().len()..], *"42}");
         assert_eq!(Keys::new("app:", true).log(&user).to_string(), "app:log:{app:user:42}");
     }
 

@@ -16,6 +16,7 @@ use super::{Context, inbox, ms, reply, scripts, traces};
 use crate::engine::{Event, Published, Unavailable};
 use crate::id::{EventId, Logged, NodeId, UserId};
 use crate::lock::lock;
+use crate::moderation;
 
 /// About how many bytes of an inbox entry a small event takes.
 const HINT: usize = 128;
@@ -126,6 +127,7 @@ async fn append(
     for group in groups.iter() {
         calls.add_command(script(keys, &by, group.iter().map(|place| batch[*place])));
     }
+    moderation::passed(batch.len());
     let answers = context.link.run_durably(&calls).await;
     let outcomes = groups.each(answers, |_, answer| parse(answer));
     for (outcome, (event, _)) in outcomes.iter().zip(batch) {
@@ -204,12 +206,12 @@ struct By<'a> {
 /// The script call for events that share a slot.
 fn script<'a>(keys: &Keys, by: &By<'_>, events: impl Iterator<Item = Routed<'a>> + Clone) -> redis::Cmd {
     let count = events.clone().count();
-    let mut call = scripts::call(&scripts::PUBLISH, 3 * count, 6 + 3 * count);
+    let mut call = scripts::call(&scripts::PUBLISH, 3 * count, 5 + 3 * count);
     for (event, _) in events.clone() {
         call.arg(keys.nodes_of(&event.user)).arg(keys.log(&event.user)).arg(keys.cursor(&event.user));
     }
     call.arg(by.log_length).arg(ms(by.log_ttl)).arg(by.node.as_str());
-    call.arg(if by.tells { inbox::BOUND } else { 0 }).arg(keys.before_node()).arg(keys.before_user());
+    call.arg(if by.tells { inbox::BOUND } else { 0 }).arg(keys.before_node());
     for (event, entry) in events {
         call.arg(event.event.as_str()).arg(event.data.as_bytes());
         let options = [
