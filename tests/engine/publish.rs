@@ -274,3 +274,34 @@ async fn publishing_at_once_loses_nothing(kind: Kind) {
     }
     assert!(!stage.node.told().contains(&Told::InboxLost));
 }
+
+/// The time is that of the event's own id, where it can be: a lease that is over is noticed only once it is in the log.
+#[tokio::test]
+async fn an_event_for_whom_all_leases_are_over_is_kept_as_for_one_who_is_away() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let () = stage.ask(&["HSET", "nodes:{user:42}", "node-1", "1000000000000"]);
+    let published = stage.publish(event(&user, "2")).await;
+    assert_eq!(published.nodes, []);
+    let id = published.id.unwrap();
+    let noted: Option<String> = stage.ask(&["HGET", "cursor:{user:42}", "@newest"]);
+    assert_eq!(noted, Some(id.to_string()), "no heartbeat will note it");
+    let page = stage.resume(&user, "tab", EventId::ZERO).await;
+    assert_eq!((ids(&page), page.whole), (vec![first, id], true));
+}
+
+#[tokio::test]
+async fn ids_that_are_ahead_of_the_clock_end_no_lease() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "tab").await;
+    let first = stage.publish_plain(&user, "1").await;
+    let ahead = EventId { ms: first.ms + 3_600_000, seq: 0 };
+    let fields = ["event", "bench", "data", "2", "prev", &first.to_string()];
+    let at = ahead.to_string();
+    let _: String = stage.ask(&[&["XADD", "log:{user:42}", at.as_str()], &fields[..]].concat());
+    let () = stage.ask(&["HSET", "nodes:{user:42}", "@last", &at]);
+    let published = stage.publish(event(&user, "3")).await;
+    assert_eq!(published.id, Some(EventId { seq: 1, ..ahead }));
+    assert_eq!(published.nodes, ["node-1".parse::<NodeId>().unwrap()]);
+}
