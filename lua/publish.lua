@@ -26,7 +26,7 @@
 -- time. How long a log is, is asked for every sixteenth event of a call, and for a user's first of a tenth of a second, as
 -- who always has another place must be cut as well: that takes a twentieth less than for each. Whoever reads a log cuts it
 -- first. A short log is kept as short as it is meant.
--- To make a number of a text, or the other way round, takes as long as a third of a command.
+-- As texts: to make a number of each took as long as half a command.
 local is_short = #ARGV[1] < 3 or #ARGV[1] == 3 and ARGV[1] < '128'
 -- A log's time to live is renewed with its first event of a second, or, where it is short, of a tenth of one: so many
 -- digits of the clock tell them apart. Two calls for every event would be a fifth of its cost. While someone is there their
@@ -279,8 +279,8 @@ for i = 0, #KEYS / 3 - 1 do
     and try('XADD', log, 'NOMKSTREAM', '*', 'event', event, 'data', data, 'prev', last)
   local is_appended = type(id) == 'string'
   if not now then
-    -- An id that is the first of its ms is the time, which spares a call that takes as long as a tenth of this script. Others
-    -- may be ahead of the clock.
+    -- An id that is the first of its ms is the time, and to ask for that would take a lone event's script a twelfth longer.
+    -- Others may be ahead of the clock.
     if is_appended and string.sub(id, -2) == '-0' then
       now = string.sub(id, 1, -3)
     else
