@@ -1,5 +1,6 @@
 // The table: Switchboard beside what would be used instead, on one machine, in one run. `bash scripts/bench-peers`
-// prepares and starts this. Rounds take turns, so that a machine that slows down slows all of them down.
+// prepares and starts this. The candidates take turns in each scenario, so that a machine that slows down slows all of
+// them down.
 
 import { Service, candidates, machine, median, number, options } from "./support.mjs";
 
@@ -56,8 +57,8 @@ function held(report) {
 const faults = {};
 const reports = {};
 for (let round = 0; round < rounds; round++) {
-  for (const name of names) {
-    for (const scenario of wanted) {
+  for (const scenario of wanted) {
+    for (const name of names) {
       // A fresh service for each: memory is measured from the start, and no scenario pays for the one before.
       const { away, ...flags } = scenarios[scenario];
       const service = await Service.start(name, { away });
