@@ -28,6 +28,7 @@
 -- first. A short log is kept as short as it is meant.
 -- As texts: to make a number of each took as long as half a command.
 local is_short = #ARGV[1] < 3 or #ARGV[1] == 3 and ARGV[1] < '128'
+local spare = is_short and 0 or 16
 -- A log's time to live is renewed with its first event of a second, or, where it is short, of a tenth of one: so many
 -- digits of the clock tell them apart. Two calls for every event would be a fifth of its cost. While someone is there their
 -- heartbeats renew it as well, and their end; where nobody is, each event does.
@@ -304,7 +305,7 @@ for i = 0, #KEYS / 3 - 1 do
     local is_later, noted = string.sub(last, 1, 11) ~= tenth, nil
     if is_later or is_short or i % 16 == 0 or live == '' then
       local is_due = is_later and string.sub(last, 1, digits) ~= moment
-      done, noted = pcall(note, keep, nodes, log, cursor, id, live, is_short and 0 or 16, is_due)
+      done, noted = pcall(note, keep, nodes, log, cursor, id, live, spare, is_due)
     else
       noted = try('HSET', nodes, '@last', id)
       done = noted == 0
@@ -326,7 +327,7 @@ for i = 0, #KEYS / 3 - 1 do
       option = {}
       for o = 0, options - 1 do option[ARGV[at + 3 + 2 * o]] = ARGV[at + 4 + 2 * o] end
     end
-    publish = publish or any_publisher(keep, tell, hints, now, moment, is_short and 0 or 16, before_user)
+    publish = publish or any_publisher(keep, tell, hints, now, moment, spare, before_user)
     local has_leases = #leases > 0
     done, result =
       pcall(publish, nodes, log, cursor, event, data, option, has_leases, live, last, others, holders)
