@@ -12,11 +12,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use self::ends::{Ends, Whose, in_turn};
+use super::presence::Owed;
 use super::sessions::{End, Ended};
 use super::{Context, batch, broadcast, publish, sessions};
 use crate::engine::{Answer, Connect, Connected, Disconnect, Event, Mode, Published, Reply, Unavailable};
@@ -179,6 +181,7 @@ impl Sessions {
         // What goes to several masters at once may be as much more.
         let most = sessions::MAX_CONNECTS * self.context.link.masters();
         let trusted = self.context.link.is_trusted();
+        let mut registered = Registered::default();
         while !connects.is_empty() {
             // A node that was held up first hears who has gone: whoever has given up may be elsewhere by now, and would be
             // replaced there.
@@ -191,11 +194,14 @@ impl Sessions {
                 let owed = self.owed.confirmed(&whose(connect));
                 connect.confirmed = connect.confirmed.max(owed);
             }
-            let outcomes = match &trusted {
-                Ok(()) => sessions::connect(&self.context, &batch).await,
-                // Everyone looks again and again during an outage.
-                Err(refused) => batch.iter().map(|_| Err(refused.clone())).collect(),
+            let register = async {
+                match &trusted {
+                    Ok(()) => sessions::connect(&self.context, &batch).await,
+                    // Everyone looks again and again during an outage.
+                    Err(refused) => (batch.iter().map(|_| Err(refused.clone())).collect(), Owed::default()),
+                }
             };
+            let ((outcomes, owed), ()) = join(register, registered.let_in(&self.context)).await;
             for (connect, outcome) in batch.iter().zip(&outcomes) {
                 if let Ok(Connected::Registered(_)) = outcome {
                     // It is here again, and that end must not take it away.
@@ -204,8 +210,9 @@ impl Sessions {
                     self.untold.remove(&connect.user);
                 }
             }
-            answer(&self.context, "to let a client in", replies.into_iter(), outcomes);
+            registered = Registered { replies, outcomes, owed };
         }
+        registered.let_in(&self.context).await;
         // What was let go is found where Redis still has its session.
         if self.owed.looks_for_others() {
             self.context.listing.notify_one();
@@ -319,6 +326,22 @@ impl Sessions {
         let next: Vec<_> = next.map(|(user, ())| user.clone()).collect();
         self.tried = next.last().cloned();
         next
+    }
+}
+
+/// Sessions that are registered, where their answers go, and what `presence` is to be told of them first. While it is, the
+/// next are registered: one way to Redis and back for each call in place of two.
+#[derive(Default)]
+struct Registered {
+    replies: Vec<Reply<Connected>>,
+    outcomes: Vec<Result<Connected, Unavailable>>,
+    owed: Owed,
+}
+
+impl Registered {
+    async fn let_in(self, context: &Arc<Context>) {
+        sessions::tell_online(context, self.owed).await;
+        answer(context, "to let a client in", self.replies.into_iter(), self.outcomes);
     }
 }
 

@@ -18,18 +18,18 @@ use crate::lock::lock;
 
 /// What is owed of some users, as their scripts answered it.
 #[derive(Default)]
-pub struct Owed<'a>(Vec<(&'a UserId, String)>);
+pub struct Owed(Vec<(UserId, String)>);
 
-impl<'a> Owed<'a> {
+impl Owed {
     /// Adds what a script answered for `user`; nothing where it is empty.
-    pub fn add(&mut self, user: &'a UserId, edges: &str) {
+    pub fn add(&mut self, user: &UserId, edges: &str) {
         if edges.is_empty() {
             return;
         }
-        match self.0.iter_mut().find(|(known, _)| *known == user) {
+        match self.0.iter_mut().find(|(known, _)| known == user) {
             // Two sessions of one user in a batch: the later answer holds the earlier one's edges.
             Some((_, known)) => *known = edges.to_owned(),
-            None => self.0.push((user, edges.to_owned())),
+            None => self.0.push((user.clone(), edges.to_owned())),
         }
     }
 
@@ -81,7 +81,7 @@ impl<'a> Owed<'a> {
         for group in groups.iter() {
             let mut call = scripts::call(&scripts::SETTLE, group.len(), 2 * group.len());
             for place in group {
-                call.arg(context.keys.cursor(self.0[*place].0));
+                call.arg(context.keys.cursor(&self.0[*place].0));
             }
             for place in group {
                 let owed = self.0[*place].1.splitn(3, ' ').nth(2).unwrap_or_default();

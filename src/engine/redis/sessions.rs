@@ -22,16 +22,17 @@ pub const MAX_CONNECTS: usize = 32;
 /// A time after all others, which Lua still holds exactly: where nothing is known of a data set.
 const NEVER_MS: u64 = 1 << 52;
 
-/// Registers a batch of sessions, tells the nodes whose connections they replace, or whose sessions do not know of a loss
-/// that one of these knows of, and notes who came online.
-pub async fn connect(context: &Arc<Context>, connects: &[Connect]) -> Vec<Result<Connected, Unavailable>> {
+/// Registers a batch of sessions, and tells the nodes whose connections they replace, or whose sessions do not know of a
+/// loss that one of these knows of. Who came online is to be told by [`tell_online`].
+pub async fn connect(context: &Context, connects: &[Connect]) -> (Vec<Result<Connected, Unavailable>>, Owed) {
+    let mut owed = Owed::default();
     let mut outcomes: Vec<_> = connects.iter().map(|_| Err(Unavailable::new("it was never asked"))).collect();
     let mut left: Vec<usize> = (0..connects.len()).collect();
     // Where logs are large, one call takes a few of them. It always takes the first.
     while !left.is_empty() {
         let batch: Vec<_> = left.iter().map(|place| &connects[*place]).collect();
         let mut later = Vec::new();
-        for (place, outcome) in left.into_iter().zip(connect_some(context, &batch).await) {
+        for (place, outcome) in left.into_iter().zip(connect_some(context, &batch, &mut owed).await) {
             match outcome.transpose() {
                 Some(outcome) => outcomes[place] = outcome,
                 None => later.push(place),
@@ -39,13 +40,27 @@ pub async fn connect(context: &Arc<Context>, connects: &[Connect]) -> Vec<Result
         }
         left = later;
     }
-    outcomes
+    (outcomes, owed)
+}
+
+/// Tells `presence` who came online. What fails stays owed.
+pub async fn tell_online(context: &Arc<Context>, owed: Owed) {
+    match owed.tell(context).await {
+        Ok(settle) if settle.is_empty() => {}
+        Ok(settle) => {
+            // Nobody need wait for that.
+            let context = context.clone();
+            tokio::spawn(async move { context.link.probe_each(&settle).await });
+        }
+        Err(error) => debug!(%error, "presence was not told; the next heartbeat tries again"),
+    }
 }
 
 /// As [`connect`]; none for those whose turn comes later.
 async fn connect_some(
-    context: &Arc<Context>,
+    context: &Context,
     connects: &[&Connect],
+    owed: &mut Owed,
 ) -> Vec<Result<Option<Connected>, Unavailable>> {
     // First, so that a survivor finds the user even if this node dies between the two.
     let served = serves(context, connects.iter().map(|connect| &connect.user));
@@ -56,7 +71,7 @@ async fn connect_some(
     calls.push(keep_served(context));
     let (served, answers) = context.link.run_after(served, calls).await;
 
-    let (mut told, mut whose, mut owed) = (redis::pipe(), Vec::new(), Owed::default());
+    let (mut told, mut whose) = (redis::pipe(), Vec::new());
     let mut outcomes = groups.outcomes(answers, |place, answer| {
         let Connect { user, client, .. } = connects[place];
         let opened = opened(answer).inspect_err(|error| context.broken.tell(user, error))?;
@@ -94,15 +109,6 @@ async fn connect_some(
     }
     if let Err(error) = served {
         outcomes.iter_mut().for_each(|outcome| *outcome = Err(error.clone()));
-    }
-    match owed.tell(context).await {
-        Ok(settle) if settle.is_empty() => {}
-        Ok(settle) => {
-            // Nobody need wait for that.
-            let context = context.clone();
-            tokio::spawn(async move { context.link.probe_each(&settle).await });
-        }
-        Err(error) => debug!(%error, "presence was not told; the next heartbeat tries again"),
     }
     outcomes
 }

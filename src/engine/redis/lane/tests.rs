@@ -80,3 +80,43 @@ async fn all_who_are_untold_have_their_turn_while_what_they_are_owed_is_kept() {
         );
     }
 }
+
+#[tokio::test]
+async fn the_next_are_registered_while_presence_is_told_of_those_who_wait_for_that() {
+    let (calls, answers) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let (noted, awaited) = (calls.clone(), answers.clone());
+    let place = fake(move |command| {
+        let words: Vec<_> = command.split(' ').collect();
+        let is = |script: &redis::Script| words.get(1) == Some(&script.get_hash());
+        let (what, all, item) = if is(&scripts::CONNECT) {
+            let all = words[2].parse::<usize>().unwrap() / 4;
+            ("registered", all, "ok 1-0 1-0 1 0 1-0 0 5 1 1-0 - 0 5 5 online n")
+        } else if is(&scripts::TELL) {
+            ("told of", words.iter().filter(|word| **word == "online").count(), "online 1-0")
+        } else {
+            return Some(":1");
+        };
+        let let_in = awaited.lock().unwrap().iter_mut().map(has_come).filter(|come| *come).count();
+        noted.lock().unwrap().push(format!("{all} {what}, {let_in} let in"));
+        let items = format!("\r\n${}\r\n{item}", item.len()).repeat(all);
+        Some(&*format!("*{all}{items}").leak())
+    });
+    let mut lane = Sessions::new(context(place.await, Duration::ZERO));
+    let mut ops = Vec::new();
+    for number in 0..=sessions::MAX_CONNECTS {
+        let (reply, answer) = oneshot::channel();
+        let (user, client) = (number.to_string().parse().unwrap(), "tab".parse().unwrap());
+        ops.push(Op::Connect(Connect { user, client, mode: Mode::New, since: None, confirmed: None }, reply));
+        answers.lock().unwrap().push(answer);
+    }
+    lane.batch(&mut ops).await;
+    let expected =
+        ["32 registered, 0 let in", "1 registered, 0 let in", "32 told of, 0 let in", "1 told of, 32 let in"];
+    assert_eq!(*calls.lock().unwrap(), expected);
+    assert!(has_come(answers.lock().unwrap().last_mut().unwrap()));
+}
+
+/// Takes the answer, where it has come.
+fn has_come(answer: &mut oneshot::Receiver<Result<Connected, Unavailable>>) -> bool {
+    matches!(answer.try_recv(), Ok(Ok(Connected::Registered(_))))
+}
