@@ -14,7 +14,7 @@ use super::TAKE;
 use crate::engine::Disconnect;
 use crate::id::{ClientId, EventId, UserId};
 
-/// Ends that may be owed: some 3 MiB. Of one more what it has confirmed is kept, or else it is let go.
+/// Ends that may be owed: some 2 MiB. Of one more what it has confirmed is kept, or else it is let go.
 pub const MOST: usize = 16_384;
 
 /// A user, and one of their clients.
@@ -23,7 +23,8 @@ pub type Whose = (UserId, ClientId);
 /// What is owed.
 #[derive(Debug, Default)]
 pub struct Ends {
-    owed: BTreeMap<Whose, Disconnect>,
+    /// Whose sessions, and what each has confirmed.
+    owed: BTreeMap<Whose, Option<EventId>>,
     /// The last of them that was tried again: the next have their turn.
     tried: Option<Whose>,
     /// An end was let go.
@@ -38,28 +39,23 @@ impl Ends {
 
     /// What the session has confirmed whose end is owed, if anything.
     pub fn confirmed(&self, whose: &Whose) -> Option<EventId> {
-        self.owed.get(whose)?.confirmed
+        *self.owed.get(whose)?
     }
 
     /// Redis has not heard of this end.
     pub fn add(&mut self, end: &Disconnect) {
         let full = self.owed.len() >= MOST;
-        match self.owed.entry((end.user.clone(), end.client.clone())) {
+        match self.owed.entry(whose(end)) {
             // Of one that was served. A later one may never have been let in.
-            Entry::Occupied(mut owed) => {
-                let owed = owed.get_mut();
-                owed.confirmed = owed.confirmed.max(end.confirmed);
-            }
+            Entry::Occupied(mut owed) => _ = owed.insert(end.confirmed.max(*owed.get())),
             Entry::Vacant(_) if full && end.confirmed.is_none() => self.let_go = true,
-            Entry::Vacant(place) => {
-                place.insert(end.clone());
-            }
+            Entry::Vacant(place) => _ = place.insert(end.confirmed),
         }
     }
 
     /// Redis has heard of this end. What an older one has confirmed beyond it stays owed.
     pub fn done(&mut self, end: &Disconnect) {
-        let whose = (end.user.clone(), end.client.clone());
+        let whose = whose(end);
         if self.confirmed(&whose) <= end.confirmed {
             self.remove(&whose);
         }
@@ -72,17 +68,24 @@ impl Ends {
 
     /// Those that are tried again next.
     pub fn next(&mut self) -> Vec<Disconnect> {
-        let next: Vec<_> = in_turn(&self.owed, self.tried.as_ref(), TAKE).collect();
-        let tried = next.last().map(|(whose, _)| (*whose).clone());
-        let ends = next.into_iter().map(|(_, end)| end.clone()).collect();
-        self.tried = tried;
-        ends
+        let end = |((user, client), confirmed): (&Whose, &_)| Disconnect {
+            user: user.clone(),
+            client: client.clone(),
+            confirmed: *confirmed,
+        };
+        let next: Vec<_> = in_turn(&self.owed, self.tried.as_ref(), TAKE).map(end).collect();
+        self.tried = next.last().map(whose);
+        next
     }
 
     /// Whether what was let go is to be looked for: once after the last that was owed is done.
     pub fn looks_for_others(&mut self) -> bool {
         self.is_empty() && std::mem::take(&mut self.let_go)
     }
+}
+
+fn whose(end: &Disconnect) -> Whose {
+    (end.user.clone(), end.client.clone())
 }
 
 /// At most so many of all, from the one after the `last` that had its turn.
@@ -112,11 +115,6 @@ mod tests {
         Disconnect { user: user.to_string().parse().unwrap(), client: "tab".parse().unwrap(), confirmed }
     }
 
-    fn whose(user: usize) -> Whose {
-        let end = end(user, None);
-        (end.user, end.client)
-    }
-
     #[test]
     fn there_is_a_bound_and_what_has_confirmed_something_is_kept_beyond_it() {
         let (mut ends, confirmed) = (Ends::default(), Some(EventId { ms: 1, seq: 0 }));
@@ -126,12 +124,12 @@ mod tests {
         ends.add(&end(1, confirmed));
         assert!(!ends.let_go, "that one was owed already");
         ends.add(&end(1, None));
-        assert_eq!(ends.confirmed(&whose(1)), confirmed);
+        assert_eq!(ends.confirmed(&whose(&end(1, None))), confirmed);
         ends.done(&end(1, None));
-        assert_eq!(ends.confirmed(&whose(1)), confirmed, "that is not heard of");
+        assert_eq!(ends.confirmed(&whose(&end(1, None))), confirmed, "that is not heard of");
         ends.add(&end(MOST, confirmed));
         ends.add(&end(MOST + 1, None));
-        assert_eq!((ends.owed.len(), ends.confirmed(&whose(MOST))), (MOST + 1, confirmed));
+        assert_eq!((ends.owed.len(), ends.confirmed(&whose(&end(MOST, None)))), (MOST + 1, confirmed));
         while !ends.is_empty() {
             assert!(!ends.looks_for_others(), "what is owed is not done");
             for end in ends.next() {
