@@ -2,7 +2,7 @@
 //! users. The script adds it where that is worth its time and where it may: not of large batches, not on a Cluster, not
 //! before replicas have the batch. There the caller does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
@@ -87,24 +87,19 @@ pub async fn route(
     let (hints, nodes) = hints(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
     let answers = context.link.run_each(&hints).await;
     traces::sent(context, batch.iter().map(|(event, _)| *event).zip(&outcomes));
-    let mut failed = BTreeMap::new();
-    for (node, answer) in nodes.iter().zip(answers) {
-        let Err(error) = answer else { continue };
-        for (at, (outcome, (event, _))) in outcomes.iter().zip(batch).enumerate() {
-            if outcome.as_ref().is_ok_and(|appended| appended.nodes[..appended.untold].contains(node)) {
-                note_unsent(context, node, &event.user);
-                failed.entry(at).or_insert((0, node, error.clone())).0 += 1;
-            }
-        }
-    }
-    for (at, (missed, node, error)) in failed {
-        let (event, entry) = batch[at];
-        let reached_some = outcomes[at].as_ref().is_ok_and(|appended| appended.nodes.len() > missed);
-        if entry.is_some() && event.transient && reached_some {
+    let failed: Vec<_> =
+        nodes.iter().zip(answers).filter_map(|(node, answer)| Some((node, answer.err()?))).collect();
+    for ((event, entry), outcome) in batch.iter().zip(&mut outcomes) {
+        let Ok(appended) = outcome else { continue };
+        let untold = &appended.nodes[..appended.untold];
+        let missed: Vec<_> = failed.iter().filter(|(node, _)| untold.contains(node)).collect();
+        let Some((node, error)) = missed.first() else { continue };
+        missed.iter().for_each(|(node, _)| note_unsent(context, node, &event.user));
+        if entry.is_some() && event.transient && appended.nodes.len() > missed.len() {
             // No log knows it: tried again, it would come once more to those who have it.
-            tell_missed(context, node, &error);
+            tell_missed(context, node, error);
         } else {
-            outcomes[at] = Err(error);
+            *outcome = Err(error.clone());
         }
     }
     outcomes
