@@ -339,10 +339,11 @@ pub async fn users_of(context: &Context, node: &NodeId) -> Result<Vec<UserId>, U
 async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable> {
     let mut group = cmd("XGROUP");
     group.arg("CREATE").arg(ingress(context)).arg("switchboard").arg("0").arg("MKSTREAM");
-    match create(context, group).await {
+    match context.link.probe_one(group).await {
         // Whoever is to read the stream tells of it, and all else goes on.
         Err(error) if refused::is_wrong_type(&error) => return Ok(u64::try_from(now).unwrap_or_default()),
-        made => made?,
+        Err(error) if !error.reason.contains("BUSYGROUP") => return Err(error),
+        _ => {} // BUSYGROUP: it is there already
     }
     let mut consumers = cmd("XINFO");
     consumers.arg("CONSUMERS").arg(ingress(context)).arg("switchboard");
@@ -365,13 +366,6 @@ async fn data_set_birth(context: &Context, now: i64) -> Result<u64, Unavailable>
 fn ingress(context: &Context) -> String {
     let first = context.config.ingress.first().map_or(EVENTS, String::as_str);
     context.keys.ingress(first)
-}
-
-async fn create(context: &Context, group: redis::Cmd) -> Result<(), Unavailable> {
-    match context.link.probe_one(group).await {
-        Err(error) if !error.to_string().contains("BUSYGROUP") => Err(error),
-        _ => Ok(()), // BUSYGROUP: it is there already
-    }
 }
 
 mod forget;
