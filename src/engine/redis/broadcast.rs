@@ -18,9 +18,8 @@ use crate::protocol::publish::Data;
 pub async fn send(context: &Context, broadcasts: &[(EventName, Data)]) -> Result<Vec<NodeId>, Unavailable> {
     let (now, leases) = (status::now(context), status::leases(context).await?);
     let own = &context.config.node;
-    let mut others: Vec<NodeId> =
+    let others: Vec<NodeId> =
         leases.keys().filter_map(|name| name.parse().ok()).filter(|name| name != own).collect();
-    others.sort();
     let (mut pipeline, mut hints) = (redis::pipe(), Hints::default());
     for (event, data) in broadcasts {
         hints.broadcast(event, data);

@@ -1,6 +1,6 @@
 //! Notices that other nodes have died, by the list of nodes alone: each node sees it, whoever clears up.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
 use redis::Value;
@@ -10,8 +10,8 @@ use super::retold::Retold;
 use crate::engine::Unavailable;
 use crate::lock::lock;
 
-/// When each node's lease ends, Unix ms.
-pub type Leases = HashMap<String, i64>;
+/// When each node's lease ends, Unix ms; by their ids.
+pub type Leases = BTreeMap<String, i64>;
 
 /// Reads the list of nodes with its scores.
 ///

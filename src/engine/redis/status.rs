@@ -16,8 +16,8 @@ use crate::engine::{Lag, NodeInfo, Unavailable};
 /// Where Redis is away as a whole.
 pub async fn status(context: &Context) -> Result<Status, Unavailable> {
     let time = clock(context).await?;
-    let nodes = match known("the list of nodes", names(context).await) {
-        Some(names) => Some(nodes(context, names).await),
+    let nodes = match known("the list of nodes", leases(context).await) {
+        Some(leases) => Some(nodes(context, leases).await),
         None => None,
     };
     let mut ingress = Vec::with_capacity(context.config.ingress.len());
@@ -47,9 +47,9 @@ pub async fn status(context: &Context) -> Result<Status, Unavailable> {
     Ok(Status { time, nodes, streams: Some(streams) })
 }
 
-async fn nodes(context: &Context, names: Vec<String>) -> Vec<NodeStatus> {
-    let mut nodes = Vec::with_capacity(names.len());
-    for name in names {
+async fn nodes(context: &Context, leases: Leases) -> Vec<NodeStatus> {
+    let mut nodes = Vec::with_capacity(leases.len());
+    for name in leases.into_keys() {
         let info = match info(context, &name).await {
             Ok(None) => continue,
             read => known(&name, read).flatten(),
@@ -78,9 +78,7 @@ pub async fn list(context: &Context) -> Result<Vec<NodeInfo>, Unavailable> {
     let mut nodes = Vec::new();
     let (now, leases) = (now(context), leases(context).await?);
     // Of who is no longer live, nobody may be able to read anything, nor clear up.
-    let mut live: Vec<_> = leases.iter().filter(|(_, end)| **end > now).map(|(name, _)| name).collect();
-    live.sort();
-    for name in live {
+    for (name, _) in leases.iter().filter(|(_, end)| **end > now) {
         nodes.extend(info(context, name).await?);
     }
     Ok(nodes)
@@ -99,13 +97,6 @@ pub async fn live(context: &Context) -> Result<i64, Unavailable> {
     let mut live = cmd("ZCOUNT");
     live.arg(context.keys.nodes()).arg(now(context)).arg("+inf");
     reply::integer(&context.link.run_one(live).await?)
-}
-
-/// The ids on the list of nodes, in order.
-async fn names(context: &Context) -> Result<Vec<String>, Unavailable> {
-    let mut names: Vec<_> = leases(context).await?.into_keys().collect();
-    names.sort();
-    Ok(names)
 }
 
 /// The list of nodes, each with the end of its lease, Unix ms.
