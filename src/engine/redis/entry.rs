@@ -2,20 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::engine::Event;
-use crate::id::EventName;
 use crate::protocol::code::{Code, Refusal};
-use crate::protocol::publish::{Data, Parts, Publish, Target};
-
-/// One event for each user; or, of a broadcast, its name and data.
-pub fn per_user(publish: Publish) -> Result<Vec<Event>, (EventName, Data)> {
-    let users = match &publish.target {
-        Target::User(user) => vec![user.clone()],
-        Target::Users(users) => users.clone(),
-        Target::Broadcast => return Err((publish.event, publish.data)),
-    };
-    Ok(users.into_iter().map(|user| Event::of(&publish, user)).collect())
-}
+use crate::protocol::publish::{Data, Parts, Publish};
 
 /// Reads an entry's fields with the checks of every other way in.
 ///

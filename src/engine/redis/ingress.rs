@@ -5,6 +5,7 @@
 //! what its predecessor left pending comes first. Each event carries its entry's id into the user's log state, so
 //! that an entry that is read twice is published once.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use self::let_go::Progress;
 use self::past::Past;
-use super::entry::{parse, per_user};
+use super::entry::parse;
 use super::home::Dedicated;
 use super::lead::{Lease, NotHeld};
 use super::publish::{self, Entry};
@@ -25,6 +26,7 @@ use super::turns::Turn;
 use super::{Context, batch, broadcast, inbox, ms, reply, scripts, status};
 use crate::engine::{Event, Unavailable};
 use crate::metrics::Via;
+use crate::protocol::publish::Target;
 
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
@@ -294,33 +296,37 @@ impl<'a> Reader<'a> {
             if self.past.is_put_aside(id) {
                 continue;
             }
-            match parse(fields, self.context.config.max_event) {
-                Ok(publish) => match per_user(publish) {
-                    Ok(events) => {
-                        for event in events {
-                            if self.past.has_sent(id, &event) {
-                                continue;
-                            }
-                            batch.push((event, id));
-                            if batch.len() == most {
-                                progress.through = at;
-                                self.publish(std::mem::take(&mut batch), progress).await?;
-                            }
-                        }
-                    }
-                    Err(_) if self.past.has_broadcast(id) => {}
-                    Err((event, data)) => {
-                        progress.through = at;
-                        self.publish(std::mem::take(&mut batch), progress).await?;
-                        self.lease.go_on().await?;
-                        broadcast::send(self.context, &[(event, data)]).await?;
-                        self.past.broadcast(id);
-                        self.context.metrics.accepted(Via::Ingress, 1);
-                        progress.through = at + 1;
-                    }
-                },
+            let publish = match parse(fields, self.context.config.max_event) {
+                Ok(publish) => publish,
                 Err(refusal) => {
                     progress.bad.insert(id, refusal.to_string());
+                    continue;
+                }
+            };
+            let users = match &publish.target {
+                Target::User(user) => slice::from_ref(user),
+                Target::Users(users) => users,
+                Target::Broadcast if self.past.has_broadcast(id) => continue,
+                Target::Broadcast => {
+                    progress.through = at;
+                    self.publish(std::mem::take(&mut batch), progress).await?;
+                    self.lease.go_on().await?;
+                    broadcast::send(self.context, &[(publish.event, publish.data)]).await?;
+                    self.past.broadcast(id);
+                    self.context.metrics.accepted(Via::Ingress, 1);
+                    progress.through = at + 1;
+                    continue;
+                }
+            };
+            for user in users {
+                let event = Event::of(&publish, user.clone());
+                if self.past.has_sent(id, &event) {
+                    continue;
+                }
+                batch.push((event, id));
+                if batch.len() == most {
+                    progress.through = at;
+                    self.publish(std::mem::take(&mut batch), progress).await?;
                 }
             }
         }
@@ -334,19 +340,21 @@ impl<'a> Reader<'a> {
         batch: Vec<(Event, &'b str)>,
         progress: &mut Progress<'b>,
     ) -> Result<(), Stopped> {
-        let entry = |id| Some(Entry { stream: self.name, id });
-        let mut ids = batch.iter().map(|(_, id)| *id).collect::<Vec<_>>().into_iter();
-        let batch: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
         let (slot, masters) = (batch::slot(self.context), self.context.link.masters());
         let mut stopped = None;
         for (batch, calls) in batch::batches(&batch, |(event, _)| event, slot, masters) {
-            if let Err(error) = self.lease.go_on().await {
-                stopped = Some(error.into());
-                break;
+            if stopped.is_none() {
+                stopped = self.lease.go_on().await.err().map(Stopped::from);
             }
-            let outcomes = publish::route(self.context, batch, &calls).await;
+            if stopped.is_some() {
+                progress.undone.extend(batch.iter().map(|(_, id)| id));
+                continue;
+            }
+            let entry = |id| Some(Entry { stream: self.name, id });
+            let routed: Vec<_> = batch.iter().map(|(event, id)| (event, entry(*id))).collect();
+            let outcomes = publish::route(self.context, &routed, &calls).await;
             let mut accepted = 0;
-            for ((outcome, (event, _)), id) in outcomes.into_iter().zip(batch).zip(&mut ids) {
+            for (outcome, (event, id)) in outcomes.into_iter().zip(batch) {
                 match outcome {
                     Ok(appended) => accepted += usize::from(self.past.sent(id, event, &appended)),
                     Err(error) if error.is_for_good() => {
@@ -361,11 +369,7 @@ impl<'a> Reader<'a> {
                 }
             }
             self.context.metrics.accepted(Via::Ingress, accepted);
-            if stopped.is_some() {
-                break;
-            }
         }
-        progress.undone.extend(ids);
         stopped.map_or(Ok(()), Err)
     }
 }
