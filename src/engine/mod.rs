@@ -14,6 +14,7 @@ pub mod redis;
 pub mod status;
 mod steps;
 mod told;
+mod turn;
 
 pub use answer::{Answer, Cause, Unavailable, unread};
 use answer::{MOST_EVENTS, Reply};

@@ -1,8 +1,7 @@
 //! The lane of events: they are appended and told one after the other, in the order of calls.
 //!
-//! Between them the sockets' tasks have their turns. Without that, a request of a thousand events would fill its user's
-//! outboxes before one of those tasks runs, and clients that read would be put to catching up from a log that has lost
-//! most of it.
+//! Between them the sockets' tasks have their turns, and the time to write where a socket is crowded: a request of a
+//! thousand events would fill its user's outboxes before one of those tasks runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +11,11 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::context::Context;
+use crate::engine::turn::Turn;
 use crate::engine::{Event, Node, Published, Reply};
 use crate::id::{EventName, NodeId, UserId};
 use crate::protocol::publish::Data;
 
-/// Events after which others have their turn: an eighth of what may wait for a socket by default.
-const TURN: usize = 32;
-/// The same in bytes: a quarter of what may wait for a socket.
-const TURN_BYTES: usize = 256 * 1024;
 /// A crowded socket's task writes within this.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Pauses in a row in which no session becomes less crowded: then their peers do not read. With one such wait a turn, a
@@ -42,16 +38,14 @@ pub(super) enum Op {
 pub(super) struct Lane {
     context: Arc<Context>,
     node: Arc<dyn Node>,
-    /// Events of this turn, and their bytes.
-    events: usize,
-    bytes: usize,
+    turn: Turn,
     /// In this turn sockets were waited for in vain.
     in_vain: bool,
 }
 
 impl Lane {
     pub(super) fn new(context: Arc<Context>, node: Arc<dyn Node>) -> Self {
-        Self { context, node, events: 0, bytes: 0, in_vain: false }
+        Self { context, node, turn: Turn::default(), in_vain: false }
     }
 
     /// Works until the engine is dropped.
@@ -75,12 +69,7 @@ impl Lane {
 
     /// Lets the sockets of a user, or all, take what waits for them before one more event of so many bytes.
     async fn make_room(&mut self, user: Option<&UserId>, bytes: usize) {
-        self.events += 1;
-        self.bytes += bytes;
-        if self.events > TURN || self.bytes > TURN_BYTES {
-            (self.events, self.bytes, self.in_vain) = (1, bytes, false);
-            yield_now().await;
-        }
+        self.in_vain &= !self.turn.next(bytes).await;
         if self.in_vain {
             // Who reads beside those who do not still has its turn.
             return yield_now().await;
@@ -109,6 +98,7 @@ mod tests {
 
     use super::super::{Config, MemoryEngine};
     use super::*;
+    use crate::engine::turn::TURN;
     use crate::engine::{Answer, Cause, Connect, Engine, Hint, Leaving, MOST_EVENTS, Mode};
     use crate::id::{ClientId, EventId};
 

@@ -26,7 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -35,6 +34,7 @@ use super::home::Dedicated;
 use super::reads::Read;
 use super::wire::is_refusal;
 use super::{Context, ms, reply};
+use crate::engine::turn::Turn;
 use crate::engine::{Event, Hint, Node, Unavailable};
 use crate::id::{ClientId, EventId, EventName, Logged, UserId};
 use crate::moderation;
@@ -59,12 +59,6 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 const WITHOUT_LEASE: Duration = Duration::from_millis(50);
 /// The field that carries an entry's hints.
 const FIELD: &str = "hints";
-/// Hints of one read after which the sockets' tasks have their turn: an eighth of what may wait for a socket by default.
-/// A read brings thousands where many are waiting, and none of those tasks runs meanwhile, so clients that read would be
-/// put to catching up from the log, and lose what is transient. What comes by a few goes on as it is read.
-const TURN: usize = 32;
-/// The same in bytes: a quarter of what may wait for a socket.
-const TURN_BYTES: usize = 256 * 1024;
 
 /// Hints for one node, as an entry of its inbox carries them.
 #[derive(Debug, Default)]
@@ -284,24 +278,6 @@ pub fn is_lost(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOGROUP" | "UNBLOCKED" | "WRONGTYPE"))
         || error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
             && error.to_string().contains("NOGROUP")
-}
-
-/// What has been handed out since others had their turn.
-#[derive(Default)]
-struct Turn {
-    hints: usize,
-    bytes: usize,
-}
-
-impl Turn {
-    /// A hint of so many bytes comes: others go first, where it is their turn.
-    async fn next(&mut self, bytes: usize) {
-        (self.hints, self.bytes) = (self.hints + 1, self.bytes + bytes);
-        if self.hints > TURN || self.bytes > TURN_BYTES {
-            *self = Self { hints: 1, bytes };
-            yield_now().await;
-        }
-    }
 }
 
 async fn take(context: &Context, field: &[u8], value: &[u8], turn: &mut Turn) {
