@@ -12,7 +12,7 @@
 -- ARGV[6] -> address for workers
 -- ARGV[7] -> how long the set of users is kept, ms
 -- ARGV[8] -> form of keys and entries that the process knows; noted where it is not the first
--- ARGV[9] -> what the process was told as `now` by its first claim; 0, or nothing, where this is the first
+-- ARGV[9] -> what the process was told as `now` by its first claim; 0 where this is the first
 --
 -- returns {1, now, left} where the id is ours: Redis clock in Unix ms, users that an earlier process left behind
 --         {2, now, left} where it was ours until now, and its lease has not lapsed since
@@ -28,8 +28,7 @@ if owner[1] and owner[1] ~= boot then return { 0, redis.call('PTTL', node), owne
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local started = tonumber(ARGV[9] or 0)
-if started == 0 then started = now end
+local started = ARGV[9] == '0' and now or ARGV[9]
 redis.call('DEL', inbox)
 redis.call('XGROUP', 'CREATE', inbox, 'node', '0', 'MKSTREAM')
 redis.call('PEXPIRE', inbox, session_ttl + node_ttl)

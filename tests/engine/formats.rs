@@ -53,7 +53,7 @@ async fn a_claim_notes_the_form_unless_it_is_the_first() {
             [format!("node:{node}"), format!("inbox:{{node:{node}}}"), format!("users:{{node:{node}}}")];
         let mut words = vec!["EVAL", script, "3"];
         words.extend(keys.iter().map(String::as_str));
-        words.extend(["boot", "9000", "9000", "0.2.0", "ws://c", "ws://w", "9000", format]);
+        words.extend(["boot", "9000", "9000", "0.2.0", "ws://c", "ws://w", "9000", format, "0"]);
         let _: Vec<i64> = stage.ask(&words);
         assert_eq!(stage.ask::<Option<String>>(&["HGET", &keys[0], "format"]), noted);
     }
