@@ -1,10 +1,11 @@
 //! Renews the leases on this node's users, a little at a time.
 //!
-//! Each third of `--session-ttl`, or of `--log-ttl` where that is shorter, all users are renewed; the shards of the registry spread that over the interval,
-//! so that neither Redis nor delivery meets a burst. Where Redis answers so late that one shard's renewal takes longer than
-//! its share of the interval, those that are due by then are renewed together, by two calls at once: a round takes no
-//! longer for that, as long as it can be helped. A user whose lease was lost is registered anew; one of whose
-//! events a session has not heard by the next tick (a hint went astray) has its log looked into.
+//! Each third of `--session-ttl`, or of `--log-ttl` where that is shorter, all users are renewed; the shards of the
+//! registry spread that over the interval, so that neither Redis nor delivery meets a burst. Where Redis answers so late
+//! that one shard's renewal takes longer than its share of the interval, those that are due by then are renewed together,
+//! by two calls at once: a round takes no longer for that, as long as it can be helped. A user whose lease was lost is
+//! registered anew; one of whose events a session has not heard by the next tick (a hint went astray) has its log looked
+//! into.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,8 @@ const HURRY: u32 = 4;
 /// Shards renewed together, at most, where the last took longer than their time. What is due beyond that is late: after a
 /// process or a Redis that stood still, not everybody is renewed at once.
 const MOST_SHARDS: usize = 8;
-/// Calls at once where that is so: the other half of `--redis-pool-size` is for events. Else one after the other, so that
-/// an event waits for no more than one.
+/// Calls at once where that is so: half of the default of `--redis-pool-size`, the other half is for events. Else one
+/// after the other, so that an event waits for no more than one.
 const AT_ONCE: usize = 2;
 
 /// Between the calls that save what was acknowledged, and between those for pongs: so each take Redis a hundredth of its
@@ -39,8 +40,8 @@ const GATHER: Duration = Duration::from_secs(1);
 /// Users whose newest event a session had not heard of when their lease was renewed. Its hint may be on its way.
 type Unheard = Vec<(UserId, EventId)>;
 
-/// Renews for as long as the process lives, each user thrice within `shortest`. Each time `hurry` is notified, the next round goes `HURRY` times quicker:
-/// a node has died, perhaps after it published and before it told anyone.
+/// Renews for as long as the process lives, each user thrice within `shortest`. Each time `hurry` is notified, the next
+/// round goes [`HURRY`] times as quick: a node has died, perhaps after it published and before it told anyone.
 pub async fn run(router: Arc<Router>, shortest: Duration, hurry: Arc<Notify>) {
     let period = shortest / 3 / u32::try_from(SHARDS).unwrap_or(u32::MAX);
     let period = period.max(Duration::from_millis(1));

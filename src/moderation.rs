@@ -3,7 +3,7 @@
 //!
 //! A thread that waits is woken for the first thing that comes; and where nodes, Redis and others share few cores, it takes
 //! a core for it from Redis, in the middle of a call. At 20,000 events a second on two cores, Redis and two nodes so got
-//! stuck on one of these for up to 90 ms, while the other was half idle (`docs/performance.md` has what this changes).
+//! stuck on one of these for up to 90 ms, while the other was half idle (`src/docs/performance.md` has what this changes).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -94,7 +94,7 @@ pub struct Load {
     pub forgiven: Cell<u64>,
     /// Fewer are on their way than before.
     pub moved: Notify,
-    /// Told to [`Load::moved`] below this many on their way.
+    /// [`Load::moved`] is told once no more than so many are on their way.
     pub low: Cell<u64>,
     /// The run is over: sockets end in peace.
     pub over: Cell<bool>,

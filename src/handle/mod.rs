@@ -221,7 +221,7 @@ impl Handle {
         }
     }
 
-    /// Asks the session to close. The first to ask is heard, and whoever has another reason than a drain.
+    /// Asks the session to close. The first reason counts; but where that is to move on (a drain, its age), another does.
     pub fn close(&self, close: Close) {
         self.state().close_for(close);
     }

@@ -31,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(320);
 const LOOK: Duration = Duration::from_millis(150);
 /// How often the map is drawn anew where nothing is wrong.
 const REDRAW: Duration = Duration::from_secs(30);
+
 /// The Cluster.
 pub struct Cluster {
     seeds: Vec<ConnectionInfo>,

@@ -95,7 +95,8 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// An attempt to reach it at a place. That `most` name is where it is, whether it can be reached or not; else it shows.
+    /// An attempt to reach it at a place. Where `most` name that place, the server is there, whether it can be reached or
+    /// not; where only a few do, it is there once it was reached.
     pub fn new(home: &'a Home, info: &'a ConnectionInfo, most: bool) -> Self {
         let moves = if most { home.is_at(info) } else { home.moves() };
         Self { home, info, moves, over: false }

@@ -123,7 +123,7 @@ impl Hints {
         self.push(&["look", user.as_str()], rest, "");
     }
 
-    /// The same, alone, for all.
+    /// A look into the log for each of a user's sessions, alone in its entry.
     pub fn look_at(user: &UserId) -> Self {
         Self::of(&["look", user.as_str()])
     }

@@ -207,7 +207,7 @@ impl Link {
         }
     }
 
-    /// Notes after when the data are whole, where no master keeps a mark.
+    /// Notes the Unix ms after which the data are known to be whole, where no master keeps a mark of that.
     pub fn set_whole_since(&self, ms: u64) {
         if let Servers::One(server) = &self.servers {
             server.set_whole_since(ms);

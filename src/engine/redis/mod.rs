@@ -141,7 +141,7 @@ struct Context {
     keys: Keys,
     link: Link,
     turns: turns::Turns,
-    /// Calls of one command each, at once: half of a pool.
+    /// Questions about who is online that are asked at once: they take half of a pool's connections.
     single: Semaphore,
     metrics: Arc<Metrics>,
     node: OnceLock<Arc<dyn Node>>,
@@ -241,7 +241,8 @@ impl RedisEngine {
         Answer::of(async move { context.refused.hear(what, work.await) })
     }
 
-    /// The same, of which everyone may have one under way: they wait for each other, not the rest for them.
+    /// The same, for a question that anyone may ask at any time: such questions wait for each other, so that all else finds
+    /// a connection.
     fn in_turn<T, F>(&self, run: impl FnOnce(Arc<Context>) -> F + Send + 'static) -> Answer<T>
     where
         T: Send + 'static,

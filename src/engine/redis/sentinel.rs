@@ -45,7 +45,8 @@ impl Sentinels {
 
     /// Where the master is, and whether most of the Sentinels say so: they learn from each other within seconds. Where there
     /// is no such place it is the best guess of those that are named. Whether it is a master, the server itself says.
-    /// `hurry`: those who are slower than most are not waited for. (Who never is has no connection that could be kept.)
+    /// `hurry`: those who are slower than most are not waited for. (Without it they have a moment: one that is never waited
+    /// for would never have a connection that could be kept.)
     ///
     /// # Errors
     /// Where no Sentinel answers, or none knows the name.

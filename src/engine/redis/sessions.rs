@@ -272,7 +272,8 @@ pub enum Ended {
     Untold,
 }
 
-/// A user, which of their sessions ends (`*`: all that a node has; empty: none, where only `presence` is to be told), and what it has confirmed.
+/// A user, which of their sessions ends (`*`: all that a node has; empty: none, where only `presence` is to be told), and
+/// what it has confirmed.
 pub type End<'a> = (&'a UserId, &'a str, Option<EventId>);
 
 /// The calls that take sessions off their users, of at most `most` each: those that `node` has.
