@@ -107,7 +107,6 @@ mod tests {
     struct Sockets {
         waiting: AtomicUsize,
         most: AtomicUsize,
-        deaf: bool,
         told: Mutex<Vec<String>>,
     }
 
@@ -139,7 +138,7 @@ mod tests {
 
     async fn engine(deaf: bool) -> (MemoryEngine, Arc<Sockets>) {
         let engine = MemoryEngine::new(Config::of_tests());
-        let sockets = Arc::new(Sockets { deaf, ..Sockets::default() });
+        let sockets = Arc::new(Sockets::default());
         engine.start(sockets.clone());
         if !deaf {
             let reading = sockets.clone();
@@ -177,8 +176,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sockets_that_take_nothing_are_waited_for_once_a_turn() {
-        let (engine, sockets) = engine(true).await;
-        assert!(sockets.deaf);
+        let (engine, _) = engine(true).await;
         let started = Instant::now();
         join_all((0..4 * TURN).map(|number| publish(&engine, number))).await;
         let waited = started.elapsed();

@@ -118,12 +118,12 @@ pub fn lacks_script(error: &RedisError) -> bool {
 mod tests {
     use super::*;
 
+    fn told(detail: &str) -> String {
+        Unavailable::from(RedisError::from((ErrorKind::Extension, "refused", detail.to_owned()))).to_string()
+    }
+
     #[test]
     fn an_error_does_not_quote_what_was_sent() {
-        let told = |detail: &str| {
-            let error = RedisError::from((ErrorKind::Extension, "refused", detail.to_owned()));
-            Unavailable::from(error).to_string()
-        };
         let quoted = told("unknown command 'XADD', with args beginning with: 'uplink' '*' 's3cret'");
         assert_eq!(quoted, told("unknown command 'XADD'"));
         assert!(told("WRONGTYPE: no stream").ends_with("WRONGTYPE: no stream"));
@@ -131,10 +131,6 @@ mod tests {
 
     #[test]
     fn one_refusal_is_one_reason_whichever_script_it_comes_from() {
-        let told = |detail: &str| {
-            let error = RedisError::from((ErrorKind::Extension, "OOM", detail.to_owned()));
-            Unavailable::from(error).to_string()
-        };
         let alone = told("command not allowed when used memory > 'maxmemory'.");
         let in_script =
             "command not allowed when used memory > 'maxmemory'. script: 199c, on @user_script:18.";
