@@ -237,7 +237,7 @@ impl Sessions {
                     Ok(ended) => {
                         self.owed.done(end);
                         if *ended == Ended::Untold {
-                            self.is_untold(end.user.clone());
+                            self.note_untold(end.user.clone());
                         }
                     }
                     Err(_) => self.owed.add(end),
@@ -263,7 +263,7 @@ impl Sessions {
     }
 
     /// Its end is done, and to be told. False where there is no place for one more.
-    fn is_untold(&mut self, user: UserId) -> bool {
+    fn note_untold(&mut self, user: UserId) -> bool {
         let has_place = self.untold.len() < MOST_UNTOLD || self.untold.contains_key(&user);
         if self.untold.is_empty() {
             self.retell = Instant::now() + RETELL;
@@ -276,7 +276,7 @@ impl Sessions {
 
     async fn take_over(&mut self, mut users: Vec<UserId>) -> Result<(), Unavailable> {
         let all = users.len();
-        users.retain(|user| self.is_untold(user.clone()));
+        users.retain(|user| self.note_untold(user.clone()));
         if users.is_empty() {
             return Err(Unavailable::new(TOO_MANY_UNTOLD));
         }
