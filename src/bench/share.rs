@@ -181,7 +181,7 @@ async fn steps(
     load.over.set(true);
     tell(&Told::Done(Box::new(count(&load))));
     // The sockets stay until memory has been read; then this process is ended, and they with it.
-    wait_for(&mut asked, "end").await
+    std::future::pending().await
 }
 
 async fn wait_for(asked: &mut mpsc::Receiver<String>, step: &str) -> Result<(), String> {
