@@ -246,7 +246,7 @@ fn node_id(r: &mut Reader) -> Option<NodeId> {
     if r.given("node-id").is_some() {
         return r.value("node-id", "1 to 64 of A-Z a-z 0-9 . _ -", |text| text.parse().ok());
     }
-    let host = gethostname::gethostname().to_string_lossy().into_owned();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let node = host.parse().ok();
     if node.is_none() {
         r.mistake(
