@@ -282,7 +282,7 @@ impl Sessions {
         }
         // Here, where no end comes between: whoever is on the list is taken off when what is owed of them has been told.
         let mut list = redis::pipe();
-        list.add_command(sessions::serves(&self.context, users.iter()));
+        list.add_command(sessions::list(&self.context, "SADD", &self.context.config.node, users.iter()));
         list.add_command(sessions::keep_served(&self.context));
         self.context.link.run(&list).await?;
         if users.len() == all { Ok(()) } else { Err(Unavailable::new(TOO_MANY_UNTOLD)) }

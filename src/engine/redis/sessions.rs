@@ -63,7 +63,8 @@ async fn connect_some(
     owed: &mut Owed,
 ) -> Vec<Result<Option<Connected>, Unavailable>> {
     // First, so that a survivor finds the user even if this node dies between the two.
-    let served = serves(context, connects.iter().map(|connect| &connect.user));
+    let users = connects.iter().map(|connect| &connect.user);
+    let served = list(context, "SADD", &context.config.node, users);
     let slots = connects.iter().map(|connect| user_slot(context, &connect.user));
     let groups = Groups::new(slots, MAX_CONNECTS);
     let mut calls: Vec<_> = groups.iter().map(|group| script(context, connects, group)).collect();
@@ -113,14 +114,16 @@ async fn connect_some(
     outcomes
 }
 
-/// Puts users on the list of those that this node serves.
-pub fn serves<'a>(context: &Context, users: impl Iterator<Item = &'a UserId>) -> redis::Cmd {
-    let mut served = cmd("SADD");
-    served.arg(context.keys.users(&context.config.node));
-    for user in users {
-        served.arg(user.as_str());
-    }
-    served
+/// Puts users on the list of those that a node serves (`SADD`), or takes them off it (`SREM`).
+pub fn list<'a>(
+    context: &Context,
+    verb: &str,
+    node: &NodeId,
+    users: impl Iterator<Item = &'a UserId>,
+) -> redis::Cmd {
+    let mut list = cmd(verb);
+    list.arg(context.keys.users(node)).arg(users.map(UserId::as_str).collect::<Vec<_>>());
+    list
 }
 
 /// Lets the list of users that this node serves lapse, as `claim.lua` and `beat.lua` do.
@@ -305,10 +308,7 @@ pub async fn disconnect(context: &Context, ends: &[End<'_>]) -> Vec<Result<Ended
     let (groups, calls) = disconnects(context, &context.config.node, ends, MAX_CONNECTS);
     let answers = context.link.run_each(&calls).await;
 
-    let mut owed = Owed::default();
-    let mut unserved = cmd("SREM");
-    unserved.arg(context.keys.users(&context.config.node));
-    let mut any = false;
+    let (mut owed, mut unserved) = (Owed::default(), Vec::new());
     let mut outcomes = groups.outcomes(answers, |place, answer| {
         let (user, ..) = ends[place];
         // Where it is passed over it stays listed, for whoever clears up: perhaps its keys are whole by then.
@@ -318,8 +318,7 @@ pub async fn disconnect(context: &Context, ends: &[End<'_>]) -> Vec<Result<Ended
         let another_shape = || Unavailable::new("disconnect.lua answered with another shape");
         let (others_here, edges) = edges.split_once(' ').ok_or_else(another_shape)?;
         if others_here == "0" {
-            unserved.arg(user.as_str());
-            any = true;
+            unserved.push(user);
         }
         owed.add(user, edges);
         Ok(Ended::Told)
@@ -327,8 +326,8 @@ pub async fn disconnect(context: &Context, ends: &[End<'_>]) -> Vec<Result<Ended
     // First told, then let go of: a survivor finds what is owed by the users that this node served.
     let rest = match owed.tell(context).await {
         Ok(mut settle) => {
-            if any {
-                settle.add_command(unserved);
+            if !unserved.is_empty() {
+                settle.add_command(list(context, "SREM", &context.config.node, unserved.into_iter()));
             }
             context.link.run(&settle).await.map(drop)
         }

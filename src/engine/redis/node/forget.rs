@@ -1,7 +1,6 @@
 //! Taking a node that has gone off its users.
 
 use futures_util::future::join_all;
-use redis::cmd;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
@@ -106,10 +105,5 @@ async fn strike_off(context: &Context, node: &NodeId, users: &[UserId]) -> Resul
     if users.is_empty() {
         return Ok(());
     }
-    let mut unserved = cmd("SREM");
-    unserved.arg(context.keys.users(node));
-    for user in users {
-        unserved.arg(user.as_str());
-    }
-    context.link.probe_one(unserved).await.map(drop)
+    context.link.probe_one(sessions::list(context, "SREM", node, users.iter())).await.map(drop)
 }
