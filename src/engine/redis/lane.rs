@@ -180,7 +180,6 @@ impl Sessions {
         self.tell_of_some().await;
         // What goes to several masters at once may be as much more.
         let most = sessions::MAX_CONNECTS * self.context.link.masters();
-        let trusted = self.context.link.is_trusted();
         let mut registered = Registered::default();
         while !connects.is_empty() {
             // A node that was held up first hears who has gone: whoever has given up may be elsewhere by now, and would be
@@ -194,13 +193,7 @@ impl Sessions {
                 let owed = self.owed.confirmed(&whose(connect));
                 connect.confirmed = connect.confirmed.max(owed);
             }
-            let register = async {
-                match &trusted {
-                    Ok(()) => sessions::connect(&self.context, &batch).await,
-                    // Everyone looks again and again during an outage.
-                    Err(refused) => (batch.iter().map(|_| Err(refused.clone())).collect(), Owed::default()),
-                }
-            };
+            let register = sessions::connect(&self.context, &batch);
             let ((outcomes, owed), ()) = join(register, registered.let_in(&self.context)).await;
             for (connect, outcome) in batch.iter().zip(&outcomes) {
                 if let Ok(Connected::Registered(_)) = outcome {
@@ -221,17 +214,11 @@ impl Sessions {
 
     /// Takes these sessions off their users. What is not done is owed.
     async fn end_sessions(&mut self, ends: &[Disconnect]) -> Vec<Result<(), Unavailable>> {
-        let trusted = self.context.link.is_trusted();
         let mut outcomes = Vec::with_capacity(ends.len());
         for batch in ends.chunks(sessions::MAX_CONNECTS * self.context.link.masters()) {
             let of_each: Vec<End> =
                 batch.iter().map(|end| (&end.user, end.client.as_str(), end.confirmed)).collect();
-            let ended = match &trusted {
-                Ok(()) => sessions::disconnect(&self.context, &of_each).await,
-                // Not one call is put together for each to be refused at once.
-                Err(refused) => batch.iter().map(|_| Err(refused.clone())).collect(),
-            };
-            for (end, ended) in batch.iter().zip(ended) {
+            for (end, ended) in batch.iter().zip(sessions::disconnect(&self.context, &of_each).await) {
                 let ended = self.context.refused.hear("to end sessions", ended);
                 match &ended {
                     Ok(ended) => {

@@ -26,6 +26,10 @@ const NEVER_MS: u64 = 1 << 52;
 /// loss that one of these knows of. Who came online is to be told by [`tell_online`].
 pub async fn connect(context: &Context, connects: &[Connect]) -> (Vec<Result<Connected, Unavailable>>, Owed) {
     let mut owed = Owed::default();
+    if let Err(refused) = context.link.is_trusted() {
+        // Everyone looks again and again during an outage: no calls are put together to be refused at once.
+        return (connects.iter().map(|_| Err(refused.clone())).collect(), owed);
+    }
     let mut outcomes: Vec<_> = connects.iter().map(|_| Err(Unavailable::new("it was never asked"))).collect();
     let mut left: Vec<usize> = (0..connects.len()).collect();
     // Where logs are large, one call takes a few of them. It always takes the first.
@@ -205,10 +209,8 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         }
         text => (text, Vec::new()),
     };
-    let (what, rest) = {
-        let text = reply::item(reply::text(&text)?)?;
-        text.split_once(' ').unwrap_or((text, ""))
-    };
+    let text = reply::item(reply::text(&text)?)?;
+    let (what, rest) = text.split_once(' ').unwrap_or((text, ""));
     let only = |connected| Ok(Opened { connected, tell: String::new(), edges: String::new() });
     match what {
         "ok" => {}
@@ -305,6 +307,9 @@ pub fn disconnects(
 
 /// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.
 pub async fn disconnect(context: &Context, ends: &[End<'_>]) -> Vec<Result<Ended, Unavailable>> {
+    if let Err(refused) = context.link.is_trusted() {
+        return ends.iter().map(|_| Err(refused.clone())).collect();
+    }
     let (groups, calls) = disconnects(context, &context.config.node, ends, MAX_CONNECTS);
     let answers = context.link.run_each(&calls).await;
 
