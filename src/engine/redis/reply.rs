@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use redis::Value;
 
+use super::wire;
 use crate::engine::{Cause, Unavailable};
 use crate::id::EventId;
 
@@ -79,9 +80,10 @@ pub fn cause(error: &str) -> Cause {
 /// One item of a batch, or what Redis had against it.
 pub fn item(text: &str) -> Result<&str, Unavailable> {
     match text.strip_prefix("! ") {
-        Some(error) => {
-            Err(Unavailable { cause: cause(error), ..Unavailable::new(format!("Redis refused: {error}")) })
-        }
+        Some(error) => Err(Unavailable {
+            cause: cause(error),
+            ..Unavailable::new(format!("Redis refused: {}", wire::without_place(error)))
+        }),
         None => Ok(text),
     }
 }

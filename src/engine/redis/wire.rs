@@ -1,5 +1,6 @@
 //! One connection: opening it, a pipeline out and its answers back, and what a failure means.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -25,8 +26,32 @@ impl From<RedisError> for Unavailable {
         let reason = error.to_string();
         // Whatever does not know a command quotes what came with it: payloads, for instance, which belong into no log.
         let reason = reason.split(", with args beginning with").next().unwrap_or_default();
-        // Nor does it matter which script it was, and which line of it: what is refused for one reason is told once.
-        Self { cause, ..Self::new(reason.split(" script: ").next().unwrap_or_default()) }
+        Self { cause, ..Self::new(without_place(reason)) }
+    }
+}
+
+/// A reason without the script that it comes from, and the line of it: what is refused for one reason is told once.
+pub fn without_place(reason: &str) -> Cow<'_, str> {
+    // `OOM <reason> script: 199c, on @user_script:18.`; Valkey 9 has no hash there, and a missing right is an `ACL failure in
+    // script: ...` since Redis 7.2.
+    if let Some((reason, place)) = reason.rsplit_once(" script: ")
+        && place.contains("on @user_script:")
+    {
+        return reason.into();
+    }
+    // Redis 6.2: `Error running script (call to f_199c): @user_script:18: @user_script: 18: -OOM <reason>`, or where a script
+    // has caught it what begins with the second line number.
+    let (kind, mut refusal) = match reason.split_once("Error running script (call to ") {
+        Some((kind, call)) => (kind, call.split_once("): ").map_or(call, |(_, refusal)| refusal)),
+        None => ("", reason),
+    };
+    let after_line = |text| str::strip_prefix(text, "@user_script:")?.split_once(": ");
+    while let Some((_, rest)) = after_line(refusal) {
+        refusal = rest;
+    }
+    match refusal.strip_prefix('-').and_then(|refusal| refusal.split_once(' ')) {
+        Some((code, detail)) => format!("\"{code}\": {detail}").into(),
+        None => format!("{kind}{refusal}").into(),
     }
 }
 
@@ -131,9 +156,27 @@ mod tests {
 
     #[test]
     fn one_refusal_is_one_reason_whichever_script_it_comes_from() {
-        let alone = told("command not allowed when used memory > 'maxmemory'.");
-        let in_script =
-            "command not allowed when used memory > 'maxmemory'. script: 199c, on @user_script:18.";
-        assert_eq!(told(in_script), alone);
+        let told = |answer: &str| {
+            let answer = redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap();
+            let error = answer.extract_error().unwrap_err();
+            Unavailable::from(error).reason
+        };
+        let full = "OOM command not allowed when used memory > 'maxmemory'.";
+        let alone = told(full);
+        for in_script in [
+            format!("{full} script: 199c, on @user_script:18."),
+            format!("{full} script: on @user_script:18."),
+            format!("ERR Error running script (call to f_199c): @user_script:18: @user_script: 18: -{full}"),
+        ] {
+            assert_eq!(told(&in_script), alone, "{in_script}");
+        }
+        let no_right = "User u has no permissions to run the 'smembers' command";
+        for place in ["", " script: 199c, on @user_script:18.", " script: on @user_script:18."] {
+            let reason = told(&format!("ERR ACL failure in script: {no_right}{place}"));
+            assert!(reason.ends_with(&format!("ACL failure in script: {no_right}")), "{reason}");
+        }
+        assert_eq!(without_place("@user_script: 153: no right"), "no right");
+        let no_type = told("ERR Error running script (call to f_199c): @user_script:1: WRONGTYPE Operation");
+        assert!(no_type.ends_with(": WRONGTYPE Operation") && !no_type.contains("199c"), "{no_type}");
     }
 }
