@@ -94,6 +94,34 @@ async fn one_that_all_share_is_told_once_for_all_who_are_refused_for_it() {
         assert!(line.contains("WARN") && line.contains("(`users:{node:node-a}` holds"), "{line}");
     }
     assert_eq!(stage.a.lines().iter().filter(|line| told(line, what)).count(), 1);
+
+    let () = stage.db.run(cmd("DEL").arg("users:{node:node-a}")).await;
+    let () = stage.db.run(cmd("SET").arg("traced").arg("x")).await;
+    let url = stage.a.worker_http("/users/42/trace");
+    let refused = http::request(reqwest::Method::PUT, &url, &[], None).await.unwrap();
+    assert_eq!(refused.refused(503), "unavailable");
+    let line = stage.a.log_line(BOUND, "a warning", |line| told(line, "to follow a user")).await;
+    assert!(line.contains("(`traced` holds"), "{line}");
+}
+
+/// The entry stays where it is until it can be put aside.
+#[tokio::test]
+async fn the_stream_for_bad_entries_is_named_where_it_keeps_one_from_being_put_aside() {
+    let mut stage = Single::start().await;
+    let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
+    let () = stage.db.run(cmd("SET").arg("events:dead").arg("x")).await;
+    stage.db.xadd("events", &[("event", "for nobody")]).await;
+    let told = |line: &str| line.contains("nor be put aside");
+    let line = stage.a.log_line(BOUND, "a warning", told).await;
+    assert!(line.contains("(`events:dead` holds"), "{line}");
+    let () = stage.db.run(cmd("DEL").arg("events:dead")).await;
+    stage.db.xadd("events", &[("user", "42"), ("event", "e"), ("data", "1")]).await;
+    assert_eq!(client.event().await.event, "e");
+    let all_done = async || {
+        let (dead, left) = (stage.db.stream("events:dead").await, stage.db.stream("events").await);
+        if (dead.len(), left.len()) == (1, 0) { Ok(()) } else { Err(format!("{dead:?}, {left:?}")) }
+    };
+    eventually(BOUND, "the bad entry to be put aside", all_done).await;
 }
 
 /// Whoever clears up after the node goes by it. Its sessions keep their sockets.

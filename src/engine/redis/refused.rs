@@ -109,8 +109,10 @@ pub async fn named(context: &Context, error: Unavailable) -> Unavailable {
         ("HGET", keys.node(node.as_str()), vec!["boot"]),
         ("SCARD", keys.users(node), vec![]),
         ("ZCOUNT", keys.nodes(), vec!["0", "0"]),
+        ("ZCOUNT", keys.traced(), vec!["0", "0"]),
+        ("HGET", keys.drain(), vec!["next"]),
     ];
-    let streams = [keys.inbox(node.as_str()), keys.uplink(), keys.presence()];
+    let streams = [keys.inbox(node.as_str()), keys.uplink(), keys.presence(), keys.dead()];
     all.extend(streams.map(|stream| ("XLEN", stream, vec![])));
     let mut questions = redis::pipe();
     for (command, key, rest) in &all {

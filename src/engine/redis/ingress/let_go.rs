@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use super::super::refused::named;
 use super::super::{reply, uplink};
 use super::{Reader, Stopped};
 
@@ -72,8 +73,11 @@ impl Reader<'_> {
         let mut refused = None;
         for ((entry, reason), added) in bad.into_iter().zip(self.context.link.run_each(&dead).await) {
             if let Err(error) = added {
-                let (entry, reason) = (entry.clone(), reason.clone());
-                refused.get_or_insert(Stopped::NotPutAside { entry, reason, error });
+                if refused.is_none() {
+                    let error = named(self.context, error).await;
+                    let (entry, reason) = (entry.clone(), reason.clone());
+                    refused = Some(Stopped::NotPutAside { entry, reason, error });
+                }
                 continue;
             }
             self.past.put_aside(entry);
