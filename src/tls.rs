@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as STANDARD;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
@@ -48,19 +48,25 @@ pub fn trusting_nobody() -> Result<ClientConfig, String> {
     trusting(RootCertStore::empty())
 }
 
-/// Whether a PEM file can be read and has certificates in it, whole ones.
-pub fn has_certificates(file: &Path) -> bool {
-    let Ok(mut certificates) = CertificateDer::pem_file_iter(file) else { return false };
-    let mut any = false;
-    certificates.all(|certificate| {
-        any = true;
-        certificate.is_ok()
-    }) && any
+/// Looks for certificates in a PEM file, whole ones.
+///
+/// # Errors
+/// Why it has none, or cannot be read.
+pub fn check_certificates(file: &Path) -> Result<(), String> {
+    let read = |error: pem::Error| error.to_string();
+    let certificates = CertificateDer::pem_file_iter(file).map_err(read)?;
+    match certificates.collect::<Result<Vec<_>, _>>().map_err(read)?.is_empty() {
+        true => Err("it has none".to_owned()),
+        false => Ok(()),
+    }
 }
 
-/// Whether a PEM file can be read and has a private key in it.
-pub fn has_key(file: &Path) -> bool {
-    PrivateKeyDer::from_pem_file(file).is_ok()
+/// Looks for a private key in a PEM file.
+///
+/// # Errors
+/// Why it has none, or cannot be read.
+pub fn check_key(file: &Path) -> Result<(), String> {
+    PrivateKeyDer::from_pem_file(file).map(drop).map_err(|error| error.to_string())
 }
 
 fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {

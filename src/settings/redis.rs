@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::read::{Mistake, Reader};
 use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB};
 use crate::engine::redis::is_taken;
-use crate::tls::{has_certificates, has_key};
+use crate::tls::{check_certificates, check_key};
 
 /// Redis, checked.
 #[derive(Debug, Clone)]
@@ -66,12 +66,16 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
     let db = r.or("redis-db", None, |r, flag| {
         r.number(flag, 0, MOST_DB.unsigned_abs()).map(|db| Some(db.cast_signed()))
     });
-    let mut pem = |flag, allowed, fits: fn(&Path) -> bool| {
-        r.optional(flag, allowed, |path| fits(Path::new(path)).then(|| PathBuf::from(path)))
+    let mut pem = |flag, allowed, check: fn(&Path) -> Result<(), String>| {
+        r.or(flag, None, |r, flag| {
+            let path = PathBuf::from(r.given(flag)?);
+            let checked = check(&path).map_err(|error| r.mistake(flag, &format!("{allowed} ({error})")));
+            checked.is_ok().then_some(Some(path))
+        })
     };
-    let ca = pem("redis-ca", "a PEM file with certificates", has_certificates);
-    let cert = pem("redis-cert", "a PEM file with a certificate", has_certificates);
-    let key = pem("redis-key", "a PEM file with a private key", has_key);
+    let ca = pem("redis-ca", "a PEM file with certificates", check_certificates);
+    let cert = pem("redis-cert", "a PEM file with a certificate", check_certificates);
+    let key = pem("redis-key", "a PEM file with a private key", check_key);
     let (ca, cert, key) = (ca?, cert?, key?);
     if cert.is_some() != key.is_some() {
         r.mistake(

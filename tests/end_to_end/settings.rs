@@ -135,6 +135,8 @@ async fn each_kind_of_mistake_is_found() {
         let told = lines.iter().any(|line| line.contains(flag) && line.contains(value));
         assert!(told, "{argument} got:\n{}", lines.join("\n"));
     }
+    let lines = complaints(&run(&["--redis-key=/nowhere/key.pem"], &[]).await);
+    assert!(lines.iter().any(|line| line.contains("No such file")), "{}", lines.join("\n"));
     // The one value that may hold a password: whether it is shown, masked or left out is left open.
     let lines = complaints(&run(&["--redis-url=http://relay:s3cret@localhost"], &[]).await);
     assert!(lines.iter().any(|line| line.contains("--redis-url")), "{}", lines.join("\n"));
