@@ -138,6 +138,9 @@ pub fn check_head(request: &Request<Incoming>) -> Result<(), Refusal> {
         (Some(_), None, _) | (None, None, false) => {}
         _ => return Err(Refusal::new(Code::InvalidFrame, "a request needs one Host header")),
     }
+    if headers.get_all(header::ORIGIN).iter().nth(1).is_some() {
+        return Err(Refusal::new(Code::InvalidFrame, "a request has one Origin header at most"));
+    }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),

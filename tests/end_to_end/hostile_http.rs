@@ -56,6 +56,19 @@ async fn a_request_for_no_host_or_for_two_is_400() {
     }
 }
 
+#[tokio::test]
+async fn a_request_from_two_origins_is_400() {
+    let node = NodeBuilder::local("solo").set("--client-origin", "https://a.com").start().await;
+    let told = async |origins: &str| {
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{origins}Connection: close\r\n\r\n");
+        say(node.client_address(), &request).await
+    };
+    let one = "Origin: https://a.com\r\n";
+    assert!(told(one).await.starts_with("HTTP/1.1 200 "));
+    let answer = told(&format!("{one}Origin: https://b.com\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("Origin"), "{answer}");
+}
+
 /// A request to publish for `user`, with these headers for its body's length, and its body in one chunk.
 fn chunked(lengths: &str, user: &str) -> String {
     let event = format!(r#"{{"userId":"{user}","event":"e"}}"#);
