@@ -161,7 +161,8 @@ impl FromStr for EventId {
 
     /// Reads `<ms>-<n>`, or `<ms>` alone, as Redis does; `0` is before every event.
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let error = InvalidId { what: "since", allowed: "an event id <ms>-<n>, or 0" };
+        let error =
+            InvalidId { what: "since", allowed: "an event id <ms>-<n>, with at most 15 digits each, or 0" };
         // Lua counts in doubles: 15 digits are exact, and last beyond the year 30000.
         let number = |digits: &str| match digits.len() {
             1..=15 if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().map_err(|_| error),

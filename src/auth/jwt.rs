@@ -161,8 +161,8 @@ fn reason(kind: &ErrorKind) -> &'static str {
         ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
             "exp" => "the token has no exp, which is required, or it is no time",
             "sub" => "the token has no sub, which is required, or it is no text",
-            "aud" => "the token has no aud, which is required here",
-            _ => "the token has no iss, which is required here",
+            "aud" => "the token has no aud, which is required here, or it is no text",
+            _ => "the token has no iss, which is required here, or it is no text",
         },
         ErrorKind::InvalidClaimFormat(_) => "the token's exp or nbf is no time",
         _ => "the token cannot be read",

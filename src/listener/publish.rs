@@ -13,7 +13,7 @@ use super::http::{self, Answer};
 use crate::metrics::Via;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::json::{List, MAX_ITEMS};
-use crate::protocol::publish::{ENVELOPE, Receipt, Request as PublishRequest, answer};
+use crate::protocol::publish::{ENVELOPE, Receipt, Request as PublishRequest, answer, not_json};
 
 /// Events of one request that are queued at once, a quarter of those that may wait in a node; the next ones are queued
 /// when these are answered. One item may go beyond it.
@@ -61,8 +61,7 @@ async fn publish(request: &mut Request<Incoming>, ports: &Ports) -> Result<Answe
         ports.router.metrics().published(Via::Http, &outcome);
         return Ok(json(answer(request.reference.as_deref(), &outcome)));
     }
-    let items: List<&RawValue> = serde_json::from_str(&text)
-        .map_err(|_| Refusal::new(Code::InvalidFrame, "the request is neither a JSON object nor an array"))?;
+    let items: List<&RawValue> = serde_json::from_str(&text).map_err(|error| not_json(&error))?;
     let items = items.0.into_iter().map(|item| Ok(slice(&text, item.get()))).collect();
     Ok(json(format!("[{}]", all(items, ports).await?.join(","))))
 }

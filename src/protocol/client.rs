@@ -50,9 +50,10 @@ impl<'a> Incoming<'a> {
         })?;
         match (frame.r#type.as_str(), frame.id, frame.event, frame.data, frame.token) {
             ("ping", None, None, None, None) => Ok(Incoming::Ping),
-            ("ack", Some(id), None, None, None) => {
-                id.parse().map(Incoming::Ack).map_err(|_| invalid("ack: id must be an event id <ms>-<n>"))
-            }
+            ("ack", Some(id), None, None, None) => id
+                .parse()
+                .map(Incoming::Ack)
+                .map_err(|_| invalid("ack: id must be an event id <ms>-<n>, with at most 15 digits each")),
             ("message", None, Some(event), data, None) => Ok(Incoming::Message {
                 event: event.parse().map_err(|error| invalid(&format!("message: {error}")))?,
                 data: data.map_or("null", RawValue::get),

@@ -226,8 +226,14 @@ fn not_a_frame(error: Option<serde_json::Error>) -> Refusal {
             error.line(),
             error.column()
         ),
-        _ => format!("not JSON, near line {} column {}", error.line(), error.column()),
+        _ => return not_json(&error),
     };
+    Refusal::new(Code::InvalidFrame, message)
+}
+
+/// Where a text stops being JSON, without quoting the payload.
+pub fn not_json(error: &serde_json::Error) -> Refusal {
+    let message = format!("not JSON, near line {} column {}", error.line(), error.column());
     Refusal::new(Code::InvalidFrame, message)
 }
 

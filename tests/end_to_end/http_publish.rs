@@ -69,6 +69,16 @@ async fn a_bad_object_gets_400_and_the_same_codes_as_a_frame() {
 }
 
 #[tokio::test]
+async fn an_array_that_is_broken_is_told_where() {
+    let node = NodeBuilder::local("solo").start().await;
+    for (body, column) in [(r#"[{"userId":"42","event":"e"}"#, 28), ("[1,", 3), ("[{} {}]", 5)] {
+        let answer = http::post(&node.worker_http("/publish"), body).await;
+        assert_eq!(answer.refused(400), "invalid_frame", "for {body}");
+        assert!(answer.body.contains(&format!("not JSON, near line 1 column {column}")), "{}", answer.body);
+    }
+}
+
+#[tokio::test]
 async fn an_object_that_is_too_large_gets_413() {
     let node = NodeBuilder::local("solo").set("--max-event", "1KiB").start().await;
     let body = json!({"userId": "42", "event": "e", "data": "x".repeat(4096)}).to_string();

@@ -48,6 +48,11 @@ pub fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Ref
             }
         }
     }
+    let targets = [parts.user.is_some(), parts.users.is_some(), parts.broadcast];
+    if targets.into_iter().filter(|given| *given).count() != 1 {
+        let message = "an entry has exactly one of user, users and broadcast (1)";
+        return Err(Refusal::new(Code::InvalidTarget, message));
+    }
     let data = match data {
         None => Data::null(),
         Some(text) => {
@@ -90,6 +95,14 @@ mod tests {
             (&[("user", "1"), ("event", "e"), ("key", "")], Code::InvalidKey),
         ] {
             assert_eq!(entry(fields).unwrap_err().code, code, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn who_it_is_for_is_asked_by_the_names_that_an_entry_has() {
+        for fields in [&[("event", "e")][..], &[("user", "1"), ("users", "2"), ("event", "e")]] {
+            let refusal = entry(fields).unwrap_err();
+            assert!(refusal.message.contains("user, users and broadcast"), "{refusal:?}");
         }
     }
 
