@@ -1,13 +1,14 @@
-//! A master of a Cluster that freezes, and has no replica: what lies on the others goes on, and is told of.
+//! A master of a Cluster that freezes, or dies, and has no replica: what lies on the others goes on, and is told of.
 
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::cluster::node;
+use crate::cluster::{node, users};
 use crate::servers::Cluster;
 use crate::support::terminal::at;
+use crate::support::wait::same;
 use crate::support::{BOUND, Node, eventually, http};
 
 /// Short: a question that a frozen master leaves open takes as long.
@@ -138,23 +139,39 @@ async fn a_frozen_master_costs_nodes_on_others_no_lease_and_hides_no_other_part(
     .await;
 }
 
+/// A master with none of the keys that every node needs.
+struct Spare {
+    master: usize,
+    /// A node id whose own keys it has.
+    with: String,
+    /// One whose own keys another has.
+    without: String,
+}
+
+impl Spare {
+    async fn of(cluster: &Cluster) -> Self {
+        let mut needed = Vec::new();
+        for key in ["nodes", "events", "presence"] {
+            needed.push(cluster.holders(key).await[0]);
+        }
+        let master = (0..3).find(|master| !needed.contains(master)).expect("a master without any of these");
+        let (mut with, mut without) = (None, None);
+        for number in 0..50 {
+            let id = format!("node-{number}");
+            let is_there = cluster.holders(&format!("node:{id}")).await[0] == master;
+            if is_there { &mut with } else { &mut without }.get_or_insert(id);
+        }
+        Self { master, with: with.expect("a node there"), without: without.expect("a node elsewhere") }
+    }
+}
+
 #[tokio::test]
 async fn a_dead_node_whose_keys_nobody_can_read_ends_neither_broadcasts_nor_the_list() {
     let mut cluster = Cluster::of_masters().await;
-    let mut needed = Vec::new();
-    for key in ["nodes", "events", "presence"] {
-        needed.push(cluster.holders(key).await[0]);
-    }
-    let away = (0..3).find(|master| !needed.contains(master)).expect("a master without any of these");
-    let (mut with, mut without) = (None, None);
-    for number in 0..50 {
-        let id = format!("node-{number}");
-        let is_there = cluster.holders(&format!("node:{id}")).await[0] == away;
-        if is_there { &mut with } else { &mut without }.get_or_insert(id);
-    }
-    let a = node(&cluster, &without.expect("a node elsewhere"), &[("--node-ttl", "2s")]).await;
-    let b = node(&cluster, &with.expect("a node there"), &[("--node-ttl", "2s")]).await;
-    cluster.servers[away].kill();
+    let Spare { master, with, without } = Spare::of(&cluster).await;
+    let a = node(&cluster, &without, &[("--node-ttl", "2s")]).await;
+    let b = node(&cluster, &with, &[("--node-ttl", "2s")]).await;
+    cluster.servers[master].kill();
     b.signal(Signal::KILL);
     eventually(BOUND * 2, "the list without it", async || {
         let answer = http::get(&a.worker_http("/nodes")).await;
@@ -163,4 +180,50 @@ async fn a_dead_node_whose_keys_nobody_can_read_ends_neither_broadcasts_nor_the_
     .await;
     let answer = http::post(&a.worker_http("/publish"), r#"{"broadcast":true,"event":"e"}"#).await;
     assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_master_that_is_away_is_told_of_once_and_so_is_that_it_is_back() {
+    let mut cluster = Cluster::of_masters().await;
+    let Spare { master, with, without } = Spare::of(&cluster).await;
+    let mut elsewhere = node(&cluster, &without, SETTINGS).await;
+    let mut there = node(&cluster, &with, SETTINGS).await;
+    let mut user = None;
+    for name in users() {
+        if cluster.holders(&format!("user:{name}")).await[0] == master {
+            user.get_or_insert(name);
+        }
+    }
+    let event = json!({"userId": user.expect("a user there"), "event": "e"}).to_string();
+    let url = elsewhere.worker_http("/publish");
+    assert_eq!(http::post(&url, &event).await.status, 200);
+
+    let server = &mut cluster.servers[master];
+    server.kill();
+    http::post(&url, &event).await.refused(503);
+    let name = format!(r#""server":"127.0.0.1:{}""#, server.port);
+    let tells = |what: &'static str| {
+        let name = name.clone();
+        move |line: &str| line.contains(what) && line.contains(&name)
+    };
+    let (away, back) =
+        (tells("a master of the Cluster is away"), tells("a master of the Cluster answers again"));
+    let line = elsewhere.log_line(BOUND, "that a master is away", &away).await;
+    assert!(line.contains(r#""level":"WARN""#) && line.contains(r#""times":1"#), "{line}");
+    assert!(line.contains("refused"), "why: {line}");
+    there.log_line(BOUND, "that Redis is away", |line| line.contains("Redis cannot be used")).await;
+    http::answers(&elsewhere.worker_http("/readyz"), 200, BOUND).await;
+    http::post(&url, &event).await.refused(503);
+
+    server.launch().await;
+    let line = elsewhere.log_line(BOUND, "that it answers again", &back).await;
+    assert!(line.contains(r#""level":"INFO""#), "{line}");
+    eventually(BOUND, "an event", async || same(http::post(&url, &event).await.status, 200)).await;
+    there.log_line(BOUND, "that Redis is back", |line| line.contains("Redis is back")).await;
+    let log = elsewhere.whole_log().await;
+    let count = |fits: &dyn Fn(&str) -> bool| log.iter().filter(|line| fits(line)).count();
+    assert_eq!((count(&away), count(&back)), (1, 1), "{log:#?}");
+    assert_eq!(count(&|line| line.contains("Redis cannot be used")), 0, "{log:#?}");
+    let log = there.whole_log().await;
+    assert!(!log.iter().any(|line| away(line) || back(line)), "its own: {log:#?}");
 }

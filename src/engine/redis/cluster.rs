@@ -13,14 +13,14 @@ use futures_util::future::join_all;
 use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, ServerErrorKind};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::connection::at;
 use super::keys::Keys;
 use super::map::{At, Map, NOBODY, Range, name, nobody, view};
 use super::server::{Options, Place, Server};
 use super::slot::{SLOTS, Slot};
-use super::wire::{Outcome, outage};
+use super::wire::{Outcome, is_outage, outage};
 use crate::lock::lock;
 
 /// How often a command is sent that the Cluster turns away. With the pauses below that bears a slot's move of 2 s.
@@ -217,13 +217,46 @@ impl Cluster {
             let map = self.map();
             // Where all is well they are looked at as well, every now and then: one may have lost its data.
             let asked = map.servers.iter().filter(|server| well || !server.is_up());
-            join_all(asked.map(async |server| match server.probe().await {
-                Ok(()) if well => {}
-                Ok(()) => debug!(server = %server.name, "a master of the Cluster answers again"),
-                Err(error) => debug!(server = %server.name, %error, "a master of the Cluster is away"),
-            }))
-            .await;
+            join_all(asked.map(|server| self.look_at(&map, server))).await;
         }
+    }
+
+    /// Asks a master whether it is there, and tells it where that is news.
+    async fn look_at(&self, map: &Map, server: &Server) {
+        let was_up = server.is_up();
+        let name = &server.name;
+        match server.probe().await {
+            Ok(()) if server.away.is_over() => info!(server = %name, "a master of the Cluster answers again"),
+            Ok(()) if was_up => {}
+            Ok(()) => debug!(server = %name, "a master of the Cluster answers again"),
+            // One connection may be broken: it is away where the next look finds it so.
+            Err(error) if was_up || server.is_up() => {
+                debug!(server = %name, %error, "a master of the Cluster could not be looked at");
+                if is_outage(&error) && !map.is_on(self.home, name) {
+                    self.suspect(server);
+                }
+            }
+            Err(error) => match self.is_news(map, server, &error).then(|| server.away.again()).flatten() {
+                Some(times) => warn!(
+                    server = %name, %error, times,
+                    "a master of the Cluster is away: publishing is refused for its users, retrying"
+                ),
+                None => debug!(server = %name, %error, "a master of the Cluster is away"),
+            },
+        }
+    }
+
+    /// Whether nobody else tells why this master cannot be used: of the one with the node's own keys it is told that Redis
+    /// cannot be used. And one that answers that the Cluster is down may well say that because another one is away.
+    fn is_news(&self, map: &Map, server: &Server, error: &RedisError) -> bool {
+        let home = map.owner(self.home);
+        if home.is_some_and(|home| home.name == server.name) {
+            return false;
+        }
+        let mut others = map.servers.iter().filter(|other| other.name != server.name);
+        let is_told = home.is_some_and(|home| !home.is_up()) || others.any(|other| other.away.is_told());
+        let is_down = error.kind() == ErrorKind::Server(ServerErrorKind::ClusterDown);
+        !(is_down && is_told)
     }
 
     /// Asks every known member who has which slot, and believes what most of them say. Where none says, one's reason.
@@ -253,7 +286,7 @@ impl Cluster {
             && let Ok(map) = self.chart(&old, &ranges, members)
         {
             let fresh = map.servers.iter().filter(|server| !server.is_up() && server.whole_since().is_none());
-            join_all(fresh.map(async |server| drop(server.probe().await))).await;
+            join_all(fresh.map(|server| self.look_at(&map, server))).await;
             *lock(&self.map) = Arc::new(map);
             // Whoever waits for doubts may have looked for the server's in the map before.
             self.options.doubts.notify_one();

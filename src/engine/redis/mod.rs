@@ -19,10 +19,11 @@
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain` | when clients of leaving nodes come back |
 //! | `eviction` | whether Redis may throw keys away |
-//! | `retold`, `broken`, `refused` | warnings that would come many times a second; users whose keys somebody has written over; what else Redis refuses |
+//! | `retold`, `away`, `broken`, `refused` | warnings that would come many times a second; masters that are away; users whose keys somebody has written over; what else Redis refuses |
 //! | `status`, `who`, `traces` | how everything stands; where users are, and signing them out; following one |
 
 pub mod appender;
+mod away;
 mod batch;
 mod beside;
 mod broadcast;

@@ -14,6 +14,7 @@ use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::away::Away;
 use super::home::{Attempt, Dedicated, Home};
 use super::known::{Known, NOT_KNOWN};
 use super::ms;
@@ -139,6 +140,8 @@ impl Manager {
 pub struct Server {
     /// Where it is, for the log.
     pub name: String,
+    /// What was told of it where it is away.
+    pub away: Away,
     place: Place,
     pool: Pool<Manager>,
     known: Arc<Known>,
@@ -161,7 +164,8 @@ impl Server {
             // By age alone none is given up: where Sentinels are away there may be no other.
             .max_lifetime(None)
             .build_unchecked(Manager { place: place.clone(), known: known.clone(), response_timeout });
-        Self { name: name.to_owned(), place, pool, known, wait, timer, up: AtomicBool::new(false) }
+        let (name, away, up) = (name.to_owned(), Away::default(), AtomicBool::new(false));
+        Self { name, away, place, pool, known, wait, timer, up }
     }
 
     /// Whether it answers, as far as is known.

@@ -68,6 +68,28 @@ async fn a_master_that_does_not_answer_while_the_map_is_drawn_is_looked_for_at_o
     keeping.abort();
 }
 
+#[tokio::test]
+async fn a_master_is_told_of_where_nobody_else_tells_why_it_cannot_be_used() {
+    let seed = fake(|_| None).await;
+    let cluster = Cluster::new(vec![seed], options(1, 0), Keys::new("", true), Slot(0));
+    let server = |port| Arc::new(cluster.server(&("redis".to_owned(), port)).unwrap());
+    let (home, one, other) = (server(1), server(2), server(3));
+    let servers = vec![home.clone(), one.clone(), other.clone()];
+    let mut map = Map { servers, owners: vec![NOBODY; SLOTS], members: Vec::new() };
+    let down = RedisError::from((ErrorKind::Server(ServerErrorKind::ClusterDown), "down"));
+    let silent = RedisError::from((ErrorKind::Io, "silent"));
+
+    assert!(cluster.is_news(&map, &one, &down), "it may be cut off alone");
+    assert_eq!(one.away.again(), Some(1));
+    assert!(cluster.is_news(&map, &one, &down), "it still is");
+    assert!(!cluster.is_news(&map, &other, &down) && cluster.is_news(&map, &other, &silent));
+    assert!(one.away.is_over());
+    assert!(cluster.is_news(&map, &other, &down));
+    map.owners[0] = 0;
+    assert!(!cluster.is_news(&map, &other, &down), "so says the one with the node's own keys");
+    assert!(cluster.is_news(&map, &other, &silent) && !cluster.is_news(&map, &home, &silent));
+}
+
 /// What `CLUSTER SLOTS` answers where all of these are on one master.
 fn ranges(ranges: &[(u16, u16)], port: u16) -> &'static str {
     let lines = ranges
