@@ -364,6 +364,8 @@ pub trait Engine: Send + Sync + 'static {
     fn sign_of_life(&self) -> Option<Duration>;
     /// Whether Redis is there and knows this node, as far as is known.
     fn is_up(&self) -> bool;
+    /// How many masters of a Cluster do not answer, as far as is known; 0 elsewhere.
+    fn masters_away(&self) -> usize;
     /// What an operator should mend although all works.
     fn warning(&self) -> Option<String>;
     /// Waits until Redis has failed to answer: time to look whether it still knows this node.

@@ -24,6 +24,7 @@ pub async fn handle(ports: &Ports) -> Answer {
         (&metrics.connections, most_connections - ports.places.available_permits()),
         (&metrics.most_connections, most_connections),
         (&metrics.redis_up, usize::from(engine.is_up() && router.lease().is_held())),
+        (&metrics.redis_masters_away, engine.masters_away()),
         (&metrics.redis_may_evict, usize::from(engine.warning().is_some())),
         (&metrics.ready, usize::from(ports.is_ready().is_ok())),
         (&metrics.draining, usize::from(ports.is_draining())),

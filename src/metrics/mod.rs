@@ -80,6 +80,8 @@ pub struct Metrics {
     pub most_connections: IntGauge,
     /// Redis is there and knows this node.
     pub redis_up: IntGauge,
+    /// Masters of a Cluster that do not answer.
+    pub redis_masters_away: IntGauge,
     /// Redis may throw keys away.
     pub redis_may_evict: IntGauge,
     /// `/readyz` says 200.
@@ -172,6 +174,8 @@ impl Metrics {
             connections: make.level("connections", "Places taken on the client port, registered or not.")?,
             most_connections: make.level("connections_max", "--max-connections.")?,
             redis_up: make.level("redis_up", "1 while Redis answers and knows this node.")?,
+            redis_masters_away: make
+                .level("redis_masters_away", "Masters of a Redis Cluster that do not answer.")?,
             redis_may_evict: make
                 .level("redis_may_evict", "1 where maxmemory-policy lets Redis throw keys away.")?,
             ready: make.level("ready", "1 while /readyz says 200.")?,

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::cluster::{node, users};
 use crate::servers::Cluster;
+use crate::support::scrape::counted;
 use crate::support::terminal::at;
 use crate::support::wait::same;
-use crate::support::{BOUND, Node, eventually, http};
+use crate::support::{BOUND, Node, Scrape, eventually, http};
 
 /// Short: a question that a frozen master leaves open takes as long.
 const SETTINGS: &[(&str, &str)] = &[("--node-ttl", "3s")];
@@ -214,11 +215,14 @@ async fn a_master_that_is_away_is_told_of_once_and_so_is_that_it_is_back() {
     there.log_line(BOUND, "that Redis is away", |line| line.contains("Redis cannot be used")).await;
     http::answers(&elsewhere.worker_http("/readyz"), 200, BOUND).await;
     http::post(&url, &event).await.refused(503);
+    counted(&elsewhere, "redis_masters_away", 1.0).await;
+    assert_eq!(Scrape::of(&elsewhere).await.get("redis_up"), 1.0);
 
     server.launch().await;
     let line = elsewhere.log_line(BOUND, "that it answers again", &back).await;
     assert!(line.contains(r#""level":"INFO""#), "{line}");
     eventually(BOUND, "an event", async || same(http::post(&url, &event).await.status, 200)).await;
+    counted(&elsewhere, "redis_masters_away", 0.0).await;
     there.log_line(BOUND, "that Redis is back", |line| line.contains("Redis is back")).await;
     let log = elsewhere.whole_log().await;
     let count = |fits: &dyn Fn(&str) -> bool| log.iter().filter(|line| fits(line)).count();

@@ -255,6 +255,10 @@ impl Engine for MemoryEngine {
         true
     }
 
+    fn masters_away(&self) -> usize {
+        0
+    }
+
     fn warning(&self) -> Option<String> {
         None
     }

@@ -194,6 +194,16 @@ impl Link {
         }
     }
 
+    /// How many masters of a Cluster do not answer, as far as is known.
+    pub fn masters_away(&self) -> usize {
+        match &self.servers {
+            Servers::One(_) => 0,
+            Servers::Cluster(cluster) => {
+                cluster.map().servers.iter().filter(|server| !server.is_up()).count()
+            }
+        }
+    }
+
     /// Whether keys are spread over several masters.
     pub fn is_cluster(&self) -> bool {
         matches!(self.servers, Servers::Cluster(_))

@@ -17,8 +17,7 @@
 //! | `node`, `beside`, `deaths` | the node's own lease; what goes on beside it; clearing up after others |
 //! | `doubts` | what is done where another server has taken over, or came back |
 //! | `format` | whether nodes of other releases may serve beside this one |
-//! | `drain` | when clients of leaving nodes come back |
-//! | `eviction` | whether Redis may throw keys away |
+//! | `drain`, `eviction` | when clients of leaving nodes come back; whether Redis may throw keys away |
 //! | `retold`, `away`, `broken`, `refused` | warnings that would come many times a second; masters that are away; users whose keys somebody has written over; what else Redis refuses |
 //! | `status`, `who`, `traces` | how everything stands; where users are, and signing them out; following one |
 
@@ -357,6 +356,10 @@ impl Engine for RedisEngine {
 
     fn is_up(&self) -> bool {
         self.context.link.is_up()
+    }
+
+    fn masters_away(&self) -> usize {
+        self.context.link.masters_away()
     }
 
     fn warning(&self) -> Option<String> {
