@@ -55,6 +55,7 @@ mod log_reader;
 mod memory;
 mod metrics;
 mod mutations;
+mod no_room;
 mod node_identity;
 mod not_behind;
 mod openapi;

@@ -21,12 +21,10 @@ use super::ms;
 use super::scripts::Timer;
 use super::sentinel::Sentinels;
 use super::wire::{
-    CONNECT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, is_outage, lacks_script, load_scripts, open, send_each,
+    CONNECT_TIMEOUT, Outcome, RESPONSE_TIMEOUT, SILENT, bare, enter, explained, greet, is_outage,
+    lacks_script, load_scripts, open, send_each,
 };
 use crate::lock::lock;
-
-/// Why there is no connection where nobody said so.
-const SILENT: &str = "it does not answer (a wrong port, or TLS on one side alone?)";
 
 /// Where a master is.
 #[derive(Debug, Clone)]
@@ -128,8 +126,11 @@ impl Manager {
         let failures_seen = self.known.failures.load(Ordering::Acquire);
         let (info, most) = self.place.find(&self.known.home).await?;
         let attempt = Attempt::new(&self.known.home, &info, most);
-        let mut inner = RedisConnectionManager::new(info.clone())?.connect().await?;
+        let connected = RedisConnectionManager::new(bare(&info))?.connect().await;
+        let mut inner = connected.map_err(explained)?;
         inner.set_response_timeout(self.response_timeout);
+        enter(&mut inner, &info).await?;
+        greet(&mut inner).await?;
         self.known.look(&mut inner).await?;
         let moves = attempt.succeeded()?;
         Ok(Connection { inner, failures_seen, moves, broken: false })
@@ -376,6 +377,8 @@ impl Server {
             Place::Fixed(info) => (info.clone(), self.known.home.is_at(info)),
             Place::Sentinel(_) => self.known.home.known()?, // the pool finds it
         };
-        Ok(Dedicated::new(open(info, None).await?, &self.known.home, moves))
+        let mut connection = open(info, None).await?;
+        greet(&mut connection).await?;
+        Ok(Dedicated::new(connection, &self.known.home, moves))
     }
 }

@@ -80,6 +80,37 @@ pub fn context(place: ConnectionInfo, node_ttl: Duration) -> Arc<Context> {
     context
 }
 
+/// A place where all that comes first is answered in these words, and the connection closed.
+async fn turning_away(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if let Ok(1..) = stream.read(&mut [0; 4096]).await {
+                stream.write_all(answer.as_bytes()).await.ok();
+            }
+        }
+    });
+    address.to_string()
+}
+
+#[tokio::test]
+async fn why_a_connection_is_turned_away_is_known_whatever_it_begins_with() {
+    let full = ("-ERR max number of clients reached\r\n", "max number of clients reached");
+    for (answer, reason) in [full, ("", "it closed the connection without an answer")] {
+        let address = turning_away(answer).await;
+        for (before, behind) in [("", ""), ("", "/3"), ("user:s3cret@", ""), (":s3cret@", "/3")] {
+            let place = format!("redis://{before}{address}{behind}").into_connection_info().unwrap();
+            let server = server(place, 1);
+            let pooled = server.probe().await.unwrap_err();
+            let dedicated = server.dedicated().await.err().unwrap();
+            for error in [pooled.to_string(), dedicated.to_string()] {
+                assert!(error.contains(reason) && !error.contains("s3cret"), "{before}{behind}: {error}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_broke_under_a_command_for_a_moving_slot_is_not_used_again() {
     let mut breaks = true;

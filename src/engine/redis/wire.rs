@@ -1,12 +1,17 @@
 //! One connection: opening it, a pipeline out and its answers back, and what a failure means.
 
 use std::borrow::Cow;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisConnectionInfo, RedisError,
+    ServerErrorKind, Value, cmd,
 };
+use tokio::time::timeout;
 
 use super::scripts;
 use crate::engine::{Cause, Unavailable};
@@ -16,6 +21,11 @@ use crate::engine::{Cause, Unavailable};
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection may take to open.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Why there is no connection where nobody said so.
+pub const SILENT: &str = "it does not answer (a wrong port, or TLS on one side alone?)";
+/// The same, where it ended before anything was said. Over TLS, Redis cannot say that it has too many clients.
+const CLOSED: &str = "it closed the connection without an answer (TLS on one side alone, no client certificate, \
+     or too many clients?)";
 
 /// What came of one command.
 pub type Outcome = Result<Value, RedisError>;
@@ -66,7 +76,78 @@ pub async fn open(
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(response_timeout);
-    Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+    let client = Client::open(bare(&info))?;
+    let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+    let mut connection = connected.map_err(explained)?;
+    enter(&mut connection, &info).await?;
+    Ok(connection)
+}
+
+/// The same place, without what [`enter`] says there.
+///
+/// The client's own handshake takes whatever is answered to a password for "it is wrong", and has the database chosen in
+/// the same breath, so that why somebody was turned away is lost.
+pub fn bare(info: &ConnectionInfo) -> ConnectionInfo {
+    let protocol = info.redis_settings().protocol();
+    let settings = RedisConnectionInfo::default().set_protocol(protocol).set_skip_set_lib_name();
+    info.clone().set_redis_settings(settings)
+}
+
+/// Says who is there, and which database is meant, over a connection that was opened without.
+///
+/// # Errors
+/// Where that is not taken.
+pub async fn enter(connection: &mut MultiplexedConnection, info: &ConnectionInfo) -> Result<(), RedisError> {
+    let settings = info.redis_settings();
+    if let Some(password) = settings.password() {
+        let mut auth = cmd("AUTH");
+        if let Some(user) = settings.username() {
+            auth.arg(user);
+        }
+        ask_alone(connection, auth.arg(password)).await.map_err(not_let_in)?;
+    }
+    if settings.db() != 0 {
+        ask_alone(connection, cmd("SELECT").arg(settings.db())).await?;
+    }
+    Ok(())
+}
+
+/// Hears a first word of a new connection before anything else goes out: whoever turns it away (`max number of clients
+/// reached`, a protected mode) says so once and closes it, and of several commands of which one was answered the client
+/// tells only that the pipe is broken. (What is said before anything was asked may be passed over by the client, one time
+/// in twenty on one machine: then the next try hears it.)
+///
+/// # Errors
+/// Why it is of no use.
+pub async fn greet(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    ask_alone(connection, cmd("INFO").arg("server")).await
+}
+
+/// One command with nothing behind it. A reader's connection has no bound of its own.
+async fn ask_alone(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<(), RedisError> {
+    let silent = |_| RedisError::from((ErrorKind::Io, SILENT));
+    let answer = timeout(RESPONSE_TIMEOUT, command.query_async::<Value>(connection)).await;
+    answer.map_err(silent)?.map(drop).map_err(explained)
+}
+
+/// In the words that the client has for it.
+fn not_let_in(error: RedisError) -> RedisError {
+    match error.code() {
+        Some("WRONGPASS") => (ErrorKind::AuthenticationFailed, "Password authentication failed").into(),
+        _ => error,
+    }
+}
+
+/// What may be wrong where a new connection ended without a word.
+pub fn explained(error: RedisError) -> RedisError {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    match source.and_then(|source| source.downcast_ref()).map(io::Error::kind) {
+        Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => {
+            (ErrorKind::Io, CLOSED, error.to_string()).into()
+        }
+        _ => error,
+    }
 }
 
 /// Whether Redis as a whole is away or not ready, as opposed to refusing one command.
