@@ -53,10 +53,9 @@ pub fn trusting_nobody() -> Result<ClientConfig, String> {
 /// # Errors
 /// Why it has none, or cannot be read.
 pub fn check_certificates(file: &Path) -> Result<(), String> {
-    let read = |error: pem::Error| error.to_string();
-    let certificates = CertificateDer::pem_file_iter(file).map_err(read)?;
-    match certificates.collect::<Result<Vec<_>, _>>().map_err(read)?.is_empty() {
-        true => Err("it has none".to_owned()),
+    let certificates = CertificateDer::pem_file_iter(file).map_err(why)?;
+    match certificates.collect::<Result<Vec<_>, _>>().map_err(why)?.is_empty() {
+        true => Err(why(pem::Error::NoItemsFound)),
         false => Ok(()),
     }
 }
@@ -66,7 +65,16 @@ pub fn check_certificates(file: &Path) -> Result<(), String> {
 /// # Errors
 /// Why it has none, or cannot be read.
 pub fn check_key(file: &Path) -> Result<(), String> {
-    PrivateKeyDer::from_pem_file(file).map(drop).map_err(|error| error.to_string())
+    PrivateKeyDer::from_pem_file(file).map(drop).map_err(why)
+}
+
+/// The library's own words quote what it could not read, such as a key.
+fn why(error: pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => "it has none".to_owned(),
+        _ => "it is cut off, or its line breaks are lost".to_owned(),
+    }
 }
 
 fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
@@ -75,4 +83,35 @@ fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_file_is_of_no_use_is_told_without_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key.pem");
+        let told = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            [check_key(&file).unwrap_err(), check_certificates(&file).unwrap_err()]
+        };
+        for text in [
+            "-----BEGIN PRIVATE KEY-----s3cret-----END PRIVATE KEY-----",
+            "-----BEGIN PRIVATE KEY-----\\ns3cret\\n-----END PRIVATE KEY-----\n",
+            "-----BEGIN PRIVATE KEY-----\ns3cret\n",
+            "----BEGIN PRIVATE KEY-----\ns3cret\n",
+            "s3cret",
+        ] {
+            for told in told(text) {
+                assert!(
+                    ["it has none", "it is cut off, or its line breaks are lost"].contains(&&*told),
+                    "{told}"
+                );
+            }
+        }
+        let missing = check_key(&dir.path().join("nowhere.pem")).unwrap_err();
+        assert!(missing.contains("No such file"), "{missing}");
+    }
 }
