@@ -211,7 +211,7 @@ async fn a_master_that_is_away_is_told_of_once_and_so_is_that_it_is_back() {
         (tells("a master of the Cluster is away"), tells("a master of the Cluster answers again"));
     let line = elsewhere.log_line(BOUND, "that a master is away", &away).await;
     assert!(line.contains(r#""level":"WARN""#) && line.contains(r#""times":1"#), "{line}");
-    assert!(line.contains("refused"), "why: {line}");
+    assert!(line.contains("onnection refused"), "why: {line}");
     there.log_line(BOUND, "that Redis is away", |line| line.contains("Redis cannot be used")).await;
     http::answers(&elsewhere.worker_http("/readyz"), 200, BOUND).await;
     http::post(&url, &event).await.refused(503);

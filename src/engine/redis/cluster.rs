@@ -20,7 +20,7 @@ use super::keys::Keys;
 use super::map::{At, Map, NOBODY, Range, name, nobody, view};
 use super::server::{Options, Place, Server};
 use super::slot::{SLOTS, Slot};
-use super::wire::{Outcome, is_outage, outage};
+use super::wire::{Outcome, outage};
 use crate::lock::lock;
 
 /// How often a command is sent that the Cluster turns away. With the pauses below that bears a slot's move of 2 s.
@@ -229,12 +229,9 @@ impl Cluster {
             Ok(()) if server.away.is_over() => info!(server = %name, "a master of the Cluster answers again"),
             Ok(()) if was_up => {}
             Ok(()) => debug!(server = %name, "a master of the Cluster answers again"),
-            // One connection may be broken: it is away where the next look finds it so.
+            // One connection may be broken, or its replica about to take over: it is away where a command has met it as well.
             Err(error) if was_up || server.is_up() => {
                 debug!(server = %name, %error, "a master of the Cluster could not be looked at");
-                if is_outage(&error) && !map.is_on(self.home, name) {
-                    self.suspect(server);
-                }
             }
             Err(error) => match self.is_news(map, server, &error).then(|| server.away.again()).flatten() {
                 Some(times) => warn!(
