@@ -27,6 +27,9 @@ pub const SILENT: &str = "it does not answer (a wrong port, or TLS on one side a
 const CLOSED: &str = "it closed the connection without an answer (TLS on one side alone, no client certificate, \
      or too many clients?)";
 
+/// What a server says before it quotes what came with a command that it does not know.
+const QUOTES: &str = ", with args beginning with";
+
 /// What came of one command.
 pub type Outcome = Result<Value, RedisError>;
 
@@ -35,7 +38,7 @@ impl From<RedisError> for Unavailable {
         let cause = if is_refusal(&error) { Cause::Refused } else { Cause::Redis };
         let reason = error.to_string();
         // Whatever does not know a command quotes what came with it: payloads, for instance, which belong into no log.
-        let reason = reason.split(", with args beginning with").next().unwrap_or_default();
+        let reason = reason.split(QUOTES).next().unwrap_or_default();
         Self { cause, ..Self::new(without_place(reason)) }
     }
 }
@@ -130,10 +133,13 @@ async fn ask_alone(connection: &mut MultiplexedConnection, command: &Cmd) -> Res
     answer.map_err(silent)?.map(drop).map_err(explained)
 }
 
-/// In the words that the client has for it.
+/// In the words that the client has for it, and without those in which a server quotes the password.
 fn not_let_in(error: RedisError) -> RedisError {
     match error.code() {
         Some("WRONGPASS") => (ErrorKind::AuthenticationFailed, "Password authentication failed").into(),
+        _ if error.to_string().contains(QUOTES) => {
+            (ErrorKind::AuthenticationFailed, "this server does not know AUTH").into()
+        }
         _ => error,
     }
 }
@@ -232,6 +238,11 @@ mod tests {
     fn an_error_does_not_quote_what_was_sent() {
         let quoted = told("unknown command 'XADD', with args beginning with: 'uplink' '*' 's3cret'");
         assert_eq!(quoted, told("unknown command 'XADD'"));
+        let renamed = b"-ERR unknown command 'AUTH', with args beginning with: 's3cret' \r\n";
+        let renamed = redis::parse_redis_value(renamed).unwrap().extract_error().unwrap_err();
+        let refusal = not_let_in(renamed).to_string();
+        assert!(refusal.starts_with("this server does not know AUTH"), "{refusal}");
+        assert!(!refusal.contains("s3cret"), "{refusal}");
         assert!(told("WRONGTYPE: no stream").ends_with("WRONGTYPE: no stream"));
     }
 
