@@ -230,12 +230,12 @@ pub fn lacks_script(error: &RedisError) -> bool {
 mod tests {
     use super::*;
 
-    fn told(detail: &str) -> String {
-        Unavailable::from(RedisError::from((ErrorKind::Extension, "refused", detail.to_owned()))).to_string()
-    }
-
     #[test]
     fn an_error_does_not_quote_what_was_sent() {
+        let told = |detail: &str| {
+            let error = RedisError::from((ErrorKind::Extension, "refused", detail.to_owned()));
+            Unavailable::from(error).to_string()
+        };
         let quoted = told("unknown command 'XADD', with args beginning with: 'uplink' '*' 's3cret'");
         assert_eq!(quoted, told("unknown command 'XADD'"));
         let renamed = b"-ERR unknown command 'AUTH', with args beginning with: 's3cret' \r\n";
