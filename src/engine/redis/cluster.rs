@@ -226,20 +226,24 @@ impl Cluster {
         let was_up = server.is_up();
         let name = &server.name;
         match server.probe().await {
-            Ok(()) if server.away.is_over() => info!(server = %name, "a master of the Cluster answers again"),
+            Ok(()) if lock(&server.away).end() => {
+                info!(server = %name, "a master of the Cluster answers again")
+            }
             Ok(()) if was_up => {}
             Ok(()) => debug!(server = %name, "a master of the Cluster answers again"),
             // One connection may be broken, or its replica about to take over: it is away where a command has met it as well.
             Err(error) if was_up || server.is_up() => {
                 debug!(server = %name, %error, "a master of the Cluster could not be looked at");
             }
-            Err(error) => match self.is_news(map, server, &error).then(|| server.away.again()).flatten() {
-                Some(times) => warn!(
-                    server = %name, %error, times,
-                    "a master of the Cluster is away: publishing is refused for its users, retrying"
-                ),
-                None => debug!(server = %name, %error, "a master of the Cluster is away"),
-            },
+            Err(error) => {
+                match self.is_news(map, server, &error).then(|| lock(&server.away).again()).flatten() {
+                    Some(times) => warn!(
+                        server = %name, %error, times,
+                        "a master of the Cluster is away: publishing is refused for its users, retrying"
+                    ),
+                    None => debug!(server = %name, %error, "a master of the Cluster is away"),
+                }
+            }
         }
     }
 
@@ -251,7 +255,8 @@ impl Cluster {
             return false;
         }
         let mut others = map.servers.iter().filter(|other| other.name != server.name);
-        let is_told = home.is_some_and(|home| !home.is_up()) || others.any(|other| other.away.is_told());
+        let is_told =
+            home.is_some_and(|home| !home.is_up()) || others.any(|other| lock(&other.away).is_told());
         let is_down = error.kind() == ErrorKind::Server(ServerErrorKind::ClusterDown);
         !(is_down && is_told)
     }

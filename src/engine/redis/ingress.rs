@@ -43,7 +43,7 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                         }
                         Err(error) => {
                             context.turns.ended();
-                            if let Some(times) = past.stops() {
+                            if let Some(times) = past.stopped.again() {
                                 warn!(stream, %error, times, "the ingress stream cannot be read on now: it is tried again");
                             }
                         }
@@ -55,7 +55,7 @@ pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Rece
                 }
                 Ok(false) => context.turns.missed(&mut turn),
                 Err(error) if context.link.is_up() => {
-                    if let Some(times) = past.stops() {
+                    if let Some(times) = past.stopped.again() {
                         warn!(stream, %error, times, "the ingress stream cannot be read: it is tried again");
                     }
                 }
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
     async fn run(&mut self, wanted: &watch::Receiver<bool>) -> Result<(), Stopped> {
         self.take_over().await?;
         // Only now: an entry that cannot be got rid of stops each reader there, about twice a second.
-        if !self.past.has_stopped() {
+        if !self.past.stopped.is_told() {
             self.tell();
         }
         // Short enough that the lease is renewed in time and that a drain need not wait.
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
     /// comes and goes more quickly is told as one fault that goes on.
     fn tell(&mut self) {
         if !std::mem::replace(&mut self.told, true) {
-            self.past.reads();
+            self.past.stopped.end();
             info!(node = %self.context.config.node, stream = self.name, "reading the ingress stream");
         }
     }

@@ -18,11 +18,10 @@
 //! | `doubts` | what is done where another server has taken over, or came back |
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain`, `eviction` | when clients of leaving nodes come back; whether Redis may throw keys away |
-//! | `retold`, `away`, `broken`, `refused` | warnings that would come many times a second; masters that are away; users whose keys somebody has written over; what else Redis refuses |
+//! | `retold`, `broken`, `refused` | warnings that would come many times a second; users whose keys somebody has written over; what else Redis refuses |
 //! | `status`, `who`, `traces` | how everything stands; where users are, and signing them out; following one |
 
 pub mod appender;
-mod away;
 mod batch;
 mod beside;
 mod broadcast;

@@ -42,6 +42,27 @@ impl Retold {
     }
 }
 
+/// Something that is wrong until it is over: told as by [`Retold`], and its end once.
+#[derive(Debug, Default)]
+pub struct Outage(Option<Retold>);
+
+impl Outage {
+    /// It is wrong, once more. How often since that was told, where it is time to tell it again.
+    pub fn again(&mut self) -> Option<u64> {
+        self.0.get_or_insert_default().again()
+    }
+
+    /// Whether the last word is that it is wrong.
+    pub fn is_told(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// It is over: where it is wrong after that, that is news. Whether this is.
+    pub fn end(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::sleep;
@@ -61,5 +82,17 @@ mod tests {
         assert_eq!((retold.due(), retold.again()), (None, None));
         sleep(RETOLD).await;
         assert_eq!(retold.again(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_it_is_over_is_told_once_and_what_is_wrong_after_that_is_news_again() {
+        let mut outage = Outage::default();
+        assert!(!outage.is_told() && !outage.end(), "it never was");
+        assert_eq!((outage.again(), outage.again()), (Some(1), None));
+        sleep(RETOLD).await;
+        assert_eq!(outage.again(), Some(2), "it still is");
+        assert!(outage.is_told());
+        assert_eq!((outage.end(), outage.end()), (true, false));
+        assert_eq!(outage.again(), Some(1));
     }
 }

@@ -3,8 +3,8 @@
 //! Each connection that opens asks who answers. A process that was not there before may have lost the newest writes
 //! of its predecessor: then the server is doubted, and sessions look into their logs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, RunError};
@@ -14,10 +14,10 @@ use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::away::Away;
 use super::home::{Attempt, Dedicated, Home};
 use super::known::{Known, NOT_KNOWN};
 use super::ms;
+use super::retold::Outage;
 use super::scripts::Timer;
 use super::sentinel::Sentinels;
 use super::wire::{
@@ -141,8 +141,8 @@ impl Manager {
 pub struct Server {
     /// Where it is, for the log.
     pub name: String,
-    /// What was told of it where it is away.
-    pub away: Away,
+    /// What was told of its being away. It goes with the master: one that has left the Cluster's map is told of no more.
+    pub away: Mutex<Outage>,
     place: Place,
     pool: Pool<Manager>,
     known: Arc<Known>,
@@ -165,7 +165,7 @@ impl Server {
             // By age alone none is given up: where Sentinels are away there may be no other.
             .max_lifetime(None)
             .build_unchecked(Manager { place: place.clone(), known: known.clone(), response_timeout });
-        let (name, away, up) = (name.to_owned(), Away::default(), AtomicBool::new(false));
+        let (name, away, up) = (name.to_owned(), Mutex::default(), AtomicBool::new(false));
         Self { name, away, place, pool, known, wait, timer, up }
     }
 

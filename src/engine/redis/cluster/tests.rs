@@ -80,10 +80,10 @@ async fn a_master_is_told_of_where_nobody_else_tells_why_it_cannot_be_used() {
     let silent = RedisError::from((ErrorKind::Io, "silent"));
 
     assert!(cluster.is_news(&map, &one, &down), "it may be cut off alone");
-    assert_eq!(one.away.again(), Some(1));
+    assert_eq!(lock(&one.away).again(), Some(1));
     assert!(cluster.is_news(&map, &one, &down), "it still is");
     assert!(!cluster.is_news(&map, &other, &down) && cluster.is_news(&map, &other, &silent));
-    assert!(one.away.is_over());
+    assert!(lock(&one.away).end());
     assert!(cluster.is_news(&map, &other, &down));
     map.owners[0] = 0;
     assert!(!cluster.is_news(&map, &other, &down), "so says the one with the node's own keys");

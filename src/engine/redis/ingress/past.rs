@@ -6,7 +6,7 @@ use smol_str::SmolStr;
 use tracing::warn;
 
 use super::super::publish::Appended;
-use super::super::retold::Retold;
+use super::super::retold::{Outage, Retold};
 use crate::engine::Event;
 use crate::id::UserId;
 
@@ -15,7 +15,7 @@ pub struct Past {
     /// Tells of bad entries: an application may send nothing else.
     pub bad: Retold,
     /// Tells that the stream cannot be read: from when that was told first until it is told that it is read.
-    stopped: Option<Retold>,
+    pub stopped: Outage,
     /// What came of entries that are not let go of yet. Another process that reads on knows nothing of it.
     entries: HashMap<SmolStr, Tried>,
 }
@@ -37,21 +37,6 @@ impl Past {
         if let Some(times) = self.bad.due() {
             warn!(stream, times, "more ingress entries could not be routed: `events:dead` says why");
         }
-    }
-
-    /// The stream cannot be read, once more. How often since that was told last, where it is time to tell it again.
-    pub fn stops(&mut self) -> Option<u64> {
-        self.stopped.get_or_insert_default().again()
-    }
-
-    /// Whether the last word is that it cannot be read.
-    pub fn has_stopped(&self) -> bool {
-        self.stopped.is_some()
-    }
-
-    /// It is told that the stream is read: where it cannot be after that, that is news.
-    pub fn reads(&mut self) {
-        self.stopped = None;
     }
 
     /// An entry's event was published. Whether that counts: not where it did before, as it is published again with each time
