@@ -164,12 +164,16 @@ impl FromStr for EventId {
         let error =
             InvalidId { what: "since", allowed: "an event id <ms>-<n>, with at most 15 digits each, or 0" };
         // Lua counts in doubles: 15 digits are exact, and last beyond the year 30000.
-        let number = |digits: &str| match digits.len() {
-            1..=15 if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().map_err(|_| error),
+        let number = |digits: &[u8]| match digits.len() {
+            1..=15 => digits.iter().try_fold(0, |number, digit| match digit {
+                b'0'..=b'9' => Ok(10 * number + u64::from(digit - b'0')),
+                _ => Err(error),
+            }),
             _ => Err(error),
         };
-        match text.split_once('-') {
-            Some((ms, seq)) => Ok(Self { ms: number(ms)?, seq: number(seq)? }),
+        let text = text.as_bytes();
+        match text.iter().position(|byte| *byte == b'-') {
+            Some(dash) => Ok(Self { ms: number(&text[..dash])?, seq: number(&text[dash + 1..])? }),
             None => Ok(Self { ms: number(text)?, seq: 0 }),
         }
     }

@@ -69,7 +69,7 @@ const CROSSING: Duration = Duration::from_millis(20);
 /// The clock of one session.
 pub(super) struct Clock {
     ping: Ping,
-    limits: Arc<Limits>,
+    pub(super) limits: Arc<Limits>,
     /// How much had moved when the peer was looked at.
     moved: Moved,
     ages_out: Option<Instant>,

@@ -37,7 +37,10 @@ impl Session {
             Verdict::Limited => {
                 let refusal = Refusal::new(
                     Code::RateLimited,
-                    format!("more than {} messages a second; this one was dropped", self.limits.client_rate),
+                    format!(
+                        "more than {} messages a second; this one was dropped",
+                        self.clock.limits.client_rate
+                    ),
                 );
                 return self.refuse(&refusal).map(|()| None);
             }

@@ -11,6 +11,7 @@ mod catch_up;
 mod clock;
 pub mod events;
 mod incoming;
+mod input;
 mod leave;
 mod line;
 mod outgoing;
@@ -105,7 +106,6 @@ enum Step {
 pub struct Session {
     transport: Transport,
     registered: Registered,
-    limits: Arc<Limits>,
     /// The last event that was handed to the socket.
     last: EventId,
     /// The user's newest event when the client connected.
@@ -151,7 +151,6 @@ impl Session {
             rate: Rate::new(limits.client_rate),
             steps: Steps::default(),
             registered,
-            limits,
             _place: place,
         });
         tokio::spawn(session.run(registration));
@@ -196,7 +195,7 @@ impl Session {
             position: registration.position.to_string(),
             recovered: registration.whole,
             replayed: registration.replayed,
-            ping_interval: ms(self.limits.ping_interval),
+            ping_interval: ms(self.clock.limits.ping_interval),
         });
         // Where something follows, or is missing, the client does not stand at the log's end yet.
         let at_end = registration.whole && registration.replayed == 0;
@@ -352,5 +351,15 @@ impl Session {
 
     fn refuse(&mut self, refusal: &Refusal) -> Result<(), Error> {
         self.answer(client::error(refusal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Session;
+
+    #[test]
+    fn a_session_fits_the_allocators_block_and_does_not_take_the_next_which_is_896_bytes() {
+        assert!(size_of::<Session>() <= 768, "{}", size_of::<Session>());
     }
 }

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::input::Input;
 use super::line::{Line, Moved};
 use super::untaken::untaken;
 use crate::close::Close;
@@ -46,6 +47,7 @@ const LEFT_BEHIND: Duration = Duration::from_secs(30);
 /// The socket.
 pub struct Socket {
     library: WebSocketStream<Line<TcpStream>>,
+    input: Input,
     /// Bytes that the library was given since it had written everything.
     given: usize,
     /// What it has not been given yet.
@@ -69,6 +71,7 @@ impl Socket {
         let library = WebSocketStream::from_raw_socket(line, Role::Server, Some(config)).await;
         Self {
             library,
+            input: Input::default(),
             given: 0,
             waiting: VecDeque::new(),
             most_unread: max_message.saturating_mul(2).saturating_add(HEADERS) as u64,
@@ -135,7 +138,8 @@ impl Socket {
 
     /// Reads a message.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
-        let message = Pin::new(&mut self.library).poll_next(cx);
+        let library = Pin::new(&mut self.library);
+        let message = self.input.poll(cx, |cx| library.poll_next(cx));
         let unread = self.moved().came - self.read;
         if message.is_ready() {
             self.read += unread;
