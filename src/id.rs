@@ -26,6 +26,13 @@ pub struct InvalidId {
     allowed: &'static str,
 }
 
+impl InvalidId {
+    /// The same under the name that whoever sent it knows.
+    pub fn called(self, what: &'static str) -> Self {
+        Self { what, ..self }
+    }
+}
+
 fn checked(text: &str, most: usize, allows: fn(u8) -> bool, error: InvalidId) -> Result<SmolStr, InvalidId> {
     if text.is_empty() || text.len() > most || !text.bytes().all(allows) {
         return Err(error);

@@ -44,7 +44,7 @@ fn decoded(part: &str) -> String {
 /// # Errors
 /// `invalid_user_id`.
 pub fn user_id(part: &str) -> Result<UserId, Refusal> {
-    decoded(part).parse().map_err(Refusal::invalid(Code::InvalidUserId))
+    decoded(part).parse().map_err(Refusal::invalid("userId", Code::InvalidUserId))
 }
 
 async fn nodes(ports: &Ports) -> Result<Answer, Refusal> {
@@ -104,7 +104,8 @@ async fn online(request: &mut Request<Incoming>, ports: &Ports) -> Result<Answer
     if question.user_ids.0.len() > MAX_ITEMS {
         return Err(Refusal::new(Code::TooManyItems, format!("userIds may name at most {MAX_ITEMS} users")));
     }
-    let parse = |user: &String| user.parse::<UserId>().map_err(Refusal::invalid(Code::InvalidUserId));
+    let parse =
+        |user: &String| user.parse::<UserId>().map_err(Refusal::invalid("userId", Code::InvalidUserId));
     let users = question.user_ids.0.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let online = ports.router.engine().online(users).await.map_err(unread)?;
     let online: Vec<&str> = online.iter().map(UserId::as_str).collect();
@@ -116,7 +117,7 @@ async fn sign_out(user: &str, client: Option<&str>, ports: &Ports) -> Result<Ans
     let client = client
         .map(|client| decoded(client).parse())
         .transpose()
-        .map_err(Refusal::invalid(Code::InvalidClientId))?;
+        .map_err(Refusal::invalid("clientId", Code::InvalidClientId))?;
     ports.router.engine().sign_out(user, client).await?;
     Ok(http::no_content())
 }

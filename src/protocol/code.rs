@@ -163,9 +163,9 @@ impl Refusal {
         )
     }
 
-    /// What becomes of an id or name that is not one, under `code`.
-    pub fn invalid(code: Code) -> impl Fn(InvalidId) -> Self {
-        move |error| Self::new(code, error.to_string())
+    /// What becomes of an id or name that is not one, under `code`; whoever sent it calls it `name`.
+    pub fn invalid(name: &'static str, code: Code) -> impl Fn(InvalidId) -> Self {
+        move |error| Self::new(code, error.called(name).to_string())
     }
 
     /// The node is going away.
@@ -174,15 +174,16 @@ impl Refusal {
     }
 }
 
-/// An id or name, where there is one.
+/// An id or name, where there is one; whoever sent it calls it `name`.
 ///
 /// # Errors
 /// With `code`, where it is not one.
 pub(super) fn parse<T: FromStr<Err = InvalidId>>(
     text: Option<&str>,
+    name: &'static str,
     code: Code,
 ) -> Result<Option<T>, Refusal> {
-    text.map(str::parse).transpose().map_err(Refusal::invalid(code))
+    text.map(str::parse).transpose().map_err(Refusal::invalid(name, code))
 }
 
 #[cfg(test)]

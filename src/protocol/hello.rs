@@ -61,7 +61,7 @@ impl Hello {
             }
         }
         hello.user()?;
-        parse::<ClientId>(hello.client_id.as_deref(), Code::InvalidClientId)?;
+        parse::<ClientId>(hello.client_id.as_deref(), "clientId", Code::InvalidClientId)?;
         hello.since()?;
         Ok(hello)
     }
@@ -105,7 +105,7 @@ impl Hello {
     /// # Errors
     /// `invalid_user_id`.
     pub fn user(&self) -> Result<Option<UserId>, Refusal> {
-        parse(self.user_id.as_deref(), Code::InvalidUserId)
+        parse(self.user_id.as_deref(), "userId", Code::InvalidUserId)
     }
 
     /// The client, checked; one is minted where none is named.
@@ -113,7 +113,8 @@ impl Hello {
     /// # Errors
     /// `invalid_client_id`.
     pub fn client(&self) -> Result<ClientId, Refusal> {
-        Ok(parse(self.client_id.as_deref(), Code::InvalidClientId)?.unwrap_or_else(ClientId::mint))
+        Ok(parse(self.client_id.as_deref(), "clientId", Code::InvalidClientId)?
+            .unwrap_or_else(ClientId::mint))
     }
 
     /// The position, checked, where one is given.
@@ -121,7 +122,7 @@ impl Hello {
     /// # Errors
     /// `invalid_since`.
     pub fn since(&self) -> Result<Option<EventId>, Refusal> {
-        parse(self.since.as_deref(), Code::InvalidSince)
+        parse(self.since.as_deref(), "since", Code::InvalidSince)
     }
 }
 

@@ -7,4 +7,5 @@ pub mod code;
 pub mod data;
 pub mod hello;
 pub mod json;
+pub mod parts;
 pub mod publish;

@@ -1,6 +1,4 @@
-//! What is published: one form and one set of checks for every way in.
-//!
-//! Worker frames, HTTP bodies and ingress entries all become a [`Publish`] here, with the same error codes.
+//! Workers' frames, and what they are answered. Bodies of HTTP have the same form.
 
 use std::borrow::Cow;
 
@@ -8,46 +6,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::id::{ClientId, CollapseKey, EventId, EventName, IdempotencyKey, NodeId, UserId};
+use crate::id::{EventId, NodeId};
 use crate::protocol::client::tagged;
-use crate::protocol::code::{Code, Refusal, parse};
+use crate::protocol::code::{Code, Refusal};
 pub use crate::protocol::data::Data;
-use crate::protocol::json::{self, List, MAX_ITEMS};
+use crate::protocol::json::{self, List};
+use crate::protocol::parts::{Names, Parts};
+pub use crate::protocol::parts::{Publish, Target};
 
 /// Bytes a frame may need besides its event: 1,000 user ids of 128, quoted, and the other fields.
 pub const ENVELOPE: usize = 256 * 1024;
-
-/// Who gets an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// Every session of one user.
-    User(UserId),
-    /// Every session of several users.
-    Users(Vec<UserId>),
-    /// Every connected client of every node.
-    Broadcast,
-}
-
-/// One thing to publish, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Publish {
-    /// Who gets it.
-    pub target: Target,
-    /// With one user: that session alone.
-    pub client: Option<ClientId>,
-    /// With one user: every session but that one.
-    pub except: Option<ClientId>,
-    /// Its name.
-    pub event: EventName,
-    /// Its content.
-    pub data: Data,
-    /// A newer event with the same key, and the same target, takes its place in the log.
-    pub collapse: Option<CollapseKey>,
-    /// Published once per user and key.
-    pub key: Option<IdempotencyKey>,
-    /// To whoever is connected now: not logged, without an id.
-    pub transient: bool,
-}
 
 /// A worker's frame, or an item of `POST /publish`, as it was sent.
 #[derive(Default, Deserialize)]
@@ -83,78 +51,6 @@ impl std::ops::Deref for Text<'_> {
 
     fn deref(&self) -> &str {
         &self.0
-    }
-}
-
-/// The parts of a [`Publish`] as text, whichever way they came.
-#[derive(Debug, Default)]
-pub struct Parts<'a> {
-    /// One user.
-    pub user: Option<&'a str>,
-    /// Several users.
-    pub users: Option<Vec<&'a str>>,
-    /// Everyone.
-    pub broadcast: bool,
-    /// That session alone.
-    pub client: Option<&'a str>,
-    /// Every session but that one.
-    pub except: Option<&'a str>,
-    /// The event's name.
-    pub event: Option<&'a str>,
-    /// A newer one takes its place.
-    pub collapse: Option<&'a str>,
-    /// Idempotency key.
-    pub key: Option<&'a str>,
-    /// Not logged.
-    pub transient: bool,
-}
-
-impl Parts<'_> {
-    /// Checks every part; `data` is JSON text by now.
-    ///
-    /// # Errors
-    /// The code of the first part that is off, with what is allowed.
-    pub fn check(&self, data: Data, max_event: usize) -> Result<Publish, Refusal> {
-        let target = self.target()?;
-        let event = self.event.ok_or_else(|| Refusal::new(Code::InvalidEvent, "event is missing"))?;
-        if data.as_bytes().len() + event.len() > max_event {
-            return Err(Refusal::new(
-                Code::TooLarge,
-                format!("the event is larger than the {max_event} bytes allowed (--max-event)"),
-            ));
-        }
-        let one_user = matches!(target, Target::User(_));
-        if !one_user && (self.client.is_some() || self.except.is_some()) {
-            return Err(Refusal::new(Code::InvalidTarget, "clientId and exceptClientId go with one userId"));
-        }
-        Ok(Publish {
-            transient: self.transient || target == Target::Broadcast,
-            target,
-            client: parse(self.client, Code::InvalidClientId)?,
-            except: parse(self.except, Code::InvalidClientId)?,
-            event: event.parse().map_err(Refusal::invalid(Code::InvalidEvent))?,
-            data,
-            collapse: parse(self.collapse, Code::InvalidKey)?,
-            key: parse(self.key, Code::InvalidKey)?,
-        })
-    }
-
-    fn target(&self) -> Result<Target, Refusal> {
-        let user_id = |text: &str| text.parse::<UserId>().map_err(Refusal::invalid(Code::InvalidUserId));
-        match (self.user, &self.users, self.broadcast) {
-            (Some(user), None, false) => Ok(Target::User(user_id(user)?)),
-            (None, Some(users), false) if users.len() > MAX_ITEMS => {
-                Err(Refusal::new(Code::TooManyItems, format!("userIds may name at most {MAX_ITEMS} users")))
-            }
-            (None, Some(users), false) if !users.is_empty() => {
-                Ok(Target::Users(users.iter().map(|user| user_id(user)).collect::<Result<_, _>>()?))
-            }
-            (None, None, true) => Ok(Target::Broadcast),
-            _ => Err(Refusal::new(
-                Code::InvalidTarget,
-                "give exactly one of userId, userIds (not empty) and broadcast: true",
-            )),
-        }
     }
 }
 
@@ -195,7 +91,7 @@ impl Request {
                     key: frame.key.as_deref(),
                     transient: frame.transient.unwrap_or(false),
                 };
-                let publish = parts.check(data, max_event);
+                let publish = parts.check(data, max_event, &Names::FRAME);
                 Self { reference: frame.r#ref, publish }
             }
             Err(error) => Self { reference: reference_of(text), publish: Err(not_a_frame(error)) },
@@ -301,6 +197,15 @@ mod tests {
         assert_eq!(parse_text(r#"{"userId":"42","event":"e"}"#).publish.unwrap().data, Data::null());
         let escaped = parse_text(r#"{"userId":"4\u0032","event":"\u0065"}"#).publish.unwrap();
         assert_eq!(escaped.target, Target::User("42".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_part_that_is_off_is_named_as_a_frame_names_it() {
+        for name in ["clientId", "exceptClientId", "collapseKey", "key"] {
+            let refusal =
+                parse_text(&format!(r#"{{"userId":"42","event":"e","{name}":"é"}}"#)).publish.unwrap_err();
+            assert!(refusal.message.starts_with(&format!("{name} must be ")), "{refusal:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use crate::protocol::code::{Code, Refusal};
-use crate::protocol::publish::{Data, Parts, Publish};
+use crate::protocol::data::Data;
+use crate::protocol::parts::{Names, Parts, Publish};
 
 /// Reads an entry's fields with the checks of every other way in.
 ///
@@ -61,7 +62,7 @@ pub fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Ref
             Data::from_json_text(raw.get().to_owned())
         }
     };
-    parts.check(data, max_event)
+    parts.check(data, max_event, &Names::ENTRY)
 }
 
 #[cfg(test)]
@@ -104,6 +105,21 @@ mod tests {
             let refusal = entry(fields).unwrap_err();
             assert!(refusal.message.contains("user, users and broadcast"), "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn what_is_off_is_named_as_an_entry_names_it() {
+        let told = |name, value| {
+            let mut fields = vec![("event", "e"), (name, value)];
+            fields.extend((name != "user").then_some(("user", "1")));
+            entry(&fields).unwrap_err().message
+        };
+        for name in ["user", "client", "except", "collapse", "key"] {
+            let told = told(name, "\u{e4}");
+            assert!(told.starts_with(&format!("{name} must be ")), "{told}");
+        }
+        let told = entry(&[("users", "1,2"), ("client", "a"), ("event", "e")]).unwrap_err().message;
+        assert_eq!(told, "client and except go with one user");
     }
 
     #[test]
