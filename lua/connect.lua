@@ -12,17 +12,19 @@
 -- ARGV[4] -> sessions a user may have over all nodes
 -- ARGV[5] -> Unix ms after which this data set is known to be whole
 -- ARGV[6] -> log length, entries
--- ARGV[7i+7] -> client id
--- ARGV[7i+8] -> 'new': replaces an older connection of the client; else the order of a connection that was registered
+-- ARGV[7] -> Unix ms after which nobody waits for this call: what the network held back may not undo what came since
+-- ARGV[7i+8] -> client id
+-- ARGV[7i+9] -> 'new': replaces an older connection of the client; else the order of a connection that was registered
 --   before and resumes: it yields to a newer one, and to a sign-out since
--- ARGV[7i+9] -> id after which to read, or '' for the client's confirmed position
--- ARGV[7i+10] -> id that the client has confirmed, as its node knows, or ''; new: counts where no newer position is known;
+-- ARGV[7i+10] -> id after which to read, or '' for the client's confirmed position
+-- ARGV[7i+11] -> id that the client has confirmed, as its node knows, or ''; new: counts where no newer position is known;
 --   resume: kept where none is known
--- ARGV[7i+11] -> resume: the newest event that the session was told of, or ''
--- ARGV[7i+12] -> resume: whether Redis is known to have lost that one (1|0)
--- ARGV[7i+13] -> resume: `knows` of the last time
+-- ARGV[7i+12] -> resume: the newest event that the session was told of, or ''
+-- ARGV[7i+13] -> resume: whether Redis is known to have lost that one (1|0)
+-- ARGV[7i+14] -> resume: `knows` of the last time
 --
--- returns an array with one of these for each session (values in an array of their own would be read one by one):
+-- returns the Unix ms where it is too late; else an array with one of these for each session (values in an array of
+-- their own would be read one by one):
 --   'later'     this call has read enough; not registered, but what had lapsed is gone
 --   'full'      the user has as many sessions as allowed; nothing was written
 --   '! error'   Redis refused this one
@@ -107,10 +109,11 @@ local function is_whole(log, cursor, since, newest, known, has_cursor)
   if not newest then
     -- An event since then is still kept; publishing renews the log's time to live once a second, a short one oftener.
     local young = now - log_ms + (log_ms < 100000 and 100 or 1000)
-    local remembered = has_cursor and since_ms > young and since_ms > whole_since
+    local empty = redis.call('HGET', cursor, '@empty') -- no event since this id; of what was before, nothing is known
+    if empty and ms_of(empty) >= now + A_DAY then empty = nil end -- a time that never comes
+    local remembered = not empty and has_cursor and since_ms > young and since_ms > whole_since
     -- A log that is empty although an event was published after `since`: it lapsed, or Redis threw it away.
     if known and since ~= '0-0' then return since_ms <= now and not newer(known, since) end
-    local empty = redis.call('HGET', cursor, '@empty') -- no event since this id
     return since == '0-0' or (since_ms <= now and (remembered or (empty and not newer(empty, since))))
   end
   local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
@@ -147,8 +150,8 @@ local function behind_lost(log, newest, is_empty, known, since, told)
   return lost
 end
 
--- Drops nodes whose lease has lapsed. Returns who is left, whether there are any leases, the newest event's id as far as
--- it is noted with them, and whether this node has a lease.
+-- Drops nodes whose lease has lapsed. Returns who is left, the leases there were, the newest event's id as far as it is
+-- noted with them, and whether this node has a lease.
 local function prune(user, nodes)
   local leases, members, lapsed, last, held = call('HGETALL', nodes), call('SMEMBERS', user)
   for i = 1, #leases, 2 do
@@ -168,7 +171,7 @@ local function prune(user, nodes)
     end
     members = left
   end
-  return members, #leases > 0, last, held
+  return members, leases, last, held
 end
 
 -- Someone is there: an edge, where nobody was. It is noted here until an entry on `presence` says so, so that it
@@ -251,9 +254,9 @@ local function last_sign_out(noted, client)
 end
 
 local function connect(user, nodes, log, cursor, client, mode, since, has_confirmed, told)
-  local members, leased, last, held = prune(user, nodes)
+  local members, leases, last, held = prune(user, nodes)
   -- Leases without a set: Redis lost it. Whoever else has one finds it gone with the next heartbeat, and registers anew.
-  if #members == 0 and leased then
+  if #members == 0 and #leases > 0 then
     if last then redis.call('HSET', cursor, '@newest', last) end
     redis.call('DEL', nodes)
     last, held = nil, nil
@@ -268,7 +271,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   local noted = call('HMGET', cursor, client, '@told', '@owed', '@empty', '@dropped', '@positions', '@out',
     '@newest', '@clock', '@lost')
   if mode ~= 'new' then
-    if replaced ~= '' then return 'replaced' end
+    -- Where the other's lease was not renewed since this one began, an older data set has brought an older one back.
+    local its_lease = replaced ~= '' and named(leases)[replaced]
+    if its_lease and its_lease - session_ms >= math.floor(tonumber(mode) / 1000) then return 'replaced' end
     if last_sign_out(noted[7], client) > tonumber(mode) then return 'out' end
   elseif not known and replaced == '' and others >= max_sessions then
     return 'full'
@@ -287,14 +292,10 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   -- The log is gone: nobody may stand before what it had.
   if not newest and known and newer(known, clock) and ms_of(known) < now + A_DAY then position = known end
   local lost_to = noted[10] or nil
-  if mode ~= 'new' then
-    lost_to = behind_lost(log, newest or known or '0-0', not newest, lost_to, since, told)
-  end
+  if mode ~= 'new' then lost_to = behind_lost(log, newest or known or '0-0', not newest, lost_to, since, told) end
   if lost_to and newer(lost_to, position) then position = lost_to end
   local stored, confirmed = noted[1], noted[1]
-  if mode == 'new' and has_confirmed ~= '' and not (stored and newer(stored, has_confirmed)) then
-    confirmed = has_confirmed
-  end
+  if mode == 'new' and has_confirmed ~= '' then confirmed = newest_of(stored, has_confirmed) end
   local from = since ~= '' and since or confirmed or position
   if from ~= position and spent > CALL_BYTES then return 'later' end
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
@@ -382,12 +383,13 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   return entries[1] and { text, entries } or text
 end
 
+if now > tonumber(ARGV[7]) then return now end
 local results = {}
 for i = 0, #KEYS / 4 - 1 do
   -- One user's broken key must not take the rest of the batch along.
   local done, result = pcall(connect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
-    ARGV[7 * i + 7], ARGV[7 * i + 8], ARGV[7 * i + 9], ARGV[7 * i + 10],
-    { event = ARGV[7 * i + 11], is_lost = ARGV[7 * i + 12] == '1', knows = ARGV[7 * i + 13] })
+    ARGV[7 * i + 8], ARGV[7 * i + 9], ARGV[7 * i + 10], ARGV[7 * i + 11],
+    { event = ARGV[7 * i + 12], is_lost = ARGV[7 * i + 13] == '1', knows = ARGV[7 * i + 14] })
   if not done then
     local error = type(result) == 'table' and result.err or tostring(result)
     result = '! ' .. string.gsub(error, '%c', ' ')

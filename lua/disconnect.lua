@@ -6,10 +6,11 @@
 -- KEYS[4i+4] -> cursor:{user:<id>} (HASH)
 -- ARGV[1] -> node id
 -- ARGV[2] -> log TTL, ms: from now on, because nobody has kept the log since, where the node is dead
--- ARGV[2i+3] -> client id; '*': all that the node has of the user; '': none, only what is owed is asked
--- ARGV[2i+4] -> id the client has confirmed, or ''
+-- ARGV[3] -> Unix ms after which nobody waits for this call: what the network held back may not undo what came since
+-- ARGV[2i+4] -> client id; '*': all that the node has of the user; '': none, only what is owed is asked
+-- ARGV[2i+5] -> id the client has confirmed, or ''
 --
--- returns an array with one of these for each session:
+-- returns the Unix ms where it is too late; else an array with one of these for each session:
 --   '1' where the node has other sessions of the user, else '0'; behind it, after a space, nothing, or what `presence`
 --     has not been told yet: '<entry told last, or 0> <us now> <us> <state> <node> ...'
 --   '! error'  where one of the user's keys is broken; its set was left first, if it is one
@@ -17,6 +18,7 @@
 local node, log_ttl = ARGV[1], ARGV[2]
 local call = redis.call -- what every session needs: looking it up takes time
 local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local order = time[1] .. string.format('%06d', time[2])
 
 local function newer(a, b) -- as texts: as numbers, those of more than 15 digits would be rounded
@@ -81,10 +83,11 @@ local function disconnect(user, nodes, log, cursor, client, confirmed)
   return (ours and '1 ' or '0 ') .. edges
 end
 
+if now > tonumber(ARGV[3]) then return now end
 local results = {}
 for i = 0, #KEYS / 4 - 1 do
   local done, result = pcall(disconnect, KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4],
-    ARGV[2 * i + 3], ARGV[2 * i + 4])
+    ARGV[2 * i + 4], ARGV[2 * i + 5])
   if not done then result = refusal(result) end
   if type(result) == 'table' then return result end
   results[i + 1] = result

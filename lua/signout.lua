@@ -6,12 +6,15 @@
 -- KEYS[2] -> cursor:{user:<id>} (HASH)
 -- ARGV[1] -> client id, or '*' for all
 -- ARGV[2] -> log TTL, ms
+-- ARGV[3] -> Unix ms after which nobody waits for this call: what the network held back may not undo what came since
 --
--- returns an array: the members of the set
+-- returns the Unix ms where it is too late; else an array: the members of the set
 
 local user, cursor, who, log_ttl = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local order = time[1] .. string.format('%06d', time[2])
+if now > tonumber(ARGV[3]) then return now end
 local MOST = 32 -- notes of a user
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks

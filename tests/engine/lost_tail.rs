@@ -266,3 +266,23 @@ async fn what_was_cut_or_collapsed_is_not_lost() {
     let page = redis.look(newer, newer).await;
     assert_eq!((ids(&page), page.whole), (vec![next], true));
 }
+
+#[tokio::test]
+async fn a_session_that_has_moved_here_does_not_yield_to_where_older_data_have_it() {
+    let (here, user) = (Kind::Redis.stage().await, user("42"));
+    let there = here.another("node-2").await;
+    let keys = ["user:42", "nodes:{user:42}", "cursor:{user:42}"];
+    there.connect(&user, "tab").await;
+    for key in keys {
+        let _: i64 = here.ask(&["COPY", key, &format!("kept:{key}")]);
+    }
+    here.time_passes(Duration::from_millis(5)).await;
+    let moved = here.connect(&user, "tab").await;
+    for key in keys {
+        let _: i64 = here.ask(&["COPY", &format!("kept:{key}"), key, "REPLACE"]);
+    }
+    let mode = Mode::Resume { order: moved.order, told: Told::default() };
+    let resumed = here.try_connect(&user, "tab", mode, Some(moved.position)).await;
+    assert!(matches!(resumed, Connected::Registered(_)), "{resumed:?}");
+    assert_eq!(here.sessions(&user).await, ["tab@node-1"]);
+}

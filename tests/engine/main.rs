@@ -15,6 +15,7 @@ mod histories;
 mod ingress_lease;
 mod keys;
 mod lasting;
+mod late;
 mod lost_tail;
 mod many_nodes;
 mod memory;

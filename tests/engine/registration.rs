@@ -1,6 +1,6 @@
 //! Who may register: limits, replacement, resumption, and their order.
 
-use switchboard::engine::{Connect, Connected, Mode};
+use switchboard::engine::{self, Connect, Connected, Mode};
 use switchboard::id::EventId;
 
 use crate::recorder::Told;
@@ -89,7 +89,8 @@ async fn a_newer_connection_elsewhere_replaces_and_is_not_taken_back() {
         .await;
     assert_eq!(told, ("42".to_owned(), "tab".to_owned(), new.order));
 
-    let yielded = a.try_connect(&user, "tab", RESUME, Some(old.position)).await;
+    let mode = Mode::Resume { order: old.order, told: engine::Told::default() };
+    let yielded = a.try_connect(&user, "tab", mode, Some(old.position)).await;
     assert!(matches!(yielded, Connected::Replaced), "{yielded:?}");
     assert_eq!(a.sessions(&user).await, ["tab@node-2"]);
     // The end of the old socket takes nothing of the new one away.

@@ -12,6 +12,7 @@ use switchboard::engine::{
 };
 use switchboard::id::{ClientId, EventId, NodeId, UserId};
 use switchboard::metrics::Metrics;
+use switchboard::metrics::clock::Clock;
 use switchboard::protocol::publish::Data;
 
 use crate::recorder::Recorder;
@@ -76,6 +77,7 @@ pub struct Stage {
     pub id: NodeId,
     options: Options,
     server: Option<Arc<RedisServer>>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Kind {
@@ -97,7 +99,15 @@ impl Kind {
                     log_length: options.log_length,
                     max_sessions_per_user: options.max_sessions,
                 }));
-                let stage = Stage { kind: self, engine, node: Arc::default(), id, options, server: None };
+                let stage = Stage {
+                    kind: self,
+                    engine,
+                    node: Arc::default(),
+                    id,
+                    options,
+                    server: None,
+                    metrics: None,
+                };
                 stage.start().await;
                 stage
             }
@@ -133,8 +143,9 @@ impl Stage {
         };
         let id = config.node.clone();
         let metrics = Arc::new(Metrics::new(id.as_str(), SCRIPTS).unwrap());
-        let engine = Arc::new(RedisEngine::new(server.topology(), config, metrics));
-        Self { kind: Kind::Redis, engine, node: Arc::default(), id, options, server: Some(server) }
+        let engine = Arc::new(RedisEngine::new(server.topology(), config, metrics.clone()));
+        let (server, metrics) = (Some(server), Some(metrics));
+        Self { kind: Kind::Redis, engine, node: Arc::default(), id, options, server, metrics }
     }
 
     async fn start(&self) {
@@ -187,6 +198,11 @@ impl Stage {
             command.arg(word);
         }
         command.query(&mut self.server.as_ref().unwrap().db()).unwrap()
+    }
+
+    /// What the engine takes Redis' clock for.
+    pub fn clock(&self) -> &Clock {
+        &self.metrics.as_ref().unwrap().clock
     }
 
     /// Lets time pass by the engine's own clock: of memory at once, of Redis by waiting for its clock.

@@ -26,6 +26,23 @@ async fn whoever_was_told_of_a_gap_in_a_log_that_is_gone_stands_at_its_end() {
 }
 
 #[tokio::test]
+async fn a_gap_in_what_is_gone_is_told_to_everyone_and_not_to_the_first_alone() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.connect(&user, "a").await;
+    stage.connect(&user, "b").await;
+    let seen = stage.publish_plain(&user, "seen").await;
+    stage.disconnect(&user, "a", None).await;
+    stage.disconnect(&user, "b", None).await;
+    stage.publish_plain(&user, "missed").await;
+    let _: i64 = stage.ask(&["DEL", LOG, "cursor:{user:42}"]);
+    for client in ["a", "b"] {
+        assert!(!stage.connect_since(&user, client, seen).await.whole, "{client}");
+    }
+    let began = stage.connect(&user, "c").await;
+    assert!(began.whole && stage.connect_since(&user, "c", began.position).await.whole);
+}
+
+#[tokio::test]
 async fn whoever_comes_in_the_first_moment_of_a_data_set_may_come_back_to_it() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     let (seconds, micros): (u64, u64) = stage.ask(&["TIME"]);

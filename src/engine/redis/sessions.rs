@@ -1,5 +1,8 @@
 //! Sessions in Redis: connect, disconnect, heartbeat.
 
+mod disconnect;
+pub mod late;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +18,7 @@ use crate::engine::{
     Connect, Connected, LeaseState, LogEvent, MAX_BEATS, Mode, Registration, Told, Unavailable, UserLease,
 };
 use crate::id::{ClientId, EventId, NodeId, UserId};
+pub use disconnect::{End, Ended, disconnect, each as disconnect_each};
 
 /// Sessions of one script call: 32 keep Redis for 0.7 ms; 50 for more than one, and cost as much for each.
 pub const MAX_CONNECTS: usize = 32;
@@ -71,10 +75,13 @@ async fn connect_some(
     let served = list(context, "SADD", &context.config.node, users);
     let slots = connects.iter().map(|connect| user_slot(context, &connect.user));
     let groups = Groups::new(slots, MAX_CONNECTS);
-    let mut calls: Vec<_> = groups.iter().map(|group| script(context, connects, group)).collect();
+    let script = |group: &[usize], until| script(context, connects, group, until);
+    let until = late::until(context);
+    let mut calls: Vec<_> = groups.iter().map(|group| script(group, until)).collect();
     // The first user makes the key anew, and this node may die before its next beat. Its answer, the last, is no group's.
     calls.push(keep_served(context));
-    let (served, answers) = context.link.run_after(served, calls).await;
+    let (served, mut answers) = context.link.run_after(served, calls).await;
+    late::again(context, &groups, &mut answers, script).await;
 
     let (mut told, mut whose) = (redis::pipe(), Vec::new());
     let mut outcomes = groups.outcomes(answers, |place, answer| {
@@ -155,9 +162,9 @@ pub fn look_at_served(context: &Context, users: usize, served: Result<i64, Unava
     }
 }
 
-/// The script call for those of a batch that share a slot.
-fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::Cmd {
-    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 6 + 7 * group.len());
+/// The script call for those of a batch that share a slot; nobody waits for it after `until`.
+fn script(context: &Context, connects: &[&Connect], group: &[usize], until: u64) -> redis::Cmd {
+    let mut call = scripts::call(&scripts::CONNECT, 4 * group.len(), 7 + 7 * group.len());
     for place in group {
         user_keys(context, &mut call, &connects[*place].user);
     }
@@ -170,7 +177,8 @@ fn script(context: &Context, connects: &[&Connect], group: &[usize]) -> redis::C
         .arg(ms(context.config.log_ttl))
         .arg(context.config.max_sessions_per_user)
         .arg(whole_since.unwrap_or(NEVER_MS))
-        .arg(context.config.log_length);
+        .arg(context.config.log_length)
+        .arg(until);
     let text = |id: Option<EventId>| id.map_or_else(String::new, |id| id.to_string());
     let known = |id: EventId| text(Some(id).filter(|id| *id != EventId::ZERO));
     for place in group {
@@ -266,82 +274,6 @@ fn log_events(value: Value) -> Result<Vec<LogEvent>, Unavailable> {
         });
     }
     Ok(events)
-}
-
-/// A session that is off its user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// And nothing more is to be done.
-    Told,
-    /// Its user still counts as served here, since `presence` does not say yet that nobody is left.
-    Untold,
-}
-
-/// A user, which of their sessions ends (`*`: all that a node has; empty: none, where only `presence` is to be told), and
-/// what it has confirmed.
-pub type End<'a> = (&'a UserId, &'a str, Option<EventId>);
-
-/// The calls that take sessions off their users, of at most `most` each: those that `node` has.
-pub fn disconnects(
-    context: &Context,
-    node: &NodeId,
-    ends: &[End<'_>],
-    most: usize,
-) -> (Groups, redis::Pipeline) {
-    let groups = Groups::new(ends.iter().map(|(user, ..)| user_slot(context, user)), most);
-    let mut calls = redis::pipe();
-    for group in groups.iter() {
-        let mut call = scripts::call(&scripts::DISCONNECT, 4 * group.len(), 2 + 2 * group.len());
-        for place in group {
-            user_keys(context, &mut call, ends[*place].0);
-        }
-        call.arg(node.as_str()).arg(ms(context.config.log_ttl));
-        for place in group {
-            let (_, client, confirmed) = ends[*place];
-            call.arg(client).arg(confirmed.map_or_else(String::new, |confirmed| confirmed.to_string()));
-        }
-        calls.add_command(call);
-    }
-    (groups, calls)
-}
-
-/// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.
-pub async fn disconnect(context: &Context, ends: &[End<'_>]) -> Vec<Result<Ended, Unavailable>> {
-    if let Err(refused) = context.link.is_trusted() {
-        return ends.iter().map(|_| Err(refused.clone())).collect();
-    }
-    let (groups, calls) = disconnects(context, &context.config.node, ends, MAX_CONNECTS);
-    let answers = context.link.run_each(&calls).await;
-
-    let (mut owed, mut unserved) = (Owed::default(), Vec::new());
-    let mut outcomes = groups.outcomes(answers, |place, answer| {
-        let (user, ..) = ends[place];
-        // Where it is passed over it stays listed, for whoever clears up: perhaps its keys are whole by then.
-        let Some(edges) = context.broken.item_of(user, reply::text(&answer)?) else {
-            return Ok(Ended::Told);
-        };
-        let another_shape = || Unavailable::new("disconnect.lua answered with another shape");
-        let (others_here, edges) = edges.split_once(' ').ok_or_else(another_shape)?;
-        if others_here == "0" {
-            unserved.push(user);
-        }
-        owed.add(user, edges);
-        Ok(Ended::Told)
-    });
-    // First told, then let go of: a survivor finds what is owed by the users that this node served.
-    let rest = match owed.tell(context).await {
-        Ok(mut settle) => {
-            if !unserved.is_empty() {
-                settle.add_command(list(context, "SREM", &context.config.node, unserved.into_iter()));
-            }
-            context.link.run(&settle).await.map(drop)
-        }
-        Err(error) => Err(error),
-    };
-    if rest.is_err() {
-        outcomes.iter_mut().flatten().for_each(|ended| *ended = Ended::Untold);
-    }
-    outcomes
 }
 
 /// Renews leases. On a Cluster some may be renewed and others not; each has its own outcome.

@@ -3,6 +3,7 @@
 use redis::{Value, cmd};
 
 use super::inbox::Hints;
+use super::sessions::late;
 use super::{Context, broken, inbox, ms, reply, scripts};
 use crate::engine::Unavailable;
 use crate::id::{ClientId, NodeId, UserId};
@@ -62,10 +63,17 @@ pub async fn sign_out(
     user: &UserId,
     client: Option<&ClientId>,
 ) -> Result<(), Unavailable> {
-    let mut call = scripts::call(&scripts::SIGNOUT, 2, 2);
-    call.arg(context.keys.user(user)).arg(context.keys.cursor(user));
-    call.arg(client.map_or("*", ClientId::as_str)).arg(ms(context.config.log_ttl));
-    let mut nodes: Vec<NodeId> = members_of(broken::ask(context, user, call).await?)?
+    let call = |until: u64| {
+        let mut call = scripts::call(&scripts::SIGNOUT, 2, 3);
+        call.arg(context.keys.user(user)).arg(context.keys.cursor(user));
+        call.arg(client.map_or("*", ClientId::as_str)).arg(ms(context.config.log_ttl)).arg(until);
+        call
+    };
+    let mut members = broken::ask(context, user, call(late::until(context))).await?;
+    if let Some(until) = late::until_by(context, &members) {
+        members = broken::ask(context, user, call(until)).await?;
+    }
+    let mut nodes: Vec<NodeId> = members_of(members)?
         .into_iter()
         .filter(|(its_client, _)| client.is_none_or(|client| client == its_client))
         .map(|(_, node)| node)

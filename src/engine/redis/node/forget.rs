@@ -80,8 +80,7 @@ async fn forget_users(
     users: &[UserId],
 ) -> (Vec<UserId>, Result<(), Unavailable>) {
     let all: Vec<sessions::End> = users.iter().map(|user| (user, "*", None)).collect();
-    let (groups, calls) = sessions::disconnects(context, node, &all, FORGET);
-    let answers = context.link.probe_each(&calls).await;
+    let (groups, answers) = sessions::disconnect_each(context, node, &all, FORGET, false).await;
     let mut owed = Owed::default();
     let outcomes = groups.outcomes(answers, |place, answer| {
         let answer = context.broken.item_of(&users[place], reply::text(&answer)?);
