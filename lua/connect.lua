@@ -59,7 +59,7 @@ local clock = whole_since < now + A_DAY and empty_since or string.format('%d-0',
 -- Positions of clients that are gone: so many are kept when there are more than so many of all.
 local KEPT_POSITIONS, MOST_POSITIONS = 512, 1024
 local PAGE_ENTRIES, PAGE_BYTES, CHUNK = 64, 262144, 16 -- a page is what one session may hold in memory
-local COUNT_BYTES, CALL_BYTES = 1048576, 524288
+local COUNT_BYTES, CALL_BYTES, ENTRY = 1048576, 262144, 256 -- an entry costs as much as so many bytes, however small it is
 local spent = 0 -- bytes of events that this call has read
 
 local function ms_of(id)
@@ -203,7 +203,7 @@ local function read(log, cursor, from, client, count)
     for _, entry in ipairs(chunk) do
       local event = named(entry[2])
       local full = #entries >= 3 * PAGE_ENTRIES or bytes >= PAGE_BYTES
-      counted, spent = counted + #event.data, spent + #event.data
+      counted, spent = counted + ENTRY + #event.data, spent + ENTRY + #event.data
       if event.prev ~= after and newer(before(cursor, entry), after) then unbroken = false end
       local mine = (not event.client or event.client == client) and event.except ~= client
       if mine then

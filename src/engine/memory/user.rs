@@ -17,6 +17,8 @@ const KEPT_POSITIONS: usize = 512;
 const MOST_POSITIONS: usize = 1024;
 /// Beyond so much what is still to come is no longer counted.
 const COUNT_BYTES: usize = 1024 * 1024;
+/// As which an entry counts, however small it is.
+const ENTRY: usize = 256;
 
 pub(super) struct Entry {
     pub(super) id: EventId,
@@ -162,7 +164,7 @@ impl User {
                 page.more = true;
                 break;
             }
-            counted += entry.data.as_bytes().len();
+            counted += ENTRY + entry.data.as_bytes().len();
             if entry.is_for(client) {
                 page.replayed += u64::from(!full || mode == Mode::New);
                 if !full {
