@@ -19,6 +19,7 @@ use crate::engine::{
 };
 use crate::id::{ClientId, EventId, NodeId, UserId};
 pub use disconnect::{End, Ended, disconnect, each as disconnect_each};
+use late::Awaited;
 
 /// Sessions of one script call: 32 keep Redis for 0.7 ms; 50 for more than one, and cost as much for each.
 pub const MAX_CONNECTS: usize = 32;
@@ -76,12 +77,12 @@ async fn connect_some(
     let slots = connects.iter().map(|connect| user_slot(context, &connect.user));
     let groups = Groups::new(slots, MAX_CONNECTS);
     let script = |group: &[usize], until| script(context, connects, group, until);
-    let until = late::until(context);
-    let mut calls: Vec<_> = groups.iter().map(|group| script(group, until)).collect();
+    let awaited = Awaited::now(context);
+    let mut calls: Vec<_> = groups.iter().map(|group| script(group, awaited.until)).collect();
     // The first user makes the key anew, and this node may die before its next beat. Its answer, the last, is no group's.
     calls.push(keep_served(context));
-    let (served, mut answers) = context.link.run_after(served, calls).await;
-    late::again(context, &groups, &mut answers, script).await;
+    let (served, answers) = context.link.run_after(served, calls).await;
+    let answers = awaited.hear_each(context, &groups, answers, script).await;
 
     let (mut told, mut whose) = (redis::pipe(), Vec::new());
     let mut outcomes = groups.outcomes(answers, |place, answer| {

@@ -3,7 +3,7 @@
 use redis::{Value, cmd};
 
 use super::inbox::Hints;
-use super::sessions::late;
+use super::sessions::late::Awaited;
 use super::{Context, broken, inbox, ms, reply, scripts};
 use crate::engine::Unavailable;
 use crate::id::{ClientId, NodeId, UserId};
@@ -69,11 +69,9 @@ pub async fn sign_out(
         call.arg(client.map_or("*", ClientId::as_str)).arg(ms(context.config.log_ttl)).arg(until);
         call
     };
-    let mut members = broken::ask(context, user, call(late::until(context))).await?;
-    if let Some(until) = late::until_by(context, &members) {
-        members = broken::ask(context, user, call(until)).await?;
-    }
-    let mut nodes: Vec<NodeId> = members_of(members)?
+    let ask = async |until: u64| broken::ask(context, user, call(until)).await;
+    let awaited = Awaited::now(context);
+    let mut nodes: Vec<NodeId> = members_of(awaited.hear(ask(awaited.until).await, ask).await?)?
         .into_iter()
         .filter(|(its_client, _)| client.is_none_or(|client| client == its_client))
         .map(|(_, node)| node)

@@ -2,7 +2,8 @@
 
 use redis::Value;
 
-use super::{MAX_CONNECTS, late, list, user_keys, user_slot};
+use super::late::Awaited;
+use super::{MAX_CONNECTS, list, user_keys, user_slot};
 use crate::engine::Unavailable;
 use crate::engine::redis::presence::Owed;
 use crate::engine::redis::slot::Groups;
@@ -44,16 +45,16 @@ pub async fn each(
         }
         call
     };
-    let (mut calls, until) = (redis::pipe(), late::until(context));
+    let (mut calls, awaited) = (redis::pipe(), Awaited::now(context));
     for group in groups.iter() {
-        calls.add_command(call(group, until));
+        calls.add_command(call(group, awaited.until));
     }
-    let mut answers = match is_trusted {
+    let answers = match is_trusted {
         true => context.link.run_each(&calls).await,
         false => context.link.probe_each(&calls).await,
     };
-    late::again(context, &groups, &mut answers, call).await;
-    (groups, answers)
+    let heard = awaited.hear_each(context, &groups, answers, call).await;
+    (groups, heard)
 }
 
 /// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.

@@ -3,43 +3,59 @@
 //! What the network held back comes when that is there again, on a connection that was given up. By then the client may be
 //! here again, or elsewhere: an older beginning or end of its session must not undo that.
 
+use std::time::Duration;
+
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 
 use crate::engine::Unavailable;
 use crate::engine::redis::slot::Groups;
 use crate::engine::redis::wire::RESPONSE_TIMEOUT;
 use crate::engine::redis::{Context, ms};
 
-/// Until when somebody waits for what is asked now, Unix ms by Redis' clock.
-pub fn until(context: &Context) -> u64 {
-    after(context, context.metrics.clock.now_us() / 1000)
+type Answer = Result<Value, Unavailable>;
+
+/// A call that is made now, and awaited for as long as an answer may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Awaited {
+    since: Instant,
+    span: Duration,
+    /// Until when, Unix ms by Redis' clock as far as that is known.
+    pub until: u64,
 }
 
-fn after(context: &Context, now_ms: u64) -> u64 {
-    now_ms + ms(RESPONSE_TIMEOUT + context.config.wait_timeout)
-}
-
-/// The same, where a call was too late by a clock that is ahead of what is known of it: it has answered with its time, and
-/// somebody did wait for that. None where it was not too late.
-pub fn until_by(context: &Context, answer: &Value) -> Option<u64> {
-    match answer {
-        Value::Int(now_ms) => Some(after(context, u64::try_from(*now_ms).unwrap_or_default())),
-        _ => None,
+impl Awaited {
+    /// From now on.
+    pub fn now(context: &Context) -> Self {
+        let span = RESPONSE_TIMEOUT + context.config.wait_timeout;
+        Self { since: Instant::now(), span, until: context.metrics.clock.now_us() / 1000 + ms(span) }
     }
-}
 
-/// Makes those calls once more that were too late, each with an `until` of its own.
-pub async fn again(
-    context: &Context,
-    groups: &Groups,
-    answers: &mut [Result<Value, Unavailable>],
-    call: impl Fn(&[usize], u64) -> Cmd,
-) {
-    for (group, answer) in groups.iter().zip(answers) {
-        if let Ok(value) = answer
-            && let Some(until) = until_by(context, value)
-        {
-            *answer = context.link.probe_one(call(group, until)).await;
+    /// What came of a call, which answers with Redis' time where it comes too late. Where it is awaited all the same, that
+    /// clock is ahead of what is known of it, and `again` makes the call until then.
+    pub async fn hear(&self, answer: Answer, again: impl AsyncFnOnce(u64) -> Answer) -> Answer {
+        match answer {
+            Ok(Value::Int(_)) if self.since.elapsed() >= self.span => {
+                Err(Unavailable::new("a call came to Redis when nobody waited for it any more"))
+            }
+            Ok(Value::Int(now_ms)) => again(u64::try_from(now_ms).unwrap_or_default() + ms(self.span)).await,
+            heard => heard,
         }
+    }
+
+    /// The same of a call for each group; `call` makes it.
+    pub async fn hear_each(
+        &self,
+        context: &Context,
+        groups: &Groups,
+        answers: Vec<Answer>,
+        call: impl Fn(&[usize], u64) -> Cmd,
+    ) -> Vec<Answer> {
+        let mut heard = Vec::with_capacity(answers.len());
+        for (group, answer) in groups.iter().zip(answers) {
+            let again = async |until| context.link.probe_one(call(group, until)).await;
+            heard.push(self.hear(answer, again).await);
+        }
+        heard
     }
 }
