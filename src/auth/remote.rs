@@ -46,9 +46,23 @@ struct State {
 /// A URL that can be asked: `http://` or `https://`, and no credentials in it, which would end in logs.
 pub fn url(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
-    let known = matches!(uri.scheme_str(), Some("http" | "https"));
-    let host = uri.authority().is_some_and(|host| !host.as_str().contains('@') && !host.host().is_empty());
-    (known && host).then_some(uri)
+    let standard = match uri.scheme_str()? {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let host = uri.authority().filter(|host| !host.as_str().contains('@') && !host.host().is_empty())?;
+    port(host.as_str(), standard).map(|_| uri)
+}
+
+/// The port that stands behind a URL's host, `standard` where none does. One that cannot be read is none: it must not
+/// silently become the standard one, as it does for `http::Uri`.
+pub fn port(authority: &str, standard: u16) -> Option<u16> {
+    let after_host = authority.rsplit(']').next()?;
+    match after_host.rsplit_once(':') {
+        Some((_, port)) => port.parse().ok().filter(|port| *port != 0),
+        None => Some(standard),
+    }
 }
 
 impl Remote {
@@ -138,6 +152,12 @@ mod tests {
         }
         for bad in ["", "h", "/etc/keys", "ftp://h/", "http://", "http://u:p@h/", "https:///x"] {
             assert!(url(bad).is_none(), "{bad}");
+        }
+        for port in ["", "0", "99999", "$API_PORT", "${API_PORT}", "http"] {
+            for host in ["h", "127.0.0.1", "[::1]"] {
+                assert!(url(&format!("http://{host}:{port}")).is_none(), "{host} {port}");
+                assert!(url(&format!("https://{host}:{port}/x")).is_none(), "{host} {port}");
+            }
         }
     }
 }

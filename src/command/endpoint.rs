@@ -4,6 +4,7 @@
 use hyper::Uri;
 
 use super::Failure;
+use crate::auth::remote::port;
 use crate::settings::read::{BARE, Reader, Source, first_token, is_bare};
 
 /// A node's port, from here.
@@ -129,13 +130,7 @@ fn parse(url: &str, from: &str) -> Option<Endpoint> {
         "wss" | "https" => (true, 443),
         _ => return None,
     };
-    let authority = uri.authority()?;
-    // A port that cannot be read must not silently become the standard one.
-    let after_host = authority.as_str().rsplit(']').next()?;
-    let port = match after_host.rsplit_once(':') {
-        Some((_, port)) => port.parse().ok().filter(|port| *port != 0)?,
-        None => standard,
-    };
+    let port = port(uri.authority()?.as_str(), standard)?;
     let host = uri.host()?.trim_matches(['[', ']']);
     (!host.is_empty()).then(|| Endpoint {
         secure,

@@ -126,7 +126,8 @@ fn api(r: &mut Reader) -> Option<Option<Uri>> {
     let path = r.value("auth-path", "a path that begins with /, like /socket/auth", |path| {
         path.starts_with('/').then(|| path.to_owned())
     });
-    let allowed = "a URL like https://api.example.com, without credentials";
+    let allowed =
+        "a URL like https://api.example.com, with a port from 1 to 65535 if any, without credentials";
     let base = r.optional("api-server-url", allowed, |base| {
         let base = base.trim_end_matches('/');
         (remote::url(base).is_some() && !base.contains(['?', '#'])).then(|| base.to_owned())
@@ -157,9 +158,9 @@ fn public_key(r: &mut Reader, given: &str) -> Option<Key> {
 
 fn jwks(r: &mut Reader, given: &str) -> Option<Source> {
     if given.contains("://") {
-        let url =
-            r.value("jwt-jwks", "a file, or an http:// or https:// URL without credentials", remote::url);
-        return url.map(Source::Url);
+        let allowed =
+            "a file, or an http:// or https:// URL with a port from 1 to 65535 if any, without credentials";
+        return r.value("jwt-jwks", allowed, remote::url).map(Source::Url);
     }
     let text = std::fs::read(given).map_err(|error| error.to_string());
     match text.and_then(|text| set_of(&text).map_err(str::to_owned)) {

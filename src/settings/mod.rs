@@ -18,6 +18,7 @@ use ipnet::IpNet;
 
 use crate::auth;
 use crate::auth::origin::Origins;
+use crate::auth::remote::port;
 use crate::id::NodeId;
 use crate::session::Limits;
 use access::Access;
@@ -260,11 +261,16 @@ fn node_id(r: &mut Reader) -> Option<NodeId> {
 /// The outer option is none where it is off, the inner where it is not set.
 fn url(r: &mut Reader, flag: &str) -> Option<Option<String>> {
     let schemes = ["ws://", "wss://", "http://", "https://"];
-    let allowed = format!("a URL without spaces that begins with {}, {BARE}", schemes.join(", "));
+    let allowed = format!(
+        "a URL without spaces that begins with {}, with a port from 1 to 65535 if any, {BARE}",
+        schemes.join(", ")
+    );
     r.optional(flag, &allowed, |text| {
         let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme))?;
         let whole = !rest.is_empty() && !rest.contains(char::is_whitespace);
-        (whole && is_bare(text)).then(|| text.to_owned())
+        // Which port is the standard one does not matter here.
+        let host = rest.split(['/', '?', '#']).next().filter(|host| port(host, 80).is_some());
+        (whole && host.is_some() && is_bare(text)).then(|| text.to_owned())
     })
 }
 

@@ -137,6 +137,23 @@ fn addresses_that_are_told_to_others_have_no_secret_in_them() {
 }
 
 #[test]
+fn a_port_that_cannot_be_read_is_no_other_one() {
+    for (flag, scheme) in
+        [("api-server-url", "http"), ("jwt-jwks", "https"), ("client-url", "wss"), ("worker-url", "ws")]
+    {
+        for bad in ["h:$API_PORT", "127.0.0.1:99999", "[::1]:0", "h:"] {
+            let url = format!("{scheme}://{bad}/x");
+            let told = parse(&[(flag, &url)], &[], &[]).unwrap_err();
+            assert!(told.starts_with(&format!("--{flag} (")) && told.contains(&format!("{url:?}")), "{told}");
+            assert!(told.contains("a port from 1 to 65535") && told.lines().count() == 1, "{told}");
+        }
+        for good in ["h", "h:1", "[::1]", "[::1]:65535/x"] {
+            assert!(parse(&[(flag, &format!("{scheme}://{good}"))], &[], &[]).is_ok(), "{flag} {good}");
+        }
+    }
+}
+
+#[test]
 fn ingress_streams_are_names_of_their_own() {
     let streams = |text: &str| {
         let env = [("REDIS_URL", "redis://h"), ("INGRESS", text)];
