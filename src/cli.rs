@@ -301,7 +301,7 @@ pub fn parse() -> Cli {
     };
     let mut reader = Reader::new(given, |name| std::env::var(name).ok(), &dot_env.variables);
     reader.refuse_what_is_no_text(std::env::vars_os());
-    reader.mistakes.extend(dot_env.mistakes);
+    reader.refuse_lines(dot_env.mistakes);
     match subcommand {
         "health" => Cli::Health(reader),
         "check" => Cli::Check(reader, Check { json: flags.get_flag("json") }),

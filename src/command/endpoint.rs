@@ -28,10 +28,11 @@ impl Endpoint {
     /// The worker port, with the first of the worker tokens.
     ///
     /// # Errors
-    /// Where the settings name no address.
+    /// Where the settings name no address, or a token that cannot be had.
     pub fn worker(reader: &mut Reader) -> Result<Self, Failure> {
         let mut endpoint = Self::find(reader, "worker-url", "worker-port")?;
-        endpoint.token = reader.given("worker-token").and_then(first_token).map(str::to_owned);
+        let token = reader.given("worker-token").and_then(first_token).map(str::to_owned);
+        endpoint.token = checked(reader, &["worker-token"], Some(token))?;
         Ok(endpoint)
     }
 
@@ -61,11 +62,11 @@ impl Endpoint {
             let usual = if port == "worker-port" { 4001 } else { 4000 };
             let allowed = format!("an address like ws://host:{usual}, wss://, http:// or https://, {BARE}");
             let found = reader.value(url, &allowed, |given| parse(given, &from));
-            return found.ok_or_else(|| mistakes(reader));
+            return checked(reader, &[url], found);
         }
-        let Some((host, number)) = here(reader, port).filter(|_| reader.mistakes.is_empty()) else {
-            return Err(mistakes(reader));
-        };
+        let found = here(reader, port);
+        // A URL that could not be read may have been that of another node.
+        let (host, number) = checked(reader, &["bind", port, url], found)?;
         Ok(Self {
             secure: false,
             host,
@@ -110,10 +111,13 @@ pub fn here(reader: &mut Reader, port: &str) -> Option<(String, u16)> {
     Some((host, u16::try_from(port).ok()?))
 }
 
-/// All that is off with the settings that were read so far, one line for each.
-pub fn mistakes(reader: &Reader) -> Failure {
-    let mistakes: Vec<_> = reader.mistakes.iter().map(|mistake| mistake.0.as_str()).collect();
-    Failure::Usage(mistakes.join("\n"))
+/// What these settings came to.
+///
+/// # Errors
+/// All that is off with them, one line for each.
+pub fn checked<T>(reader: &Reader, flags: &[&str], found: Option<T>) -> Result<T, Failure> {
+    let mistakes = reader.mistakes_with(flags).join("\n");
+    found.filter(|_| mistakes.is_empty()).ok_or(Failure::Usage(mistakes))
 }
 
 fn named(flag: &str, source: Source) -> String {
@@ -145,6 +149,7 @@ fn parse(url: &str, from: &str) -> Option<Endpoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::read::Mistake;
 
     fn reader(flags: &[(&str, &str)], env: &[(&str, &str)]) -> Reader {
         Reader::of_tests(flags, env, &[])
@@ -192,5 +197,33 @@ mod tests {
             matches!(told, Failure::Usage(told) if told.contains("--worker-url") && told.contains("\"relay\""))
         );
         assert!(Endpoint::worker(&mut reader(&[("worker-port", "0")], &[])).is_err());
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_read_stops_those_that_use_it() {
+        let lost = |name: &str| format!("{name}_FILE \"/nowhere\" cannot be read");
+        for url in [&[][..], &[("worker-url", "ws://relay:7")]] {
+            let worker = |flags: &[(&str, &str)], name: &str| {
+                Endpoint::worker(&mut reader(&[url, flags].concat(), &[(name, "/nowhere")]))
+            };
+            let told = worker(&[], "WORKER_TOKEN_FILE").unwrap_err();
+            assert!(matches!(told, Failure::Usage(told) if told.starts_with(&lost("WORKER_TOKEN"))));
+            let to = worker(&[("worker-token", "abc")], "WORKER_TOKEN_FILE").unwrap();
+            assert_eq!(to.token.as_deref(), Some("abc"), "the flag's");
+            assert!(worker(&[], "JWT_SECRET_FILE").is_ok(), "not used");
+            let mut client = reader(&[("client-url", "ws://relay:7")], &[("WORKER_TOKEN_FILE", "/nowhere")]);
+            assert!(Endpoint::client(&mut client, None).is_ok(), "not used");
+        }
+        let line = |flags: &[(&str, &str)], lost: &'static str| {
+            let mut reader = reader(flags, &[("WORKER_SOCKET_PORT", "7")]);
+            reader.refuse_lines(vec![Mistake("line 1".to_owned(), vec![lost])]);
+            Endpoint::worker(&mut reader).map(|to| to.authority()).ok()
+        };
+        assert_eq!(line(&[], "worker-url"), None, "it may have named another node");
+        assert_eq!(line(&[("worker-url", "ws://relay:8")], "worker-url").as_deref(), Some("relay:8"));
+        assert_eq!(line(&[], "worker-port").as_deref(), Some("127.0.0.1:7"), "the environment wins over it");
+        assert_eq!(line(&[("worker-url", "ws://relay:8")], "worker-token"), None);
+        let given = [("worker-url", "ws://relay:8"), ("worker-token", "abc")];
+        assert_eq!(line(&given, "worker-token").as_deref(), Some("relay:8"));
     }
 }

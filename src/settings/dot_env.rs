@@ -18,15 +18,16 @@ pub struct DotEnv {
     pub passed_over: Vec<usize>,
 }
 
-fn is_setting(line: &str) -> bool {
-    names_setting(line.split(['=', ':']).next().unwrap_or_default())
+/// The flag of the setting that a line is for, if any.
+fn flag_of(line: &str) -> Option<&'static str> {
+    flag_named(line.split(['=', ':']).next().unwrap_or_default())
 }
 
-fn names_setting(name: &str) -> bool {
+fn flag_named(name: &str) -> Option<&'static str> {
     let name = name.trim();
     let name = name.strip_prefix("export ").unwrap_or(name).trim();
     let name = name.strip_suffix("_FILE").unwrap_or(name);
-    SETTINGS.iter().any(|setting| name == setting.env)
+    SETTINGS.iter().find(|setting| name == setting.env).map(|setting| setting.flag)
 }
 
 /// Reads `.env` in the working directory; nothing where there is no such file.
@@ -41,7 +42,9 @@ pub fn read() -> DotEnv {
         }
         Err(error) if error.kind() == ErrorKind::NotFound => DotEnv::default(),
         Err(error) => {
-            DotEnv { mistakes: vec![Mistake(format!(".env cannot be read: {error}"))], ..DotEnv::default() }
+            let all = SETTINGS.iter().map(|setting| setting.flag).collect();
+            let mistakes = vec![Mistake(format!(".env cannot be read: {error}"), all)];
+            DotEnv { mistakes, ..DotEnv::default() }
         }
     }
 }
@@ -59,13 +62,15 @@ fn parse(text: &str) -> DotEnv {
                 let (first, count) = (bad.lines().next().unwrap_or_default(), bad.lines().count().max(1));
                 let mut places = text.lines().enumerate().filter(|(_, line)| line.contains(first)).peekable();
                 let number = places.peek().map_or(0, |(place, _)| place + 1);
-                let lines = |place| text.lines().skip(place).take(count);
-                if places.any(|(place, _)| lines(place).any(is_setting)) {
-                    read.mistakes.push(Mistake(format!(
-                        ".env, line {number}: must be NAME=value; where value begins with a quote, one ends it, and nothing but a comment follows"
-                    )));
-                } else {
+                let lines = |(place, _)| text.lines().skip(place).take(count);
+                let flags: Vec<_> = places.flat_map(lines).filter_map(flag_of).collect();
+                if flags.is_empty() {
                     read.passed_over.push(number);
+                } else {
+                    let told = format!(
+                        ".env, line {number}: must be NAME=value; where value begins with a quote, one ends it, and nothing but a comment follows"
+                    );
+                    read.mistakes.push(Mistake(told, flags));
                 }
             }
         }
@@ -106,7 +111,7 @@ fn literal(text: &str) -> String {
 
 /// The name and the value of a line that gives one a value.
 fn assignment(line: &str) -> Option<(&str, &str)> {
-    let colon = line.split_once(": ").filter(|(name, _)| names_setting(name));
+    let colon = line.split_once(": ").filter(|(name, _)| flag_named(name).is_some());
     let (name, value) = colon.or_else(|| line.split_once('='))?;
     let value = value.trim_start();
     (!name.trim_start().starts_with('#') && !value.starts_with('#')).then_some((name, value))
@@ -170,7 +175,7 @@ mod tests {
             ("APP=\"secret\nWORKER_TOKEN=abc\n", 1),
         ] {
             let read = parse(text);
-            let [Mistake(told)] = &read.mistakes[..] else { panic!("{text}: {read:?}") };
+            let [Mistake(told, _)] = &read.mistakes[..] else { panic!("{text}: {read:?}") };
             assert!(told.starts_with(&format!(".env, line {number}: ")), "{told}");
             assert!(!told.contains("secret") && !told.contains("hunter2"), "{told}");
         }

@@ -53,9 +53,9 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// One mistake: which setting, what it was, what is allowed.
+/// One mistake: which setting, what it was, what is allowed; and the flags of those that it leaves without their value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake(pub String);
+pub struct Mistake(pub String, pub Vec<&'static str>);
 
 /// What was given, and what was wrong with it.
 pub struct Reader {
@@ -109,24 +109,42 @@ impl Reader {
     /// Notes each variable that stands for a setting and is not text: it must not count as one that is not set.
     pub fn refuse_what_is_no_text(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) {
         for (name, _) in variables.filter(|(_, value)| value.to_str().is_none()) {
-            let of_it = |setting: &&Setting| name == setting.env || name == *format!("{}_FILE", setting.env);
-            if let Some(setting) = SETTINGS.iter().find(of_it) {
+            let named = |setting: &&Setting| name == setting.env || name == *format!("{}_FILE", setting.env);
+            if let Some(setting) = SETTINGS.iter().find(named) {
                 let told = format!("--{} ({}) cannot be read: must be UTF-8", setting.flag, name.display());
-                self.mistakes.push(Mistake(told));
+                // A flag is not missed.
+                let of_it = vec![setting.flag].into_iter().filter(|flag| self.source(flag) != Source::Flag);
+                self.mistakes.push(Mistake(told, of_it.collect()));
             }
         }
+    }
+
+    /// Notes what of `.env` cannot be read. What wins over it is not missed.
+    pub fn refuse_lines(&mut self, mistakes: Vec<Mistake>) {
+        for Mistake(told, mut flags) in mistakes {
+            flags.retain(|flag| matches!(self.source(flag), Source::DotEnv | Source::Default));
+            self.mistakes.push(Mistake(told, flags));
+        }
+    }
+
+    /// What is off with these settings: others are no matter of who does not use them.
+    pub fn mistakes_with(&self, flags: &[&str]) -> Vec<&str> {
+        let of_them = |mistake: &&Mistake| mistake.1.iter().any(|flag| flags.contains(flag));
+        self.mistakes.iter().filter(of_them).map(|mistake| mistake.0.as_str()).collect()
     }
 
     fn read_file(&mut self, setting: &Setting, path: &str) -> Option<(String, Source)> {
         match std::fs::read_to_string(path) {
             // A secret that was not mounted, or not filled, must not count as one.
             Ok(text) if text.trim().is_empty() => {
-                self.mistakes.push(Mistake(format!("{}_FILE {path:?} is empty", setting.env)));
+                let told = format!("{}_FILE {path:?} is empty", setting.env);
+                self.mistakes.push(Mistake(told, vec![setting.flag]));
                 None
             }
             Ok(text) => Some((text.trim().to_owned(), Source::File)),
             Err(error) => {
-                self.mistakes.push(Mistake(format!("{}_FILE {path:?} cannot be read: {error}", setting.env)));
+                let told = format!("{}_FILE {path:?} cannot be read: {error}", setting.env);
+                self.mistakes.push(Mistake(told, vec![setting.flag]));
                 None
             }
         }
@@ -163,7 +181,8 @@ impl Reader {
             Some(value) => quoted(setting, value),
             None => "not set".to_owned(),
         };
-        self.mistakes.push(Mistake(format!("--{flag} ({}) {value}: must be {allowed}", setting.env)));
+        let told = format!("--{flag} ({}) {value}: must be {allowed}", setting.env);
+        self.mistakes.push(Mistake(told, vec![setting.flag]));
     }
 
     /// A value that `parse` makes of the text; the table's default where none was given.

@@ -8,6 +8,21 @@ use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB};
 use crate::engine::redis::is_taken;
 use crate::tls::{check_certificates, check_key};
 
+/// The settings that [`read`] reads.
+pub const FLAGS: &[&str] = &[
+    "mode",
+    "redis-url",
+    "redis-db",
+    "redis-ca",
+    "redis-cert",
+    "redis-key",
+    "redis-pool-size",
+    "key-prefix",
+    "wait-replicas",
+    "wait-timeout",
+    "ingress",
+];
+
 /// Redis, checked.
 #[derive(Debug, Clone)]
 pub struct Redis {
@@ -94,7 +109,7 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
             }
             AddressError::Url(error) => r.mistake("redis-url", &format!("{FORMS} ({error})")),
             error @ (AddressError::Pem { .. } | AddressError::Authorities(_)) => {
-                r.mistakes.push(Mistake(error.to_string()))
+                r.mistakes.push(Mistake(error.to_string(), vec!["redis-url"]))
             }
         }
         return None;

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::ports::free_port;
+use crate::support::process::Launch;
 use crate::support::terminal::{Ran, line, line_at, run};
 use crate::support::tokens::{Issuer, unix};
 use crate::support::{BOUND, NodeBuilder, RedisServer, http};
@@ -88,6 +89,33 @@ async fn no_command_takes_an_address_with_a_secret_in_it() {
                 assert_hidden(&ran, flag);
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_token_that_cannot_be_had_is_told_before_a_node_is_asked() {
+    let commands: [&[&str]; 4] = [
+        &["publish", "--user=42", "--event=e"],
+        &["status"],
+        &["trace", "--user=42"],
+        &["bench", "--users=1", "--client-url=ws://127.0.0.1:1"],
+    ];
+    for args in commands {
+        let at = line(&[args, &["--worker-url=ws://127.0.0.1:1"]].concat());
+        let mut by_file = at.clone();
+        by_file.env.push(("WORKER_TOKEN_FILE".to_owned(), "/nowhere".to_owned()));
+        let by_line = Launch { dotenv: Some("WORKER_TOKEN='s3cret' more\n".to_owned()), ..at.clone() };
+        for (line, told) in [(by_file, "WORKER_TOKEN_FILE \"/nowhere\""), (by_line, ".env, line 1:")] {
+            let ran = run(&line, "").await;
+            assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
+            assert!(ran.err.contains(told) && ran.err.lines().count() == 1, "{args:?}: {ran:?}");
+            assert_hidden(&ran, told);
+        }
+        // Of what is not used, nothing matters.
+        let mut other = Launch { dotenv: Some("JWT_SECRET='s3cret' more\n".to_owned()), ..at };
+        other.env.push(("REDIS_URL_FILE".to_owned(), "/nowhere".to_owned()));
+        let ran = run(&other, "").await;
+        assert_eq!(ran.code, Some(1), "nobody is there; {args:?}: {ran:?}");
     }
 }
 
