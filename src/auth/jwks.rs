@@ -99,26 +99,30 @@ impl Jwks {
     /// As [`Jwks::fitting`]. Reads the set again first, where there is no key of that name.
     ///
     /// # Errors
-    /// `unavailable` where the set cannot be read and such a key might be in it; `unauthorized` where it is not.
+    /// `unavailable` where the set cannot be read, or not in time, and such a key might be in it; `unauthorized` where it
+    /// is not.
     pub async fn find(&self, kid: Option<&str>) -> Result<Vec<Key>, Refusal> {
         let mut known = self.known.clone();
         let (missing, begun) = {
             let known = known.borrow_and_update();
             (!known.has(kid), known.begun)
         };
+        let mut late = false;
         if missing {
             self.wanted.notify_one();
             // A reading that is under way may have missed the key: the next one counts.
-            let _ = timeout(PATIENCE, known.wait_for(|known| known.has(kid) || known.done > begun)).await;
+            let read = known.wait_for(|known| known.has(kid) || known.done > begun);
+            late = timeout(PATIENCE, read).await.is_err();
         }
         let keys = self.fitting(kid);
         let known = self.known.borrow();
-        if !keys.is_empty() {
-            Ok(keys)
-        } else if known.stale || known.done == 0 {
+        // Keys without a name are no reason to believe that there is no such key.
+        if !known.has(kid) && (late || known.stale || known.done == 0) {
             Err(Refusal::new(Code::Unavailable, "the keys that tokens are checked with cannot be had now"))
-        } else {
+        } else if keys.is_empty() {
             Err(unauthorized("no key here is for the token's kid"))
+        } else {
+            Ok(keys)
         }
     }
 }
@@ -179,5 +183,29 @@ impl Reader {
             }
         };
         set_of(&text).map_err(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_could_not_be_looked_for_in_time_is_not_unknown() {
+        let (nameless, named) = (Key::of_secret("a"), Key { id: Some("1".into()), ..Key::of_secret("b") });
+        for (keys, unknown) in
+            [(vec![named.clone()], Some(Code::Unauthorized)), (vec![named, nameless], None)]
+        {
+            // A reading is under way, and goes on for longer than anyone waits.
+            let (tell, known) = watch::channel(Known { keys: keys.into(), begun: 2, done: 1, stale: false });
+            let set = Jwks { known, wanted: Arc::default() };
+            let code =
+                async |kid| set.find(Some(kid)).await.map_or_else(|refusal| Some(refusal.code), |_| None);
+            assert_eq!(code("1").await, None);
+            assert_eq!(code("2").await, Some(Code::Unavailable));
+            // It and the next one are done, and no such key is there.
+            let done = async { tell.send_modify(|known| known.done = 3) };
+            assert_eq!(tokio::join!(code("2"), done).0, unknown, "a key without a name may be the one");
+        }
     }
 }
