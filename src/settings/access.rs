@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use hyper::Uri;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::read::Reader;
 use crate::auth::jwks::Source;
@@ -198,7 +198,13 @@ fn tokens(text: &str) -> Option<Vec<String>> {
 fn networks(text: &str) -> Option<Vec<IpNet>> {
     let network = |text: &str| {
         let text = text.trim();
-        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+        let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
+        // Peers are known by their IPv4 addresses where they have one; so are networks.
+        let mapped = match network.addr().to_canonical() {
+            IpAddr::V4(ip) => network.prefix_len().checked_sub(96).and_then(|len| Ipv4Net::new(ip, len).ok()),
+            IpAddr::V6(_) => None,
+        };
+        Some(mapped.map_or(network, IpNet::from))
     };
     text.split(',').map(network).collect()
 }

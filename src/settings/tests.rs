@@ -154,6 +154,20 @@ fn a_port_that_cannot_be_read_is_no_other_one() {
 }
 
 #[test]
+fn proxies_of_ipv4_are_known_in_both_spellings() {
+    for (given, trusted) in [
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("::ffff:10.0.0.0/104, ::ffff:0:0/96", "10.0.0.0/8, 0.0.0.0/0"),
+        ("10.0.0.1, 10.0.0.0/8, 0.0.0.0/0", "10.0.0.1/32, 10.0.0.0/8, 0.0.0.0/0"),
+        ("fd00::/8, ::/0, ::ffff:0:0/95", "fd00::/8, ::/0, ::ffff:0.0.0.0/95"),
+    ] {
+        let settings = parse(&[("trusted-proxies", given)], &[], &[]).unwrap();
+        let networks: Vec<_> = settings.trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(networks.join(", "), trusted);
+    }
+}
+
+#[test]
 fn ingress_streams_are_names_of_their_own() {
     let streams = |text: &str| {
         let env = [("REDIS_URL", "redis://h"), ("INGRESS", text)];
