@@ -64,16 +64,30 @@ impl Origins {
     }
 }
 
-/// Whether it is a host, and a port where there is one.
-fn is_host(text: &str) -> bool {
+/// A host, and a port where there is one, as browsers write them: they leave the port out where it is the scheme's own.
+fn as_written(scheme: &str, text: &str) -> Option<String> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
+        Some((address, port)) => (ipv6(address.parse().ok()?), port),
         None => {
             let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-            (!host.is_empty() && !host.contains(['[', ']']), port)
+            (Some(host).filter(|host| !host.is_empty() && !host.contains(['[', ']']))?.to_owned(), port)
         }
     };
-    host && (port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()))
+    if port.is_empty() {
+        return Some(host);
+    }
+    match (scheme, port.strip_prefix(':')?.parse::<u16>().ok()?) {
+        ("http", 80) | ("https", 443) => Some(host),
+        (_, port) => Some(format!("{host}:{port}")),
+    }
+}
+
+/// Where an address stands for one of IPv4, browsers write no dots.
+fn ipv6(address: Ipv6Addr) -> String {
+    match (address.to_ipv4_mapped(), address.segments()) {
+        (Some(_), [.., high, low]) => format!("[::ffff:{high:x}:{low:x}]"),
+        (None, _) => format!("[{address}]"),
+    }
 }
 
 /// The host of an origin, an IPv6 address without its brackets.
@@ -104,22 +118,12 @@ impl Pattern {
         if !is_scheme || !host.is_ascii() || host.contains(['/', '?', '#', '@', ' ']) {
             return None;
         }
-        // A browser leaves the port out where it is the scheme's own.
-        let own_port = match scheme {
-            "http" => ":80",
-            "https" => ":443",
-            _ => "",
-        };
-        let host = host.strip_suffix(own_port).unwrap_or(host);
-        match host.strip_prefix('*') {
-            Some(suffix) if suffix.starts_with('.') && is_host(&suffix[1..]) && !suffix.contains('*') => {
-                Some(Pattern::Subdomains { scheme: format!("{scheme}://"), suffix: suffix.to_owned() })
-            }
-            None if is_host(host) && !host.contains('*') => {
-                Some(Pattern::Exactly(format!("{scheme}://{host}")))
-            }
-            _ => None,
-        }
+        let above = host.strip_prefix("*.");
+        let host = as_written(scheme, above.unwrap_or(host)).filter(|host| !host.contains('*'))?;
+        Some(match above {
+            Some(_) => Pattern::Subdomains { scheme: format!("{scheme}://"), suffix: format!(".{host}") },
+            None => Pattern::Exactly(format!("{scheme}://{host}")),
+        })
     }
 }
 
@@ -193,6 +197,21 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_may_be_written_otherwise_than_browsers_do() {
+        for (listed, written) in [
+            ("http://[2001:DB8:0:0::1]:3000", "http://[2001:db8::1]:3000"),
+            ("http://[0:0:0:0:0:0:0:1]", "http://[::1]"),
+            ("http://[::ffff:127.0.0.1]:0080", "http://[::ffff:7f00:1]"),
+            ("http://[::FFFF:7F00:1]", "http://[::ffff:7f00:1]"),
+            ("http://host:0443", "http://host:443"),
+            ("https://host:0443", "https://host"),
+            ("https://*.example.org:08443", "https://a.example.org:8443"),
+        ] {
+            assert!(Origins::parse(listed).unwrap().allow(written), "{listed}");
+        }
+    }
+
+    #[test]
     fn what_is_no_origin_is_refused() {
         for bad in [
             "",
@@ -201,6 +220,9 @@ mod tests {
             "https://*",
             "https://a.*.com",
             "https://*.",
+            "https://*.*.com",
+            "https://*example.com",
+            "https://*.:8443",
             "https://:443",
             "https://*.:443",
             "https://x/y",
