@@ -42,11 +42,12 @@ const mint = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte)
 // The table of README, for connections that end without a bye. No node sends 1001, 1005 or 1006: those are the network.
 const comesBack = (code) => [1001, 1005, 1006].includes(code) || !((code >= 1000 && code < 1012) || (code >= 4000 && code < 4100));
 
-const expiryOf = (token) => {
+const claimsOf = (token) => {
   try {
-    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp;
+    const { iat, exp } = JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+    return { iat, exp };
   } catch {
-    // No JWT: its end shows when it comes.
+    return {}; // no JWT: its end shows when it comes
   }
 };
 
@@ -95,7 +96,8 @@ function openEvents({ fetch, url, hello, credentials, onText, onLife, onEnd }) {
     if (!answer.ok || !answer.headers.get("content-type")?.startsWith("text/event-stream")) {
       const refusal = (await answer.json().catch(() => ({}))).error;
       const after = answer.headers.get("retry-after");
-      return { refusal, status: answer.status, afterMs: after > 0 ? after * 1000 : undefined };
+      // All who were refused are told the same.
+      return { refusal, status: answer.status, afterMs: after > 0 ? after * 1000 * (1 + Math.random()) : undefined };
     }
     const [reader, decoder] = [answer.body.getReader(), new TextDecoder()];
     for (let rest = ""; ; ) {
@@ -143,6 +145,8 @@ class Connection {
   #timers = {};
   #interval = 25_000; // between the node's signs of life, ms
   #heard = 0; // when the last one came
+  #patience = ANSWER_IN; // doubles while nothing but welcomes come: a large event on a slow path looks like a dead one
+  #token; // the newest
   #free; // gives the lock on the client id back, or waits for it no longer
   #run = 0; // counts attempts, so that what an abandoned one still has to say is not heard
   #waiting = []; // messages for the next connection
@@ -155,8 +159,9 @@ class Connection {
       timeoutMs: 10_000, backoffMs: [1000, 30_000], ack: "auto", identify: "hello", transport: "auto", credentials: "same-origin",
       WebSocket, fetch: fetch?.bind(globalThis),
     };
-    this.#options = { ...options };
-    for (const name in usual) this.#options[name] ??= usual[name];
+    options = this.#options = { ...options };
+    for (const name in usual) options[name] ??= usual[name];
+    for (const name of ["userId", "clientId", "since"]) if (options[name] != null) options[name] += "";
     this.#identify = this.#options.identify;
     this.#url = new URL(options.url ?? new URL(".", HERE), globalThis.location?.href);
     this.userId = options.userId;
@@ -179,7 +184,7 @@ class Connection {
     const callbacks = this.#listeners.get(event) ?? this.#listeners.set(event, new Set()).get(event);
     const told = callback.bind();
     callbacks.add(told);
-    return () => callbacks.delete(told);
+    return () => callbacks.delete(told) && !callbacks.size && this.#listeners.delete(event);
   }
 
   onGap(callback) {
@@ -230,11 +235,10 @@ class Connection {
       return this.#own && this.#store && (await new Promise((done, fail) => {
         const abort = new AbortController(); // AbortSignal.timeout is younger than locks are
         this.#free = () => abort.abort();
-        // A page that is reloaded gives its lock back, but perhaps a moment later.
-        this.#after("line", 300, () => {
-          done(true);
-          abort.abort();
-        });
+        // A page that is reloaded gives its lock back, but perhaps a moment later. One that is busy hears late: that
+        // takes up one of three waits, however long it is.
+        const wait = (more) => this.#after("line", 100, () => (more ? wait(more - 1) : done(true) ?? abort.abort()));
+        wait(2);
         const held = () => new Promise((free) => done(void (this.#free = free)));
         navigator.locks.request(`switchboard ${this.clientId}`, { signal: abort.signal }, held).catch(fail);
       }));
@@ -388,10 +392,11 @@ class Connection {
     this.#heard = performance.now();
     this.#worked[this.#line.name] = true;
     if (frame.type === "event") this.#event(frame);
-    else if (frame.type === "welcome") this.#welcome(frame, token);
+    else if (frame.type === "welcome") return this.#welcome(frame, token);
     else if (frame.type === "gap") this.#gap(frame);
     else if (frame.type === "bye") this.#bye = frame;
     else if (frame.type === "error") this.#tellError(frame.code, frame.message);
+    this.#patience = ANSWER_IN;
   }
 
   #welcome(frame, token) {
@@ -414,7 +419,7 @@ class Connection {
     const lost = unheard && recovered && !replayed && this.#seen && isLater(position, this.#seen);
     if (recovered && !lost) this.#arrive(); // else a gap is told first
     this.#listen();
-    this.#renewBefore(expiryOf(token));
+    this.#renewBefore(token);
     // Was it a bad moment, or a network that breaks WebSockets? The better way is tried again, once, ever more rarely.
     if (this.transport === "websocket") {
       this.#better = BETTER_AFTER;
@@ -540,26 +545,34 @@ class Connection {
     if (!this.#line.send) return this.#listen();
     const asked = performance.now();
     this.#line.send({ type: "ping" });
-    this.#after("line", ANSWER_IN, () => (this.#heard < asked ? this.#ended({ reason: "no sign of life" }) : this.#listen()));
+    this.#after("line", this.#patience, () => {
+      if (this.#heard >= asked) return this.#listen();
+      this.#patience = Math.min(2 * this.#patience, 300_000);
+      this.#ended({ reason: "no sign of life" });
+    });
   }
 
-  /** Brings a new token before the old one expires. Where this clock is wrong, the node's close 4002 does it later. */
-  #renewBefore(expiry) {
-    const left = expiry * 1000 - Date.now();
+  /** Brings a new token before this one expires. Where this clock is wrong, the node's close 4002 does it later. */
+  #renewBefore(token) {
+    const { iat, exp } = claimsOf(token);
+    // One that came in place of another is new: its own times say how long it is good, whatever this clock says.
+    const isNew = iat && this.#token && this.#token !== token;
+    const left = exp * 1000 - (isNew ? iat * 1000 : Date.now());
+    this.#token = token;
     if (typeof this.#options.token !== "function" || !(left > 0)) return;
     this.#after("renew", Math.max(1000, left - Math.min(30_000, left / 4)), async () => {
       const run = this.#run;
-      let token;
+      let next;
       try {
-        token = await this.#options.token();
+        next = await this.#options.token();
       } catch (error) {
         this.#noToken(error);
       }
       if (run !== this.#run) return;
       // A stream takes a new request, and stays a stream.
-      if (token && !this.#line.send) return this.#redial(this.#worked.websocket ? 3 : 0, token);
-      if (token) this.#line.send({ type: "token", token });
-      this.#renewBefore(token ? expiryOf(token) : expiry);
+      if (next && !this.#line.send) return this.#redial(this.#worked.websocket ? 3 : 0, next);
+      if (next) this.#line.send({ type: "token", token: next });
+      this.#renewBefore(next || token);
     });
   }
 

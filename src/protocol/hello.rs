@@ -74,7 +74,7 @@ impl Hello {
         json::object(text).map_err(|_| {
             Refusal::new(
                 Code::InvalidFrame,
-                "the first frame must be a JSON object with userId, clientId, since and token, each where it is needed",
+                "the first frame must be a JSON object with userId, clientId, since and token, each a text, where it is needed",
             )
         })
     }
@@ -198,7 +198,9 @@ mod tests {
             r#"{"userId":"1","since":1e400}"#,
             &format!(r#"{{"userId":{}"#, "[".repeat(100_000)),
         ] {
-            assert_eq!(Hello::from_frame(bad).err().unwrap().code, Code::InvalidFrame, "{bad:.60}");
+            let refusal = Hello::from_frame(bad).err().unwrap();
+            assert_eq!(refusal.code, Code::InvalidFrame, "{bad:.60}");
+            assert!(refusal.message.ends_with("each a text, where it is needed"), "{refusal:?}");
         }
     }
 }

@@ -239,6 +239,59 @@ test("a refusal that is not the node's is no reason to stop", async (context) =>
   assert.deepEqual([answers.length, seen.errors.map(({ code }) => code)], [0, ["unauthorized"]]);
 });
 
+test("whoever is refused together does not come back together", async (context) => {
+  const fetch = async () => Response.json({}, { status: 503, headers: { "retry-after": "5" } });
+  const waits = new Set();
+  for (let at = 0; at < 5; at++) {
+    const seen = open(context, { transport: "sse", fetch });
+    const { afterMs } = await until("a wait", () => seen.states.find(({ state }) => state === "waiting"));
+    assert.ok(afterMs >= 5000 && afterMs <= 10_000, `${afterMs}`);
+    waits.add(afterMs);
+  }
+  assert.ok(waits.size > 1);
+});
+
+test("where nothing but welcomes comes through, an answer is awaited for twice as long each time", async (context) => {
+  const waited = [];
+  const { setTimeout } = globalThis;
+  // No other wait is so long.
+  const quick = (act, ms, ...rest) => setTimeout(act, ms >= 5000 ? waited.push(ms / 1000) && 0 : ms, ...rest);
+  pretend(context, { setTimeout: quick });
+  const seen = open(context, { timeoutMs: 4000 });
+  const round = async (frame) => {
+    await seen.welcomed({ pingInterval: 1 });
+    const { latest } = seen;
+    if (frame) latest.say(frame);
+    await until("another socket", () => seen.latest !== latest);
+  };
+  for (let at = 0; at < 8; at++) await round();
+  assert.deepEqual(waited.splice(0), [5, 10, 20, 40, 80, 160, 300, 300]);
+  await round({ type: "event", id: "2-0", event: "n", data: 0 });
+  assert.deepEqual(waited, [5]);
+});
+
+test("a clock that is ahead by nearly a token's life asks for one token more, not for one after the other", async (context) => {
+  const at = (iat) => `.${btoa(JSON.stringify({ sub: "42", iat, exp: iat + 300 }))}.`;
+  const waited = [];
+  const { setTimeout } = globalThis;
+  pretend(context, { setTimeout: (act, ms, ...rest) => waited.push(ms) && setTimeout(act, ms, ...rest) });
+  const fetch = async (url) => {
+    const welcome = { type: "welcome", userId: "42", clientId: new URL(url).searchParams.get("clientId"), nodeId: "solo", position: "1-0", recovered: true, replayed: 0, pingInterval: 25_000 };
+    const body = new ReadableStream({ start: (stream) => stream.enqueue(new TextEncoder().encode(`data: ${JSON.stringify(welcome)}\n\n`)) });
+    return new Response(body, { headers: { "content-type": "text/event-stream" } });
+  };
+  for (const transport of ["websocket", "sse"]) {
+    waited.length = 0;
+    let asked = 0;
+    const token = () => at(Math.floor(Date.now() / 1000) - 298 + asked++ / 10);
+    const seen = open(context, { transport, token, fetch });
+    if (transport === "websocket") await seen.welcomed();
+    await until("the next token, good for long", () => waited.includes(270_000), 5000);
+    assert.equal(asked, 2);
+    seen.connection.close();
+  }
+});
+
 test("a clock that is set back hides no dead path", async (context) => {
   const seen = open(context);
   await seen.welcomed({ pingInterval: 100 });
@@ -367,6 +420,23 @@ test("a callback that was taken off, or whose connection was closed, is not call
   connection.onState(({ state }) => called.push(state));
   say("3-0");
   assert.deepEqual([called, connection.position], [["closing", "closed"], "3-0"]);
+});
+
+test("of a name whose callbacks were all taken off nothing is kept", async (context) => {
+  const maps = [];
+  pretend(context, { Map: class extends Map { constructor() { maps.push(super()); } } });
+  const { connection } = open(context);
+  const [listeners] = maps;
+  const before = listeners.size;
+  const off = connection.on("job:1", () => {});
+  connection.on("job:1", () => {})();
+  assert.equal(listeners.size, before + 1);
+  off();
+  assert.equal(listeners.size, before);
+  // That was its own name, not the one that another has anew.
+  connection.on("job:1", () => {});
+  off();
+  assert.equal(listeners.size, before + 1);
 });
 
 test("whoever hears of a closed connection hears of no earlier state after it", async (context) => {

@@ -54,8 +54,8 @@ test("README's React hook tells the state of its newest connection", () => {
 
 test("it is small", () => {
   const text = readFileSync(new URL("../../src/browser/client.js", import.meta.url));
-  assert.ok(text.length < 25_000, `${text.length} bytes`);
-  assert.ok(gzipSync(text).length < 8_300, `${gzipSync(text).length} bytes gzipped`);
+  assert.ok(text.length < 26_000, `${text.length} bytes`);
+  assert.ok(gzipSync(text).length < 8_700, `${gzipSync(text).length} bytes gzipped`);
 });
 
 test("bundlers find nothing in it that they would bring along", () => {
@@ -135,6 +135,16 @@ test("an option that is undefined is none", async (context) => {
   wire.break();
   const { afterMs } = await until("a wait", () => seen.states.find(({ state }) => state === "waiting"));
   assert.ok(afterMs <= 1000, `${afterMs}`);
+});
+
+test("numbers are taken for the texts that the node wants", async (context) => {
+  const node = await startNode(context);
+  const options = { url: node.client.ws, userId: 42, clientId: 7, since: 0 };
+  await count(node, "42", 1, 1);
+  const seen = open(context, Object.freeze(options));
+  await until("the event", () => seen.events.length === 1);
+  const { userId, clientId } = seen.connection;
+  assert.deepEqual([userId, clientId, options.userId], ["42", "7", 42]);
 });
 
 test("it comes back by itself and misses nothing", async (context) => {

@@ -97,6 +97,29 @@ test("a browser that has locks, but not AbortSignal.timeout, connects, and keeps
   assert.ok(!(await seen(first)).states.some(({ state }) => state === "waiting"), "the first one was not disturbed");
 });
 
+test("a page that is busy as it loads keeps its client id", async (context) => {
+  const node = await startNode(context);
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
+  const tabs = await browser.newContext();
+  // Busy before it can hear that it has its lock.
+  await tabs.addInitScript(() => {
+    const { request } = LockManager.prototype;
+    LockManager.prototype.request = function (...about) {
+      const answer = request.apply(this, about);
+      for (const end = performance.now() + 600; performance.now() < end; );
+      return answer;
+    };
+  });
+  const page = await openApp(tabs, app, { module: `${node.client.http}/client.js`, url: node.client.ws, userId: "42" });
+  await open(page);
+  const { clientId } = await seen(page);
+  for (let load = 0; load < 3; load++) {
+    await page.reload();
+    await open(page);
+    assert.equal((await seen(page)).clientId, clientId);
+  }
+});
+
 test("offline for ten seconds", async (context) => {
   const node = await startNode(context);
   const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
