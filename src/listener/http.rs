@@ -60,6 +60,7 @@ pub fn refuse(refusal: &Refusal) -> Answer {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         Code::UpgradeRequired => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert("sec-websocket-version", HeaderValue::from_static("13"));
         }
@@ -158,7 +159,10 @@ pub fn refuse_and_close(refusal: &Refusal) -> Answer {
 
 /// Lets the connection end with this answer, once it is out; but for one that becomes a WebSocket.
 pub fn end_with(answer: &mut Answer) {
-    answer.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
+    let ends = has_token(answer.headers(), header::CONNECTION, "close");
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS && !ends {
+        answer.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// Whether a request asks for a WebSocket.
@@ -250,4 +254,26 @@ pub fn query_value(query: &str, name: &str) -> Option<String> {
 pub fn query_values(query: &str, name: &str) -> Vec<String> {
     let values = form_urlencoded::parse(query.as_bytes()).filter(|(known, _)| known == name);
     values.map(|(_, value)| value.into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_names_an_upgrade_may_end_the_connection_as_well() {
+        let mut answer = refuse(&Refusal::new(Code::UpgradeRequired, "no upgrade"));
+        let said = |answer: &Answer| {
+            let values = answer.headers().get_all(header::CONNECTION).iter();
+            values.map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(said(&answer), "Upgrade");
+        for _ in 0..2 {
+            end_with(&mut answer);
+            assert_eq!(said(&answer), "Upgrade, close");
+        }
+        let mut answer = empty(StatusCode::SWITCHING_PROTOCOLS);
+        end_with(&mut answer);
+        assert_eq!(said(&answer), "");
+    }
 }

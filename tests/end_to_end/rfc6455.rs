@@ -196,6 +196,7 @@ async fn another_version_is_426_and_told_which_one_is_spoken() {
         for head in answers(&node, &[GET, HOST, UPGRADE, CONNECTION, version, KEY]).await {
             assert!(head.starts_with("http/1.1 426 "), "{version} got {head}");
             assert!(head.contains("sec-websocket-version: 13\r\n"), "{head}");
+            assert!(head.contains("connection: upgrade\r\n"), "{head}");
         }
     }
 }
