@@ -12,6 +12,8 @@ pub mod wire;
 
 use std::io::{self, ErrorKind, Write};
 
+use tokio::task::spawn_blocking;
+
 use crate::shutdown::Signals;
 
 /// How a command failed; its message goes to standard error.
@@ -40,6 +42,15 @@ pub fn print(text: &str) -> Outcome {
         ErrorKind::BrokenPipe => Failure::Unread,
         _ => Failure::Failed(format!("standard output cannot be written to: {error}")),
     })
+}
+
+/// The same from a thread that may wait for a reader who stalls, for a command that has something else to hear meanwhile.
+/// Who does not wait for it any longer may end: the process does not wait, either.
+///
+/// # Errors
+/// The same.
+pub async fn print_aside(text: String) -> Outcome {
+    spawn_blocking(move || print(&text)).await.unwrap_or(Err(Failure::Told)) // a panic has told about itself
 }
 
 /// Listens for SIGTERM and SIGINT, for a command that has something to do before it ends.

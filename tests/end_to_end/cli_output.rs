@@ -1,9 +1,11 @@
-//! What commands print, where nobody reads it any more or where it cannot be written.
+//! What commands print, where nobody reads it any more, where its reader stalls, or where it cannot be written.
+
+use std::io::{pipe, read_to_string};
 
 use crate::support::ports::free_port;
 use crate::support::process::Launch;
 use crate::support::terminal::{line_at, run};
-use crate::support::{Node, NodeBuilder};
+use crate::support::{BOUND, Node, NodeBuilder, RawClient, Scrape, eventually, within};
 
 /// A shell's line, in which `"$0"` is the program.
 fn shell(node: &Node, script: &str) -> Launch {
@@ -52,4 +54,32 @@ async fn a_full_disk_is_a_failure() {
         let told = ran.err.contains("standard output cannot be written to");
         assert!(ran.code == Some(1) && told, "{command}: {ran:?}");
     }
+}
+
+#[tokio::test]
+async fn a_reader_who_stalls_holds_up_lines_and_costs_no_answer() {
+    let builder = NodeBuilder::local("solo").set("--ping-interval", "300ms").set("--pong-timeout", "1s");
+    let node = builder.start().await;
+    let (reader, writer) = pipe().unwrap();
+    let line = r#"{"userId":"42","event":"e"}"#;
+    let script = format!(r#"seq 5000 | sed 's/.*/{line}/' | "$0" publish"#);
+    let mut publishing = shell(&node, &script).spawn_into("publish", writer);
+    eventually(BOUND, "more answers than there is room for", async || {
+        let published = Scrape::of(&node).await.get("events_published_total{via=\"worker\"}");
+        if published > 1000.0 { Ok(()) } else { Err(format!("{published} events")) }
+    })
+    .await;
+    // A worker who came later, and answers no ping, is closed; and one who came after that.
+    for _ in 0..2 {
+        let mut silent = RawClient::upgrade_at(node.worker_address(), "").await;
+        assert_eq!(silent.closed().await.code, 4200);
+    }
+    let published = Scrape::of(&node).await.get("events_published_total{via=\"worker\"}");
+    assert!(published < 4000.0, "{published} events, and nobody has read an answer");
+    let reading = tokio::task::spawn_blocking(move || read_to_string(reader).unwrap());
+    let printed = within(2 * BOUND, "the answers", reading).await.unwrap();
+    let answers = printed.lines().filter(|line| line.starts_with(r#"{"type":"ack","#)).count();
+    let last = printed.lines().last();
+    assert_eq!((answers, printed.lines().count()), (5000, 5000), "{last:?}");
+    assert_eq!(publishing.exit(BOUND).await.code(), Some(0), "{last:?}");
 }

@@ -1,31 +1,36 @@
 //! Many events over one WebSocket: lines of JSON in, answers out in the same order, a bounded number on their way.
 
 use std::collections::VecDeque;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Split};
-use tokio::sync::mpsc;
+use tokio::io::{self, AsyncBufRead, AsyncBufReadExt, BufReader, Split};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use crate::command::endpoint::Endpoint;
 use crate::command::wire::{self, NoSocket, WebSocket};
-use crate::command::{Failure, Outcome};
+use crate::command::{Failure, Outcome, print_aside};
 use crate::logging;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::publish::{Receipt, Request, answer};
 
-/// Lines whose answer is awaited: half of what a node takes from one worker at once.
+/// Lines that were read and whose answer is not printed: half of what a node takes from one worker at once. A reader of
+/// the answers who stalls so holds up the lines, and not the connection.
 const IN_FLIGHT: usize = 512;
 /// Bytes of them, but for one line that is larger.
 const IN_FLIGHT_BYTES: usize = 8 << 20;
 /// Between two looks of the progress line.
 const PROGRESS: Duration = Duration::from_millis(250);
+
+/// A line's place among those, which it has until its answer is printed.
+type Place = OwnedSemaphorePermit;
 
 /// A line whose turn to be answered has not come.
 enum Waiting {
@@ -47,9 +52,13 @@ pub async fn run(to: &Endpoint) -> Outcome {
     let (out, answers) = socket.split();
     let (frames, queued) = mpsc::unbounded_channel(); // bounded by what is in flight
     let writer = tokio::spawn(write(out, queued));
+    let (printed, told) = mpsc::unbounded_channel(); // bounded by the places
+    let printer = tokio::spawn(print(told));
     let mut pipeline = Pipeline {
         frames,
         answers,
+        printed,
+        places: Arc::new(Semaphore::new(IN_FLIGHT)),
         waiting: VecDeque::new(),
         bytes: 0,
         count: Count {
@@ -61,14 +70,20 @@ pub async fn run(to: &Endpoint) -> Outcome {
             shown: std::io::stderr().is_terminal(),
         },
     };
-    let outcome = pipeline.serve(BufReader::new(tokio::io::stdin()).split(b'\n')).await;
+    let outcome = pipeline.serve(BufReader::new(io::stdin()).split(b'\n')).await;
     if pipeline.count.shown {
         logging::show("\n");
     }
-    let count = &pipeline.count;
+    let Pipeline { frames, printed, count, .. } = pipeline;
+    drop((frames, printed));
+    // What was answered is told, whatever happened then.
+    let outcome = match printer.await {
+        Ok(Ok(())) => outcome,
+        Ok(Err(Failure::Failed(reason))) => Err(reason),
+        _ => Err("nobody reads the answers any more".to_owned()),
+    };
     match outcome {
         Ok(()) if count.refused == 0 => {
-            drop(pipeline);
             let _ = writer.await; // it says goodbye; everything is answered by now
             Ok(())
         }
@@ -95,10 +110,23 @@ async fn write(
     out.close().await
 }
 
+/// Prints answers, as many at once as there are.
+async fn print(mut answers: mpsc::UnboundedReceiver<(Utf8Bytes, Place)>) -> Outcome {
+    let mut batch = Vec::new();
+    while answers.recv_many(&mut batch, IN_FLIGHT).await > 0 {
+        let lines = batch.iter().flat_map(|(answer, _)| [answer.as_str(), "\n"]).collect();
+        print_aside(lines).await?;
+        batch.clear();
+    }
+    Ok(())
+}
+
 struct Pipeline {
     frames: mpsc::UnboundedSender<Message>,
     answers: SplitStream<WebSocket>,
-    waiting: VecDeque<Waiting>,
+    printed: mpsc::UnboundedSender<(Utf8Bytes, Place)>,
+    places: Arc<Semaphore>,
+    waiting: VecDeque<(Waiting, Place)>,
     bytes: usize,
     count: Count,
 }
@@ -110,10 +138,11 @@ impl Pipeline {
         let mut tick = interval(PROGRESS);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while more || !self.waiting.is_empty() {
-            let room = self.waiting.len() < IN_FLIGHT && self.bytes < IN_FLIGHT_BYTES;
+            let room = self.bytes < IN_FLIGHT_BYTES;
+            let places = Arc::clone(&self.places);
             tokio::select! {
-                line = lines.next_segment(), if more && room => match line {
-                    Ok(Some(line)) => self.take(line),
+                line = next(&mut lines, places), if more && room => match line {
+                    Ok(Some((line, place))) => self.take(line, place),
                     Ok(None) => more = false,
                     Err(error) => return Err(format!("standard input cannot be read: {error}")),
                 },
@@ -128,20 +157,20 @@ impl Pipeline {
         Ok(())
     }
 
-    fn take(&mut self, line: Vec<u8>) {
+    fn take(&mut self, line: Vec<u8>, place: Place) {
         self.count.lines += 1;
         if line.trim_ascii().is_empty() {
             return;
         }
         self.count.sent += 1;
         let Ok(text) = Utf8Bytes::try_from(line) else {
-            return self.refuse(None, Refusal::new(Code::InvalidFrame, "it is not UTF-8"));
+            return self.refuse(None, Refusal::new(Code::InvalidFrame, "it is not UTF-8"), place);
         };
         let request = Request::parse(&text, usize::MAX);
         match request.publish {
             // No frame at all: the node could not tell which one it was.
             Err(refusal) if refusal.code == Code::InvalidFrame => {
-                self.refuse(request.reference.as_deref(), refusal);
+                self.refuse(request.reference.as_deref(), refusal, place);
             }
             // The node has the last word on all else.
             _ => {
@@ -151,17 +180,17 @@ impl Pipeline {
                     None => text,
                 };
                 self.bytes += frame.len();
-                self.waiting.push_back(Waiting::Sent(ours, frame.len()));
+                self.waiting.push_back((Waiting::Sent(ours, frame.len()), place));
                 let _ = self.frames.send(Message::Text(frame)); // a writer that has ended shows at the next read
             }
         }
     }
 
     /// Answers the last line, which is not sent.
-    fn refuse(&mut self, reference: Option<&str>, refusal: Refusal) {
+    fn refuse(&mut self, reference: Option<&str>, refusal: Refusal, place: Place) {
         let refusal = Refusal::new(refusal.code, format!("line {}: {}", self.count.lines, refusal.message));
         let outcome: Result<Receipt, Refusal> = Err(refusal);
-        self.waiting.push_back(Waiting::Answered(answer(reference, &outcome)));
+        self.waiting.push_back((Waiting::Answered(answer(reference, &outcome)), place));
     }
 
     fn hear(&mut self, message: Option<Result<Message, Error>>) -> Result<(), String> {
@@ -177,35 +206,39 @@ impl Pipeline {
         if text.starts_with(r#"{"type":"bye""#) {
             return Ok(()); // its close comes next
         }
-        // Everything before the first that was sent has been printed already.
-        let Some(Waiting::Sent(ours, bytes)) = self.waiting.pop_front() else {
+        // Everything before the first that was sent has been handed on already.
+        let Some((Waiting::Sent(ours, bytes), place)) = self.waiting.pop_front() else {
             return Err(format!("an answer to nothing: {text}"));
         };
         self.bytes -= bytes;
-        self.waiting.push_front(Waiting::Answered(match ours {
+        let answer = match ours {
             Some(reference) => text.replacen(&format!(r#""ref":"{reference}","#), "", 1).into(),
             None => text,
-        }));
+        };
+        self.waiting.push_front((Waiting::Answered(answer), place));
         Ok(())
     }
 
-    /// Prints the answers whose turn it is.
+    /// Hands on the answers whose turn it is.
     fn print_answered(&mut self) -> Result<(), String> {
-        let mut out = std::io::stdout().lock();
-        let mut any = false;
-        while let Some(Waiting::Answered(answer)) = self.waiting.front() {
+        let is_answered = |(line, _): &mut (Waiting, Place)| matches!(line, Waiting::Answered(_));
+        while let Some((Waiting::Answered(answer), place)) = self.waiting.pop_front_if(is_answered) {
             self.count.answered += 1;
             self.count.refused += u64::from(answer.starts_with(r#"{"type":"error""#));
-            writeln!(out, "{answer}").map_err(|error| format!("the answers cannot be written: {error}"))?;
-            self.waiting.pop_front();
-            any = true;
+            // Why it has ended is told by itself.
+            self.printed.send((answer, place)).map_err(|_| "the answers cannot be printed".to_owned())?;
         }
-        if any {
-            out.flush().map_err(|error| format!("the answers cannot be written: {error}"))
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
+}
+
+/// The next line, once there is a place for it.
+async fn next<R: AsyncBufRead + Unpin>(
+    lines: &mut Split<R>,
+    places: Arc<Semaphore>,
+) -> io::Result<Option<(Vec<u8>, Place)>> {
+    let place = places.acquire_owned().await.map_err(io::Error::other)?;
+    Ok(lines.next_segment().await?.map(|line| (line, place)))
 }
 
 /// Puts a `ref` in the place of one that is null, which counts as none, or else in front of a JSON object's first
