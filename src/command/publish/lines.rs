@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::io::{self, AsyncBufRead, AsyncBufReadExt, BufReader, Split};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use crate::command::endpoint::Endpoint;
@@ -26,6 +26,9 @@ use crate::protocol::publish::{Receipt, Request, answer};
 const IN_FLIGHT: usize = 512;
 /// Bytes of them, but for one line that is larger.
 const IN_FLIGHT_BYTES: usize = 8 << 20;
+/// A node that says nothing for this long while it owes answers is gone, whatever TCP believes: it pings every 25 s where
+/// nobody says otherwise, and an answer waits a few seconds for Redis.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Between two looks of the progress line.
 const PROGRESS: Duration = Duration::from_millis(250);
 
@@ -49,6 +52,10 @@ pub async fn run(to: &Endpoint) -> Outcome {
         NoSocket::Refused { reason, .. } => Failure::Failed(reason),
         NoSocket::Unreached(reason) => Failure::Failed(reason),
     })?;
+    publish(socket, BufReader::new(io::stdin()).split(b'\n')).await
+}
+
+async fn publish<R: AsyncBufRead + Unpin>(socket: WebSocket, lines: Split<R>) -> Outcome {
     let (out, answers) = socket.split();
     let (frames, queued) = mpsc::unbounded_channel(); // bounded by what is in flight
     let writer = tokio::spawn(write(out, queued));
@@ -59,6 +66,7 @@ pub async fn run(to: &Endpoint) -> Outcome {
         answers,
         printed,
         places: Arc::new(Semaphore::new(IN_FLIGHT)),
+        heard: Instant::now(),
         waiting: VecDeque::new(),
         bytes: 0,
         count: Count {
@@ -70,7 +78,7 @@ pub async fn run(to: &Endpoint) -> Outcome {
             shown: std::io::stderr().is_terminal(),
         },
     };
-    let outcome = pipeline.serve(BufReader::new(io::stdin()).split(b'\n')).await;
+    let outcome = pipeline.serve(lines).await;
     if pipeline.count.shown {
         logging::show("\n");
     }
@@ -126,6 +134,8 @@ struct Pipeline {
     answers: SplitStream<WebSocket>,
     printed: mpsc::UnboundedSender<(Utf8Bytes, Place)>,
     places: Arc<Semaphore>,
+    /// When something last came from the node, or it owed nothing.
+    heard: Instant,
     waiting: VecDeque<(Waiting, Place)>,
     bytes: usize,
     count: Count,
@@ -141,12 +151,16 @@ impl Pipeline {
             let room = self.bytes < IN_FLIGHT_BYTES;
             let places = Arc::clone(&self.places);
             tokio::select! {
+                biased; // what has come counts more than for how long nothing did
+                message = self.answers.next() => self.hear(message)?,
+                () = sleep_until(self.heard + SILENCE), if !self.waiting.is_empty() => {
+                    return Err("nothing was heard from the node for too long".to_owned());
+                }
                 line = next(&mut lines, places), if more && room => match line {
                     Ok(Some((line, place))) => self.take(line, place),
                     Ok(None) => more = false,
                     Err(error) => return Err(format!("standard input cannot be read: {error}")),
                 },
-                message = self.answers.next() => self.hear(message)?,
                 _ = tick.tick(), if self.count.shown => self.count.show(),
             }
             self.print_answered()?;
@@ -179,6 +193,9 @@ impl Pipeline {
                     Some(reference) => with_ref(&text, reference),
                     None => text,
                 };
+                if self.waiting.is_empty() {
+                    self.heard = Instant::now();
+                }
                 self.bytes += frame.len();
                 self.waiting.push_back((Waiting::Sent(ours, frame.len()), place));
                 let _ = self.frames.send(Message::Text(frame)); // a writer that has ended shows at the next read
@@ -194,6 +211,7 @@ impl Pipeline {
     }
 
     fn hear(&mut self, message: Option<Result<Message, Error>>) -> Result<(), String> {
+        self.heard = Instant::now();
         let text = match message {
             Some(Ok(Message::Text(text))) => text,
             Some(Ok(Message::Close(Some(frame)))) => {
@@ -290,7 +308,29 @@ impl Count {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::time::{sleep, timeout};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_goes_silent_while_it_owes_answers_is_given_up() {
+        let (here, mut node) = duplex(1 << 20);
+        let socket = WebSocket::from_raw_socket(Box::new(here), Role::Client, None).await;
+        let (mut input, lines) = duplex(1 << 10);
+        let start = Instant::now();
+        let publishing = tokio::spawn(publish(socket, BufReader::new(lines).split(b'\n')));
+        // Where it owes nothing it may be silent.
+        sleep(2 * SILENCE).await;
+        input.write_all(b"{\"userId\":\"42\",\"event\":\"e\"}\n").await.unwrap();
+        sleep(SILENCE / 2).await;
+        node.write_all(b"\x89\0").await.unwrap(); // a ping
+        let ended = timeout(10 * SILENCE, publishing).await.expect("an end").unwrap();
+        let Err(Failure::Failed(reason)) = ended else { panic!("{ended:?}") };
+        assert!(reason.contains("nothing was heard") && reason.contains("0 of 1 events"), "{reason}");
+        assert_eq!(start.elapsed().as_secs(), (SILENCE * 7 / 2).as_secs());
+    }
 
     #[test]
     fn a_ref_goes_in_front_and_leaves_the_rest_as_it_is() {
