@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use redis::cmd;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use crate::support::db::Db;
 use crate::support::pair::Single;
-use crate::support::terminal::{at, line_at};
+use crate::support::process::Process;
+use crate::support::terminal::{at, line, line_at};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Pair, Worker, eventually, http};
+use crate::support::{BOUND, Client, Node, NodeBuilder, Pair, RedisServer, Worker, eventually, http, within};
 
 /// Follows a user by hand, as the README says.
 async fn follow(db: &mut Db, user: &str, ms: u64) {
@@ -182,6 +184,64 @@ async fn the_command_line_follows_and_leaves() {
     assert_eq!(trace.exit(BOUND).await.code(), Some(0), "{}", trace.lines().join("\n"));
     let left: Option<f64> = pair.db.run(cmd("ZSCORE").arg("traced").arg("a|42")).await;
     assert_eq!(left, None);
+}
+
+/// A running trace of a user.
+async fn trace(node: &Node, user: &str) -> Process {
+    let trace = line_at(node, &["trace", "--user", user]).spawn("trace");
+    trace.log_line(BOUND, "the beginning", |line| line.contains(&format!("following {user}"))).await;
+    trace
+}
+
+/// Publishes until a trace prints of one of these events.
+async fn traced(trace: &Process, worker: &mut Worker, user: &str) {
+    let mut ids = Vec::new();
+    eventually(2 * BOUND, "a step of an event of now", async || {
+        let answer = worker.ask(&json!({"ref": "now", "userId": user, "event": "e"}).to_string()).await;
+        ids.extend(answer["id"].as_str().map(str::to_owned));
+        let lines = trace.lines();
+        let shown = |line: &String| line.contains("published") && ids.iter().any(|id| line.contains(id));
+        if lines.iter().any(shown) { Ok(()) } else { Err(format!("{answer}, {}", lines.join("\n"))) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_interrupt_is_heard_while_the_node_says_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", silent.local_addr().unwrap());
+    let mut trace = line(&["trace", "--user", "42", "--worker-url", &url]).spawn("trace");
+    let _asked = within(BOUND, "a request", silent.accept()).await.unwrap();
+    trace.signal(Signal::INT);
+    assert_eq!(trace.exit(BOUND).await.code(), Some(0), "{}", trace.lines().join("\n"));
+}
+
+#[tokio::test]
+async fn it_goes_on_where_redis_was_away_and_has_lost_who_is_followed() {
+    let mut redis = RedisServer::start().await;
+    let node = NodeBuilder::redis("node-a", &redis).start().await;
+    let mut worker = Worker::open(&node).await;
+    let mut trace = trace(&node, "42").await;
+    traced(&trace, &mut worker, "42").await;
+    redis.kill();
+    trace.log_line(2 * BOUND, "that Redis is away", |line| line.contains("unavailable: ")).await;
+    redis.start_again().await;
+    traced(&trace, &mut worker, "42").await;
+    trace.signal(Signal::INT);
+    assert_eq!(trace.exit(BOUND).await.code(), Some(0), "{}", trace.lines().join("\n"));
+}
+
+#[tokio::test]
+async fn who_leaves_ends_it_for_nobody_else() {
+    let mut pair = Pair::start().await;
+    let mut worker = Worker::open(&pair.b).await;
+    let (mut one, other) = (trace(&pair.a, "42").await, trace(&pair.b, "42").await);
+    one.signal(Signal::INT);
+    assert_eq!(one.exit(BOUND).await.code(), Some(0));
+    // Who knows of this one has looked since.
+    follow(&mut pair.db, "44", 60_000).await;
+    learnt(&mut pair, "44").await;
+    traced(&other, &mut worker, "42").await;
 }
 
 #[tokio::test]
