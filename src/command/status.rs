@@ -11,7 +11,7 @@ use tokio::signal::ctrl_c;
 use tokio::time::{sleep, timeout};
 
 use super::endpoint::Endpoint;
-use super::{Failure, Outcome, print, wire};
+use super::{Failure, Outcome, print, print_aside, wire};
 use crate::listener::http::NODE_HEADER;
 use crate::logging::say;
 use crate::settings::read::Reader;
@@ -54,7 +54,7 @@ async fn watch(to: &Endpoint, json: bool) -> Failure {
         match look(to).await {
             Ok(report) => {
                 let text = if json { format!("{report}\n") } else { format!("{clear}{}", table(&report)) };
-                if let Err(failure) = print(&text) {
+                if let Err(failure) = print_aside(text).await {
                     return failure;
                 }
             }

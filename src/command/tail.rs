@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::endpoint::Endpoint;
 use super::wire::{self, NoSocket, WebSocket};
-use super::{Failure, Outcome, print, signals};
+use super::{Failure, Outcome, print_aside, signals};
 use crate::close;
 use crate::id::ClientId;
 use crate::logging::say;
@@ -180,7 +180,7 @@ async fn listen(socket: &mut WebSocket, place: &mut Place) -> Result<End, Failur
             None => return Ok(End::Back(None, "the connection ended".to_owned())),
             Some(Err(error)) => return Ok(End::Back(None, format!("the connection broke: {error}"))),
         };
-        print(&line(&text))?;
+        print_aside(line(&text)).await?;
         let frame: Frame = serde_json::from_str(&text).unwrap_or_default();
         place.take(&frame);
         if frame.r#type == "bye" {

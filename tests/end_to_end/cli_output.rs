@@ -2,6 +2,9 @@
 
 use std::io::{pipe, read_to_string};
 
+use rustix::io::ioctl_fionread;
+use rustix::process::Signal;
+
 use crate::support::ports::free_port;
 use crate::support::process::Launch;
 use crate::support::terminal::{line_at, run};
@@ -82,4 +85,34 @@ async fn a_reader_who_stalls_holds_up_lines_and_costs_no_answer() {
     let last = printed.lines().last();
     assert_eq!((answers, printed.lines().count()), (5000, 5000), "{last:?}");
     assert_eq!(publishing.exit(BOUND).await.code(), Some(0), "{last:?}");
+}
+
+#[tokio::test]
+async fn an_interrupt_is_heard_where_a_reader_stalls() {
+    let node = NodeBuilder::local("solo").start().await;
+    let mut stalled = Vec::new();
+    for command in ["tail", "trace"] {
+        let (reader, writer) = pipe().unwrap();
+        let process = line_at(&node, &[command, "--user", "42"]).spawn_into(command, writer);
+        stalled.push((command, process, reader));
+    }
+    let printed = async |bytes: u64| {
+        for (command, _, reader) in &stalled {
+            eventually(BOUND, &format!("{bytes} bytes of {command}"), async || {
+                let there = ioctl_fionread(reader).unwrap();
+                if there >= bytes { Ok(()) } else { Err(format!("{there} bytes")) }
+            })
+            .await;
+        }
+    };
+    printed(1).await;
+    // More than a pipe's 64 KiB from both; the last page of it may have no room for another line.
+    let line = r#"{"userId":"42","event":"e"}"#;
+    let publish = format!(r#"seq 2000 | sed 's/.*/{line}/' | "$0" publish"#);
+    assert_eq!(run(&shell(&node, &publish), "").await.code, Some(0));
+    printed(60 << 10).await;
+    for (command, mut process, _reader) in stalled {
+        process.signal(Signal::INT);
+        assert_eq!(process.exit(BOUND).await.code(), Some(0), "{command}");
+    }
 }
