@@ -110,7 +110,7 @@ local function is_whole(log, cursor, since, newest, known, has_cursor)
     -- An event since then is still kept; publishing renews the log's time to live once a second, a short one oftener.
     local young = now - log_ms + (log_ms < 100000 and 100 or 1000)
     local empty = redis.call('HGET', cursor, '@empty') -- no event since this id; of what was before, nothing is known
-    if empty and ms_of(empty) >= now + A_DAY then empty = nil end -- a time that never comes
+    if empty and ms_of(empty) > now then empty = nil end -- the clock has gone back, or it is a time that never comes
     local remembered = not empty and has_cursor and since_ms > young and since_ms > whole_since
     -- A log that is empty although an event was published after `since`: it lapsed, or Redis threw it away.
     if known and since ~= '0-0' then return since_ms <= now and not newer(known, since) end
@@ -272,8 +272,9 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
     '@newest', '@clock', '@lost')
   if mode ~= 'new' then
     -- Where the other's lease was not renewed since this one began, an older data set has brought an older one back.
-    local its_lease = replaced ~= '' and named(leases)[replaced]
-    if its_lease and its_lease - session_ms >= math.floor(tonumber(mode) / 1000) then return 'replaced' end
+    local its_lease, began = replaced ~= '' and named(leases)[replaced], math.floor(tonumber(mode) / 1000)
+    -- (Where the clock has gone back since this one began, nothing shows that.)
+    if its_lease and (began > now or its_lease - session_ms >= began) then return 'replaced' end
     if last_sign_out(noted[7], client) > tonumber(mode) then return 'out' end
   elseif not known and replaced == '' and others >= max_sessions then
     return 'full'

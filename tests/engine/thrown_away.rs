@@ -43,6 +43,16 @@ async fn a_gap_in_what_is_gone_is_told_to_everyone_and_not_to_the_first_alone() 
 }
 
 #[tokio::test]
+async fn whoever_stands_in_an_empty_log_misses_nothing_though_the_clock_has_gone_back() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let position = stage.connect(&user, "tab").await.position;
+    // That the log is empty was noted before that.
+    let earlier = format!("{}-0", position.ms + 60_000);
+    let _: i64 = stage.ask(&["HSET", "cursor:{user:42}", "@empty", &earlier]);
+    assert!(stage.connect_since(&user, "tab", position).await.whole);
+}
+
+#[tokio::test]
 async fn whoever_comes_in_the_first_moment_of_a_data_set_may_come_back_to_it() {
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     let (seconds, micros): (u64, u64) = stage.ask(&["TIME"]);

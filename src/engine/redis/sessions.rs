@@ -82,7 +82,7 @@ async fn connect_some(
     // The first user makes the key anew, and this node may die before its next beat. Its answer, the last, is no group's.
     calls.push(keep_served(context));
     let (served, answers) = context.link.run_after(served, calls).await;
-    let answers = awaited.hear_each(context, &groups, answers, script).await;
+    let answers = awaited.hear(context, &groups, answers, true, script).await;
 
     let (mut told, mut whose) = (redis::pipe(), Vec::new());
     let mut outcomes = groups.outcomes(answers, |place, answer| {

@@ -69,9 +69,12 @@ pub async fn sign_out(
         call.arg(client.map_or("*", ClientId::as_str)).arg(ms(context.config.log_ttl)).arg(until);
         call
     };
-    let ask = async |until: u64| broken::ask(context, user, call(until)).await;
     let awaited = Awaited::now(context);
-    let mut nodes: Vec<NodeId> = members_of(awaited.hear(ask(awaited.until).await, ask).await?)?
+    let mut members = broken::ask(context, user, call(awaited.until)).await?;
+    if let Some(until) = awaited.again(&members)? {
+        members = broken::ask(context, user, call(until)).await?;
+    }
+    let mut nodes: Vec<NodeId> = members_of(members)?
         .into_iter()
         .filter(|(its_client, _)| client.is_none_or(|client| client == its_client))
         .map(|(_, node)| node)

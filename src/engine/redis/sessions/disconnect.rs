@@ -53,7 +53,7 @@ pub async fn each(
         true => context.link.run_each(&calls).await,
         false => context.link.probe_each(&calls).await,
     };
-    let heard = awaited.hear_each(context, &groups, answers, call).await;
+    let heard = awaited.hear(context, &groups, answers, is_trusted, call).await;
     (groups, heard)
 }
 

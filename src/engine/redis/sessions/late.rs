@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::engine::Unavailable;
 use crate::engine::redis::slot::Groups;
-use crate::engine::redis::wire::RESPONSE_TIMEOUT;
+use crate::engine::redis::wire::{CONNECT_TIMEOUT, RESPONSE_TIMEOUT};
 use crate::engine::redis::{Context, ms};
 
 type Answer = Result<Value, Unavailable>;
 
-/// A call that is made now, and awaited for as long as an answer may take.
+/// A call that is made now, and awaited for as long as a connection and an answer may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Awaited {
     since: Instant,
@@ -27,35 +27,57 @@ pub struct Awaited {
 impl Awaited {
     /// From now on.
     pub fn now(context: &Context) -> Self {
-        let span = RESPONSE_TIMEOUT + context.config.wait_timeout;
+        let an_answer = CONNECT_TIMEOUT + RESPONSE_TIMEOUT + context.config.wait_timeout;
+        // On a Cluster, another call may go first: [`Link::run_after`](crate::engine::redis::link::Link::run_after).
+        let span = if context.link.is_cluster() { 2 * an_answer } else { an_answer };
         Self { since: Instant::now(), span, until: context.metrics.clock.now_us() / 1000 + ms(span) }
     }
 
-    /// What came of a call, which answers with Redis' time where it comes too late. Where it is awaited all the same, that
-    /// clock is ahead of what is known of it, and `again` makes the call until then.
-    pub async fn hear(&self, answer: Answer, again: impl AsyncFnOnce(u64) -> Answer) -> Answer {
+    /// Until when a call is to be made again which was too late, and so answered with Redis' time: it is awaited all the same,
+    /// and that clock is ahead of what is known of it. None where the answer is another.
+    ///
+    /// # Errors
+    /// Where nobody has waited for it.
+    pub fn again(&self, answer: &Value) -> Result<Option<u64>, Unavailable> {
         match answer {
-            Ok(Value::Int(_)) if self.since.elapsed() >= self.span => {
+            Value::Int(_) if self.since.elapsed() >= self.span => {
                 Err(Unavailable::new("a call came to Redis when nobody waited for it any more"))
             }
-            Ok(Value::Int(now_ms)) => again(u64::try_from(now_ms).unwrap_or_default() + ms(self.span)).await,
-            heard => heard,
+            Value::Int(now_ms) => Ok(Some(u64::try_from(*now_ms).unwrap_or_default() + ms(self.span))),
+            _ => Ok(None),
         }
     }
 
-    /// The same of a call for each group; `call` makes it.
-    pub async fn hear_each(
+    /// What came of a call for each group, which `call` makes: those that are to be made again are. `is_trusted`: only where
+    /// the link is.
+    pub async fn hear(
         &self,
         context: &Context,
         groups: &Groups,
-        answers: Vec<Answer>,
+        mut answers: Vec<Answer>,
+        is_trusted: bool,
         call: impl Fn(&[usize], u64) -> Cmd,
     ) -> Vec<Answer> {
-        let mut heard = Vec::with_capacity(answers.len());
-        for (group, answer) in groups.iter().zip(answers) {
-            let again = async |until| context.link.probe_one(call(group, until)).await;
-            heard.push(self.hear(answer, again).await);
+        let (mut calls, mut made_again) = (redis::pipe(), Vec::new());
+        for (group, answer) in groups.iter().zip(&mut answers) {
+            match answer.as_ref().map(|answer| self.again(answer)) {
+                Ok(Ok(Some(until))) => {
+                    calls.add_command(call(group, until));
+                    made_again.push(answer);
+                }
+                Ok(Err(error)) => *answer = Err(error),
+                Ok(Ok(None)) | Err(_) => {}
+            }
         }
-        heard
+        if !made_again.is_empty() {
+            let heard = match is_trusted {
+                true => context.link.run_each(&calls).await,
+                false => context.link.probe_each(&calls).await,
+            };
+            for (answer, heard) in made_again.into_iter().zip(heard) {
+                *answer = heard;
+            }
+        }
+        answers
     }
 }
