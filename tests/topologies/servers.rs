@@ -18,6 +18,9 @@ use crate::support::{BOUND, eventually};
 /// One test with many servers at a time.
 static PLACES: Semaphore = Semaphore::const_new(1);
 
+/// Ports that a server tries.
+const TRIES: u32 = 10;
+
 /// A redis-server, or a Sentinel. Killed when dropped.
 pub struct Server {
     pub port: u16,
@@ -37,8 +40,14 @@ impl Server {
     pub async fn start_in(dir: TempDir, args: &[&str]) -> Self {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut server = Self { port: free_port(), child: None, dir, args };
-        server.launch().await;
-        server
+        // Another process may have taken the port since, or that of the bus.
+        for _ in 0..TRIES {
+            if server.comes_up().await {
+                return server;
+            }
+            server.port = free_port();
+        }
+        panic!("redis-server ends at once, with {:?}", server.args);
     }
 
     /// Whether the server knows these arguments: not each is built with everything.
@@ -54,6 +63,11 @@ impl Server {
 
     /// Starts it again, on the port and in the directory that it had.
     pub async fn launch(&mut self) {
+        assert!(self.comes_up().await, "redis-server has ended");
+    }
+
+    /// Starts it; false where it has ended at once.
+    async fn comes_up(&mut self) -> bool {
         let port = self.port.to_string();
         let mut command = Command::new(program());
         // What is given comes first: a Sentinel's configuration file has to.
@@ -61,9 +75,13 @@ impl Server {
         command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("starting redis-server: is it installed?"));
         eventually(BOUND, "an answer from redis-server", async || {
-            self.try_ask::<String>(&["PING"]).await.map_err(|error| error.to_string())
+            let child = self.child.as_mut().expect("it was started");
+            if child.try_wait().expect("waiting for redis-server").is_some() {
+                return Ok(false);
+            }
+            self.try_ask::<String>(&["PING"]).await.map(|_| true).map_err(|error| error.to_string())
         })
-        .await;
+        .await
     }
 
     /// Lets the user `switchboard` in by a rule of the handbook, with the password that tests look for in logs.
