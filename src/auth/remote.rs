@@ -46,13 +46,10 @@ struct State {
 /// A URL that can be asked: `http://` or `https://`, and no credentials in it, which would end in logs.
 pub fn url(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
-    let standard = match uri.scheme_str()? {
-        "http" => 80,
-        "https" => 443,
-        _ => return None,
-    };
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
     let host = uri.authority().filter(|host| !host.as_str().contains('@') && !host.host().is_empty())?;
-    port(host.as_str(), standard).map(|_| uri)
+    // Which port is the standard one does not matter here.
+    (known && port(host.as_str(), 80).is_some()).then_some(uri)
 }
 
 /// The port that stands behind a URL's host, `standard` where none does. One that cannot be read is none: it must not

@@ -2,8 +2,7 @@
 
 use redis::Value;
 
-use super::late::Awaited;
-use super::{MAX_CONNECTS, list, user_keys, user_slot};
+use super::{MAX_CONNECTS, late, list, user_keys, user_slot};
 use crate::engine::Unavailable;
 use crate::engine::redis::presence::Owed;
 use crate::engine::redis::slot::Groups;
@@ -45,16 +44,8 @@ pub async fn each(
         }
         call
     };
-    let (mut calls, awaited) = (redis::pipe(), Awaited::now(context));
-    for group in groups.iter() {
-        calls.add_command(call(group, awaited.until));
-    }
-    let answers = match is_trusted {
-        true => context.link.run_each(&calls).await,
-        false => context.link.probe_each(&calls).await,
-    };
-    let heard = awaited.hear(context, &groups, answers, is_trusted, call).await;
-    (groups, heard)
+    let answers = late::ask(context, &groups, is_trusted, call).await;
+    (groups, answers)
 }
 
 /// Takes a batch of sessions off their users, and notes who went offline. What is not done may be done again.

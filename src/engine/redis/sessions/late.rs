@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use crate::engine::Unavailable;
@@ -70,14 +70,33 @@ impl Awaited {
             }
         }
         if !made_again.is_empty() {
-            let heard = match is_trusted {
-                true => context.link.run_each(&calls).await,
-                false => context.link.probe_each(&calls).await,
-            };
+            let heard = send(context, &calls, is_trusted).await;
             for (answer, heard) in made_again.into_iter().zip(heard) {
                 *answer = heard;
             }
         }
         answers
+    }
+}
+
+/// Makes a call for each group, and hears what came of it: [`Awaited::hear`].
+pub async fn ask(
+    context: &Context,
+    groups: &Groups,
+    is_trusted: bool,
+    call: impl Fn(&[usize], u64) -> Cmd,
+) -> Vec<Answer> {
+    let (mut calls, awaited) = (redis::pipe(), Awaited::now(context));
+    for group in groups.iter() {
+        calls.add_command(call(group, awaited.until));
+    }
+    let answers = send(context, &calls, is_trusted).await;
+    awaited.hear(context, groups, answers, is_trusted, call).await
+}
+
+async fn send(context: &Context, calls: &Pipeline, is_trusted: bool) -> Vec<Answer> {
+    match is_trusted {
+        true => context.link.run_each(calls).await,
+        false => context.link.probe_each(calls).await,
     }
 }
