@@ -159,6 +159,7 @@ pub async fn serve<H, F>(
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = http::Answer> + Send + 'static,
 {
+    set_options(&listener, limits.ping_interval + limits.pong_timeout);
     let hello_timeout = limits.hello_timeout;
     let room = Room::new(most);
     let mut warned: Option<Instant> = None;
@@ -195,19 +196,21 @@ pub async fn serve<H, F>(
                 continue;
             }
         };
-        // An event goes out at once; waiting for more would cost 40 ms.
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a connection was gone before it was served");
-            continue;
-        }
-        if let Err(error) = sockopt::set_socket_send_buffer_size(&stream, UNSENT) {
-            debug!(%error, "the system holds as much for this peer as it likes");
-        }
-        bound_silence(&stream, limits.ping_interval + limits.pong_timeout);
         let (guest, handle, closing) = (room.enter().await, handle.clone(), closing.clone());
         let handle = move |request| handle(request, peer);
         tokio::spawn(serve_connection(stream, guest, http.clone(), closing, handle));
     }
+}
+
+/// Sets options that each connection has from its listener: so the system need not be asked for each of them.
+fn set_options(listener: &TcpListener, silence: Duration) {
+    // An event goes out at once; waiting for more would cost 40 ms.
+    let set = sockopt::set_tcp_nodelay(listener, true)
+        .and_then(|()| sockopt::set_socket_send_buffer_size(listener, UNSENT));
+    if let Err(error) = set {
+        warn!(%error, "the system sends when it likes, and holds as much for a peer as it likes");
+    }
+    bound_silence(listener, silence);
 }
 
 /// Answers the requests of one connection, until it is `closing`: then it ends with the one that it is in. Between them it
@@ -275,5 +278,17 @@ mod tests {
         let is = |error: Errno| is_of_one(&error.into());
         assert!(OF_ONE.iter().copied().all(is));
         assert!(![Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::INVAL].into_iter().any(is));
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_the_options_of_its_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        set_options(&listener, Duration::from_secs(13));
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert!((UNSENT..=2 * UNSENT).contains(&sockopt::socket_send_buffer_size(&stream).unwrap()));
+        #[cfg(target_os = "linux")]
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 13_000);
     }
 }

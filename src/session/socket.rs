@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -225,12 +226,13 @@ pub fn close_for(error: &Error) -> Option<Close> {
 /// How long a peer may take nothing of what was sent to it; zero leaves it to the system. Nothing answers on an event
 /// stream: without this a peer that is gone in silence would count as there for a quarter of an hour. The pongs of
 /// WebSockets show the same, and better: to Linux, a peer that makes room by less than a packet has made none.
-pub fn bound_silence(stream: &TcpStream, most: Duration) {
+/// The connections of a listener have it from there.
+pub fn bound_silence(socket: impl AsFd, most: Duration) {
     #[cfg(not(target_os = "linux"))]
-    let _ = (stream, most);
+    let _ = (socket, most);
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(
-        stream,
+        socket,
         u32::try_from(most.as_millis()).unwrap_or(u32::MAX),
     ) {
         tracing::debug!(%error, "the system bounds the silence of this connection by itself");
