@@ -4,13 +4,15 @@
 //! files, and their timeout of 75 s is made shorter, so that being cut can be seen.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use redis::cmd;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::ports::free_port;
 use crate::support::socket::Socket;
+use crate::support::stream::EventStream;
 use crate::support::{BOUND, NodeBuilder, Pair, RedisServer, Scrape, Worker, eventually, http};
 
 const NGINX: &str = include_str!("../../scripts/nginx.conf");
@@ -153,6 +155,33 @@ async fn a_drain_moves_clients_to_the_other_node(kind: Kind) {
     assert_eq!(pair.a.exit(BOUND).await.code(), Some(0));
 }
 
+async fn a_user_who_is_refused_everywhere_keeps_nobody_else_out(kind: Kind) {
+    let pair = Pair::start().await;
+    let mut redis = pair.redis.db().await;
+    redis.run::<()>(cmd("SET").arg("user:u1").arg("no set")).await;
+    let proxy = Proxy::start(kind, address(&pair.a.client_url), address(&pair.b.client_url), "75s").await;
+    for user in 2..12 {
+        let refused = Socket::open(&format!("{}/?userId=u1", proxy.url), None).await;
+        assert!(refused.is_err_and(|error| error.to_string().contains("503")));
+        proxy.connect(user).await;
+    }
+}
+
+async fn an_event_stream_is_not_held_back(kind: Kind) {
+    let mut node = NodeBuilder::local("a").start().await;
+    let proxy = Proxy::start(kind, address(&node.client_url), address(&node.client_url), "75s").await;
+    node.client_url.clone_from(&proxy.url);
+    let mut events = EventStream::open(&node, "userId=u1").await;
+    let mut worker = Worker::open(&node).await;
+    let began = Instant::now();
+    for _ in 0..20 {
+        let id = worker.event("u1", "1").await;
+        assert_eq!(events.block("the event").await.id, Some(id));
+    }
+    // A proxy that waits for more to send along takes 200 ms for each.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 #[ignore = "needs nginx: scripts/check-proxies"]
 async fn nginx_keeps_idle_sockets() {
@@ -175,4 +204,28 @@ async fn haproxy_keeps_idle_sockets() {
 #[ignore = "needs HAProxy: scripts/check-proxies"]
 async fn haproxy_leads_away_from_a_draining_node() {
     a_drain_moves_clients_to_the_other_node(Kind::Haproxy).await;
+}
+
+#[tokio::test]
+#[ignore = "needs nginx: scripts/check-proxies"]
+async fn nginx_keeps_nobody_out_for_a_user_who_is_refused() {
+    a_user_who_is_refused_everywhere_keeps_nobody_else_out(Kind::Nginx).await;
+}
+
+#[tokio::test]
+#[ignore = "needs nginx: scripts/check-proxies"]
+async fn nginx_sends_events_of_a_stream_at_once() {
+    an_event_stream_is_not_held_back(Kind::Nginx).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HAProxy: scripts/check-proxies"]
+async fn haproxy_keeps_nobody_out_for_a_user_who_is_refused() {
+    a_user_who_is_refused_everywhere_keeps_nobody_else_out(Kind::Haproxy).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HAProxy: scripts/check-proxies"]
+async fn haproxy_sends_events_of_a_stream_at_once() {
+    an_event_stream_is_not_held_back(Kind::Haproxy).await;
 }
