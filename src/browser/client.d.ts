@@ -3,38 +3,38 @@ export type EventId = string;
 
 export interface Options {
   /** Where the node is: `wss://` or `https://`. Default: where this module came from. */
-  url?: string | URL;
+  url?: string | URL | undefined;
   /** Whose events. May be left out where the token, a cookie or a proxy says it. */
-  userId?: string;
+  userId?: string | undefined;
   /** A name for this session. Default: one is made up, and kept for the tab. */
-  clientId?: string;
+  clientId?: string | undefined;
   /**
    * A credential, or whoever fetches one: it is asked before each connection, and again before a JWT expires,
    * so that the connection can stay.
    */
-  token?: string | (() => string | null | undefined | Promise<string | null | undefined>);
+  token?: string | (() => string | null | undefined | Promise<string | null | undefined>) | undefined;
   /** Begin after this event; `"0"`: with all that is kept. Default: where this tab was, else now. */
-  since?: EventId;
+  since?: EventId | undefined;
   /** `"auto"`: an event is done with when its callbacks have returned. `"manual"`: when `ack(id)` says so. */
-  ack?: "auto" | "manual";
+  ack?: "auto" | "manual" | undefined;
   /** `"hello"`: say who this is in the first frame. `"query"`: in the URL, for proxies that look there. */
-  identify?: "hello" | "query";
+  identify?: "hello" | "query" | undefined;
   /** `"auto"`: WebSocket, and server-sent events where that does not get through. */
-  transport?: "auto" | "websocket" | "sse";
+  transport?: "auto" | "websocket" | "sse" | undefined;
   /** Tells apart several connections of one tab to one user. */
-  name?: string;
+  name?: string | undefined;
   /** Where the client id and the position are kept. Default: `sessionStorage`, where there is one; `null`: in the connection alone. */
-  storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void } | null;
+  storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void } | null | undefined;
   /** The least and the most that the waiting time after a failure may reach, in ms: doubled each time, at random below it. Default: `[1000, 30000]`. */
-  backoffMs?: [number, number];
+  backoffMs?: [number, number] | undefined;
   /** How long the token provider may take, and after it the connection until it is welcome, in ms. Default: 10000. */
-  timeoutMs?: number;
+  timeoutMs?: number | undefined;
   /** `"include"`: server-sent events bring cookies to another origin, as WebSockets always do. Default: `"same-origin"`. */
-  credentials?: "omit" | "same-origin" | "include";
+  credentials?: "omit" | "same-origin" | "include" | undefined;
   /** Where the platform has none: Node 20 without `--experimental-websocket`, say. Default: the global one. */
-  WebSocket?: new (url: string) => unknown;
+  WebSocket?: (new (url: string) => unknown) | undefined;
   /** Default: the global one. */
-  fetch?: typeof fetch;
+  fetch?: typeof fetch | undefined;
 }
 
 export interface Meta {

@@ -164,6 +164,7 @@ class Connection {
     for (const name of ["userId", "clientId", "since"]) if (options[name] != null) options[name] += "";
     this.#identify = this.#options.identify;
     this.#url = new URL(options.url ?? new URL(".", HERE), globalThis.location?.href);
+    this.#url.hash = "";
     this.userId = options.userId;
     this.#store = options.storage === undefined ? sessionStore() : options.storage;
     this.#key = `switchboard ${options.name ?? ""} ${this.#url.host}${this.#url.pathname} ${options.userId ?? ""}`;
@@ -239,7 +240,8 @@ class Connection {
         // takes up one of three waits, however long it is.
         const wait = (more) => this.#after("line", 100, () => (more ? wait(more - 1) : done(true) ?? abort.abort()));
         wait(2);
-        const held = () => new Promise((free) => done(void (this.#free = free)));
+        // Chromium grants what was just withdrawn.
+        const held = () => abort.signal.aborted || new Promise((free) => done(void (this.#free = free)));
         navigator.locks.request(`switchboard ${this.clientId}`, { signal: abort.signal }, held).catch(fail);
       }));
     } catch {

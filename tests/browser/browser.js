@@ -19,6 +19,7 @@ export async function startApp(context) {
     if (options.tokens) options.token = async () => (await fetch("/token")).text();
     const kept = JSON.parse(sessionStorage.seen ?? "[]");
     window.seen = { events: [], before: kept, gaps: [], states: [], errors: [] };
+    if (options.twice) connect(options).close(); // as React's StrictMode does with each effect
     window.connection = connect({ backoffMs: [100, 1000], ...options });
     connection.on("n", (data, { id }) => {
       seen.events.push(data);

@@ -120,6 +120,20 @@ test("a page that is busy as it loads keeps its client id", async (context) => {
   }
 });
 
+test("who connects, closes and connects again keeps its client id", async (context) => {
+  const node = await startNode(context);
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
+  const module = `${node.client.http}/client.js`;
+  const page = await openApp(await browser.newContext(), app, { module, url: `${node.client.ws}/#top`, userId: "42", twice: true });
+  await open(page);
+  const { clientId } = await seen(page);
+  for (let load = 0; load < 3; load++) {
+    await page.reload();
+    await open(page);
+    assert.equal((await seen(page)).clientId, clientId);
+  }
+});
+
 test("offline for ten seconds", async (context) => {
   const node = await startNode(context);
   const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
