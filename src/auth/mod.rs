@@ -100,7 +100,8 @@ impl Auth {
     pub async fn admit(&self, credentials: &Credentials, hello: &Hello) -> Result<Grant, Refusal> {
         let named = hello.user()?;
         let (client, since) = (hello.client()?, hello.since()?);
-        let token = credentials.token().or(hello.token.as_deref());
+        // Who read it from a file or an answer has perhaps its line's end as well; in a header it would not count either.
+        let token = credentials.token().or(hello.token.as_deref()).map(str::trim);
         let (user, expires) = match self {
             Auth::None => {
                 let user = named.clone();
@@ -134,7 +135,7 @@ impl Auth {
             Auth::None | Auth::Api(_) => {
                 Err(Refusal::new(Code::InvalidFrame, "token frames are taken with --auth jwt only"))
             }
-            Auth::Jwt(jwt) => match jwt.verify(token).await? {
+            Auth::Jwt(jwt) => match jwt.verify(token.trim()).await? {
                 (of, expires) if of == *user => Ok(expires),
                 _ => Err(unauthorized("the token is another user's")),
             },

@@ -41,8 +41,11 @@ async fn a_token_opens_wherever_it_is_brought_and_its_sub_is_the_user() {
         let client = Client::open_with(&node, query, &headers).await;
         assert_eq!(client.welcomed("userId"), "auth0|7");
     }
-    for hello in [json!({"token": token}), json!({"userId": "auth0|7", "clientId": "tab-1", "token": token})]
-    {
+    for hello in [
+        json!({"token": token}),
+        json!({"userId": "auth0|7", "clientId": "tab-1", "token": token}),
+        json!({"token": format!("{token}\n")}),
+    ] {
         let mut client = Client::upgrade(&node, "").await;
         client.send(&hello.to_string()).await;
         client.read_welcome().await;
@@ -261,7 +264,7 @@ async fn a_token_frame_renews_a_bad_one_does_not() {
     let mut lapsing =
         Client::open(&node, &format!("token={}", issuer.token(json!({"sub": "42", "exp": end})))).await;
     let frame = |token: &str| json!({"type": "token", "token": token}).to_string();
-    renewed.send(&frame(&issuer.token(json!({"sub": "42", "exp": later})))).await;
+    renewed.send(&frame(&format!("{}\n", issuer.token(json!({"sub": "42", "exp": later}))))).await;
     renewed.round_trip().await;
     let bad = [
         issuer.token(json!({"sub": "43", "exp": later})),
