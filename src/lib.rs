@@ -21,7 +21,7 @@
 //! | 1 | [`handle`], [`registry`], [`acked`], [`lease`], [`engine`], [`auth`] | this node's sockets; what they have acknowledged; the right to deliver; everyone's truth (in memory, or in Redis with `lua/`); who may connect |
 //! | 1 | [`fault`] | deliberate faults that no shipped build has, to check the checker |
 //! | 0 | [`protocol`], [`id`], [`close`], [`gate`], [`lock`], [`ms`], [`tls`] | words, checked where they enter; how many may wait; taking locks; times as numbers; whom to trust |
-//! | 0 | [`metrics`], [`logging`], [`trace`] | what is counted, and how it is told; the log's way out; following one user |
+//! | 0 | [`metrics`], [`logging`], [`retold`], [`trace`] | what is counted, and how it is told; the log's way out, and what would be in it too often; following one user |
 //! | 0 | [`moderation`] | when a busy thread sleeps for a moment before it waits |
 //! | 0 | [`docs`] | the handbook: pages for operators and developers, no code |
 //!
@@ -76,6 +76,7 @@ pub mod protocol;
 pub mod registry;
 pub mod relay;
 pub mod renewal;
+mod retold;
 pub mod router;
 mod session;
 pub mod settings;

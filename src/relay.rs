@@ -21,6 +21,7 @@ use crate::engine::redis::{Config, RedisEngine, SCRIPTS};
 use crate::heartbeat;
 use crate::listener::body::Bodies;
 use crate::listener::in_flight::OnTheirWay;
+use crate::listener::turned_away::TurnedAway;
 use crate::listener::{self, Ports};
 use crate::metrics::{self, Metrics};
 use crate::renewal::{self, End};
@@ -108,6 +109,7 @@ impl Relay {
             workers: Arc::new(Semaphore::new(settings.max_workers)),
             places: Arc::new(Semaphore::new(places as usize)),
             most_places: places,
+            turned_away: TurnedAway::default(),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
         });
@@ -131,7 +133,9 @@ impl Relay {
         tasks.push(tokio::spawn(served));
         info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
         let for_workers = ports.clone();
-        let handle = move |request, _| listener::worker::handle(request, for_workers.clone());
+        let handle = move |request, peer: SocketAddr| {
+            listener::worker::handle(request, peer.ip(), for_workers.clone())
+        };
         let served =
             listener::serve(workers, limits.clone(), waiting, true, ports.closing.subscribe(), handle);
         tasks.push(tokio::spawn(served));

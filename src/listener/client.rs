@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::http::{self, Answer};
+use super::turned_away::Caller;
 use super::{Ports, asked, browser, cors, events};
 use crate::auth::{Credentials, Grant, Pass};
 use crate::close::Close;
@@ -42,20 +43,24 @@ pub async fn handle(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>)
 
 async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Answer {
     let path = request.uri().path();
+    let mut caller = Caller::of(&request, peer, &ports);
+    let turned_away = |refusal, caller: &Caller| {
+        ports.turned_away(&refusal, caller);
+        http::refuse(&refusal)
+    };
     if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
-        let upgraded = upgrade(request, peer, ports.clone()).await;
-        return upgraded.unwrap_or_else(|refusal| turned_away(&refusal, &ports));
+        let upgraded = upgrade(request, peer, ports.clone(), &mut caller).await;
+        return upgraded.unwrap_or_else(|refusal| turned_away(refusal, &caller));
     }
     let gets = request.method() == Method::GET;
     match path {
         "/events" if gets => {
-            return events::open(request, peer, ports.clone())
-                .await
-                .unwrap_or_else(|refusal| turned_away(&refusal, &ports));
+            let opened = events::open(request, peer, ports.clone(), &mut caller).await;
+            return opened.unwrap_or_else(|refusal| turned_away(refusal, &caller));
         }
         "/ws" if gets => {
             let refusal = Refusal::new(Code::UpgradeRequired, "connect here with a WebSocket");
-            return turned_away(&refusal, &ports);
+            return turned_away(refusal, &caller);
         }
         "/events" | "/ws" => return http::wrong_method("GET"),
         _ => {}
@@ -82,29 +87,29 @@ async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> A
     }
 }
 
-async fn upgrade(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Result<Answer, Refusal> {
+async fn upgrade(
+    request: Request<Incoming>,
+    peer: IpAddr,
+    ports: Arc<Ports>,
+    caller: &mut Caller,
+) -> Result<Answer, Refusal> {
     http::admit(&request, &ports)?;
     let switching = http::accept_websocket(&request)?;
     let hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
     let credentials = http::credentials(&request, peer, &ports);
     let place = place(&ports)?;
     if !ports.auth.is_named(&credentials, &hello) {
-        tokio::spawn(greet(request, ports, (credentials, hello), place));
+        tokio::spawn(greet(request, ports, (credentials, hello), place, caller.clone()));
         return Ok(switching);
     }
     // Refusals must come before the upgrade; where the peer goes away meanwhile, `opened` takes it back.
-    let opened = let_in(&credentials, &hello, &ports).await?;
+    let opened = let_in(&credentials, &hello, &ports, caller).await?;
     tokio::spawn(async move {
         if let Some(socket) = socket(request, &ports).await {
             opened.serve(socket, &ports, place);
         }
     });
     Ok(switching)
-}
-
-fn turned_away(refusal: &Refusal, ports: &Ports) -> Answer {
-    ports.router.metrics().turned_away(refusal.code);
-    http::refuse(refusal)
 }
 
 /// A place for one more connection.
@@ -133,6 +138,7 @@ async fn greet(
     ports: Arc<Ports>,
     brought: (Credentials, Hello),
     place: OwnedSemaphorePermit,
+    mut caller: Caller,
 ) {
     let Some(mut socket) = socket(request, &ports).await else { return };
     let mut draining = ports.draining.subscribe();
@@ -148,13 +154,13 @@ async fn greet(
     let close = match heard {
         Err(_) => not_introduced(Some(Close::HelloTimeout)),
         Ok(Err(close)) => not_introduced(close),
-        Ok(Ok(text)) => match unless_gone(&socket, said(&text, brought, &ports)).await {
+        Ok(Ok(text)) => match unless_gone(&socket, said(&text, brought, &ports, &mut caller)).await {
             None => not_introduced(None),
             Some(Ok(opened)) => {
                 return opened.serve(socket, &ports, place);
             }
             Some(Err(refusal)) => {
-                ports.router.metrics().turned_away(refusal.code);
+                ports.turned_away(&refusal, &caller);
                 let _ = socket.feed(Message::Text(client::error(&refusal))); // a broken socket shows below
                 Some(match refusal.code {
                     Code::Unauthorized => Close::Unauthorized,
@@ -180,9 +186,14 @@ async fn unless_gone<T>(socket: &Socket, work: impl Future<Output = T>) -> Optio
     }
 }
 
-async fn said(text: &str, brought: (Credentials, Hello), ports: &Ports) -> Result<Opened, Refusal> {
+async fn said(
+    text: &str,
+    brought: (Credentials, Hello),
+    ports: &Ports,
+    caller: &mut Caller,
+) -> Result<Opened, Refusal> {
     let (credentials, query) = brought;
-    let_in(&credentials, &Hello::from_frame(text)?.or(query)?, ports).await
+    let_in(&credentials, &Hello::from_frame(text)?.or(query)?, ports, caller).await
 }
 
 /// A session that is registered and not served yet.
@@ -207,8 +218,11 @@ pub(super) async fn let_in(
     credentials: &Credentials,
     hello: &Hello,
     ports: &Ports,
+    caller: &mut Caller,
 ) -> Result<Opened, Refusal> {
+    caller.says(hello);
     let Grant { identity, expires } = ports.auth.admit(credentials, hello).await?;
+    caller.is(&identity);
     if ports.is_draining() {
         return Err(Refusal::draining());
     }

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 
 use super::http::{self, Answer, Body};
+use super::turned_away::Caller;
 use super::{Ports, client};
 use crate::close::Close;
 use crate::protocol::code::{Code, Refusal};
@@ -19,11 +20,16 @@ use crate::session::transport::Transport;
 ///
 /// # Errors
 /// Any refusal of an upgrade. But an `EventSource` that comes back, and may do so later, is told by a stream.
-pub async fn open(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Result<Answer, Refusal> {
+pub async fn open(
+    request: Request<Incoming>,
+    peer: IpAddr,
+    ports: Arc<Ports>,
+    caller: &mut Caller,
+) -> Result<Answer, Refusal> {
     let comes_back = last_event_id(&request).is_some();
-    match let_in(&request, peer, &ports).await {
+    match let_in(&request, peer, &ports, caller).await {
         Err(refusal) if comes_back && matches!(refusal.code, Code::Draining | Code::Unavailable) => {
-            ports.router.metrics().turned_away(refusal.code);
+            ports.turned_away(&refusal, caller);
             // It would never come back after an answer that is none of its kind.
             let (events, body) = pair();
             tokio::spawn(Transport::from(events).goodbye(Close::Overloaded));
@@ -37,7 +43,12 @@ fn last_event_id(request: &Request<Incoming>) -> Option<&HeaderValue> {
     request.headers().get("last-event-id").filter(|last| !last.is_empty())
 }
 
-async fn let_in(request: &Request<Incoming>, peer: IpAddr, ports: &Ports) -> Result<Answer, Refusal> {
+async fn let_in(
+    request: &Request<Incoming>,
+    peer: IpAddr,
+    ports: &Ports,
+    caller: &mut Caller,
+) -> Result<Answer, Refusal> {
     http::admit(request, ports)?;
     let mut hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
     // A browser comes back to the address that it first came to: what it has got since then stands here.
@@ -48,7 +59,7 @@ async fn let_in(request: &Request<Incoming>, peer: IpAddr, ports: &Ports) -> Res
     }
     let credentials = http::credentials(request, peer, ports);
     let place = client::place(ports)?;
-    let opened = client::let_in(&credentials, &hello, ports).await?;
+    let opened = client::let_in(&credentials, &hello, ports, caller).await?;
     let (events, body) = pair();
     opened.serve(events, ports, place);
     Ok(stream(body))

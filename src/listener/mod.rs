@@ -15,6 +15,7 @@ pub mod publish;
 pub mod room;
 pub mod routes;
 pub mod trace;
+pub mod turned_away;
 pub mod worker;
 
 use std::io;
@@ -44,6 +45,7 @@ use crate::session::socket::bound_silence;
 use body::Bodies;
 use in_flight::OnTheirWay;
 use room::{Guest, Room};
+use turned_away::TurnedAway;
 
 /// Bytes of a request's head: a long token in a URL fits.
 const MAX_HEAD: usize = 16 * 1024;
@@ -108,6 +110,8 @@ pub struct Ports {
     pub places: Arc<Semaphore>,
     /// How many places there are.
     pub most_places: u32,
+    /// What was told of clients that are not let in.
+    pub turned_away: TurnedAway,
     /// Whether the node is going away. Clients who have not said hello go at once.
     pub draining: watch::Sender<bool>,
     /// Whether the ports are closing, once clients have been handed over. Each of them, each connection that is in a

@@ -1,6 +1,7 @@
 //! The worker port: publishing by WebSocket and HTTP, and what operators ask.
 
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,13 +30,13 @@ use crate::session::socket::{Socket, WORKER_READ_BUFFER, close_for};
 const ANSWERS: usize = 64;
 
 /// Answers a request on the worker port. Web pages get no further than the list of origins lets them, token or not.
-pub async fn handle(mut request: Request<Incoming>, ports: Arc<Ports>) -> Answer {
+pub async fn handle(mut request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Answer {
     if let Some(answer) = cors::preflight(&request, &ports.worker_origins, "GET, POST, PUT, DELETE") {
         return answer;
     }
     let origin = cors::origin_of(&request);
     let mut answer = match cors::check(origin.as_ref(), &ports.worker_origins) {
-        Ok(()) => route(&mut request, ports.clone()).await,
+        Ok(()) => route(&mut request, peer, ports.clone()).await,
         Err(refusal) => http::refuse(&refusal),
     };
     if !ports.bodies.discard(&mut request).await {
@@ -45,7 +46,7 @@ pub async fn handle(mut request: Request<Incoming>, ports: Arc<Ports>) -> Answer
     answer
 }
 
-async fn route(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Answer {
+async fn route(request: &mut Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> Answer {
     let path = request.uri().path().to_owned();
     let found = routes::find(request.method(), &path);
     match &found {
@@ -54,6 +55,7 @@ async fn route(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Answer {
         _ => {}
     }
     if !is_known(request, &ports.worker_tokens) {
+        ports.worker_turned_away(peer);
         if matches!(found, Found::Verb(Verb::Publish, _)) {
             ports.router.metrics().refused(Code::Unauthorized);
         }

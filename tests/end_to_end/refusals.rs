@@ -186,3 +186,43 @@ async fn a_node_that_cannot_reach_redis_refuses_with_503() {
     assert_eq!(answer.refused(503), "unavailable");
     assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
 }
+
+#[tokio::test]
+async fn who_is_turned_away_is_in_the_log_once_of_a_kind_and_each_at_debug() {
+    let node = NodeBuilder::local("solo")
+        .set("--max-sessions-per-user", "1")
+        .set("--client-origin", "https://app.example.com")
+        .set("--worker-token", "w")
+        .set("--log-level", "debug");
+    let mut node = node.start().await;
+    let _first = Client::as_user(&node, "42", "first").await;
+    for client in ["second", "third"] {
+        refused(&node, &format!("userId=42&clientId={client}"), 429).await;
+    }
+    // By hello frame as well, and what is no id does not get into the log.
+    let mut late = Client::upgrade(&node, "").await;
+    late.send(r#"{"userId":"not an id","clientId":"fourth"}"#).await;
+    assert_eq!(late.closed().await.code, 4000);
+    http::upgrade(&node.client_ws("userId=42"), &[("origin", "https://evil.example")]).await.refused(403);
+    for _ in 0..2 {
+        http::get(&node.worker_http("/nodes")).await.refused(401);
+    }
+    http::get(&node.client_http("/ws")).await.refused(426);
+    let log = node.whole_log().await;
+    let told = |level: &str, words: &[&str]| {
+        let level = format!("\"level\":\"{level}\"");
+        let fits = |line: &&String| line.contains(&level) && words.iter().all(|word| line.contains(word));
+        log.iter().filter(fits).count()
+    };
+    let (second, third) = (r#""client":"second""#, r#""client":"third""#);
+    assert_eq!(told("INFO", &["turned away", "too_many_sessions"]), 1);
+    assert_eq!(told("INFO", &["turned away", "too_many_sessions", r#""user":"42""#, second]), 1);
+    for client in [second, third] {
+        assert_eq!(told("DEBUG", &["turned away", "too_many_sessions", r#""user":"42""#, client]), 1);
+    }
+    assert_eq!(told("INFO", &["turned away", "invalid_user_id", r#""client":"fourth""#]), 1);
+    assert_eq!(told("INFO", &["turned away", "origin_not_allowed", "https://evil.example"]), 1);
+    assert_eq!((told("INFO", &["turned away", "worker"]), told("DEBUG", &["turned away", "worker"])), (1, 2));
+    assert_eq!((told("INFO", &["upgrade_required"]), told("DEBUG", &["upgrade_required"])), (0, 1));
+    assert!(!log.iter().any(|line| line.contains("not an id")));
+}

@@ -7,11 +7,11 @@ use std::sync::Mutex;
 use redis::{Cmd, Value};
 use tracing::warn;
 
-use super::retold::Retold;
 use super::{Context, reply};
 use crate::engine::{Cause, Unavailable};
 use crate::id::UserId;
 use crate::lock::lock;
+use crate::retold::Retold;
 
 /// So many are told of apart. Where there are more, an application writes to the wrong keys, and any of them shows that.
 const MOST: usize = 32;

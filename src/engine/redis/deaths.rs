@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use redis::Value;
 
 use super::reply;
-use super::retold::Retold;
 use crate::engine::Unavailable;
 use crate::lock::lock;
+use crate::retold::Retold;
 
 /// When each node's lease ends, Unix ms; by their ids.
 pub type Leases = BTreeMap<String, i64>;

@@ -18,7 +18,7 @@
 //! | `doubts` | what is done where another server has taken over, or came back |
 //! | `format` | whether nodes of other releases may serve beside this one |
 //! | `drain`, `eviction` | when clients of leaving nodes come back; whether Redis may throw keys away |
-//! | `retold`, `broken`, `refused` | warnings that would come many times a second; users whose keys somebody has written over; what else Redis refuses |
+//! | `broken`, `refused` | users whose keys somebody has written over; what else Redis refuses |
 //! | `status`, `who`, `traces` | how everything stands; where users are, and signing them out; following one |
 
 pub mod appender;
@@ -53,7 +53,6 @@ mod pulse;
 mod reads;
 mod refused;
 mod reply;
-mod retold;
 mod scripts;
 mod sentinel;
 mod server;
@@ -84,6 +83,7 @@ use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::ms::ms;
 use crate::protocol::publish::Data;
+use crate::retold::Retold;
 use crate::trace::{Traced, Tracer};
 use connection::Topology;
 use keys::Keys;
@@ -147,9 +147,9 @@ struct Context {
     /// Whose hints could not be sent, though their events are in the logs.
     unsent: Mutex<publish::Unsent>,
     /// Tells that `presence` takes nothing.
-    untold: Mutex<retold::Retold>,
+    untold: Mutex<Retold>,
     /// Tells of what is not logged and did not reach a node.
-    missed: Mutex<retold::Retold>,
+    missed: Mutex<Retold>,
     claims: node::Claims,
     tracer: Tracer,
     pulse: pulse::Pulse,

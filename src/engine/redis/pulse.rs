@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{error, warn};
 
-use super::retold::Retold;
 use super::{Context, inbox};
 use crate::lock::lock;
+use crate::retold::Retold;
 
 /// How often the guard looks. Two looks in a row must find the same: whoever was frozen has not read either.
 const LOOK: Duration = Duration::from_secs(1);

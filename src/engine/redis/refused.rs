@@ -12,10 +12,10 @@ use std::time::Duration;
 use redis::{RedisError, cmd};
 use tracing::warn;
 
-use super::retold::Retold;
 use super::{Context, ms};
 use crate::engine::{Cause, Unavailable};
 use crate::lock::lock;
+use crate::retold::Retold;
 
 /// Stands for all that is asked.
 const ALL: &str = "";

@@ -17,7 +17,6 @@ use tokio::time::{sleep, timeout};
 use super::home::{Attempt, Dedicated, Home};
 use super::known::{Known, NOT_KNOWN};
 use super::ms;
-use super::retold::Outage;
 use super::scripts::Timer;
 use super::sentinel::Sentinels;
 use super::wire::{
@@ -25,6 +24,7 @@ use super::wire::{
     lacks_script, load_scripts, open, send_each,
 };
 use crate::lock::lock;
+use crate::retold::Outage;
 
 /// Where a master is.
 #[derive(Debug, Clone)]

@@ -6,9 +6,9 @@ use smol_str::SmolStr;
 use tracing::warn;
 
 use super::super::publish::Appended;
-use super::super::retold::{Outage, Retold};
 use crate::engine::Event;
 use crate::id::UserId;
+use crate::retold::{Outage, Retold};
 
 #[derive(Default)]
 pub struct Past {
