@@ -116,6 +116,11 @@ impl Registry {
         (!shard.get(user).is_some_and(is_there)).then(then)
     }
 
+    /// Whether a session of the user is here.
+    pub fn has(&self, user: &str) -> bool {
+        self.shard(user).contains_key(user)
+    }
+
     /// Pushes to each of a user's sessions what `outgoing` makes for it.
     pub fn push(&self, user: &str, most: usize, mut outgoing: impl FnMut(&Handle) -> Outgoing) {
         if let Some(sessions) = self.shard(user).get(user) {
@@ -176,8 +181,9 @@ mod tests {
         registry.insert(other.clone());
         assert_eq!(registry.len(), 2);
         assert!(registry.remove(&new, || ()).is_some());
+        assert!(registry.has("u"));
         assert!(registry.remove(&other, || ()).is_some());
-        assert!(registry.is_empty());
+        assert!(registry.is_empty() && !registry.has("u"));
     }
 
     #[test]

@@ -326,12 +326,13 @@ impl Node for Router {
         });
     }
 
-    fn listed(&self, user: &UserId, clients: Vec<ClientId>) {
+    fn listed(&self, user: &UserId, clients: Vec<ClientId>) -> bool {
         for client in clients {
             let end = Disconnect { user: user.clone(), client: client.clone(), confirmed: None };
             // Queued before a connection of this client can queue its beginning.
             drop(self.registry.unless_there(user.as_str(), &client, || self.engine.disconnect(end)));
         }
+        self.registry.has(user.as_str())
     }
 }
 

@@ -305,8 +305,9 @@ pub trait Node: Send + Sync + 'static {
     /// Another server has taken over and may lack what was written last: the sessions of these users must look into
     /// their logs.
     fn doubted(&self, whose: &dyn Fn(&UserId) -> bool);
-    /// Redis has these sessions of a user on this node: those that are not here have ended, and are taken off.
-    fn listed(&self, user: &UserId, clients: Vec<ClientId>);
+    /// Redis has these sessions of a user on this node: those that are not here have ended, and are taken off. Whether any
+    /// session of the user is here.
+    fn listed(&self, user: &UserId, clients: Vec<ClientId>) -> bool;
 }
 
 /// The verbs. Each may be repeated without harm, but for a publish without a key. A call of the first four queues the

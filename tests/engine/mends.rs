@@ -238,6 +238,9 @@ async fn whose_end_was_one_too_many_to_keep_is_looked_for_once_redis_takes_ends_
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     stage.connect(&user, "phone").await;
     stage.connect(&user, "tab").await;
+    // Of this one nothing is left there but that it was online.
+    stage.connect(&self::user("gone"), "tab").await;
+    let () = stage.ask(&["DEL", "user:gone", "nodes:{user:gone}"]);
     let () = stage.ask(&["ACL", "SETUSER", "default", "-srem"]);
     // More than are kept; that of the tab comes last.
     let others = (0..16_384).map(|number| self::user(&format!("other-{number}")));
@@ -255,6 +258,9 @@ async fn whose_end_was_one_too_many_to_keep_is_looked_for_once_redis_takes_ends_
     let mut listed = stage.node.wait_for("whom Redis has here", listed).await;
     listed.sort();
     assert_eq!(listed, ["phone", "tab"]);
+    let served = || stage.ask::<Vec<String>>(&["SMEMBERS", "users:{node:node-1}"]);
+    Recorder::eventually("that nobody serves who is gone", async || served() == ["42"]).await;
+    assert_eq!(stage.edges_of("gone"), ["online", "offline"]);
 }
 
 #[tokio::test]

@@ -150,8 +150,9 @@ impl Node for Recorder {
         self.note(Told::Doubted);
     }
 
-    fn listed(&self, user: &UserId, clients: Vec<ClientId>) {
+    fn listed(&self, user: &UserId, clients: Vec<ClientId>) -> bool {
         let clients = clients.iter().map(ToString::to_string).collect();
         self.note(Told::Listed { user: user.to_string(), clients });
+        false
     }
 }

@@ -191,6 +191,15 @@ impl Stage {
         told.into_iter().map(|(_, fields)| fields[3].clone()).collect()
     }
 
+    /// The same of one user.
+    pub fn edges_of(&self, user: &str) -> Vec<String> {
+        let told: Vec<(String, Vec<String>)> = self.ask(&["XRANGE", "presence", "-", "+"]);
+        told.into_iter()
+            .filter(|(_, fields)| fields[1] == user)
+            .map(|(_, fields)| fields[3].clone())
+            .collect()
+    }
+
     /// Runs one command on the test's own connection to Redis.
     pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::Cmd::new();

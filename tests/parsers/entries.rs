@@ -207,7 +207,7 @@ impl Node for Nobody {
     fn doubted(&self, _: &dyn Fn(&UserId) -> bool) {
         panic!("no entry says that");
     }
-    fn listed(&self, _: &UserId, _: Vec<ClientId>) {
+    fn listed(&self, _: &UserId, _: Vec<ClientId>) -> bool {
         panic!("no entry says that");
     }
 }

@@ -133,7 +133,9 @@ mod tests {
         fn sign_out(&self, _: &str, _: Option<&str>) {}
         fn inbox_lost(&self) {}
         fn doubted(&self, _: &dyn Fn(&UserId) -> bool) {}
-        fn listed(&self, _: &UserId, _: Vec<ClientId>) {}
+        fn listed(&self, _: &UserId, _: Vec<ClientId>) -> bool {
+            false
+        }
     }
 
     async fn engine(deaf: bool) -> (MemoryEngine, Arc<Sockets>) {

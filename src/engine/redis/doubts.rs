@@ -1,7 +1,8 @@
 //! What is done where another server has taken over, or one came back, that may lack what was written last.
 //!
 //! Sessions look into their logs. And sessions of this node that have ended, and that an older data set brings back, are
-//! taken off again: nobody but their node can tell, and while other sessions keep the user, none of its keys lapses.
+//! taken off again: nobody but their node can tell, and while other sessions keep the user, none of its keys lapses. Where
+//! they have lapsed, the user is on this node's list all the same, and `presence` is to be told that nobody is there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use redis::Value;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Context, node, reply, sessions, who};
+use super::{Context, lane, node, reply, sessions, who};
 use crate::engine::Cause;
 use crate::id::{ClientId, UserId};
 
@@ -52,10 +53,10 @@ pub async fn list(context: Arc<Context>) {
     }
 }
 
-/// Lists the sessions of these users; returns those whose part of Redis does not answer.
+/// Lists the sessions of these users; returns those that have to be looked at again, as their part of Redis does not answer.
 async fn list_sessions(context: &Context, users: Vec<UserId>) -> Vec<UserId> {
     let Some(node) = context.node() else { return Vec::new() };
-    let mut unreached = Vec::new();
+    let (mut again, mut left) = (Vec::new(), Vec::new());
     for batch in users.chunks(USERS * context.link.masters()) {
         let mut questions = redis::pipe();
         for user in batch {
@@ -63,13 +64,25 @@ async fn list_sessions(context: &Context, users: Vec<UserId>) -> Vec<UserId> {
         }
         for (user, members) in batch.iter().zip(context.link.probe_each(&questions).await) {
             match members {
-                Ok(members) => node.listed(user, clients_here(context, members)),
+                Ok(members) => {
+                    let clients = clients_here(context, members);
+                    let is_listed = !clients.is_empty();
+                    if !node.listed(user, clients) && !is_listed {
+                        left.push(user.clone());
+                    }
+                }
                 Err(error) if reply::cause(&error.reason) == Cause::BrokenKey => {} // others are asked about all the same
-                Err(_) => unreached.push(user.clone()),
+                Err(_) => again.push(user.clone()),
             }
         }
     }
-    unreached
+    if !left.is_empty()
+        && let Err(error) = lane::tell_later(context, left.clone()).await
+    {
+        debug!(%error, "that some users have left is not told yet");
+        again.append(&mut left);
+    }
+    again
 }
 
 fn clients_here(context: &Context, members: Value) -> Vec<ClientId> {
