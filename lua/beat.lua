@@ -15,7 +15,8 @@
 local node, inbox, users = KEYS[1], KEYS[2], KEYS[3]
 local node_ttl, session_ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
 
-if redis.call('HGET', node, 'boot') ~= ARGV[1] then return {} end
+-- Nothing here takes a right that a claim does without: a node that lacks it would claim its id again and again.
+if redis.call('HMGET', node, 'boot')[1] ~= ARGV[1] then return {} end
 redis.call('HSET', node, 'sessions', ARGV[4])
 redis.call('PEXPIRE', node, node_ttl)
 redis.call('PEXPIRE', inbox, session_ttl + node_ttl)
