@@ -101,6 +101,10 @@ enum Stopped {
     GivenAway,
 }
 
+fn gone_or_away(error: Unavailable) -> Stopped {
+    if status::is_missing(&error) { Stopped::Gone } else { error.into() }
+}
+
 impl<'a> Reader<'a> {
     async fn serve(
         context: &'a Context,
@@ -207,11 +211,9 @@ impl<'a> Reader<'a> {
             .arg(self.read.most())
             .arg(reads::BYTES);
         async move {
-            match context.link.run_one(call).await {
-                Ok(redis::Value::Nil) => Err(NotHeld::Lost.into()),
-                Ok(entries) => Ok(reply::entries(entries)?),
-                Err(error) if status::is_missing(&error) => Err(Stopped::Gone),
-                Err(error) => Err(error.into()),
+            match context.link.run_one(call).await.map_err(gone_or_away)? {
+                redis::Value::Nil => Err(NotHeld::Lost.into()),
+                entries => Ok(reply::entries(entries)?),
             }
         }
     }
@@ -237,19 +239,8 @@ impl<'a> Reader<'a> {
     async fn ask(&mut self, command: redis::Cmd, block: Duration) -> Result<redis::Value, Stopped> {
         let mut pipeline = redis::pipe();
         pipeline.add_command(command);
-        self.ask_all(pipeline, block)
-            .await?
-            .pop()
-            .ok_or_else(|| Unavailable::new("Redis gave no answer").into())
-    }
-
-    async fn ask_all(
-        &mut self,
-        pipeline: redis::Pipeline,
-        block: Duration,
-    ) -> Result<Vec<redis::Value>, Stopped> {
         match timeout(block + Duration::from_secs(2), self.connection.send(&pipeline)).await {
-            Ok(answer) => Ok(answer?),
+            Ok(answer) => answer?.pop().ok_or_else(|| Unavailable::new("Redis gave no answer").into()),
             Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time")).into()),
         }
     }

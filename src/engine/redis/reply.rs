@@ -151,11 +151,6 @@ pub fn group(groups: Vec<Vec<Value>>, name: &str) -> Option<Vec<Value>> {
     groups.into_iter().find(|group| field(group, "name").is_some_and(|its| is(its, name)))
 }
 
-/// How many entries consumers of the group of that name hold, by an answer to `XINFO GROUPS`.
-pub fn pending(groups: Value, name: &str) -> Option<i64> {
-    integer(field(&group(items(groups).ok()?, name)?, "pending")?).ok()
-}
-
 fn is(value: &Value, word: &str) -> bool {
     text(value).is_ok_and(|text| text == word)
 }
@@ -183,10 +178,13 @@ mod tests {
             Value::Array(vec![word("name"), word(name), word("pending"), Value::Int(pending)])
         };
         let groups = || Value::Array(vec![group("pending", 1), group("switchboard", 2)]);
-        assert_eq!(pending(groups(), "switchboard"), Some(2));
-        assert_eq!(pending(groups(), "pending"), Some(1));
-        assert_eq!(pending(groups(), "node"), None);
-        assert_eq!(pending(Value::Nil, "node"), None);
+        let pending = |name| {
+            let found = super::group(items(groups()).unwrap(), name)?;
+            integer(field(&found, "pending")?).ok()
+        };
+        assert_eq!(pending("switchboard"), Some(2));
+        assert_eq!(pending("pending"), Some(1));
+        assert_eq!(pending("node"), None);
     }
 
     #[test]

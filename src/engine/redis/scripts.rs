@@ -45,6 +45,7 @@ scripts! {
     DRAIN => "drain",
     LEAD => "lead",
     TAKE => "take",
+    FINISH => "finish",
 }
 
 /// An `EVALSHA` of `script` whose keys and arguments are still to come: `keys` of them are keys.

@@ -1,13 +1,12 @@
 //! Letting go of entries that are done, and putting aside those that cannot be routed.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use tracing::warn;
 
 use super::super::refused::named;
-use super::super::{reply, uplink};
-use super::{Reader, Stopped};
+use super::super::{reply, scripts, uplink};
+use super::{Reader, Stopped, gone_or_away};
 
 /// How far a read of entries is with being published.
 #[derive(Default)]
@@ -39,18 +38,9 @@ impl Reader<'_> {
         let done: Vec<&str> =
             progress.handled(entries).map(|(id, _)| &id[..]).filter(|id| is_done(id)).collect();
         if let Some(last) = done.last() {
-            let mut acked = redis::pipe();
-            acked.cmd("XACK").arg(&self.stream).arg("switchboard").arg(&done);
-            acked.cmd("XINFO").arg("GROUPS").arg(&self.stream);
-            let groups = self.ask_all(acked, Duration::ZERO).await?.pop().unwrap_or(redis::Value::Nil);
-            // Everything up to the last has been handled and may go, with what the group was made to pass over. But where
-            // another consumer of the group was handed something, that waits for the next reader.
-            let mut gone = redis::Cmd::new();
-            match reply::pending(groups, "switchboard") {
-                Some(0) => gone.arg("XTRIM").arg(&self.stream).arg("MINID").arg(reply::after(last)),
-                _ => gone.arg("XDEL").arg(&self.stream).arg(&done),
-            };
-            self.ask(gone, Duration::ZERO).await?;
+            let mut finish = scripts::call(&scripts::FINISH, 1, 1 + done.len());
+            finish.arg(&self.stream).arg(reply::after(last)).arg(&done);
+            self.context.link.run_one(finish).await.map_err(gone_or_away)?;
             self.past.forget(&done);
         }
         put_aside
