@@ -6,10 +6,9 @@ use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::servers::Server;
 use crate::support::ports::free_port;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Worker, eventually, http};
+use crate::support::{BOUND, Client, NodeBuilder, RedisServer, Worker, eventually, http};
 
 const PAGE: &str = include_str!("../../src/docs/redis.md");
 
@@ -27,7 +26,7 @@ pub fn documented_addition(words: &str) -> String {
 }
 
 /// What a server has refused for want of rights.
-pub async fn refused(server: &Server) -> Vec<String> {
+pub async fn refused(server: &RedisServer) -> Vec<String> {
     let log = server.ask::<Vec<redis::Value>>(&["ACL", "LOG"]).await;
     log.iter().map(|entry| format!("{entry:?}")).collect()
 }
@@ -40,7 +39,7 @@ const REFUSES_EARLIER_IDS: &str = "
     return 0";
 
 /// Publish, replay, ingress, crash, clean-up, drain; with whatever `builder` connects by.
-async fn whole_life(server: &Server, builder: impl Fn(&str) -> NodeBuilder) {
+async fn whole_life(server: &RedisServer, builder: impl Fn(&str) -> NodeBuilder) {
     let settings = [("--node-ttl", "1500ms"), ("--drain-timeout", "200ms")];
     let mut a = builder("node-a").with(&settings).start().await;
     let mut b = builder("node-b").with(&settings).start().await;
@@ -87,19 +86,19 @@ async fn whole_life(server: &Server, builder: impl Fn(&str) -> NodeBuilder) {
 
 #[tokio::test]
 async fn a_user_with_the_documented_rights_can_do_everything() {
-    let server = Server::start(&["--save", ""]).await;
+    let server = RedisServer::start().await;
     server.allow(&documented_rule()).await;
-    let url = format!("redis://switchboard:geheim@127.0.0.1:{}", server.port);
+    let url = format!("redis://switchboard:geheim@127.0.0.1:{}", server.port());
     whole_life(&server, |id| NodeBuilder::redis_at(id, &url).set("--log-level", "debug")).await;
     assert_eq!(refused(&server).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn another_database_takes_one_right_more() {
-    let server = Server::start(&["--save", ""]).await;
+    let server = RedisServer::start().await;
     let rule = [documented_rule(), documented_addition("with a database other")].join(" ");
     server.allow(&rule).await;
-    let url = format!("redis://switchboard:geheim@127.0.0.1:{}/3", server.port);
+    let url = format!("redis://switchboard:geheim@127.0.0.1:{}/3", server.port());
     let node = NodeBuilder::redis_at("node-a", &url).start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
     Worker::open(&node).await.event("42", "1").await;
@@ -110,11 +109,11 @@ async fn another_database_takes_one_right_more() {
 
 #[tokio::test]
 async fn what_keeps_a_node_out_is_told() {
-    let server = Server::start(&["--save", ""]).await;
+    let server = RedisServer::start().await;
     server.allow("ACL SETUSER switchboard on ><password> resetchannels ~*").await;
     for (url, reason) in [
-        (format!("redis://switchboard:falsch@127.0.0.1:{}", server.port), "Password authentication failed"),
-        (format!("redis://switchboard:geheim@127.0.0.1:{}", server.port), "'info' command"),
+        (format!("redis://switchboard:falsch@127.0.0.1:{}", server.port()), "Password authentication failed"),
+        (format!("redis://switchboard:geheim@127.0.0.1:{}", server.port()), "'info' command"),
         (format!("redis://127.0.0.1:{}", free_port()), "Connection refused"),
     ] {
         let node = NodeBuilder::redis_at("node-a", &url);
@@ -136,11 +135,11 @@ async fn what_keeps_a_node_out_is_told() {
 #[tokio::test]
 async fn a_right_that_is_missing_is_told_by_who_is_refused_for_it() {
     for missing in ["~cursor:*", "+smembers"] {
-        let server = Server::start(&["--save", ""]).await;
+        let server = RedisServer::start().await;
         let rule = documented_rule();
         assert!(rule.contains(missing), "{rule}");
         server.allow(&rule.replace(missing, "")).await;
-        let url = format!("redis://switchboard:geheim@127.0.0.1:{}", server.port);
+        let url = format!("redis://switchboard:geheim@127.0.0.1:{}", server.port());
         let node = NodeBuilder::redis_at("node-a", &url).start().await;
         let refused = http::upgrade(&node.client_ws("userId=42"), &[]).await;
         assert_eq!(refused.refused(503), "unavailable");
@@ -155,7 +154,7 @@ async fn a_right_that_is_missing_is_told_by_who_is_refused_for_it() {
 
 #[tokio::test]
 async fn through_a_socket() {
-    let server = Server::start(&["--save", "", "--unixsocket", "redis.sock"]).await;
+    let server = RedisServer::start_with(&["--save", "", "--unixsocket", "redis.sock"]).await;
     let url = format!("unix://{}", server.dir().join("redis.sock").display());
     whole_life(&server, |id| NodeBuilder::redis_at(id, &url)).await;
 }
@@ -189,13 +188,13 @@ async fn through_tls_with_certificates_on_both_sides() {
     let (ca, cert, key) = (path("ca.pem"), path("server.pem"), path("server.key"));
     let mut args = vec!["--save", "", "--tls-port", &port, "--tls-ca-cert-file", &ca];
     args.extend(["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "yes"]);
-    if !Server::takes(&["--tls-port", "2"]) {
+    if !RedisServer::takes(&["--tls-port", "2"]) {
         let why = "this server was built without TLS";
         // Where somebody has chosen the server they know; else this would pass for ever without having been run.
         assert!(std::env::var_os("REDIS_SERVER").is_some(), "{why}: name another one in REDIS_SERVER");
         return println!("{why}");
     }
-    let server = Server::start(&args).await;
+    let server = RedisServer::start_with(&args).await;
     let (node_cert, node_key) = (path("node.pem"), path("node.key"));
     let trusting = |id: &str| {
         let url = format!("rediss://127.0.0.1:{port}");

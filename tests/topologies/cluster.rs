@@ -120,7 +120,7 @@ async fn the_main_job_with_the_documented_rights() {
     assert_eq!((answer.status, &answer.json()["online"]), (200, &json!(false)), "{answer:?}");
     moving.finish(&cluster).await;
     for server in &cluster.servers {
-        assert_eq!(refused(server).await, [""; 0], "port {}", server.port);
+        assert_eq!(refused(server).await, [""; 0], "port {}", server.port());
     }
 }
 

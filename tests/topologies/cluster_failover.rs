@@ -107,7 +107,7 @@ async fn a_master_that_dies_is_followed_by_its_replica() {
     cluster.servers[holders[0]].kill();
     other_master(&cluster, &key, holders[0]).await;
     // The new master has no replica until the old one is back.
-    cluster.servers[holders[0]].launch().await;
+    cluster.servers[holders[0]].start_again().await;
     cluster.servers[holders[0]].in_step().await;
     assert!(ledger.refused() > 0, "publishing was refused meanwhile");
     ledger.close_whole().await;

@@ -202,7 +202,7 @@ async fn a_master_that_is_away_is_told_of_once_and_so_is_that_it_is_back() {
     let server = &mut cluster.servers[master];
     server.kill();
     http::post(&url, &event).await.refused(503);
-    let name = format!(r#""server":"127.0.0.1:{}""#, server.port);
+    let name = format!(r#""server":"127.0.0.1:{}""#, server.port());
     let tells = |what: &'static str| {
         let name = name.clone();
         move |line: &str| line.contains(what) && line.contains(&name)
@@ -218,7 +218,7 @@ async fn a_master_that_is_away_is_told_of_once_and_so_is_that_it_is_back() {
     counted(&elsewhere, "redis_masters_away", 1.0).await;
     assert_eq!(Scrape::of(&elsewhere).await.get("redis_up"), 1.0);
 
-    server.launch().await;
+    server.start_again().await;
     let line = elsewhere.log_line(BOUND, "that it answers again", &back).await;
     assert!(line.contains(r#""level":"INFO""#), "{line}");
     eventually(BOUND, "an event", async || same(http::post(&url, &event).await.status, 200)).await;

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::servers::Server;
 use crate::support::client::{data, numbers};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, eventually};
+use crate::support::{BOUND, Client, NodeBuilder, RedisServer, eventually};
 
 const STREAMS: [&str; 3] = ["events", "events:2", "other"];
 
 /// For each stream the node that its lease names.
-async fn readers(server: &Server) -> BTreeMap<&'static str, String> {
+async fn readers(server: &RedisServer) -> BTreeMap<&'static str, String> {
     let mut readers = BTreeMap::new();
     for stream in STREAMS {
         let consumers: Vec<BTreeMap<String, redis::Value>> =
@@ -28,8 +27,8 @@ async fn readers(server: &Server) -> BTreeMap<&'static str, String> {
 
 #[tokio::test]
 async fn they_are_spread_over_the_nodes_and_each_keeps_its_order() {
-    let server = Server::start(&["--save", ""]).await;
-    let url = format!("redis://127.0.0.1:{}", server.port);
+    let server = RedisServer::start().await;
+    let url = server.url();
     let start = async |id: &str| {
         let builder = NodeBuilder::redis_at(id, &url);
         builder.with(&[("--ingress", &STREAMS.join(",")), ("--node-ttl", "1500ms")]).start().await

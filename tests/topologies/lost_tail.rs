@@ -2,14 +2,13 @@
 
 use serde_json::json;
 
-use crate::servers::Server;
 use crate::support::client::{data, numbers};
-use crate::support::{BOUND, Client, Node, NodeBuilder, Worker, eventually, within};
+use crate::support::{BOUND, Client, Node, NodeBuilder, RedisServer, Worker, eventually, within};
 
 #[tokio::test]
 async fn a_session_that_has_seen_what_the_log_has_lost_is_told() {
-    let mut server = Server::start(&["--save", ""]).await;
-    let url = format!("redis://127.0.0.1:{}", server.port);
+    let mut server = RedisServer::start().await;
+    let url = server.url();
     let node = NodeBuilder::redis_at("node-a", &url).start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
     let mut worker = Worker::open(&node).await;
@@ -18,7 +17,7 @@ async fn a_session_that_has_seen_what_the_log_has_lost_is_told() {
     ids.extend(worker.count("42", 6, 10).await);
     assert_eq!(data(&client.events(10).await), numbers(1, 10));
     server.kill();
-    server.launch().await; // with what it had at the fifth event
+    server.start_again().await; // with what it had at the fifth event
 
     let gap = client.frame("a gap").await;
     assert_eq!(gap["type"], "gap", "{gap}");
@@ -39,8 +38,8 @@ async fn a_session_that_has_seen_what_the_log_has_lost_is_told() {
 
 #[tokio::test]
 async fn an_event_that_comes_at_once_does_not_hide_what_was_lost_before_it() {
-    let server = Server::start(&["--save", ""]).await;
-    let url = format!("redis://127.0.0.1:{}", server.port);
+    let server = RedisServer::start().await;
+    let url = server.url();
     let node = NodeBuilder::redis_at("node-a", &url).start().await;
     let mut client = Client::as_user(&node, "42", "tab-1").await;
     let mut worker = Worker::open(&node).await;
@@ -66,8 +65,8 @@ async fn an_event_that_comes_at_once_does_not_hide_what_was_lost_before_it() {
 
 #[tokio::test]
 async fn whoever_comes_back_before_anyone_has_looked_is_told_as_well() {
-    let mut server = Server::start(&["--save", ""]).await;
-    let url = format!("redis://127.0.0.1:{}", server.port);
+    let mut server = RedisServer::start().await;
+    let url = server.url();
     let a = NodeBuilder::redis_at("node-a", &url).start().await;
     let b = NodeBuilder::redis_at("node-b", &url).start().await;
     let mut client = Client::as_user(&a, "42", "tab-1").await;
@@ -94,7 +93,7 @@ async fn whoever_comes_back_before_anyone_has_looked_is_told_as_well() {
         async { tokio::join!(open(&a, "since-a", since), open(&a, "known-a", ""), open(&a, "new-a", "")) };
     let on_b =
         async { tokio::join!(open(&b, "since-b", since), open(&b, "known-b", ""), open(&b, "new-b", "")) };
-    let ((), on_a, on_b) = tokio::join!(server.launch(), on_a, on_b); // with what it had at the fifth event
+    let ((), on_a, on_b) = tokio::join!(server.start_again(), on_a, on_b); // with what it had at the fifth event
     assert_eq!(client.frame("a gap").await["type"], "gap");
     let mut others = vec![client];
     for (mut since, mut known, new) in [on_a, on_b] {

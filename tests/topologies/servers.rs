@@ -1,55 +1,20 @@
 //! Redis servers with any arguments, alone, as a Cluster, or watched by Sentinels. Gone with their test.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, RedisError, cmd};
-use rustix::process::{Pid, Signal};
-use tempfile::TempDir;
+use redis::{FromRedisValue, RedisError, cmd};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::access::{documented_addition, documented_rule};
 use crate::support::ports::free_port;
 use crate::support::redis_server::program;
-use crate::support::{BOUND, eventually};
+use crate::support::{BOUND, RedisServer, eventually};
 
 /// One test with many servers at a time.
 static PLACES: Semaphore = Semaphore::const_new(1);
 
-/// Ports that a server tries.
-const TRIES: u32 = 10;
-
-/// A redis-server, or a Sentinel. Killed when dropped.
-pub struct Server {
-    pub port: u16,
-    child: Option<Child>,
-    dir: TempDir,
-    args: Vec<String>,
-}
-
-impl Server {
-    /// A running server.
-    pub async fn start(args: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        Self::start_in(dir, args).await
-    }
-
-    /// A running server whose directory holds something already.
-    pub async fn start_in(dir: TempDir, args: &[&str]) -> Self {
-        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut server = Self { port: free_port(), child: None, dir, args };
-        // Another process may have taken the port since, or that of the bus.
-        for _ in 0..TRIES {
-            if server.comes_up().await {
-                return server;
-            }
-            server.port = free_port();
-        }
-        panic!("redis-server ends at once, with {:?}", server.args);
-    }
-
+impl RedisServer {
     /// Whether the server knows these arguments: not each is built with everything.
     pub fn takes(args: &[&str]) -> bool {
         let mut command = Command::new(program());
@@ -61,29 +26,6 @@ impl Server {
         !["Bad directive", "Failed finding TLS support"].iter().any(|unknown| told.contains(unknown))
     }
 
-    /// Starts it again, on the port and in the directory that it had.
-    pub async fn launch(&mut self) {
-        assert!(self.comes_up().await, "redis-server has ended");
-    }
-
-    /// Starts it; false where it has ended at once.
-    async fn comes_up(&mut self) -> bool {
-        let port = self.port.to_string();
-        let mut command = Command::new(program());
-        // What is given comes first: a Sentinel's configuration file has to.
-        command.args(&self.args).args(["--port", &port, "--bind", "127.0.0.1"]);
-        command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("starting redis-server: is it installed?"));
-        eventually(BOUND, "an answer from redis-server", async || {
-            let child = self.child.as_mut().expect("it was started");
-            if child.try_wait().expect("waiting for redis-server").is_some() {
-                return Ok(false);
-            }
-            self.try_ask::<String>(&["PING"]).await.map(|_| true).map_err(|error| error.to_string())
-        })
-        .await
-    }
-
     /// Lets the user `switchboard` in by a rule of the handbook, with the password that tests look for in logs.
     pub async fn allow(&self, rule: &str) {
         let rule = rule.replace("<password>", "geheim");
@@ -91,28 +33,9 @@ impl Server {
         self.ask::<String>(&words).await;
     }
 
-    /// `kill -9`.
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().ok();
-            child.wait().expect("waiting for redis-server");
-        }
-    }
-
-    /// Sends a signal: `STOP` freezes it, `CONT` lets it go on.
-    pub fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("a running server");
-        rustix::process::kill_process(Pid::from_child(child), signal).expect("sending a signal");
-    }
-
-    /// Where it keeps its files.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// Runs a command.
     pub async fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
+        let mut connection = self.connection(0).await?;
         cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
     }
 
@@ -131,25 +54,11 @@ impl Server {
         let info: String = self.ask(&["INFO", "replication"]).await;
         if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
     }
-
-    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(5)))
-            .set_response_timeout(Some(BOUND));
-        let client = redis::Client::open(("127.0.0.1", self.port))?;
-        client.get_multiplexed_async_connection_with_config(&config).await
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// Three masters, and three replicas or none.
 pub struct Cluster {
-    pub servers: Vec<Server>,
+    pub servers: Vec<RedisServer>,
     /// Who nodes come as, with what follows in an address.
     user: &'static str,
     _place: SemaphorePermit<'static>,
@@ -172,7 +81,7 @@ impl Cluster {
     async fn of(count: usize) -> Self {
         let place = PLACES.acquire().await.expect("a place");
         let mut servers = Vec::new();
-        let bus_may_be_anywhere = Server::takes(&["--cluster-port", "1"]); // else 10,000 above: Redis 6.2
+        let bus_may_be_anywhere = RedisServer::takes(&["--cluster-port", "1"]); // else 10,000 above: Redis 6.2
         for _ in 0..count {
             let bus = free_port().to_string();
             let mut args = vec!["--save", "", "--cluster-enabled", "yes"];
@@ -181,11 +90,11 @@ impl Cluster {
             }
             args.extend(["--cluster-node-timeout", NODE_TIMEOUT_MS, "--repl-diskless-sync-delay", "0"]);
             args.extend(["--cluster-require-full-coverage", if count > 3 { "yes" } else { "no" }]);
-            servers.push(Server::start(&args).await);
+            servers.push(RedisServer::start_with(&args).await);
         }
         let cluster = Self { servers, user: "", _place: place };
         let addresses: Vec<_> =
-            cluster.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+            cluster.servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
         let mut create = Command::new("redis-cli");
         create.args(["--cluster", "create"]).args(&addresses);
         let replicas = if count > 3 { "1" } else { "0" };
@@ -221,8 +130,8 @@ impl Cluster {
         let user = self.user;
         format!(
             "redis+cluster://{user}127.0.0.1:{},127.0.0.1:{}",
-            self.servers[0].port,
-            self.servers[self.servers.len() - 2].port
+            self.servers[0].port(),
+            self.servers[self.servers.len() - 2].port()
         )
     }
 
@@ -236,7 +145,7 @@ impl Cluster {
 
     /// Places of the servers that hold a key: its master, and the master's replicas.
     pub async fn holders(&self, key: &str) -> Vec<usize> {
-        let alive = self.servers.iter().find(|server| server.child.is_some()).expect("a living server");
+        let alive = self.servers.iter().find(|server| server.is_running()).expect("a living server");
         let slot: i64 = alive.ask(&["CLUSTER", "KEYSLOT", key]).await;
         let ranges: Vec<Vec<redis::Value>> = alive.ask(&["CLUSTER", "SLOTS"]).await;
         for range in ranges {
@@ -247,7 +156,8 @@ impl Cluster {
                     let redis::Value::Array(parts) = member else { panic!("no member") };
                     redis::from_redis_value_ref::<u16>(&parts[1]).expect("a port")
                 });
-                let place = |port| self.servers.iter().position(|server| server.port == port).expect("ours");
+                let place =
+                    |port| self.servers.iter().position(|server| server.port() == port).expect("ours");
                 return ports.map(place).collect();
             }
         }
@@ -296,7 +206,7 @@ impl Move {
     /// Moves what is in it, and makes it the other master's.
     pub async fn finish(self, cluster: &Cluster) {
         let (from, to) = (&cluster.servers[self.from], &cluster.servers[self.to]);
-        let port = to.port.to_string();
+        let port = to.port().to_string();
         loop {
             let keys: Vec<String> = from.ask(&["CLUSTER", "GETKEYSINSLOT", &self.slot, "100"]).await;
             if keys.is_empty() {
@@ -314,8 +224,8 @@ impl Move {
 
 /// A master, its replica, and three Sentinels; each server has a password, and the Sentinels another.
 pub struct Watched {
-    pub servers: Vec<Server>,
-    pub sentinels: Vec<Server>,
+    pub servers: Vec<RedisServer>,
+    pub sentinels: Vec<RedisServer>,
     _place: SemaphorePermit<'static>,
 }
 
@@ -333,10 +243,10 @@ impl Watched {
                 rule.replace("ACL SETUSER ", "user ")
             );
             std::fs::write(dir.path().join("redis.conf"), conf).expect("writing the configuration");
-            Server::start_in(dir, &["redis.conf", "--save", ""]).await
+            RedisServer::start_in(dir, &["redis.conf", "--save", ""]).await
         };
         let master = start("").await;
-        let replica = start(&format!("replicaof 127.0.0.1 {}\n", master.port)).await;
+        let replica = start(&format!("replicaof 127.0.0.1 {}\n", master.port())).await;
         let servers = vec![master, replica];
         servers[1].in_step().await;
         let mut sentinels = Vec::new();
@@ -349,11 +259,11 @@ impl Watched {
                  sentinel down-after-milliseconds mymaster 1500\n\
                  sentinel failover-timeout mymaster 6000\n\
                  user seeker on >geheim3 {}\n",
-                servers[0].port,
+                servers[0].port(),
                 documented_addition("Sentinels need")
             );
             std::fs::write(dir.path().join("sentinel.conf"), conf).expect("writing the configuration");
-            sentinels.push(Server::start_in(dir, &["sentinel.conf", "--sentinel"]).await);
+            sentinels.push(RedisServer::start_in(dir, &["sentinel.conf", "--sentinel"]).await);
         }
         for sentinel in &sentinels {
             eventually(BOUND, "Sentinels that know each other and the replica", async || {
@@ -382,7 +292,7 @@ impl Watched {
 
     /// The address that nodes are given.
     pub fn url(&self) -> String {
-        let hosts: Vec<_> = self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();
+        let hosts: Vec<_> = self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port())).collect();
         format!(
             "redis+sentinel://switchboard:geheim@{}/mymaster?sentinel_user=seeker&sentinel_password=geheim3",
             hosts.join(",")

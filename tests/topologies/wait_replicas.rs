@@ -4,24 +4,23 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::access::{documented_addition, documented_rule, refused};
-use crate::servers::Server;
 use crate::support::client::{data, numbers};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Node, NodeBuilder, Worker, eventually, http, within};
+use crate::support::{BOUND, Client, Node, NodeBuilder, RedisServer, Worker, eventually, http, within};
 
 /// A master, and its replica in step.
-async fn replicated() -> (Server, Server) {
-    let master = Server::start(&["--save", "", "--repl-diskless-sync-delay", "0"]).await;
-    let port = master.port.to_string();
-    let replica = Server::start(&["--save", "", "--replicaof", "127.0.0.1", &port]).await;
+async fn replicated() -> (RedisServer, RedisServer) {
+    let master = RedisServer::start_with(&["--save", "", "--repl-diskless-sync-delay", "0"]).await;
+    let port = master.port().to_string();
+    let replica = RedisServer::start_with(&["--save", "", "--replicaof", "127.0.0.1", &port]).await;
     replica.in_step().await;
     (master, replica)
 }
 
-async fn waiting(master: &Server) -> Node {
+async fn waiting(master: &RedisServer) -> Node {
     let rule = [documented_rule(), documented_addition("with `--wait-replicas`")].join(" ");
     master.allow(&rule).await;
-    let url = format!("redis://switchboard:geheim@127.0.0.1:{}", master.port);
+    let url = format!("redis://switchboard:geheim@127.0.0.1:{}", master.port());
     let settings = [("--wait-replicas", "1"), ("--wait-timeout", "200ms"), ("--node-ttl", "2s")];
     NodeBuilder::redis_at("node-a", &url).with(&settings).start().await
 }
@@ -85,7 +84,7 @@ async fn without_its_replica_nothing_is_acknowledged_however_often_it_is_sent() 
     replica.kill();
     let answer = worker.ask(&numbered(5).to_string()).await;
     assert_eq!(answer["code"], "unavailable", "{answer}");
-    replica.launch().await;
+    replica.start_again().await;
     replica.in_step().await;
     assert_eq!(again(&mut worker, 5).await["type"], "ack");
     assert_eq!(again(&mut worker, 6).await["type"], "ack");

@@ -2,11 +2,12 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisError};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
@@ -14,56 +15,75 @@ use super::db::Db;
 use super::ports::free_port;
 use super::wait::{BOUND, eventually};
 
-/// A redis-server that may be running. Killed when dropped.
+/// Nothing is kept on disk but what `SAVE` asks for.
+const IN_MEMORY: &[&str] = &["--save", ""];
+/// Ports that a server tries.
+const TRIES: u32 = 10;
+
+/// A redis-server, or a Sentinel, that may be running. Killed when dropped.
 pub struct RedisServer {
     port: u16,
     child: Option<Child>,
-    /// Kept over restarts where the server persists at all.
+    /// Kept over restarts, with what the server keeps at all.
     dir: TempDir,
-    persistent: bool,
-    /// When what is written reaches the disk; a killed process loses nothing either way.
-    fsync: &'static str,
+    args: Vec<String>,
 }
 
 impl RedisServer {
     /// A running, empty server that keeps nothing on disk.
     pub async fn start() -> Self {
-        // Another process may take the port between the look and the start: then try the next one.
-        for _ in 0..5 {
-            let mut server = Self::stopped();
-            if server.launch().await {
-                return server;
-            }
-        }
-        panic!("redis-server did not start on any of five ports");
+        Self::start_with(IN_MEMORY).await
     }
 
     /// A running, empty server that has every acknowledged write on disk.
     pub async fn start_persistent() -> Self {
-        let mut server = Self::stopped();
-        server.persistent = true;
-        server.start_again().await;
-        server
+        Self::start_with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]).await
     }
 
-    /// A running, empty server that keeps everything on disk, at the speed of one that does not.
+    /// A running, empty server that keeps everything on disk, at the speed of one that does not: a killed process loses
+    /// nothing either way.
     #[allow(dead_code)] // for tests/chaos
     pub async fn start_durable() -> Self {
-        let mut server = Self::stopped();
-        (server.persistent, server.fsync) = (true, "everysec");
-        server.start_again().await;
-        server
+        Self::start_with(&["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]).await
+    }
+
+    /// A running, empty server with these arguments.
+    pub async fn start_with(args: &[&str]) -> Self {
+        Self::start_in(new_dir(), args).await
+    }
+
+    /// A running server whose directory holds something already.
+    pub async fn start_in(dir: TempDir, args: &[&str]) -> Self {
+        let mut server = Self::stopped_in(dir, args);
+        // Another process may have taken the port since, or that of a Cluster's bus.
+        for _ in 0..TRIES {
+            if server.launch().await {
+                return server;
+            }
+            server.port = free_port();
+        }
+        panic!("redis-server ends at once, with {:?}", server.args);
     }
 
     /// A server that has a port but does not run yet.
     pub fn stopped() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        Self { port: free_port(), child: None, dir, persistent: false, fsync: "always" }
+        Self::stopped_in(new_dir(), IN_MEMORY)
     }
 
-    /// Starts a stopped server, on the port that it always had.
+    fn stopped_in(dir: TempDir, args: &[&str]) -> Self {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Self { port: free_port(), child: None, dir, args }
+    }
+
+    /// Starts a stopped server, on the port and in the directory that it always had.
     pub async fn start_again(&mut self) {
         assert!(self.launch().await, "redis-server did not start on port {}", self.port);
+    }
+
+    /// Whether it was started, and not killed since.
+    #[allow(dead_code)] // for tests/topologies
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// `kill -9`: connections break, and what is not on disk is gone.
@@ -91,6 +111,12 @@ impl RedisServer {
         }
     }
 
+    /// Where it keeps its files.
+    #[allow(dead_code)] // for tests/topologies
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The port, whether anybody listens there or not.
     pub fn port(&self) -> u16 {
         self.port
@@ -108,39 +134,43 @@ impl RedisServer {
 
     /// The same, to another of the server's databases.
     pub async fn db_number(&self, number: u32) -> Db {
-        let connection = connect(&format!("{}/{number}", self.url())).await;
-        Db::new(connection.expect("connecting to the private redis-server"))
+        Db::new(self.connection(number).await.expect("connecting to the private redis-server"))
+    }
+
+    /// A connection to one of its databases; it need not be running.
+    pub async fn connection(&self, db: u32) -> Result<MultiplexedConnection, RedisError> {
+        // The library's half a second is too short for a machine that runs two load tests at once.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(5)))
+            .set_response_timeout(Some(BOUND));
+        let client = redis::Client::open(format!("{}/{db}", self.url()))?;
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// Starts the process and waits until it answers; false where it ended instead.
     async fn launch(&mut self) -> bool {
         let mut command = Command::new(program());
-        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.arg("--dir").arg(self.dir.path());
-        if self.persistent {
-            command.args(["--appendonly", "yes", "--appendfsync", self.fsync]);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // What is given comes first: a Sentinel's configuration file has to.
+        command.args(&self.args).args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
+        command.current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("starting redis-server: is it installed?");
-        let pid = child.id().to_string();
-        let child = self.child.insert(child);
-        let url = format!("redis://127.0.0.1:{}", self.port);
+        let pid = child.id();
+        self.child = Some(child);
         eventually(BOUND, "an answer from redis-server", async || {
+            let child = self.child.as_mut().expect("it was started");
             if child.try_wait().expect("asking for the exit status").is_some() {
                 return Ok(false);
             }
-            let mut connection = connect(&url).await?;
-            let info: String = redis::cmd("INFO")
-                .arg("server")
-                .query_async(&mut connection)
-                .await
-                .map_err(|error| error.to_string())?;
+            let info = async {
+                let mut connection = self.connection(0).await?;
+                redis::cmd("INFO").query_async::<String>(&mut connection).await
+            };
+            let info = info.await.map_err(|error| error.to_string())?;
             // Somebody else's server on the same port would answer as well.
-            if info.contains(&format!("process_id:{pid}\r")) {
-                Ok(true)
-            } else {
-                Err("a server with another process id".to_owned())
+            if !info.contains(&format!("process_id:{pid}\r")) {
+                return Err("a server with another process id".to_owned());
             }
+            if info.contains("loading:1") { Err("it reads what it has on disk".to_owned()) } else { Ok(true) }
         })
         .await
     }
@@ -157,12 +187,6 @@ pub fn program() -> OsString {
     env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
 
-async fn connect(url: &str) -> Result<MultiplexedConnection, String> {
-    // The library's half a second is too short for a machine that runs two load tests at once.
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(5)))
-        .set_response_timeout(Some(BOUND));
-    let client = redis::Client::open(url).map_err(|error| error.to_string())?;
-    let connection = client.get_multiplexed_async_connection_with_config(&config).await;
-    connection.map_err(|error| error.to_string())
+fn new_dir() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
 }
