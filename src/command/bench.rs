@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::endpoint::{Endpoint, checked};
+use super::endpoint::{Endpoint, worker_token};
 use super::{Failure, Outcome, print};
 use crate::bench::plan::{Plan, Via};
 use crate::bench::{self, share};
@@ -31,7 +31,7 @@ pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
     let plan = Plan::read(&value, files).map_err(|mistakes| Failure::Usage(mistakes.join("\n")))?;
     let redis = match plan.via {
         Via::Xadd => Some(redis(&mut reader)?),
-        Via::Worker | Via::Http => checked(&reader, &["worker-token"], Some(None))?,
+        Via::Worker | Via::Http => worker_token(&mut reader).map(|_| None)?, // the plan has it
     };
     if let Some(share) = asked.flags.get(bench::SHARE) {
         let (number, run) = bench::share_of(share).ok_or(Failure::Told)?;
@@ -62,7 +62,6 @@ fn here(reader: &mut Reader) -> Result<HashMap<&'static str, String>, Failure> {
 
 /// Where the ingress streams are.
 fn redis(reader: &mut Reader) -> Result<Redis, Failure> {
-    let redis = settings::redis::read(reader);
-    let redis = checked(reader, settings::redis::FLAGS, redis)?;
+    let redis = reader.checked(settings::redis::read).map_err(Failure::Usage)?;
     redis.ok_or_else(|| Failure::Usage("--via xadd needs --redis-url".to_owned()))
 }

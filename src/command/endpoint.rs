@@ -30,10 +30,8 @@ impl Endpoint {
     /// # Errors
     /// Where the settings name no address, or a token that cannot be had.
     pub fn worker(reader: &mut Reader) -> Result<Self, Failure> {
-        let mut endpoint = Self::find(reader, "worker-url", "worker-port")?;
-        let token = reader.given("worker-token").and_then(first_token).map(str::to_owned);
-        endpoint.token = checked(reader, &["worker-token"], Some(token))?;
-        Ok(endpoint)
+        let found = Self::find(reader, "worker-url", "worker-port")?;
+        Ok(Self { token: worker_token(reader)?, ..found })
     }
 
     /// The client port, with a client's token where there is one.
@@ -56,25 +54,27 @@ impl Endpoint {
         reader.given(url).is_some() && (reader.source(url) == Source::Flag || !by_flag)
     }
 
-    fn find(reader: &mut Reader, url: &'static str, port: &'static str) -> Result<Self, Failure> {
-        if Self::is_by_url(reader, url, port) {
-            let from = named(url, reader.source(url));
-            let usual = if port == "worker-port" { 4001 } else { 4000 };
-            let allowed = format!("an address like ws://host:{usual}, wss://, http:// or https://, {BARE}");
-            let found = reader.value(url, &allowed, |given| parse(given, &from));
-            return checked(reader, &[url], found);
-        }
-        let found = here(reader, port);
-        // A URL that could not be read may have been that of another node.
-        let (host, number) = checked(reader, &["bind", port, url], found)?;
-        Ok(Self {
-            secure: false,
-            host,
-            port: number,
-            path: "/".to_owned(),
-            token: None,
-            from: format!("--{port}, {}; --{url} names another", reader.source(port)),
-        })
+    fn find(reader: &mut Reader, url: &str, port: &str) -> Result<Self, Failure> {
+        let found = reader.checked(|reader| {
+            // A URL that could not be read may have been that of another node.
+            if Self::is_by_url(reader, url, port) {
+                let from = named(url, reader.source(url));
+                let usual = if port == "worker-port" { 4001 } else { 4000 };
+                let allowed =
+                    format!("an address like ws://host:{usual}, wss://, http:// or https://, {BARE}");
+                return reader.value(url, &allowed, |given| parse(given, &from));
+            }
+            let (host, number) = here(reader, port)?;
+            Some(Self {
+                secure: false,
+                host,
+                port: number,
+                path: "/".to_owned(),
+                token: None,
+                from: format!("--{port}, {}; --{url} names another", reader.source(port)),
+            })
+        });
+        found.map_err(Failure::Usage)
     }
 
     /// Host and port as they stand in a URL.
@@ -111,13 +111,14 @@ pub fn here(reader: &mut Reader, port: &str) -> Option<(String, u16)> {
     Some((host, u16::try_from(port).ok()?))
 }
 
-/// What these settings came to.
+/// The token that opens the worker port: of several the first.
 ///
 /// # Errors
-/// All that is off with them, one line for each.
-pub fn checked<T>(reader: &Reader, flags: &[&str], found: Option<T>) -> Result<T, Failure> {
-    let mistakes = reader.mistakes_with(flags).join("\n");
-    found.filter(|_| mistakes.is_empty()).ok_or(Failure::Usage(mistakes))
+/// Where it cannot be had.
+pub fn worker_token(reader: &mut Reader) -> Result<Option<String>, Failure> {
+    let token =
+        reader.checked(|reader| Some(reader.given("worker-token").and_then(first_token).map(str::to_owned)));
+    token.map_err(Failure::Usage)
 }
 
 fn named(flag: &str, source: Source) -> String {

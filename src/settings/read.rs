@@ -1,6 +1,7 @@
 //! From flags, environment and `.env` to text, and from text to values: every mistake is kept, none ends the rest.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
@@ -60,6 +61,8 @@ pub struct Mistake(pub String, pub Vec<&'static str>);
 /// What was given, and what was wrong with it.
 pub struct Reader {
     given: HashMap<&'static str, (String, Source)>,
+    /// Flags that were looked up since [`Reader::checked`] began.
+    asked: RefCell<HashSet<String>>,
     /// What a value comes to, where that is not the text that was given.
     understood: HashMap<&'static str, String>,
     /// Every mistake so far.
@@ -79,7 +82,12 @@ impl Reader {
         environment: impl Fn(&str) -> Option<String>,
         dot_env: &HashMap<String, String>,
     ) -> Self {
-        let mut reader = Self { given: HashMap::new(), understood: HashMap::new(), mistakes: Vec::new() };
+        let mut reader = Self {
+            given: HashMap::new(),
+            asked: RefCell::default(),
+            understood: HashMap::new(),
+            mistakes: Vec::new(),
+        };
         let filled = |value: Option<String>| value.filter(|value| !value.trim().is_empty());
         for setting in SETTINGS {
             let file = |look: &dyn Fn(&str) -> Option<String>| {
@@ -127,10 +135,18 @@ impl Reader {
         }
     }
 
-    /// What is off with these settings: others are no matter of who does not use them.
-    pub fn mistakes_with(&self, flags: &[&str]) -> Vec<&str> {
-        let of_them = |mistake: &&Mistake| mistake.1.iter().any(|flag| flags.contains(flag));
-        self.mistakes.iter().filter(of_them).map(|mistake| mistake.0.as_str()).collect()
+    /// What `read` makes of some settings.
+    ///
+    /// # Errors
+    /// All that is off with those that it looks up, one line for each: others are no matter of who does not use them.
+    pub fn checked<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Result<T, String> {
+        self.asked.take();
+        let found = read(self);
+        let asked = self.asked.take();
+        let of_them = |mistake: &&Mistake| mistake.1.iter().any(|flag| asked.contains(*flag));
+        let mistakes: Vec<_> =
+            self.mistakes.iter().filter(of_them).map(|mistake| mistake.0.as_str()).collect();
+        found.filter(|_| mistakes.is_empty()).ok_or_else(|| mistakes.join("\n"))
     }
 
     fn read_file(&mut self, setting: &Setting, path: &str) -> Option<(String, Source)> {
@@ -152,6 +168,7 @@ impl Reader {
 
     /// The text that was given for a setting, if any.
     pub fn given(&self, flag: &str) -> Option<&str> {
+        self.asked.borrow_mut().insert(flag.to_owned());
         self.given.get(flag).map(|(value, _)| value.as_str())
     }
 

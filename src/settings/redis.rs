@@ -8,21 +8,6 @@ use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB};
 use crate::engine::redis::is_taken;
 use crate::tls::{check_certificates, check_key};
 
-/// The settings that [`read`] reads.
-pub const FLAGS: &[&str] = &[
-    "mode",
-    "redis-url",
-    "redis-db",
-    "redis-ca",
-    "redis-cert",
-    "redis-key",
-    "redis-pool-size",
-    "key-prefix",
-    "wait-replicas",
-    "wait-timeout",
-    "ingress",
-];
-
 /// Redis, checked.
 #[derive(Debug, Clone)]
 pub struct Redis {
