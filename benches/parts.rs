@@ -72,7 +72,7 @@ fn registry(c: &mut Criterion) {
         group.bench_function(format!("push and take, {users} users"), |b| {
             b.iter(|| {
                 at = (at + 1) % users;
-                registry.push(sessions[at].user.as_str(), 256, |_| outgoing.clone());
+                registry.each_of(sessions[at].user.as_str(), |session| session.push(&outgoing, 256));
                 sessions[at].take()
             });
         });

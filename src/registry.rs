@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::handle::{Handle, Outgoing};
+use crate::handle::Handle;
 use crate::id::{ClientId, EventId, UserId};
 use crate::lock::lock;
 
@@ -119,15 +119,6 @@ impl Registry {
     /// Whether a session of the user is here.
     pub fn has(&self, user: &str) -> bool {
         self.shard(user).contains_key(user)
-    }
-
-    /// Pushes to each of a user's sessions what `outgoing` makes for it.
-    pub fn push(&self, user: &str, most: usize, mut outgoing: impl FnMut(&Handle) -> Outgoing) {
-        if let Some(sessions) = self.shard(user).get(user) {
-            for session in sessions {
-                session.push(&outgoing(session), most);
-            }
-        }
     }
 
     /// Does something with each of a user's sessions. `visit` must not come back here.

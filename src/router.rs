@@ -248,13 +248,13 @@ impl Router {
         }
         // Built once, by the first session that wants it, and shared.
         let mut frame: Option<Utf8Bytes> = None;
-        self.registry.push(hint.user, self.send_queue, |session| {
+        self.registry.each_of(hint.user, |session| {
             let wanted = !fault::drops_hint()
                 && hint.client.is_none_or(|client| client == session.client.as_str())
                 && hint.except != Some(session.client.as_str());
             let built =
                 wanted.then(|| frame.get_or_insert_with(|| client::event(id, hint.event, hint.data)).clone());
-            Outgoing { logged: hint.logged, frame: built }
+            session.push(&Outgoing { logged: hint.logged, frame: built }, self.send_queue);
         });
     }
 }
