@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tracing::warn;
 
+use super::wire::Returned;
 use super::{Context, reply};
 use crate::engine::{Cause, Unavailable};
 use crate::id::UserId;
@@ -68,7 +69,7 @@ impl Told {
 ///
 /// # Errors
 /// Where Redis is away, or the key holds something else.
-pub async fn ask(context: &Context, user: &UserId, command: Cmd) -> Result<Value, Unavailable> {
+pub async fn ask(context: &Context, user: &UserId, command: Cmd) -> Returned {
     let outcome = context.link.run_one(command).await;
     outcome.map_err(|error| {
         let cause = if error.cause == Cause::Refused { reply::cause(&error.reason) } else { error.cause };

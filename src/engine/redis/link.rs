@@ -28,7 +28,7 @@ use super::reply;
 use super::sentinel::Sentinels;
 use super::server::{Options, Place, Server};
 use super::slot::Slot;
-use super::wire::{Outcome, has_moved, outage};
+use super::wire::{Outcome, Returned, has_moved, outage};
 use crate::engine::Unavailable;
 use crate::lease::Deadline;
 use crate::lock::lock;
@@ -49,9 +49,6 @@ pub struct Link {
     suspected: Notify,
     doubts: Arc<Notify>,
 }
-
-/// What came of one command.
-type Answer = Result<Value, Unavailable>;
 
 /// Users of whom the newest events may be missing.
 pub enum Doubt {
@@ -225,12 +222,12 @@ impl Link {
     }
 
     /// Runs a pipeline where the link is trusted; each command has its own outcome.
-    pub async fn run_each(&self, pipeline: &Pipeline) -> Vec<Answer> {
+    pub async fn run_each(&self, pipeline: &Pipeline) -> Vec<Returned> {
         self.trusted(pipeline, false).await
     }
 
     /// As [`Link::run_each`]; what too few replicas have in time counts as not done.
-    pub async fn run_durably(&self, pipeline: &Pipeline) -> Vec<Answer> {
+    pub async fn run_durably(&self, pipeline: &Pipeline) -> Vec<Returned> {
         self.trusted(pipeline, true).await
     }
 
@@ -246,13 +243,13 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::run`].
-    pub async fn run_one(&self, command: Cmd) -> Answer {
+    pub async fn run_one(&self, command: Cmd) -> Returned {
         first(self.run_each(&single(command)).await)
     }
 
     /// Runs one command, and then others of which it must not come later. On a Cluster that takes two steps; one server
     /// does as it is told in one, and does the others even where it refuses the first: what came of that is told apart.
-    pub async fn run_after(&self, command: Cmd, then: Vec<Cmd>) -> (Answer, Vec<Answer>) {
+    pub async fn run_after(&self, command: Cmd, then: Vec<Cmd>) -> (Returned, Vec<Returned>) {
         let count = then.len();
         let (mut before, mut after) = (single(command), redis::pipe());
         let together = if self.is_cluster() { &mut after } else { &mut before };
@@ -272,12 +269,12 @@ impl Link {
     ///
     /// # Errors
     /// Where Redis is away, or refuses the command.
-    pub async fn probe_one(&self, command: Cmd) -> Answer {
+    pub async fn probe_one(&self, command: Cmd) -> Returned {
         first(self.probe_each(&single(command)).await)
     }
 
     /// Runs a pipeline whether the link is trusted or not; each command has its own outcome.
-    pub async fn probe_each(&self, pipeline: &Pipeline) -> Vec<Answer> {
+    pub async fn probe_each(&self, pipeline: &Pipeline) -> Vec<Returned> {
         self.each(pipeline, false).await
     }
 
@@ -312,14 +309,14 @@ impl Link {
         Ok(())
     }
 
-    async fn trusted(&self, pipeline: &Pipeline, durable: bool) -> Vec<Answer> {
+    async fn trusted(&self, pipeline: &Pipeline, durable: bool) -> Vec<Returned> {
         match self.is_trusted() {
             Ok(()) => self.each(pipeline, durable).await,
             Err(refused) => vec![Err(refused); pipeline.len()],
         }
     }
 
-    async fn each(&self, pipeline: &Pipeline, durable: bool) -> Vec<Answer> {
+    async fn each(&self, pipeline: &Pipeline, durable: bool) -> Vec<Returned> {
         // Nothing is asked: redis-rs calls that an error, and the pool would take its connection for broken.
         if pipeline.is_empty() {
             return Vec::new();
@@ -345,7 +342,7 @@ impl Link {
     }
 
     /// Runs one command on every master, whether the link is trusted or not.
-    pub async fn probe_all(&self, command: Cmd) -> Vec<Answer> {
+    pub async fn probe_all(&self, command: Cmd) -> Vec<Returned> {
         let pipeline = single(command);
         match &self.servers {
             Servers::One(_) => self.probe_each(&pipeline).await,
@@ -369,7 +366,7 @@ impl Link {
     }
 }
 
-fn told(outcomes: Vec<Outcome>) -> impl Iterator<Item = Answer> {
+fn told(outcomes: Vec<Outcome>) -> impl Iterator<Item = Returned> {
     outcomes.into_iter().map(|outcome| outcome.map_err(Unavailable::from))
 }
 
@@ -379,6 +376,6 @@ fn single(command: Cmd) -> Pipeline {
     pipeline
 }
 
-fn first(outcomes: Vec<Answer>) -> Answer {
+fn first(outcomes: Vec<Returned>) -> Returned {
     outcomes.into_iter().next().unwrap_or_else(|| Err(Unavailable::new("Redis gave no answer")))
 }

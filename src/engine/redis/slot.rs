@@ -5,6 +5,7 @@
 use redis::{Arg, Cmd, Value};
 
 use super::reply;
+use super::wire::Returned;
 use crate::engine::Unavailable;
 
 /// Slots of a Cluster.
@@ -104,7 +105,7 @@ impl Groups {
     /// Each item's own outcome, in the order of the batch, out of one script answer for each group: an array.
     pub fn outcomes<T>(
         &self,
-        answers: Vec<Result<Value, Unavailable>>,
+        answers: Vec<Returned>,
         mut parse: impl FnMut(usize, Value) -> Result<T, Unavailable>,
     ) -> Vec<Result<T, Unavailable>> {
         self.each(answers, |group, answer| {
@@ -116,7 +117,7 @@ impl Groups {
     /// Each item's own outcome, in the order of the batch, out of what `parse` makes of each group's answer.
     pub fn each<T>(
         &self,
-        answers: Vec<Result<Value, Unavailable>>,
+        answers: Vec<Returned>,
         mut parse: impl FnMut(&[usize], Value) -> Result<Vec<Result<T, Unavailable>>, Unavailable>,
     ) -> Vec<Result<T, Unavailable>> {
         let count = self.0.iter().map(Vec::len).sum();

@@ -32,6 +32,8 @@ const QUOTES: &str = ", with args beginning with";
 
 /// What came of one command.
 pub type Outcome = Result<Value, RedisError>;
+/// The same, as the engine tells it.
+pub type Returned = Result<Value, Unavailable>;
 
 impl From<RedisError> for Unavailable {
     fn from(error: RedisError) -> Self {

@@ -1,11 +1,10 @@
 //! Ends of sessions.
 
-use redis::Value;
-
 use super::{MAX_CONNECTS, late, list, user_keys, user_slot};
 use crate::engine::Unavailable;
 use crate::engine::redis::presence::Owed;
 use crate::engine::redis::slot::Groups;
+use crate::engine::redis::wire::Returned;
 use crate::engine::redis::{Context, ms, reply, scripts};
 use crate::id::{EventId, NodeId, UserId};
 
@@ -30,7 +29,7 @@ pub async fn each(
     ends: &[End<'_>],
     most: usize,
     is_trusted: bool,
-) -> (Groups, Vec<Result<Value, Unavailable>>) {
+) -> (Groups, Vec<Returned>) {
     let groups = Groups::new(ends.iter().map(|(user, ..)| user_slot(context, user)), most);
     let call = |group: &[usize], until: u64| {
         let mut call = scripts::call(&scripts::DISCONNECT, 4 * group.len(), 3 + 2 * group.len());

@@ -10,10 +10,8 @@ use tokio::time::Instant;
 
 use crate::engine::Unavailable;
 use crate::engine::redis::slot::Groups;
-use crate::engine::redis::wire::{CONNECT_TIMEOUT, RESPONSE_TIMEOUT};
+use crate::engine::redis::wire::{CONNECT_TIMEOUT, RESPONSE_TIMEOUT, Returned};
 use crate::engine::redis::{Context, ms};
-
-type Answer = Result<Value, Unavailable>;
 
 /// A call that is made now, and awaited for as long as a connection and an answer may take.
 #[derive(Debug, Clone, Copy)]
@@ -54,10 +52,10 @@ impl Awaited {
         &self,
         context: &Context,
         groups: &Groups,
-        mut answers: Vec<Answer>,
+        mut answers: Vec<Returned>,
         is_trusted: bool,
         call: impl Fn(&[usize], u64) -> Cmd,
-    ) -> Vec<Answer> {
+    ) -> Vec<Returned> {
         let (mut calls, mut made_again) = (redis::pipe(), Vec::new());
         for (group, answer) in groups.iter().zip(&mut answers) {
             match answer.as_ref().map(|answer| self.again(answer)) {
@@ -85,7 +83,7 @@ pub async fn ask(
     groups: &Groups,
     is_trusted: bool,
     call: impl Fn(&[usize], u64) -> Cmd,
-) -> Vec<Answer> {
+) -> Vec<Returned> {
     let (mut calls, awaited) = (redis::pipe(), Awaited::now(context));
     for group in groups.iter() {
         calls.add_command(call(group, awaited.until));
@@ -94,7 +92,7 @@ pub async fn ask(
     awaited.hear(context, groups, answers, is_trusted, call).await
 }
 
-async fn send(context: &Context, calls: &Pipeline, is_trusted: bool) -> Vec<Answer> {
+async fn send(context: &Context, calls: &Pipeline, is_trusted: bool) -> Vec<Returned> {
     match is_trusted {
         true => context.link.run_each(calls).await,
         false => context.link.probe_each(calls).await,
