@@ -19,10 +19,10 @@ use self::let_go::Progress;
 use self::past::Past;
 use super::entry::parse;
 use super::home::Dedicated;
-use super::lead::{Lease, NotHeld};
+use super::lead::{NotHeld, StreamLease};
 use super::publish::{self, Entry};
 use super::reads::{self, Read};
-use super::turns::Turn;
+use super::turns::StreamTurn;
 use super::{Context, batch, broadcast, inbox, ms, reply, scripts, status};
 use crate::engine::{Event, Unavailable};
 use crate::metrics::Via;
@@ -31,7 +31,8 @@ use crate::protocol::publish::Target;
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
-    let (mut turn, mut past, mut lease) = (Turn::default(), Past::default(), Lease::new(&context, &stream));
+    let (mut turn, mut past, mut lease) =
+        (StreamTurn::default(), Past::default(), StreamLease::new(&context, &stream));
     while *wanted.borrow_and_update() {
         if context.link.is_up() && context.turns.may_take(&context, &mut turn).await {
             match lease.take().await {
@@ -78,8 +79,8 @@ struct Reader<'a> {
     stream: String,
     /// Entries of the next read.
     read: Read,
-    lease: &'a mut Lease,
-    turn: &'a mut Turn,
+    lease: &'a mut StreamLease,
+    turn: &'a mut StreamTurn,
     past: &'a mut Past,
     /// It was told that this process reads.
     told: bool,
@@ -108,9 +109,9 @@ fn gone_or_away(error: Unavailable) -> Stopped {
 impl<'a> Reader<'a> {
     async fn serve(
         context: &'a Context,
-        lease: &'a mut Lease,
+        lease: &'a mut StreamLease,
         name: &'a str,
-        turn: &'a mut Turn,
+        turn: &'a mut StreamTurn,
         past: &'a mut Past,
         wanted: &watch::Receiver<bool>,
     ) -> Result<(), Stopped> {

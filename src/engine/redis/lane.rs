@@ -41,7 +41,7 @@ const MOST_UNTOLD: usize = 1 << 20;
 const TOO_MANY_UNTOLD: &str = "of too many users `presence` is to be told later";
 
 /// What is published, and where its answer goes.
-pub enum Publish {
+pub enum Publishing {
     /// [`crate::engine::Engine::publish`]
     Event(Event, Reply<Published>),
     /// [`crate::engine::Engine::broadcast`]
@@ -52,19 +52,19 @@ pub enum Publish {
 type Broadcast = (EventName, Data);
 
 /// The lane of events. Works until the engine is dropped.
-pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publish>) {
+pub async fn events(context: Arc<Context>, mut waiting: mpsc::Receiver<Publishing>) {
     let mut taken = Vec::with_capacity(batch::MAX_AT_ONCE);
     while waiting.recv_many(&mut taken, batch::MAX_AT_ONCE).await > 0 {
         let (mut events, mut broadcasts) = (Vec::with_capacity(taken.len()), Vec::new());
         for publish in taken.drain(..) {
             match publish {
-                Publish::Event(event, reply) => {
+                Publishing::Event(event, reply) => {
                     if !broadcasts.is_empty() {
                         broadcast_all(&context, std::mem::take(&mut broadcasts)).await;
                     }
                     events.push((event, reply));
                 }
-                Publish::Broadcast(event, reply) => {
+                Publishing::Broadcast(event, reply) => {
                     if !events.is_empty() {
                         publish_all(&context, std::mem::take(&mut events)).await;
                     }
@@ -180,7 +180,7 @@ impl Sessions {
         self.tell_of_some().await;
         // What goes to several masters at once may be as much more.
         let most = sessions::MAX_CONNECTS * self.context.link.masters();
-        let mut registered = Registered::default();
+        let mut newcomers = Newcomers::default();
         while !connects.is_empty() {
             // A node that was held up first hears who has gone: whoever has given up may be elsewhere by now, and would be
             // replaced there.
@@ -194,7 +194,7 @@ impl Sessions {
                 connect.confirmed = connect.confirmed.max(owed);
             }
             let register = sessions::connect(&self.context, &batch);
-            let ((outcomes, owed), ()) = join(register, registered.let_in(&self.context)).await;
+            let ((outcomes, owed), ()) = join(register, newcomers.let_in(&self.context)).await;
             for (connect, outcome) in batch.iter().zip(&outcomes) {
                 if let Ok(Connected::Registered(_)) = outcome {
                     // It is here again, and that end must not take it away.
@@ -203,9 +203,9 @@ impl Sessions {
                     self.untold.remove(&connect.user);
                 }
             }
-            registered = Registered { replies, outcomes, owed };
+            newcomers = Newcomers { replies, outcomes, owed };
         }
-        registered.let_in(&self.context).await;
+        newcomers.let_in(&self.context).await;
         // What was let go is found where Redis still has its session.
         if self.owed.looks_for_others() {
             self.context.listing.notify_one();
@@ -319,13 +319,13 @@ impl Sessions {
 /// Sessions that are registered, where their answers go, and what `presence` is to be told of them first. While it is, the
 /// next are registered: one way to Redis and back for each call in place of two.
 #[derive(Default)]
-struct Registered {
+struct Newcomers {
     replies: Vec<Reply<Connected>>,
     outcomes: Vec<Result<Connected, Unavailable>>,
     owed: Owed,
 }
 
-impl Registered {
+impl Newcomers {
     async fn let_in(self, context: &Arc<Context>) {
         sessions::tell_online(context, self.owed).await;
         answer(context, "to let a client in", self.replies.into_iter(), self.outcomes);

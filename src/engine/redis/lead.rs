@@ -13,7 +13,7 @@ use crate::engine::Unavailable;
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// The lease, as this process has it or asks for it.
-pub struct Lease {
+pub struct StreamLease {
     context: Arc<Context>,
     /// As `--ingress` names it.
     stream: String,
@@ -23,7 +23,7 @@ pub struct Lease {
     end: Instant,
     /// Where the stream has been there, the newest id that was read of it: where it is not there any more, it was deleted.
     read: Option<(u64, u64)>,
-    /// See [`Lease::was_renewed`].
+    /// See [`StreamLease::was_renewed`].
     renewed: bool,
 }
 
@@ -41,7 +41,7 @@ pub enum NotHeld {
     Over,
 }
 
-impl Lease {
+impl StreamLease {
     /// That of a stream, which nobody has asked for yet.
     pub fn new(context: &Arc<Context>, stream: &str) -> Self {
         let (context, stream, end) = (context.clone(), stream.to_owned(), Instant::now());
@@ -67,7 +67,7 @@ impl Lease {
     /// whole of it takes.
     ///
     /// # Errors
-    /// As [`Lease::renew`], and where it was over for a moment, though it is had again: it may have been another
+    /// As [`StreamLease::renew`], and where it was over for a moment, though it is had again: it may have been another
     /// process's meanwhile, which went on from what was pending.
     pub async fn go_on(&mut self) -> Result<(), NotHeld> {
         let end = self.end;
@@ -144,7 +144,7 @@ mod tests {
             Some(if left >= 0 { ":1" } else { ":0" })
         });
         let context = context(place.await, TTL);
-        let mut lease = Lease::new(&context, "events");
+        let mut lease = StreamLease::new(&context, "events");
         assert!(lease.take().await.unwrap());
         lease.go_on().await.unwrap();
         assert!(!lease.was_renewed(), "it has only begun");

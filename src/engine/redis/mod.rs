@@ -87,7 +87,7 @@ use crate::retold::Retold;
 use crate::trace::{Traced, Tracer};
 use connection::Topology;
 use keys::Keys;
-use lane::{MOST_SESSIONS, Op, Publish};
+use lane::{MOST_SESSIONS, Op, Publishing};
 use link::Link;
 use server::{Options, Wait};
 
@@ -174,7 +174,7 @@ impl Context {
 pub struct RedisEngine {
     context: Arc<Context>,
     /// The lane of events.
-    events: mpsc::Sender<Publish>,
+    events: mpsc::Sender<Publishing>,
     /// The lane of sessions' beginnings and ends.
     sessions: mpsc::Sender<Op>,
     /// The lane of what clients send up.
@@ -264,11 +264,11 @@ impl Engine for RedisEngine {
     }
 
     fn publish(&self, event: Event) -> Answer<Published> {
-        Answer::queued(&self.events, |answer| Publish::Event(event, answer))
+        Answer::queued(&self.events, |answer| Publishing::Event(event, answer))
     }
 
     fn broadcast(&self, event: EventName, data: Data) -> Answer<Vec<NodeId>> {
-        Answer::queued(&self.events, |answer| Publish::Broadcast((event, data), answer))
+        Answer::queued(&self.events, |answer| Publishing::Broadcast((event, data), answer))
     }
 
     fn heartbeat(&self, leases: Vec<UserLease>) -> Answer<Vec<LeaseState>> {

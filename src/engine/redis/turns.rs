@@ -23,7 +23,7 @@ pub struct Turns {
 
 /// One stream, as this node has dealt with it.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct StreamTurn {
     /// Since when it is left to others.
     held_back: Option<Instant>,
     /// Nobody else wanted it until then.
@@ -32,7 +32,7 @@ pub struct Turn {
 
 impl Turns {
     /// Whether this node should try to get a stream now.
-    pub async fn may_take(&self, context: &Context, turn: &mut Turn) -> bool {
+    pub async fn may_take(&self, context: &Context, turn: &mut StreamTurn) -> bool {
         let enough = match share(context).await {
             Ok(share) => self.reads.load(Ordering::Acquire) >= share,
             Err(_) => false, // then it will not get it either
@@ -46,18 +46,18 @@ impl Turns {
     }
 
     /// Another node has it.
-    pub fn missed(&self, turn: &mut Turn) {
+    pub fn missed(&self, turn: &mut StreamTurn) {
         turn.held_back = None;
     }
 
     /// It is this node's.
-    pub fn taken(&self, turn: &mut Turn, ttl: Duration) {
+    pub fn taken(&self, turn: &mut StreamTurn, ttl: Duration) {
         self.reads.fetch_add(1, Ordering::AcqRel);
         turn.kept_until = turn.held_back.take().map(|_| Instant::now() + ttl * KEPT);
     }
 
     /// Whether it should go to a node that has less; it is let go by that.
-    pub async fn give_away(&self, context: &Context, turn: &mut Turn) -> bool {
+    pub async fn give_away(&self, context: &Context, turn: &mut StreamTurn) -> bool {
         if turn.kept_until.is_some_and(|until| Instant::now() < until) {
             return false;
         }

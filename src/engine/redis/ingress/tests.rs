@@ -10,8 +10,8 @@ use super::*;
 /// A reader of `events` on a connection of its own.
 async fn reader<'a>(
     context: &'a Context,
-    lease: &'a mut Lease,
-    turn: &'a mut Turn,
+    lease: &'a mut StreamLease,
+    turn: &'a mut StreamTurn,
     past: &'a mut Past,
 ) -> Reader<'a> {
     Reader {
@@ -28,8 +28,8 @@ async fn reader<'a>(
 }
 
 /// A lease of `events` that is held.
-async fn leading(context: &Arc<Context>) -> Lease {
-    let mut lease = Lease::new(context, "events");
+async fn leading(context: &Arc<Context>) -> StreamLease {
+    let mut lease = StreamLease::new(context, "events");
     assert!(lease.take().await.unwrap());
     lease
 }
@@ -37,11 +37,11 @@ async fn leading(context: &Arc<Context>) -> Lease {
 /// What comes of entries at a reader that has just begun.
 async fn once(
     context: &Context,
-    lease: &mut Lease,
+    lease: &mut StreamLease,
     past: &mut Past,
     entries: Vec<reply::Entry>,
 ) -> Result<(), Stopped> {
-    let mut turn = Turn::default();
+    let mut turn = StreamTurn::default();
     reader(context, lease, &mut turn, past).await.route(entries).await
 }
 
@@ -64,7 +64,7 @@ async fn nothing_goes_out_once_the_lease_is_over() {
     // A lease that is over as soon as it is had.
     let context = context(place.await, Duration::ZERO);
     let mut lease = leading(&context).await;
-    let (mut turn, mut past) = (Turn::default(), Past::default());
+    let (mut turn, mut past) = (StreamTurn::default(), Past::default());
     let mut reader = reader(&context, &mut lease, &mut turn, &mut past).await;
     asked.lock().unwrap().clear();
     for (target, whom) in [("broadcast", "1"), ("user", "42")] {
@@ -181,7 +181,7 @@ async fn a_lease_that_was_over_for_a_moment_begins_with_what_is_pending() {
     let context = context(place.await, Duration::from_millis(300));
     context.link.trust(tokio::time::Instant::now() + Duration::from_secs(3600));
     let mut lease = leading(&context).await;
-    let (mut turn, mut past) = (Turn::default(), Past::default());
+    let (mut turn, mut past) = (StreamTurn::default(), Past::default());
     let (_kept, wanted) = watch::channel(true);
     let outcome = reader(&context, &mut lease, &mut turn, &mut past).await.run(&wanted).await;
     assert!(matches!(outcome, Err(Stopped::NotHeld(NotHeld::Over))), "{outcome:?}");
