@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{pending, select_all};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -21,6 +21,7 @@ use crate::engine::redis::{Config, RedisEngine, SCRIPTS};
 use crate::heartbeat;
 use crate::listener::body::Bodies;
 use crate::listener::in_flight::OnTheirWay;
+use crate::listener::places::Places;
 use crate::listener::turned_away::TurnedAway;
 use crate::listener::{self, Ports};
 use crate::metrics::{self, Metrics};
@@ -65,7 +66,6 @@ pub struct Relay {
     router: Arc<Router>,
     ports: Arc<Ports>,
     drain_timeout: Duration,
-    most_workers: usize,
     stop_lease: watch::Sender<bool>,
     lease: JoinHandle<End>,
     tasks: Vec<JoinHandle<()>>,
@@ -90,7 +90,6 @@ impl Relay {
         let router = Arc::new(router);
         let engine_tasks = engine.start(router.clone());
         let auth = Auth::start(settings.auth.clone(), bounds.questions).map_err(StartError::Auth)?;
-        let places = u32::try_from(settings.max_connections).unwrap_or(u32::MAX).min(1 << 28);
         let ports = Arc::new(Ports {
             router: router.clone(),
             limits: Arc::new(settings.limits.clone()),
@@ -106,9 +105,8 @@ impl Relay {
             worker_url,
             bodies: Bodies::new(settings.waiting_connections, bounds.bodies, settings.limits.hello_timeout),
             frames: Arc::new(OnTheirWay::new(bounds.frames)),
-            workers: Arc::new(Semaphore::new(settings.max_workers)),
-            places: Arc::new(Semaphore::new(places as usize)),
-            most_places: places,
+            workers: Places::new(settings.max_workers),
+            clients: Places::new(settings.max_connections),
             turned_away: TurnedAway::default(),
             draining: watch::Sender::new(false),
             closing: watch::Sender::new(false),
@@ -139,8 +137,8 @@ impl Relay {
         let served =
             listener::serve(workers, limits.clone(), waiting, true, ports.closing.subscribe(), handle);
         tasks.push(tokio::spawn(served));
-        let (drain_timeout, most_workers) = (settings.drain_timeout, settings.max_workers);
-        Ok(Self { router, ports, drain_timeout, most_workers, stop_lease, lease, tasks, engine_tasks })
+        let drain_timeout = settings.drain_timeout;
+        Ok(Self { router, ports, drain_timeout, stop_lease, lease, tasks, engine_tasks })
     }
 
     /// Serves until `shutdown`, then drains. Where another process takes this node's id, it leaves at once.
@@ -206,10 +204,7 @@ impl Relay {
     /// closed: whoever has published must hear what came of it, and what they published must be on its way.
     async fn close_ports(&self, most: Duration) {
         self.ports.closing.send_replace(true);
-        let sockets = || {
-            let clients = self.ports.most_places as usize - self.ports.places.available_permits();
-            clients + self.most_workers - self.ports.workers.available_permits()
-        };
+        let sockets = || self.ports.clients.taken() + self.ports.workers.taken();
         let all = async {
             // A session that was being let in when the drain began is caught here.
             while sockets() > 0 {

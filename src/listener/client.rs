@@ -117,7 +117,7 @@ async fn upgrade(
 /// # Errors
 /// `unavailable` where there is none.
 pub(super) fn place(ports: &Ports) -> Result<OwnedSemaphorePermit, Refusal> {
-    ports.places.clone().try_acquire_owned().map_err(|_| {
+    ports.clients.take().ok_or_else(|| {
         Refusal::new(Code::Unavailable, "this node has as many connections as allowed (--max-connections)")
     })
 }

@@ -17,12 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub async fn handle(ports: &Ports) -> Answer {
     let (router, engine, metrics) = (&ports.router, ports.router.engine(), ports.router.metrics());
     let lag = timeout(PATIENCE, engine.lag()).await.ok().and_then(Result::ok).unwrap_or_default();
-    let most_connections = ports.most_places as usize;
     for (gauge, level) in [
         (&metrics.sessions, router.registry().len()),
         (&metrics.users, router.registry().users()),
-        (&metrics.connections, most_connections - ports.places.available_permits()),
-        (&metrics.most_connections, most_connections),
+        (&metrics.connections, ports.clients.taken()),
+        (&metrics.most_connections, ports.clients.most),
         (&metrics.redis_up, usize::from(engine.is_up() && router.lease().is_held())),
         (&metrics.redis_masters_away, engine.masters_away()),
         (&metrics.redis_may_evict, usize::from(engine.warning().is_some())),

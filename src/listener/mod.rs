@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod operator;
 pub mod peer;
 pub mod pings;
+pub mod places;
 pub mod publish;
 pub mod room;
 pub mod routes;
@@ -33,7 +34,7 @@ use ipnet::IpNet;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, interval};
 use tracing::{debug, warn};
 
@@ -44,6 +45,7 @@ use crate::session::Limits;
 use crate::session::socket::bound_silence;
 use body::Bodies;
 use in_flight::OnTheirWay;
+use places::Places;
 use room::{Guest, Room};
 use turned_away::TurnedAway;
 
@@ -105,11 +107,9 @@ pub struct Ports {
     /// Bounds on what workers have on their way together.
     pub frames: Arc<OnTheirWay>,
     /// A place for each worker's socket.
-    pub workers: Arc<Semaphore>,
+    pub workers: Places,
     /// A place for each client's socket.
-    pub places: Arc<Semaphore>,
-    /// How many places there are.
-    pub most_places: u32,
+    pub clients: Places,
     /// What was told of clients that are not let in.
     pub turned_away: TurnedAway,
     /// Whether the node is going away. Clients who have not said hello go at once.

@@ -99,7 +99,7 @@ fn upgrade(request: &mut Request<Incoming>, ports: Arc<Ports>) -> Result<Answer,
     let id = http::query_value(request.uri().query().unwrap_or_default(), "workerId").unwrap_or_default();
     // It goes into logs: nothing but a name may.
     let id: String = id.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
-    let place = ports.workers.clone().try_acquire_owned().map_err(|_| {
+    let place = ports.workers.take().ok_or_else(|| {
         Refusal::new(Code::Unavailable, "this node has as many workers' sockets as allowed (--max-workers)")
     })?;
     let upgraded = http::upgraded(request);
