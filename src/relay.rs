@@ -164,7 +164,7 @@ impl Relay {
             End::TakenOver => {
                 error!("closing all sockets: they are another process's to serve now");
                 self.router.registry().each(|session| session.close(Close::LeaseLost));
-                self.close_ports(LAST_WORDS).await;
+                self.close_ports().await;
             }
         }
         for task in &self.tasks {
@@ -188,7 +188,7 @@ impl Relay {
         if timeout(LAST_WORDS, self.router.engine().stop_ingress()).await.is_err() {
             warn!("the ingress lease was not given back in time and will lapse");
         }
-        self.close_ports(LAST_WORDS).await;
+        self.close_ports().await;
         self.stop_lease.send_replace(true);
         if !self.lease.is_finished() {
             let _ = timeout(LAST_WORDS, &mut self.lease).await;
@@ -202,7 +202,7 @@ impl Relay {
 
     /// Accepts nothing any more, sends workers away, and waits until all that was read has its answer and every socket is
     /// closed: whoever has published must hear what came of it, and what they published must be on its way.
-    async fn close_ports(&self, most: Duration) {
+    async fn close_ports(&self) {
         self.ports.closing.send_replace(true);
         let sockets = || self.ports.clients.taken() + self.ports.workers.taken();
         let all = async {
@@ -213,7 +213,7 @@ impl Relay {
             }
             self.ports.closing.closed().await;
         };
-        if timeout(most, all).await.is_err() {
+        if timeout(LAST_WORDS, all).await.is_err() {
             debug!("some did not take their answer, or say goodbye, in time");
         }
     }

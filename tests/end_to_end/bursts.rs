@@ -64,8 +64,8 @@ async fn unless_held_up<T>(what: &str, case: impl AsyncFnMut() -> Result<T, Stri
     eventually(3 * BOUND, what, case).await
 }
 
-async fn all_of_a_request_arrives(node: &Node, kinds: Vec<Value>) {
-    for (at, kind) in kinds.into_iter().enumerate() {
+async fn all_of_a_request_arrives(node: &Node) {
+    for (at, kind) in kinds().into_iter().enumerate() {
         let items = Value::from(counting(&kind, ITEMS)).to_string();
         let mut attempt = 0;
         unless_held_up(&format!("all of {kind}"), async || {
@@ -84,8 +84,8 @@ async fn all_of_a_request_arrives(node: &Node, kinds: Vec<Value>) {
     }
 }
 
-async fn all_of_one_write_arrives(node: &Node, kinds: Vec<Value>) {
-    for (at, kind) in kinds.into_iter().enumerate() {
+async fn all_of_one_write_arrives(node: &Node) {
+    for (at, kind) in kinds().into_iter().enumerate() {
         let text = |item: &Value| frame(FIN | TEXT, item.to_string().as_bytes());
         let items = [counting(&kind, FRAMES), vec![last_word()]].concat();
         let frames: Vec<u8> = items.iter().flat_map(text).collect();
@@ -107,25 +107,25 @@ async fn all_of_one_write_arrives(node: &Node, kinds: Vec<Value>) {
 async fn all_of_a_request_arrives_in_memory() {
     // One thread, and two.
     for id in ["node-a", "solo"] {
-        all_of_a_request_arrives(&NodeBuilder::local(id).start().await, kinds()).await;
+        all_of_a_request_arrives(&NodeBuilder::local(id).start().await).await;
     }
 }
 
 #[tokio::test]
 async fn all_of_a_request_arrives_through_redis() {
-    all_of_a_request_arrives(&Single::start().await.a, kinds()).await;
+    all_of_a_request_arrives(&Single::start().await.a).await;
 }
 
 #[tokio::test]
 async fn all_of_one_write_arrives_in_memory() {
     for id in ["node-a", "solo"] {
-        all_of_one_write_arrives(&NodeBuilder::local(id).start().await, kinds()).await;
+        all_of_one_write_arrives(&NodeBuilder::local(id).start().await).await;
     }
 }
 
 #[tokio::test]
 async fn all_of_one_write_arrives_through_redis() {
-    all_of_one_write_arrives(&Single::start().await.a, kinds()).await;
+    all_of_one_write_arrives(&Single::start().await.a).await;
 }
 
 /// More events than may wait in a node, each item with as many as one may have.

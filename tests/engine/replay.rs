@@ -16,11 +16,11 @@ crate::on_both_engines!(
 );
 
 /// Reads page after page and gives the events of each.
-async fn pages(stage: &Stage, user: &UserId, client: &str, since: EventId) -> Vec<Vec<EventId>> {
+async fn pages(stage: &Stage, user: &UserId, since: EventId) -> Vec<Vec<EventId>> {
     let mut pages = Vec::new();
     let mut from = since;
     loop {
-        let page = stage.resume(user, client, from).await;
+        let page = stage.resume(user, "tab", from).await;
         assert!(page.whole && page.from == from && page.upto >= from);
         assert!(ids(&page).iter().all(|id| *id > from && *id <= page.upto), "{page:?}");
         assert_eq!(page.replayed, page.events.len() as u64);
@@ -46,7 +46,7 @@ async fn a_page_holds_64_events_and_the_next_goes_on(kind: Kind) {
     let welcome = stage.connect_since(&user, "tab", before).await;
     assert_eq!((welcome.replayed, welcome.more, welcome.upto), (150, true, published[63]));
     assert_eq!(first.position, published[149]);
-    let pages = pages(&stage, &user, "tab", before).await;
+    let pages = pages(&stage, &user, before).await;
     assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 22]);
     assert_eq!(pages.concat(), published);
     // Exactly a page's worth is one page.
@@ -62,7 +62,7 @@ async fn a_page_ends_early_where_events_are_large(kind: Kind) {
     for _ in 0..8 {
         published.push(stage.publish_plain(&user, &large).await);
     }
-    let pages = pages(&stage, &user, "tab", before).await;
+    let pages = pages(&stage, &user, before).await;
     // 256 KiB are reached with the third.
     assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 2]);
     assert_eq!(pages.concat(), published);
@@ -73,7 +73,7 @@ async fn one_event_larger_than_a_page_still_fits(kind: Kind) {
     let before = stage.connect(&user, "tab").await.position;
     let large = format!("\"{}\"", "x".repeat(1_000_000));
     let published = [stage.publish_plain(&user, &large).await, stage.publish_plain(&user, &large).await];
-    assert_eq!(pages(&stage, &user, "tab", before).await, published.map(|id| vec![id]));
+    assert_eq!(pages(&stage, &user, before).await, published.map(|id| vec![id]));
 }
 
 async fn events_for_others_are_passed_over(kind: Kind) {
