@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use switchboard::engine::memory::{self, MemoryEngine};
-use switchboard::engine::redis::packed;
+use switchboard::engine::redis::doors::packed;
 use switchboard::engine::{Event, Hint, Node};
 use switchboard::handle::{Handle, Outgoing};
 use switchboard::id::{EventId, Logged};

@@ -1,9 +1,10 @@
-//! Ways in for the tests of what this engine reads: entries and answers as they come from Redis. No part of any
-//! interface.
+//! Ways in for tests of what this engine reads, entries and answers as they come from Redis, and for benchmarks of what it
+//! sends. No part of any interface.
 
 use bytes::Bytes;
 use redis::Value;
 
+pub use super::publish::packed;
 use super::{entry, inbox, publish, reply, sessions};
 use crate::engine::Node;
 use crate::protocol::code::Refusal;

@@ -92,7 +92,6 @@ use link::Link;
 use server::{Options, Wait};
 
 pub use keys::is_taken;
-pub use publish::packed;
 pub use scripts::NAMES as SCRIPTS;
 
 /// What the engine needs to know of the settings.

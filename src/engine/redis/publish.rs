@@ -182,7 +182,7 @@ pub async fn mend(context: &Context) -> Result<(), Unavailable> {
     sent
 }
 
-/// A batch as it is sent to Redis: a door for benchmarks, which have none.
+/// A batch as it is sent to Redis, for benchmarks, which have none.
 pub fn packed(node: &NodeId, events: &[Event]) -> Vec<u8> {
     let by = By { node, log_length: 256, log_ttl: Duration::from_secs(600), tells: true };
     script(&Keys::new("", false), &by, events.iter().map(|event| (event, None))).get_packed_command()
