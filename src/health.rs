@@ -39,7 +39,7 @@ impl Target {
             (endpoint::here(reader, "worker-port"), second)
         };
         let mistakes: Vec<&str> =
-            reader.mistakes[earlier..].iter().map(|mistake| mistake.0.as_str()).collect();
+            reader.mistakes[earlier..].iter().map(|mistake| mistake.told.as_str()).collect();
         match first.filter(|_| mistakes.is_empty()) {
             Some(first) => Ok(Self { first, second }),
             None => Err(mistakes.join("\n")),

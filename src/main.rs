@@ -134,7 +134,7 @@ async fn ask_health(mut given: Reader) -> ExitCode {
 fn read(given: Reader) -> Result<Settings, ExitCode> {
     Settings::parse(given).map_err(|mistakes| {
         for mistake in mistakes {
-            say(mistake.0);
+            say(mistake.told);
         }
         ExitCode::from(UNUSABLE)
     })

@@ -52,7 +52,7 @@ pub fn run(mut reader: Reader, check: &Check) -> Outcome {
                 source: reader.source(setting.flag).to_string(),
             })
             .collect(),
-        mistakes: reader.mistakes.iter().map(|mistake| mistake.0.clone()).collect(),
+        mistakes: reader.mistakes.iter().map(|mistake| mistake.told.clone()).collect(),
         warnings: settings.as_ref().map(warnings).unwrap_or_default(),
     };
     let printed = print(&if check.json {

@@ -217,7 +217,7 @@ mod tests {
         }
         let line = |flags: &[(&str, &str)], lost: &'static str| {
             let mut reader = reader(flags, &[("WORKER_SOCKET_PORT", "7")]);
-            reader.refuse_lines(vec![Mistake("line 1".to_owned(), vec![lost])]);
+            reader.refuse_lines(vec![Mistake { told: "line 1".to_owned(), flags: vec![lost] }]);
             Endpoint::worker(&mut reader).map(|to| to.authority()).ok()
         };
         assert_eq!(line(&[], "worker-url"), None, "it may have named another node");

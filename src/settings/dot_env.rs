@@ -43,7 +43,7 @@ pub fn read() -> DotEnv {
         Err(error) if error.kind() == ErrorKind::NotFound => DotEnv::default(),
         Err(error) => {
             let all = SETTINGS.iter().map(|setting| setting.flag).collect();
-            let mistakes = vec![Mistake(format!(".env cannot be read: {error}"), all)];
+            let mistakes = vec![Mistake { told: format!(".env cannot be read: {error}"), flags: all }];
             DotEnv { mistakes, ..DotEnv::default() }
         }
     }
@@ -70,7 +70,7 @@ fn parse(text: &str) -> DotEnv {
                     let told = format!(
                         ".env, line {number}: must be NAME=value; where value begins with a quote, one ends it, and nothing but a comment follows"
                     );
-                    read.mistakes.push(Mistake(told, flags));
+                    read.mistakes.push(Mistake { told, flags });
                 }
             }
         }
@@ -175,7 +175,7 @@ mod tests {
             ("APP=\"secret\nWORKER_TOKEN=abc\n", 1),
         ] {
             let read = parse(text);
-            let [Mistake(told, _)] = &read.mistakes[..] else { panic!("{text}: {read:?}") };
+            let [Mistake { told, .. }] = &read.mistakes[..] else { panic!("{text}: {read:?}") };
             assert!(told.starts_with(&format!(".env, line {number}: ")), "{told}");
             assert!(!told.contains("secret") && !told.contains("hunter2"), "{told}");
         }

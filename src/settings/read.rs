@@ -54,9 +54,14 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// One mistake: which setting, what it was, what is allowed; and the flags of those that it leaves without their value.
+/// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake(pub String, pub Vec<&'static str>);
+pub struct Mistake {
+    /// Which setting, what it was, what is allowed.
+    pub told: String,
+    /// The flags of those that it leaves without their value.
+    pub flags: Vec<&'static str>,
+}
 
 /// What was given, and what was wrong with it.
 pub struct Reader {
@@ -122,16 +127,16 @@ impl Reader {
                 let told = format!("--{} ({}) cannot be read: must be UTF-8", setting.flag, name.display());
                 // A flag is not missed.
                 let of_it = vec![setting.flag].into_iter().filter(|flag| self.source(flag) != Source::Flag);
-                self.mistakes.push(Mistake(told, of_it.collect()));
+                self.mistakes.push(Mistake { told, flags: of_it.collect() });
             }
         }
     }
 
     /// Notes what of `.env` cannot be read. What wins over it is not missed.
     pub fn refuse_lines(&mut self, mistakes: Vec<Mistake>) {
-        for Mistake(told, mut flags) in mistakes {
+        for Mistake { told, mut flags } in mistakes {
             flags.retain(|flag| matches!(self.source(flag), Source::DotEnv | Source::Default));
-            self.mistakes.push(Mistake(told, flags));
+            self.mistakes.push(Mistake { told, flags });
         }
     }
 
@@ -143,9 +148,9 @@ impl Reader {
         self.asked.take();
         let found = read(self);
         let asked = self.asked.take();
-        let of_them = |mistake: &&Mistake| mistake.1.iter().any(|flag| asked.contains(*flag));
+        let of_them = |mistake: &&Mistake| mistake.flags.iter().any(|flag| asked.contains(*flag));
         let mistakes: Vec<_> =
-            self.mistakes.iter().filter(of_them).map(|mistake| mistake.0.as_str()).collect();
+            self.mistakes.iter().filter(of_them).map(|mistake| mistake.told.as_str()).collect();
         found.filter(|_| mistakes.is_empty()).ok_or_else(|| mistakes.join("\n"))
     }
 
@@ -154,13 +159,13 @@ impl Reader {
             // A secret that was not mounted, or not filled, must not count as one.
             Ok(text) if text.trim().is_empty() => {
                 let told = format!("{}_FILE {path:?} is empty", setting.env);
-                self.mistakes.push(Mistake(told, vec![setting.flag]));
+                self.mistakes.push(Mistake { told, flags: vec![setting.flag] });
                 None
             }
             Ok(text) => Some((text.trim().to_owned(), Source::File)),
             Err(error) => {
                 let told = format!("{}_FILE {path:?} cannot be read: {error}", setting.env);
-                self.mistakes.push(Mistake(told, vec![setting.flag]));
+                self.mistakes.push(Mistake { told, flags: vec![setting.flag] });
                 None
             }
         }
@@ -199,7 +204,7 @@ impl Reader {
             None => "not set".to_owned(),
         };
         let told = format!("--{flag} ({}) {value}: must be {allowed}", setting.env);
-        self.mistakes.push(Mistake(told, vec![setting.flag]));
+        self.mistakes.push(Mistake { told, flags: vec![setting.flag] });
     }
 
     /// A value that `parse` makes of the text; the table's default where none was given.

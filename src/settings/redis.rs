@@ -94,7 +94,7 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
             }
             AddressError::Url(error) => r.mistake("redis-url", &format!("{FORMS} ({error})")),
             error @ (AddressError::Pem { .. } | AddressError::Authorities(_)) => {
-                r.mistakes.push(Mistake(error.to_string(), vec!["redis-url"]))
+                r.mistakes.push(Mistake { told: error.to_string(), flags: vec!["redis-url"] })
             }
         }
         return None;

@@ -11,7 +11,7 @@ use crate::auth::Config;
 
 fn parse(flags: &[(&str, &str)], env: &[(&str, &str)], dot_env: &[(&str, &str)]) -> Result<Settings, String> {
     Settings::parse(Reader::of_tests(flags, env, dot_env))
-        .map_err(|mistakes| mistakes.into_iter().map(|mistake| mistake.0).collect::<Vec<_>>().join("\n"))
+        .map_err(|mistakes| mistakes.into_iter().map(|mistake| mistake.told).collect::<Vec<_>>().join("\n"))
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_variable_that_is_no_text_does_not_count_as_none() {
     let no_text = || OsString::from_vec(b"se\xff".to_vec());
     let names = ["WORKER_TOKEN", "JWT_SECRET_FILE", "HOME"].map(OsString::from);
     reader.refuse_what_is_no_text(names.into_iter().map(|name| (name, no_text())));
-    let told = Settings::parse(reader).unwrap_err().into_iter().map(|mistake| mistake.0);
+    let told = Settings::parse(reader).unwrap_err().into_iter().map(|mistake| mistake.told);
     assert_eq!(
         told.collect::<Vec<_>>(),
         [

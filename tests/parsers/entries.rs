@@ -155,7 +155,7 @@ pub fn settings(bytes: &[u8]) {
             assert!(!mistakes.is_empty());
             for setting in SETTINGS.iter().filter(|setting| setting.secret && setting.flag != "redis-url") {
                 let name = format!("--{} ({}) ", setting.flag, setting.env);
-                for shown in mistakes.iter().filter_map(|mistake| mistake.0.strip_prefix(&name)) {
+                for shown in mistakes.iter().filter_map(|mistake| mistake.told.strip_prefix(&name)) {
                     assert!(shown.starts_with("(not shown): ") || shown.starts_with("not set: "), "{shown}");
                 }
             }
