@@ -12,7 +12,7 @@ use crate::command::tail::Tail;
 use crate::command::trace::Trace;
 use crate::settings::dot_env;
 use crate::settings::read::{self, Reader};
-use crate::settings::table::{HIDDEN, SETTINGS};
+use crate::settings::table::{HIDDEN, SETTINGS, setting};
 use crate::trace::LONGEST;
 
 /// What to do.
@@ -115,7 +115,7 @@ fn settings() -> impl Iterator<Item = Arg> {
 }
 
 fn described(flag: &str, help: &str) -> String {
-    let setting = SETTINGS.iter().find(|setting| setting.flag == flag).unwrap_or(&SETTINGS[0]);
+    let setting = setting(flag);
     let default = setting.default.unwrap_or(setting.default_words);
     format!("{help} [env: {}] [default: {default}]", setting.env)
 }

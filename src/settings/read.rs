@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::table::{SETTINGS, Setting};
+use super::table::{SETTINGS, Setting, setting};
 
 /// Where a value came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +72,6 @@ pub struct Reader {
     understood: HashMap<&'static str, String>,
     /// Every mistake so far.
     pub mistakes: Vec<Mistake>,
-}
-
-fn setting(flag: &str) -> &'static Setting {
-    // A flag that is not in the table is a bug that the first start shows.
-    SETTINGS.iter().find(|setting| setting.flag == flag).unwrap_or(&SETTINGS[0])
 }
 
 impl Reader {

@@ -21,6 +21,11 @@ pub struct Setting {
     pub heading: &'static str,
 }
 
+/// The setting with this flag. One that is not in the table is a bug that the first start shows.
+pub fn setting(flag: &str) -> &'static Setting {
+    SETTINGS.iter().find(|setting| setting.flag == flag).unwrap_or(&SETTINGS[0])
+}
+
 const NODE: &str = "Node";
 const ADDRESSES: &str = "Addresses";
 const REDIS: &str = "Redis";
