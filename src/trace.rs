@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::id::UserId;
 use crate::lock::lock;
+use crate::ms::unix;
 
 /// Users who may be followed at once: more would be a debug log of everyone, which there is already.
 pub const MAX_USERS: usize = 100;
@@ -122,8 +123,7 @@ impl Tracer {
         if self.follows(user)
             && let Ok(user) = user.parse()
         {
-            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let at = u64::try_from(at.as_micros()).unwrap_or_default();
+            let at = u64::try_from(unix().as_micros()).unwrap_or_default();
             let mut waiting = lock(&self.waiting);
             if waiting.steps.len() >= BOUND {
                 waiting.left_out += 1;

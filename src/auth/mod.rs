@@ -19,6 +19,7 @@ use hyper::Uri;
 use tokio::time::Instant;
 
 use crate::id::UserId;
+use crate::ms::unix;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::{Hello, Identity};
 use api::Api;
@@ -147,16 +148,10 @@ fn unauthorized(why: &str) -> Refusal {
     Refusal::new(Code::Unauthorized, why)
 }
 
-/// When credentials end that are good until `unix` seconds; none where that is past.
-fn instant_at(unix: f64) -> Option<Instant> {
+/// When credentials end that are good until then, Unix seconds; none where that is past.
+fn instant_at(until: f64) -> Option<Instant> {
     /// No connection lives longer, and no clock here has to count beyond it.
     const CENTURY: f64 = 100.0 * 365.0 * 86_400.0;
-    let left = unix - now();
+    let left = until - unix().as_secs_f64();
     (left > 0.0).then(|| Instant::now() + Duration::from_secs_f64(left.min(CENTURY)))
-}
-
-/// Unix seconds.
-fn now() -> f64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs_f64()
 }

@@ -5,11 +5,12 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::lock::lock;
+use crate::ms::unix;
 
 /// How fast two clocks drift apart at worst: 100 µs a second is more than quartz and NTP allow.
 const DRIFT: u32 = 10_000;
@@ -38,7 +39,7 @@ impl Default for Clock {
 
 /// This machine's clock, Unix µs.
 fn machine_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| signed(now.as_micros()))
+    signed(unix().as_micros())
 }
 
 fn signed(us: u128) -> i64 {

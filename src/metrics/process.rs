@@ -1,13 +1,13 @@
 //! `process_…`: what the system says of this process, under the names that every Prometheus exporter uses.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Gauge};
 
 use super::Error;
+use crate::ms::unix;
 
 /// Looked up when somebody asks.
 pub struct Process {
@@ -23,7 +23,7 @@ impl Process {
     pub fn new() -> Result<Self, Error> {
         let started =
             Gauge::new("process_start_time_seconds", "Start of the process, in seconds since 1970.")?;
-        started.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        started.set(unix().as_secs_f64());
         Ok(Self {
             cpu: Counter::new("process_cpu_seconds_total", "CPU time, user and system, in seconds.")?,
             memory: Gauge::new("process_resident_memory_bytes", "Resident memory, in bytes.")?,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -13,7 +12,7 @@ use super::user::{Entry, User};
 use crate::engine::{Connect, Connected, Event, Mode, Node, NodeInfo, Published};
 use crate::id::{EventId, Logged, UserId};
 use crate::lock::lock;
-use crate::ms::ms;
+use crate::ms::{ms, unix};
 use crate::trace::Tracer;
 
 #[derive(Default)]
@@ -38,14 +37,13 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(config: Config) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             config,
             state: Mutex::default(),
             node: OnceLock::new(),
             tracer: Tracer::default(),
             started: Instant::now(),
-            started_ms: ms(now),
+            started_ms: ms(unix()),
             dropped_message: AtomicBool::new(false),
         }
     }
