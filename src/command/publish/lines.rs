@@ -48,10 +48,8 @@ enum Waiting {
 /// # Errors
 /// Where the node is not reached or the connection breaks, or any line was refused.
 pub async fn run(to: &Endpoint) -> Outcome {
-    let socket = wire::websocket(to, "workerId=switchboard-publish").await.map_err(|error| match error {
-        NoSocket::Refused { reason, .. } => Failure::Failed(reason),
-        NoSocket::Unreached(reason) => Failure::Failed(reason),
-    })?;
+    let failed = |(NoSocket::Refused { reason, .. } | NoSocket::Unreached(reason))| Failure::Failed(reason);
+    let socket = wire::websocket(to, "workerId=switchboard-publish").await.map_err(failed)?;
     publish(socket, BufReader::new(io::stdin()).split(b'\n')).await
 }
 
