@@ -13,6 +13,8 @@ const RETOLD: Duration = Duration::from_secs(60);
 pub struct Retold {
     told: Option<Instant>,
     untold: u64,
+    /// The last word is that it goes wrong.
+    is_open: bool,
 }
 
 impl Retold {
@@ -31,9 +33,14 @@ impl Retold {
     pub fn due(&mut self) -> Option<u64> {
         let due = self.untold > 0 && self.is_old();
         due.then(|| {
-            self.told = Some(Instant::now());
+            (self.told, self.is_open) = (Some(Instant::now()), true);
             std::mem::take(&mut self.untold)
         })
+    }
+
+    /// It went well. Whether that is news: what goes wrong now and then is told no more often for it.
+    pub fn ended(&mut self) -> bool {
+        std::mem::take(&mut self.is_open)
     }
 
     /// Whether the next one is told.
@@ -80,8 +87,10 @@ mod tests {
         sleep(RETOLD).await;
         assert_eq!(retold.due(), Some(20_000), "also where no other one comes");
         assert_eq!((retold.due(), retold.again()), (None, None));
+        assert_eq!((retold.ended(), retold.ended()), (true, false), "that is told once, too");
+        assert_eq!((retold.again(), retold.ended()), (None, false), "and not of what was not told");
         sleep(RETOLD).await;
-        assert_eq!(retold.again(), Some(2));
+        assert_eq!(retold.again(), Some(3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -80,6 +80,8 @@ pub struct Metrics {
     pub most_connections: IntGauge,
     /// Redis is there and knows this node.
     pub redis_up: IntGauge,
+    /// Whether `presence` took what it was told last.
+    pub presence_up: IntGauge,
     /// Masters of a Cluster that do not answer.
     pub redis_masters_away: IntGauge,
     /// Redis may throw keys away.
@@ -174,6 +176,7 @@ impl Metrics {
             connections: make.level("connections", "Places taken on the client port, registered or not.")?,
             most_connections: make.level("connections_max", "--max-connections.")?,
             redis_up: make.level("redis_up", "1 while Redis answers and knows this node.")?,
+            presence_up: make.level("presence_up", "1 while `presence` takes what it is told.")?,
             redis_masters_away: make
                 .level("redis_masters_away", "Masters of a Redis Cluster that do not answer.")?,
             redis_may_evict: make
@@ -193,6 +196,7 @@ impl Metrics {
             )?,
             registry: make.0,
         };
+        metrics.presence_up.set(1);
         // A rate sees the first of a kind only where a zero was there before.
         for code in Code::ALL {
             metrics.refused.with_label_values(&[code.as_str()]);

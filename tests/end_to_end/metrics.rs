@@ -34,6 +34,7 @@ async fn counts_what_happens(node: &Node) {
         );
     }
     assert_eq!(scrape.get("redis_up"), 1.0);
+    assert_eq!(scrape.get("presence_up"), 1.0);
     assert_eq!(scrape.get("ready"), 1.0);
     assert_eq!(scrape.get("connects_total{result=\"ok\"}"), 0.0);
 

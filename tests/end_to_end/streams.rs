@@ -2,7 +2,7 @@
 
 use crate::support::pair::Single;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Pair, eventually};
+use crate::support::{BOUND, Client, Pair, Scrape, eventually};
 
 #[tokio::test]
 async fn what_clients_send_upward_is_on_the_uplink_stream_untouched_and_in_order() {
@@ -161,6 +161,7 @@ async fn a_presence_that_takes_nothing_is_told_of_once_and_hears_of_who_left_lat
     let told = "`presence` takes nothing";
     let line = stage.a.log_line(BOUND, "that it takes nothing", |line| line.contains(told)).await;
     assert!(line.contains("WRONGTYPE"), "{line}");
+    assert_eq!(Scrape::of(&stage.a).await.get("presence_up"), 0.0);
     let _: i64 = stage.db.run(redis::cmd("DEL").arg("presence")).await;
     for user in ["1", "2", "3"] {
         eventually(BOUND, "the edge told", async || {
@@ -168,5 +169,7 @@ async fn a_presence_that_takes_nothing_is_told_of_once_and_hears_of_who_left_lat
         })
         .await;
     }
+    stage.a.log_line(BOUND, "that it is over", |line| line.contains("`presence` takes entries again")).await;
+    assert_eq!(Scrape::of(&stage.a).await.get("presence_up"), 1.0);
     assert_eq!(stage.a.lines().iter().filter(|line| line.contains(told)).count(), 1);
 }

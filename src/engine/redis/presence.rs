@@ -8,7 +8,7 @@
 //! not gone too far since. Where it has, whoever read long ago what is owed tells nothing: it is to be read again.
 
 use redis::Pipeline;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::slot::Groups;
 use super::{Context, reply, scripts, sessions};
@@ -48,21 +48,31 @@ impl Owed {
     /// # Errors
     /// Where Redis is away: it stays owed.
     pub async fn tell(self, context: &Context) -> Result<Pipeline, Unavailable> {
+        if self.0.is_empty() {
+            return Ok(redis::pipe());
+        }
         let told = self.try_to_tell(context).await;
-        if let Err(error) = &told
-            && context.link.is_up()
-            && let Some(times) = lock(&context.untold).again()
-        {
-            warn!(%error, times, "`presence` takes nothing: who comes and goes is told once it does");
+        let up = &context.metrics.presence_up;
+        match &told {
+            Ok(_) => {
+                up.set(1);
+                if lock(&context.untold).ended() {
+                    info!("`presence` takes entries again: who comes and goes is told");
+                }
+            }
+            Err(error) if context.link.is_up() => {
+                up.set(0);
+                if let Some(times) = lock(&context.untold).again() {
+                    warn!(%error, times, "`presence` takes nothing: who comes and goes is told once it does");
+                }
+            }
+            Err(_) => {}
         }
         told
     }
 
     async fn try_to_tell(self, context: &Context) -> Result<Pipeline, Unavailable> {
         let mut settle = redis::pipe();
-        if self.0.is_empty() {
-            return Ok(settle);
-        }
         let mut tell = scripts::call(&scripts::TELL, 1, 1 + 2 * self.0.len());
         tell.arg(context.keys.presence()).arg(context.config.uplink_length);
         for (user, edges) in &self.0 {
