@@ -262,7 +262,7 @@ fn node_id(r: &mut Reader) -> Option<NodeId> {
 fn url(r: &mut Reader, flag: &str) -> Option<Option<String>> {
     let schemes = ["ws://", "wss://", "http://", "https://"];
     let allowed = format!(
-        "a URL without spaces that begins with {}, with a port from 1 to 65535 if any, {BARE}",
+        "a URL without spaces that begins with {}, with a port from 1 to 65535 if any and an IPv6 address in brackets, {BARE}",
         schemes.join(", ")
     );
     r.optional(flag, &allowed, |text| {
@@ -270,6 +270,7 @@ fn url(r: &mut Reader, flag: &str) -> Option<Option<String>> {
         let whole = !rest.is_empty() && !rest.contains(char::is_whitespace);
         // Which port is the standard one does not matter here.
         let host = rest.split(['/', '?', '#']).next().filter(|host| port(host, 80).is_some());
+        let host = host.filter(|host| host.starts_with('[') || host.matches(':').count() <= 1);
         (whole && host.is_some() && is_bare(text)).then(|| text.to_owned())
     })
 }

@@ -130,7 +130,9 @@ fn addresses_that_are_told_to_others_have_no_secret_in_them() {
             assert!(!told.contains("geheim") && !told.contains("heim@"), "{told}");
             assert_eq!(told.lines().count(), 1, "{told}");
         }
-        for url in ["wss://relay.example/live/ws", "ws://relay:4001/ws?workerId=api"] {
+        let told = parse(&[(flag, "ws://fd00::1:4001")], &[], &[]).unwrap_err();
+        assert!(told.contains("IPv6 address in brackets"), "{told}");
+        for url in ["wss://relay.example/live/ws", "ws://relay:4001/ws?workerId=api", "ws://[fd00::1]:4001"] {
             assert!(parse(&[(flag, url)], &[], &[]).is_ok(), "{url}");
         }
     }
