@@ -78,8 +78,10 @@ impl Relay {
     /// # Errors
     /// Where a port cannot be listened on, or Redis not be addressed.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let clients = listen("--client-port", SocketAddr::new(settings.bind, settings.client_port))?;
-        let workers = listen("--worker-port", SocketAddr::new(settings.bind, settings.worker_port))?;
+        let silence = settings.limits.ping_interval + settings.limits.pong_timeout;
+        let listen = |flag, port| listen(flag, SocketAddr::new(settings.bind, port), silence);
+        let clients = listen("--client-port", settings.client_port)?;
+        let workers = listen("--worker-port", settings.worker_port)?;
         let client_url = settings.client_url.clone().unwrap_or_else(|| url_of(&clients));
         let worker_url = settings.worker_url.clone().unwrap_or_else(|| url_of(&workers));
         let metrics = Arc::new(Metrics::new(settings.node_id.as_str(), SCRIPTS)?);
@@ -275,14 +277,15 @@ fn engine(
     )))
 }
 
-fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    bind(address).map_err(|source| StartError::Listen { flag, address, source })
+fn listen(flag: &'static str, address: SocketAddr, silence: Duration) -> Result<TcpListener, StartError> {
+    bind(address, silence).map_err(|source| StartError::Listen { flag, address, source })
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn bind(address: SocketAddr, silence: Duration) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restart must not wait for what is left of old connections.
     socket.set_reuseaddr(true)?;
+    listener::set_options(&socket, silence);
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

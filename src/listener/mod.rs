@@ -33,7 +33,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval};
 use tracing::{debug, warn};
@@ -149,6 +149,18 @@ impl Ports {
     }
 }
 
+/// Sets options that each connection has from the socket that listens, so that the system need not be asked for each of
+/// them: before it listens, as those who come are let in from then on. `silence` is how long a peer may take nothing.
+pub fn set_options(socket: &TcpSocket, silence: Duration) {
+    // An event goes out at once; waiting for more would cost 40 ms.
+    let set = sockopt::set_tcp_nodelay(socket, true)
+        .and_then(|()| sockopt::set_socket_send_buffer_size(socket, UNSENT));
+    if let Err(error) = set {
+        warn!(%error, "the system sends when it likes, and holds as much for a peer as it likes");
+    }
+    bound_silence(socket, silence);
+}
+
 /// Answers requests on `listener` until it is `closing`: then no more connections are accepted, and each that is open ends
 /// with the request that it is in. `most` connections may wait between requests. `half_close`: who says no more after a
 /// request still hears what comes of it; else nobody is there any more, which is how clients of event streams leave.
@@ -163,7 +175,6 @@ pub async fn serve<H, F>(
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = http::Answer> + Send + 'static,
 {
-    set_options(&listener, limits.ping_interval + limits.pong_timeout);
     let hello_timeout = limits.hello_timeout;
     let room = Room::new(most);
     let mut warned: Option<Instant> = None;
@@ -204,17 +215,6 @@ pub async fn serve<H, F>(
         let handle = move |request| handle(request, peer);
         tokio::spawn(serve_connection(stream, guest, http.clone(), closing, handle));
     }
-}
-
-/// Sets options that each connection has from its listener: so the system need not be asked for each of them.
-fn set_options(listener: &TcpListener, silence: Duration) {
-    // An event goes out at once; waiting for more would cost 40 ms.
-    let set = sockopt::set_tcp_nodelay(listener, true)
-        .and_then(|()| sockopt::set_socket_send_buffer_size(listener, UNSENT));
-    if let Err(error) = set {
-        warn!(%error, "the system sends when it likes, and holds as much for a peer as it likes");
-    }
-    bound_silence(listener, silence);
 }
 
 /// Answers the requests of one connection, until it is `closing`: then it ends with the one that it is in. Between them it
@@ -286,8 +286,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_has_the_options_of_its_listener() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        set_options(&listener, Duration::from_secs(13));
+        let socket = TcpSocket::new_v4().unwrap();
+        set_options(&socket, Duration::from_secs(13));
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
         let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         assert!(stream.nodelay().unwrap());
