@@ -96,6 +96,7 @@ async fn upgrade(
     http::admit(&request, &ports)?;
     let switching = http::accept_websocket(&request)?;
     let hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
+    caller.says(&hello);
     let credentials = http::credentials(&request, peer, &ports);
     let place = place(&ports)?;
     if !ports.auth.is_named(&credentials, &hello) {

@@ -51,6 +51,7 @@ async fn let_in(
 ) -> Result<Answer, Refusal> {
     http::admit(request, ports)?;
     let mut hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
+    caller.says(&hello);
     // A browser comes back to the address that it first came to: what it has got since then stands here.
     if let Some(last) = last_event_id(request) {
         let last =

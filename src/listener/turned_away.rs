@@ -56,19 +56,19 @@ pub struct TurnedAway {
 impl Ports {
     /// Counts and tells that a client is not let in.
     pub fn turned_away(&self, refusal: &Refusal, caller: &Caller) {
-        let (code, message, router) = (refusal.code, &refusal.message, &self.router);
+        let (code, reason, router) = (refusal.code, &refusal.message, &self.router);
         router.metrics().turned_away(code);
         let Caller { ip, origin, user, client } = caller;
         let origin = origin.as_ref().map(|origin| String::from_utf8_lossy(origin.as_bytes()));
         let origin = origin.as_ref().map(|origin| origin.chars().take(MOST_OF_ORIGIN).collect::<String>());
         let (user, client) = (user.as_ref().map(UserId::as_str), client.as_ref().map(ClientId::as_str));
         let node = router.node();
-        debug!(%node, user, client, %ip, origin, %code, message, "a client was turned away");
+        debug!(%node, user, client, %ip, origin, %code, reason, "a client was turned away");
         // Probes get these two as well, for as long as they run.
         if !matches!(code, Code::UpgradeRequired | Code::NotFound)
             && let Some(times) = lock(&self.turned_away.clients[code as usize]).again()
         {
-            info!(%node, user, client, %ip, origin, %code, message, times, "clients are turned away; this is the last one");
+            info!(%node, user, client, %ip, origin, %code, reason, times, "clients are turned away; this is the last one");
         }
     }
 

@@ -191,6 +191,7 @@ async fn a_node_that_cannot_reach_redis_refuses_with_503() {
 async fn who_is_turned_away_is_in_the_log_once_of_a_kind_and_each_at_debug() {
     let node = NodeBuilder::local("solo")
         .set("--max-sessions-per-user", "1")
+        .set("--max-connections", "8")
         .set("--client-origin", "https://app.example.com")
         .set("--worker-token", "w")
         .set("--log-level", "debug");
@@ -208,11 +209,18 @@ async fn who_is_turned_away_is_in_the_log_once_of_a_kind_and_each_at_debug() {
         http::get(&node.worker_http("/nodes")).await.refused(401);
     }
     http::get(&node.client_http("/ws")).await.refused(426);
+    // A node that is full says whom it has no place for as well.
+    let mut held = Vec::new();
+    while let Ok(client) = Client::try_upgrade(&node, "").await {
+        held.push(client);
+    }
+    http::get(&node.client_http("/events?userId=43&clientId=fifth")).await.refused(503);
     let log = node.whole_log().await;
     let told = |level: &str, words: &[&str]| {
         let level = format!("\"level\":\"{level}\"");
         let fits = |line: &&String| line.contains(&level) && words.iter().all(|word| line.contains(word));
-        log.iter().filter(fits).count()
+        let found = log.iter().filter(fits);
+        found.inspect(|line| assert_eq!(line.matches("\"message\"").count(), 1, "{line}")).count()
     };
     let (second, third) = (r#""client":"second""#, r#""client":"third""#);
     assert_eq!(told("INFO", &["turned away", "too_many_sessions"]), 1);
@@ -222,6 +230,7 @@ async fn who_is_turned_away_is_in_the_log_once_of_a_kind_and_each_at_debug() {
     }
     assert_eq!(told("INFO", &["turned away", "invalid_user_id", r#""client":"fourth""#]), 1);
     assert_eq!(told("INFO", &["turned away", "origin_not_allowed", "https://evil.example"]), 1);
+    assert_eq!(told("DEBUG", &["turned away", "unavailable", r#""user":"43""#, r#""client":"fifth""#]), 1);
     assert_eq!((told("INFO", &["turned away", "worker"]), told("DEBUG", &["turned away", "worker"])), (1, 2));
     assert_eq!((told("INFO", &["upgrade_required"]), told("DEBUG", &["upgrade_required"])), (0, 1));
     assert!(!log.iter().any(|line| line.contains("not an id")));
