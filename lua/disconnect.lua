@@ -8,7 +8,7 @@
 -- ARGV[2] -> log TTL, ms: from now on, because nobody has kept the log since, where the node is dead
 -- ARGV[3] -> Unix ms after which nobody waits for this call: what the network held back may not undo what came since
 -- ARGV[2i+4] -> client id; '*': all that the node has of the user; '': none, only what is owed is asked
--- ARGV[2i+5] -> id the client has confirmed, or '': then perhaps it was never let in
+-- ARGV[2i+5] -> id the client has confirmed, or ''
 --
 -- returns the Unix ms where it is too late; else an array with one of these for each session:
 --   '1' where the node has other sessions of the user, else '0'; behind it, after a space, nothing, or what `presence`
@@ -36,11 +36,11 @@ end
 -- Nobody is left: an edge, where someone was. It is noted here until an entry on `presence` says so, so that it
 -- outlives a node that dies in between. '@told' is the last edge told, '<state> <entry>'; '@owed' what comes after
 -- it, '<us> <state> <node> ...'. What is to be noted goes into `notes`.
-local function owed_edges(noted_told, noted_owed, nobody, was_there, notes)
+local function owed_edges(noted_told, noted_owed, nobody, removed, notes)
   local owed, state, told = noted_owed, 'offline', '0'
   if noted_told then state, told = string.match(noted_told, '^(%S+) (%S+)$') end
   if owed then state = string.match(owed, '(%S+) %S+$') end
-  if nobody and (state == 'online' or (was_there and not noted_told and not owed)) then
+  if nobody and (state == 'online' or (removed > 0 and not noted_told and not owed)) then
     owed = (owed or order) .. ' offline ' .. node
     notes[#notes + 1], notes[#notes + 2] = '@owed', owed
   end
@@ -70,8 +70,7 @@ local function disconnect(user, nodes, log, cursor, client, confirmed)
   elseif not ours then call('HDEL', nodes, node) end
 
   local noted, notes = call('HMGET', cursor, client, '@told', '@owed'), {}
-  -- Who has confirmed something was let in, though by now all keys may have lapsed.
-  local edges = owed_edges(noted[2], noted[3], left == 0, removed > 0 or confirmed ~= '', notes)
+  local edges = owed_edges(noted[2], noted[3], left == 0, removed, notes)
   -- It outlives the log, should Redis evict that.
   if last then notes[#notes + 1], notes[#notes + 2] = '@newest', last end
   if confirmed ~= '' and not (noted[1] and not newer(confirmed, noted[1])) then

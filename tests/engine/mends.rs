@@ -1,5 +1,6 @@
 //! What a node left half done: hints that failed after their event was in the log, sessions that nobody took off.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use switchboard::engine::{Claim, Connect, Disconnect, Mode};
@@ -238,9 +239,12 @@ async fn whose_end_was_one_too_many_to_keep_is_looked_for_once_redis_takes_ends_
     let (stage, user) = (Kind::Redis.stage().await, user("42"));
     stage.connect(&user, "phone").await;
     stage.connect(&user, "tab").await;
-    // Of this one nothing is left there but that it was online.
-    stage.connect(&self::user("gone"), "tab").await;
-    let () = stage.ask(&["DEL", "user:gone", "nodes:{user:gone}"]);
+    // Of these nothing is left there but that they were online; one will register anew.
+    for user in ["gone", "here"] {
+        stage.connect(&self::user(user), "tab").await;
+        let () = stage.ask(&["DEL", &format!("user:{user}"), &format!("nodes:{{user:{user}}}")]);
+    }
+    stage.node.here.lock().unwrap().push("here".to_owned());
     let () = stage.ask(&["ACL", "SETUSER", "default", "-srem"]);
     // More than are kept; that of the tab comes last.
     let others = (0..16_384).map(|number| self::user(&format!("other-{number}")));
@@ -258,9 +262,11 @@ async fn whose_end_was_one_too_many_to_keep_is_looked_for_once_redis_takes_ends_
     let mut listed = stage.node.wait_for("whom Redis has here", listed).await;
     listed.sort();
     assert_eq!(listed, ["phone", "tab"]);
-    let served = || stage.ask::<Vec<String>>(&["SMEMBERS", "users:{node:node-1}"]);
-    Recorder::eventually("that nobody serves who is gone", async || served() == ["42"]).await;
+    let served = || stage.ask::<BTreeSet<String>>(&["SMEMBERS", "users:{node:node-1}"]);
+    let others = ["42", "here"].map(str::to_owned).into();
+    Recorder::eventually("that nobody serves who is gone", async || served() == others).await;
     assert_eq!(stage.edges_of("gone"), ["online", "offline"]);
+    assert_eq!(stage.edges_of("here"), ["online"]);
 }
 
 #[tokio::test]

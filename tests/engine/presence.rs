@@ -229,20 +229,3 @@ async fn an_end_that_cannot_be_told_is_told_later() {
         assert_eq!(left, 0, "{breaks:?}");
     }
 }
-
-/// Redis was away for longer than `--log-ttl`, or full.
-#[tokio::test]
-async fn who_leaves_once_all_keys_have_lapsed_is_told_of_unless_it_was_never_let_in() {
-    let stage = Kind::Redis.stage().await;
-    for (id, has_confirmed, edges) in [("42", true, &["online", "offline"][..]), ("43", false, &["online"])] {
-        let user = user(id);
-        let position = stage.connect(&user, "tab").await.position;
-        for key in ["user:", "nodes:{user:", "cursor:{user:"] {
-            let closing = if key.contains('{') { "}" } else { "" };
-            let () = stage.ask(&["DEL", &format!("{key}{id}{closing}")]);
-        }
-        stage.disconnect(&user, "tab", has_confirmed.then_some(position)).await;
-        assert_eq!(stage.edges_of(id), edges);
-    }
-    assert_eq!(stage.ask::<i64>(&["EXISTS", "users:{node:node-1}"]), 0);
-}

@@ -45,6 +45,8 @@ pub enum Told {
 #[derive(Default)]
 pub struct Recorder {
     told: Mutex<Vec<Told>>,
+    /// Users who have a session here, as far as the engine asks.
+    pub here: Mutex<Vec<String>>,
     more: Notify,
 }
 
@@ -153,6 +155,6 @@ impl Node for Recorder {
     fn listed(&self, user: &UserId, clients: Vec<ClientId>) -> bool {
         let clients = clients.iter().map(ToString::to_string).collect();
         self.note(Told::Listed { user: user.to_string(), clients });
-        false
+        self.here.lock().unwrap().iter().any(|here| here == user.as_str())
     }
 }

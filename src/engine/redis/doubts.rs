@@ -76,11 +76,11 @@ async fn list_sessions(context: &Context, users: Vec<UserId>) -> Vec<UserId> {
             }
         }
     }
-    if !left.is_empty()
-        && let Err(error) = lane::tell_later(context, left.clone()).await
-    {
-        debug!(%error, "that some users have left is not told yet");
-        again.append(&mut left);
+    for users in left.chunks(USERS) {
+        if let Err(error) = lane::tell_later(context, users.to_vec()).await {
+            debug!(%error, "that some users have left is not told yet");
+            again.extend_from_slice(users);
+        }
     }
     again
 }
