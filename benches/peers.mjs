@@ -2,7 +2,7 @@
 // prepares and starts this. The candidates take turns in each scenario, so that a machine that slows down slows all of
 // them down.
 
-import { Service, candidates, machine, median, number, options } from "./support.mjs";
+import { Service, candidates, machine, median, number, options, versions } from "./support.mjs";
 
 const { rounds, seconds, only: names, scenarios: wanted } = options({
   rounds: 3,
@@ -83,7 +83,7 @@ for (let round = 0; round < rounds; round++) {
   }
 }
 
-console.log(`${machine()}; median of ${rounds} rounds of ${seconds} s each.\n`);
+console.log(`${machine()}, ${versions()}; median of ${rounds} rounds of ${seconds} s each.\n`);
 const ratios = names[0] === "switchboard" ? names.slice(1) : [];
 console.log(`| | ${names.join(" | ")} |${ratios.map((name) => ` against ${name} |`).join("")}`);
 console.log(`|---|${"---|".repeat(names.length + ratios.length)}`);

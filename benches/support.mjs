@@ -118,10 +118,6 @@ export class Service {
     });
   }
 
-  async askRedis(...command) {
-    return execFileSync("redis-cli", ["-p", `${this.redisPort}`, ...command], { encoding: "utf8" });
-  }
-
   async stop() {
     for (const child of [...this.nodes, this.between, this.redis]) if (child) await stop(child);
     rmSync(this.directory, { recursive: true, force: true });
@@ -144,6 +140,14 @@ export function machine() {
     `${cpus().length} cores (${cpus()[0].model}), ${Math.round(memory / 1024 / 1024)} GiB, ${kernel}, ` +
     `Redis ${redis}, Node.js ${process.version}, ${said(program, "--version")}`
   );
+}
+
+/// What the peers are made of, as it is installed.
+export function versions() {
+  const peers = { "home-made": ["ws", "ioredis"], "socket-io": ["socket.io", "@socket.io/redis-streams-adapter", "redis"] };
+  const version = (peer, name) =>
+    JSON.parse(readFileSync(join(root, "benches/peers", peer, "node_modules", name, "package.json"), "utf8")).version;
+  return Object.entries(peers).flatMap(([peer, names]) => names.map((name) => `${name} ${version(peer, name)}`)).join(", ");
 }
 
 export function number(value, digits = 0) {

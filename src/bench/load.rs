@@ -64,12 +64,12 @@ pub struct Load {
     pub broken: Cell<u64>,
     /// Events that sessions saw for the first time.
     pub delivered: Cell<u64>,
-    /// Those of them that count.
+    /// Those of them that came in the measured part, whenever they were published.
     pub measured: Cell<u64>,
-    /// When the last of these came, ns.
-    pub last_ns: Cell<u64>,
-    /// What is published from here on counts, ns.
+    /// The measured part begins, ns.
     pub from_ns: Cell<u64>,
+    /// How long it lasts, ns.
+    measured_ns: u64,
     /// Events of other runs that sessions saw.
     pub of_other_runs: Cell<u64>,
     /// `gap` frames.
@@ -91,7 +91,9 @@ pub struct Load {
     /// The first trouble, in words.
     pub trouble: RefCell<Option<String>>,
     /// Deliveries that nobody waits for any more.
-    pub forgiven: Cell<u64>,
+    forgiven: Cell<u64>,
+    /// When they were given up, ns: they were published before.
+    forgiven_ns: Cell<u64>,
     /// Fewer are on their way than before.
     pub moved: Notify,
     /// [`Load::moved`] is told once no more than so many are on their way.
@@ -108,6 +110,7 @@ impl Load {
     pub fn new(plan: Plan, share: usize, run: String) -> Result<Self, CreationError> {
         let users = plan.share(share);
         let sessions = users.len() * plan.sessions;
+        let measured_ns = u64::try_from(plan.duration.as_nanos()).unwrap_or(u64::MAX);
         Ok(Self {
             published: RefCell::new(vec![0; users.len()]),
             ledgers: RefCell::new((0..sessions).map(|_| None).collect()),
@@ -133,8 +136,8 @@ impl Load {
             broken: Cell::new(0),
             delivered: Cell::new(0),
             measured: Cell::new(0),
-            last_ns: Cell::new(0),
             from_ns: Cell::new(u64::MAX),
+            measured_ns,
             of_other_runs: Cell::new(0),
             gaps: Cell::new(0),
             refused: Cell::new(0),
@@ -144,6 +147,7 @@ impl Load {
             unanswered: Cell::new(0),
             trouble: RefCell::new(None),
             forgiven: Cell::new(0),
+            forgiven_ns: Cell::new(0),
             moved: Notify::new(),
             low: Cell::new(0),
             over: Cell::new(false),
@@ -173,6 +177,17 @@ impl Load {
     /// Deliveries that are still to come.
     pub fn on_their_way(&self) -> u64 {
         self.owed.get().saturating_sub(self.delivered.get() + self.forgiven.get() + self.excused())
+    }
+
+    /// Nobody waits for what is on its way now. It may still come.
+    pub fn forgive(&self) {
+        self.forgiven.set(self.forgiven.get() + self.on_their_way());
+        self.forgiven_ns.set(self.now_ns());
+    }
+
+    /// What was given up is waited for after all.
+    pub fn await_all(&self) {
+        self.forgiven.set(0);
     }
 
     /// Whether every user has as many listeners as any other.
@@ -235,9 +250,15 @@ impl Load {
             return;
         }
         self.delivered.set(self.delivered.get() + 1);
-        if then_ns >= self.from_ns.get() {
+        let from_ns = self.from_ns.get();
+        if (from_ns..from_ns.saturating_add(self.measured_ns)).contains(&now_ns) {
             self.measured.set(self.measured.get() + 1);
-            self.last_ns.set(now_ns);
+        }
+        // It was given up, and comes all the same.
+        if then_ns <= self.forgiven_ns.get() {
+            self.forgiven.set(self.forgiven.get().saturating_sub(1));
+        }
+        if then_ns >= from_ns {
             self.latencies.borrow_mut().saturating_record(now_ns.saturating_sub(then_ns) / 1000);
         }
         self.fewer();

@@ -167,7 +167,7 @@ impl Shares {
 /// The watched processes over a run.
 struct Watch {
     pids: Vec<u32>,
-    /// Before the sockets, with them idle, when measuring began, at the end.
+    /// Before the sockets, with them idle, when measuring began, and when it was over.
     looks: Vec<Vec<Sample>>,
 }
 
@@ -184,7 +184,8 @@ impl Watch {
     fn costs(&self, delivered: u64) -> Vec<Cost> {
         let [before, idle, from, end] = self.looks.as_slice() else { return Vec::new() };
         let costs = self.pids.iter().enumerate().map(|(at, pid)| {
-            let cpu_seconds = end[at].cpu - from[at].cpu;
+            // Nobody knows what one that ended took after it was last seen.
+            let cpu_seconds = (!end[at].ended).then(|| end[at].cpu - from[at].cpu);
             let over = |kib: fn(&Sample) -> u64| [&before[at], &idle[at], &end[at]].map(kib);
             Cost {
                 pid: *pid,
@@ -210,8 +211,8 @@ fn troubles(first: Option<String>, counts: &[Box<Count>]) -> Option<String> {
     (!all.is_empty()).then(|| all.join("; "))
 }
 
-fn per_100_000(cpu_seconds: f64, delivered: u64) -> Option<f64> {
-    (delivered > 0).then(|| cpu_seconds * 1e5 / delivered as f64)
+fn per_100_000(cpu_seconds: Option<f64>, delivered: u64) -> Option<f64> {
+    cpu_seconds.filter(|_| delivered > 0).map(|seconds| seconds * 1e5 / delivered as f64)
 }
 
 /// Measures. Takes as long as the plan says, and blocks its thread for that.
@@ -247,11 +248,12 @@ pub fn run(plan: &Plan) -> Result<Report, String> {
     shares.say("go");
     shares.all(|told| if matches!(told, Told::Measuring) { Ok(()) } else { Err(told) })?;
     watch.look()?;
+    shares.all(|told| if matches!(told, Told::Measured) { Ok(()) } else { Err(told) })?;
+    watch.look()?;
     let counts = shares.all(|told| match told {
         Told::Done(count) => Ok(count),
         other => Err(other),
     })?;
-    watch.look()?;
     shares.clear();
     sum(plan, connect, trouble, &counts, &watch).map_err(|error| error.to_string())
 }
@@ -264,13 +266,11 @@ fn sum(
     watch: &Watch,
 ) -> Result<Report, hdrhistogram::CreationError> {
     let total = |of: fn(&Count) -> u64| counts.iter().map(|count| of(count)).sum::<u64>();
-    let rate = |events: u64, seconds: fn(&Count) -> f64| {
-        let seconds = counts.iter().map(|count| seconds(count)).fold(0.0, f64::max);
-        if seconds > 0.0 { events as f64 / seconds } else { 0.0 }
-    };
+    let publishing = counts.iter().map(|count| count.publishing_seconds).fold(0.0, f64::max);
+    let rate = |events: u64, seconds: f64| if seconds > 0.0 { events as f64 / seconds } else { 0.0 };
     let measured = total(|count| count.measured);
     let watched = watch.costs(measured);
-    let cpu: f64 = watched.iter().map(|cost| cost.cpu_seconds).sum();
+    let cpu: Option<f64> = watched.iter().map(|cost| cost.cpu_seconds).sum();
     let grown: i64 = watched
         .iter()
         .map(|cost| cost.anonymous_kib[1].cast_signed() - cost.anonymous_kib[0].cast_signed())
@@ -278,10 +278,10 @@ fn sum(
     Ok(Report {
         what: plan.words(),
         published: total(|count| count.published),
-        published_per_second: rate(total(|count| count.published_measured), |count| count.publishing_seconds),
+        published_per_second: rate(total(|count| count.published_measured), publishing),
         refused: total(|count| count.refused),
         delivered: total(|count| count.delivered),
-        delivered_per_second: rate(measured, |count| count.seconds),
+        delivered_per_second: rate(measured, plan.duration.as_secs_f64()),
         latency_ms: Latency::of(&merged(counts.iter().map(|count| &count.latencies))?),
         answer_ms: Latency::of(&merged(counts.iter().map(|count| &count.answers))?),
         lost: total(|count| count.lost),

@@ -1,10 +1,12 @@
 //! What a run is asked to do: its [flags](super::flags), read and checked.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::flags::FLAGS;
+use super::http::CONNECTIONS;
 use super::wire::Address;
 use crate::settings::read::{DAY, duration, first_token};
 
@@ -84,8 +86,10 @@ pub struct Plan {
     pub json: bool,
 }
 
-/// Files that a process needs besides its sockets.
-const OTHER_FILES: usize = 100;
+/// Files that a process needs besides its sockets and the connections that publish.
+const OTHER_FILES: usize = 40;
+/// What is set aside for all of these, at least.
+const SET_ASIDE: usize = 100;
 
 /// Least size of an event's data: its number, its run and its time must fit.
 pub const LEAST_PAYLOAD: usize = 64;
@@ -179,8 +183,12 @@ impl Plan {
             "socket.io" => Some(Protocol::SocketIo),
             _ => None,
         });
-        let watch = flags.parsed("watch-pid", "process ids with commas are allowed", |text| {
-            text.split([',', ' ']).filter(|pid| !pid.is_empty()).map(|pid| pid.parse().ok()).collect()
+        let watch = flags.parsed("watch-pid", "one or more process ids with commas are allowed", |text| {
+            let pids = text.split([',', ' ']).filter(|pid| !pid.is_empty()).map(|pid| pid.parse().ok());
+            let mut pids: Vec<u32> = pids.collect::<Option<_>>()?;
+            let mut seen = HashSet::new();
+            pids.retain(|pid| seen.insert(*pid));
+            Some(pids).filter(|pids| !pids.is_empty())
         });
         let (users, sessions) =
             (flags.count("users", 1, MOST_SOCKETS), flags.count("sessions", 1, MOST_SOCKETS));
@@ -190,10 +198,14 @@ impl Plan {
                 "--users {users} and --sessions {sessions}: {MOST_SOCKETS} sockets, all told, are allowed"
             ));
         }
+        let publishers = flags.count("publishers", 1, MOST_PUBLISHERS);
+        let of_each = if via == Some(Via::Http) { CONNECTIONS } else { 1 };
+        let nodes = value("worker-url").map_or(1, |urls| urls.split(',').count());
+        let others = SET_ASIDE.max(OTHER_FILES + publishers * nodes * of_each);
         let processes = if flags.given("processes") {
             flags.count("processes", 1, MOST_PROCESSES)
         } else {
-            sockets.min(MOST_SOCKETS).div_ceil(open_files.saturating_sub(OTHER_FILES).max(1))
+            sockets.min(MOST_SOCKETS).div_ceil(open_files.saturating_sub(others).max(1))
         };
         if processes > MOST_PROCESSES {
             flags.mistakes.push(format!(
@@ -213,7 +225,7 @@ impl Plan {
             warm_up: flags.time("warm-up"),
             settle: flags.time("settle"),
             via: via.unwrap_or(Via::Worker),
-            publishers: flags.count("publishers", 1, MOST_PUBLISHERS),
+            publishers,
             answers: flags.given("answers"),
             reconnect: flags.given("reconnect"),
             connecting: flags.count("connecting", 1, MOST_SOCKETS),
@@ -302,6 +314,10 @@ mod tests {
         assert_eq!((plan.pace, plan.via), (Pace::Rate(1000.0), Via::Worker));
         let plan = read(&[("users", "1001"), ("sessions", "2"), ("rate", "max")]).unwrap();
         assert_eq!(plan.processes, 3, "1,000 sockets fit into a process");
+        let flags = [("users", "1000"), ("via", "http"), ("publishers", "10")];
+        assert_eq!(read(&flags).unwrap().processes, 2, "160 connections publish besides");
+        assert_eq!(read(&[("watch-pid", "5,6 5")]).unwrap().watch, [5, 6]);
+        assert!(read(&[("watch-pid", "")]).unwrap_err()[0].contains("one or more"));
         assert_eq!(plan.pace, Pace::Window(2048));
         let token = |tokens| read(&[("worker-token", tokens)]).unwrap().token;
         assert_eq!(token("first-one, second").as_deref(), Some("first-one"));

@@ -170,7 +170,7 @@ impl Publisher {
                 self.flush().await;
                 tokio::task::yield_now().await;
             } else if timeout(STUCK, self.load.moved.notified()).await.is_err() {
-                self.load.forgiven.set(self.load.forgiven.get() + self.load.on_their_way());
+                self.load.forgive();
             }
         }
     }

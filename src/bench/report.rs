@@ -22,7 +22,7 @@ pub struct Report {
     pub refused: u64,
     /// Events that sockets got, the warm-up included.
     pub delivered: u64,
-    /// The same a second, of the measured part.
+    /// Those that came in the measured part, a second.
     pub delivered_per_second: f64,
     /// From the publisher (from when the event was due, where there is a rate) to the socket.
     pub latency_ms: Option<Latency>,
@@ -44,7 +44,7 @@ pub struct Report {
     pub away_ms: Option<Latency>,
     /// The processes that were watched.
     pub watched: Vec<Cost>,
-    /// CPU time of them all for each 100,000 events delivered, seconds.
+    /// CPU time of them all in the measured part for each 100,000 events that came in it, seconds; none where one ended.
     pub cpu_seconds_per_100_000: Option<f64>,
     /// What they grew by for each idle session, KiB that no file backs.
     pub idle_kib_per_session: Option<f64>,
@@ -189,21 +189,21 @@ impl Report {
             "process", "CPU s", "per 100,000", "memory MiB: before/idle/end"
         );
         let per = |cost: Option<f64>| cost.map_or_else(|| "-".to_owned(), |cost| format!("{cost:.2}"));
-        let mut total = 0.0;
         for cost in &self.watched {
             let [before, idle, end] = cost.resident_kib.map(|kib| kib as f64 / 1024.0);
             let name = format!("{} {}", cost.pid, cost.name);
             let memory = format!("{before:.1} / {idle:.1} / {end:.1}");
-            total += cost.cpu_seconds;
             let _ = writeln!(
                 text,
-                "{name:<24}{:>10.2}{:>16}{memory:>30}{}",
-                cost.cpu_seconds,
+                "{name:<24}{:>10}{:>16}{memory:>30}{}",
+                per(cost.cpu_seconds),
                 per(cost.cpu_seconds_per_100_000),
                 if cost.ended { "   has ended" } else { "" }
             );
         }
-        let _ = write!(text, "{:<24}{total:>10.2}{:>16}", "all of them", per(self.cpu_seconds_per_100_000));
+        let total = self.watched.iter().map(|cost| cost.cpu_seconds).sum();
+        let _ =
+            write!(text, "{:<24}{:>10}{:>16}", "all of them", per(total), per(self.cpu_seconds_per_100_000));
         if let Some(kib) = self.idle_kib_per_session {
             let _ = write!(text, "{:>30}", format!("{kib:.2} KiB an idle session"));
         }

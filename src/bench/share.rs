@@ -46,8 +46,10 @@ pub enum Told {
         /// The first trouble.
         trouble: Option<String>,
     },
-    /// What is published from here on counts.
+    /// The measured part begins.
     Measuring,
+    /// It is over. Some may still be on its way.
+    Measured,
     /// So many are delivered, and so many sessions there are.
     Progress(u64, usize),
     /// All is over.
@@ -74,11 +76,8 @@ pub struct Count {
     pub unanswered: u64,
     /// Events that sessions saw, all told.
     pub delivered: u64,
-    /// Those that were published in the measured part.
+    /// Those that came in the measured part, whenever they were published.
     pub measured: u64,
-    /// From its start to the last of these, and at least as long as it was meant to last: a node that stops early was
-    /// not as fast as it was until then.
-    pub seconds: f64,
     /// Never seen by a session that got in, and not refused.
     pub lost: u64,
     /// Seen again.
@@ -156,6 +155,8 @@ async fn steps(
     let begin = async {
         sleep(if load.plan.pace == Pace::Idle { Duration::ZERO } else { load.plan.warm_up }).await;
         tell(&Told::Measuring);
+        sleep(load.plan.duration).await;
+        tell(&Told::Measured);
         Ok(())
     };
     let work = async {
@@ -226,8 +227,7 @@ async fn tell_progress(load: Rc<Load>) {
 /// Waits for what is still on its way, and for answers.
 async fn drain(load: &Load) {
     load.low.set(0);
-    // What the window gave up may still come.
-    load.forgiven.set(0);
+    load.await_all();
     while load.on_their_way() > 0 || load.awaited.get() > 0 {
         let so_far = || (load.delivered.get(), load.awaited.get());
         let before = so_far();
@@ -250,7 +250,6 @@ fn count(load: &Load) -> Count {
         lost: load.lost(),
         delivered: load.delivered.get(),
         measured: load.measured.get(),
-        seconds: seconds(load.last_ns.get()),
         of_other_runs: load.of_other_runs.get(),
         gaps: load.gaps.get(),
         broken: load.broken.get(),
@@ -310,9 +309,12 @@ mod tests {
         load.deliver(0, 1, 2_000_000_000, 3_000_000_000);
         let counted = count(&load);
         assert_eq!((counted.published, counted.published_measured), (3, 2), "however few sockets there are");
-        assert_eq!((counted.measured, counted.seconds), (1, 10.0), "it fell silent after 2 s of 10");
-        load.deliver(1, 1, 2_000_000_000, 21_000_000_000);
-        assert_eq!((count(&load).seconds, count(&load).publishing_seconds), (20.0, 10.0), "it took longer");
+        assert_eq!((counted.measured, counted.publishing_seconds), (1, 10.0));
+        // Published before it, and costs in it; published in it, and came after it.
+        load.deliver(2, 0, 999_999_999, 10_999_999_999);
+        load.deliver(1, 1, 2_000_000_000, 11_000_000_000);
+        let latencies = load.latencies.borrow().len();
+        assert_eq!((count(&load).measured, latencies), (2, 2));
     }
 
     #[test]
@@ -326,6 +328,20 @@ mod tests {
         assert_eq!(count(&load).delivered, 3, "to one that is not there");
         (0..2).for_each(|_| load.refuse(None, b"no"));
         assert_eq!((count(&load).lost, count(&load).refused, load.on_their_way()), (0, 2, 0), "on average");
+    }
+
+    #[test]
+    fn what_was_given_up_takes_no_place_when_it_comes_all_the_same() {
+        let load = load();
+        (0..3).for_each(|_| _ = load.number(1, 0));
+        load.forgive();
+        assert_eq!(load.on_their_way(), 0);
+        let later_ns = load.now_ns() + 1;
+        (0..2).for_each(|_| _ = load.number(1, later_ns));
+        (0..3).for_each(|number| load.deliver(2, number, 0, later_ns));
+        assert_eq!(load.on_their_way(), 2, "they are waited for");
+        (3..5).for_each(|number| load.deliver(2, number, later_ns, later_ns));
+        assert_eq!(load.on_their_way(), 0);
     }
 
     #[test]

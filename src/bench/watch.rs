@@ -27,15 +27,15 @@ pub struct Cost {
     pub pid: u32,
     /// Its name.
     pub name: String,
-    /// User and system CPU time of the measured part, seconds.
-    pub cpu_seconds: f64,
-    /// The same for each 100,000 events delivered.
+    /// User and system CPU time of the measured part, seconds; none where it ended in it, as nobody saw how much it was.
+    pub cpu_seconds: Option<f64>,
+    /// The same for each 100,000 events that were delivered in that part.
     pub cpu_seconds_per_100_000: Option<f64>,
-    /// Resident memory before the sockets, with all of them idle, and at the end, KiB.
+    /// Resident memory before the sockets, with all of them idle, and at the end of that part, KiB.
     pub resident_kib: [u64; 3],
     /// The part of it that no file backs, likewise.
     pub anonymous_kib: [u64; 3],
-    /// It ended during the run: the rest is as it was last seen.
+    /// It ended during the run: its memory is as it was last seen.
     pub ended: bool,
 }
 

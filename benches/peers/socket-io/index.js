@@ -13,7 +13,9 @@ const redis = createClient({ url: process.env.REDIS_URL ?? "redis://127.0.0.1:63
 await redis.connect();
 
 const io = new Server({
-  adapter: createAdapter(redis, { onlyPlaintext: true }),
+  // There is only text to send, which spares a look for binary data in each event. And as many entries as a flood puts on
+  // their way: with the 10,000 that are kept by default, those that were not read yet are cut off, and lost.
+  adapter: createAdapter(redis, { onlyPlaintext: true, maxLen: 100_000 }),
   connectionStateRecovery: {},
   transports: ["websocket"],
   serveClient: false,
