@@ -30,14 +30,14 @@
 --   '! error'   Redis refused this one
 --   'replaced'  resume only: the client has since connected elsewhere; nothing was written
 --   'out'       resume only: the client was signed out since; nothing was written
---   'ok position from whole (1|0) replayed upto more (1|0) order anew (1|0) knows tell edges', or {that, entries} where
---     there are any
+--   'ok position from whole (1|0) replayed upto more (1|0) order anew (1|0) knows heard tell edges', or {that, entries}
 --     position: newest event id, or the clock; from: read after this id; whole: nothing after `from` is missing (where
 --     what is missing came before what the session has got since, `from` is before that);
 --     replayed: events for this client after `from`, where they are large at least so many (who resumes: in this page);
 --     upto: the page covers (from, upto]; more: there is more; order: Redis clock, us;
 --     anew: the node had no lease on the user, so sessions that it has besides are not registered;
 --     knows: what Redis has lost before this id the session has been told of, or it began later;
+--     heard: the newest event there was, as far as is known;
 --     tell: '-' for none; new: the node whose connection of this client is replaced; resume: '<client>@<node>/...', who
 --     are to look, since a loss is noted now;
 --     edges: none, or what `presence` has not been told yet: <entry told last, or 0> <us now> <us> <state> <node> ...
@@ -301,8 +301,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if from ~= position and spent > CALL_BYTES then return 'later' end
   if from ~= position then redis.call('XTRIM', log, 'MAXLEN', log_length) end -- publishing leaves it a little longer
   local whole = from == position or is_whole(log, cursor, from, newest, known, noted[2] or noted[3] or noted[4])
-  -- What Redis lost before `knows` the session was told of, or it began later: what it has got since says nothing of that.
-  -- Who is new begins now.
+  -- What Redis lost before `knows` the session was told of, or it began later, as who is new does now.
   local knows, missed = told.knows, from
   if mode == 'new' then knows = (since ~= '' or confirmed) and from or newest_of(position, clock) end
   if lost_to then
@@ -380,7 +379,8 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   end
   if not whole then knows = position end -- it is told now
   local text = 'ok ' .. position .. ' ' .. missed .. (whole and ' 1 ' or ' 0 ') .. replayed .. ' ' .. upto .. ' '
-    .. more .. ' ' .. order .. (held and ' 0 ' or ' 1 ') .. knows .. ' ' .. (tell ~= '' and tell or '-') .. edges
+    .. more .. ' ' .. order .. (held and ' 0 ' or ' 1 ') .. knows .. ' '
+    .. (newest_of(newest or known, lost_to) or '0-0') .. ' ' .. (tell ~= '' and tell or '-') .. edges
   return entries[1] and { text, entries } or text
 end
 

@@ -94,6 +94,8 @@ pub struct Registration {
     pub order: u64,
     /// What was lost before this id the session has been told of, or it began later: [`Told::knows`] from here on.
     pub knows: EventId,
+    /// The newest event there was, as far as the log or what is noted beside it tells; zero where nothing does.
+    pub heard: EventId,
     /// This node had no lease on the user before: sessions of theirs that it has besides are not registered any more.
     pub anew: bool,
     /// Events of the page that are for this client, oldest first.

@@ -103,9 +103,7 @@ impl Session {
         } else {
             handle.looked(registration.knows);
         }
-        if let Some(event) = registration.events.last() {
-            self.registered.handle().read(event.id);
-        }
+        self.registered.handle().read(registration.heard);
         let Self { transport, registered, last, steps: unflushed, rate, .. } = self;
         let mut burst = registered.router().metrics().burst();
         for event in fault::replayed(registration.events) {

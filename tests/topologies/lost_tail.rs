@@ -64,6 +64,27 @@ async fn an_event_that_comes_at_once_does_not_hide_what_was_lost_before_it() {
 }
 
 #[tokio::test]
+async fn who_has_only_heard_by_its_welcome_of_what_was_lost_is_told_as_well() {
+    let server = RedisServer::start().await;
+    let node = NodeBuilder::redis_at("node-a", &server.url()).start().await;
+    let mut worker = Worker::open(&node).await;
+    let kept = worker.count("42", 1, 5).await;
+    server.ask::<i64>(&["COPY", "log:{user:42}", "kept"]).await;
+    let lost = worker.count("42", 6, 10).await;
+    let query = |client: &str, since: &str| format!("userId=42&clientId={client}&since={since}");
+    let mut client = Client::open(&node, &query("tab-1", &lost[4])).await;
+    // As if Redis had been away, and nobody had noticed yet.
+    server.ask::<i64>(&["COPY", "kept", "log:{user:42}", "REPLACE"]).await;
+    server.ask::<i64>(&["HSET", "nodes:{user:42}", "@last", &kept[4]]).await;
+    worker.count("42", 11, 11).await;
+    assert_eq!(client.frame("a gap").await["type"], "gap");
+    assert_eq!(client.event().await.data, "11");
+    let mut away = Client::open(&node, &query("away", &kept[4])).await;
+    assert_eq!(away.frame("a gap").await["type"], "gap");
+    assert_eq!(away.event().await.data, "11");
+}
+
+#[tokio::test]
 async fn whoever_comes_back_before_anyone_has_looked_is_told_as_well() {
     let mut server = RedisServer::start().await;
     let url = server.url();

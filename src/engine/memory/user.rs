@@ -154,6 +154,7 @@ impl User {
             more: false,
             order: 0,
             knows: from,
+            heard: EventId::ZERO,
             anew: false,
             events: Vec::new(),
         };

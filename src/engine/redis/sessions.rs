@@ -229,7 +229,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         "later" => return only(None),
         _ => return Err(another_shape()),
     }
-    let mut words = rest.splitn(11, ' ');
+    let mut words = rest.splitn(12, ' ');
     let mut word = || words.next().ok_or_else(another_shape);
     let id = |word: &str| word.parse().map_err(|_| another_shape());
     let number = |word: &str| word.parse().map_err(|_| another_shape());
@@ -243,6 +243,7 @@ pub fn opened(answer: Value) -> Result<Opened, Unavailable> {
         order: number(word()?)?,
         anew: word()? == "1",
         knows: id(word()?)?,
+        heard: id(word()?)?,
         events,
     };
     let tell = word()?;

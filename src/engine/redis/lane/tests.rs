@@ -90,7 +90,7 @@ async fn the_next_are_registered_while_presence_is_told_of_those_who_wait_for_th
         let is = |script: &redis::Script| words.get(1) == Some(&script.get_hash());
         let (what, all, item) = if is(&scripts::CONNECT) {
             let all = words[2].parse::<usize>().unwrap() / 4;
-            ("registered", all, "ok 1-0 1-0 1 0 1-0 0 5 1 1-0 - 0 5 5 online n")
+            ("registered", all, "ok 1-0 1-0 1 0 1-0 0 5 1 1-0 0-0 - 0 5 5 online n")
         } else if is(&scripts::TELL) {
             ("told of", words.iter().filter(|word| **word == "online").count(), "online 1-0")
         } else {
