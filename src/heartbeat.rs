@@ -27,6 +27,8 @@ const HURRY: u32 = 4;
 /// Shards renewed together, at most, where the last took longer than their time. What is due beyond that is late: after a
 /// process or a Redis that stood still, not everybody is renewed at once.
 const MOST_SHARDS: usize = 8;
+/// What one shard's renewal is spread over, at most: a hurry waits for its end.
+const MOST_SPREAD: Duration = Duration::from_secs(1);
 /// Calls at once where that is so: half of the default of `--redis-pool-size`, the other half is for events. Else one
 /// after the other, so that an event waits for no more than one.
 const AT_ONCE: usize = 2;
@@ -62,7 +64,7 @@ pub async fn run(router: Arc<Router>, shortest: Duration, hurry: Arc<Notify>) {
         let shards = (shard..shard + due).map(|shard| shard % SHARDS);
         shard = (shard + due) % SHARDS;
         if router.lease().is_held()
-            && let Err(error) = renew(&router, shards, &mut unheard).await
+            && let Err(error) = renew(&router, shards, pace, &mut unheard).await
         {
             debug!(%error, "leases were not renewed; the next round tries again");
         }
@@ -89,7 +91,7 @@ async fn save(router: &Router, by: Confirmation, gather: Duration) {
             users.into_iter().filter_map(of_user).filter(|(_, some)| !some.is_empty()).collect();
         if !unsaved.is_empty()
             && router.lease().is_held()
-            && let Err(error) = renew_all(router, &unsaved, 1, &mut unheard).await
+            && let Err(error) = renew_all(router, &unsaved, 1, Duration::ZERO, &mut unheard).await
         {
             debug!(%error, "what was acknowledged was not saved; the next round of leases tries again");
         }
@@ -97,35 +99,46 @@ async fn save(router: &Router, by: Confirmation, gather: Duration) {
     }
 }
 
-/// Renews the leases on some shards' users; looks for what is still unheard of since the last time.
+/// Renews the leases on some shards' users, spread over `pace` where it is one; looks for what is still unheard of since the
+/// last time.
 async fn renew(
     router: &Router,
     shards: impl ExactSizeIterator<Item = usize>,
+    pace: Duration,
     unheard: &mut Unheard,
 ) -> Result<(), Unavailable> {
     for (user, newest) in unheard.drain(..) {
         router.registry().each_of(user.as_str(), |session| session.look_for(newest));
     }
-    let at_once = if shards.len() > 1 { AT_ONCE } else { 1 };
+    let (at_once, pace) =
+        if shards.len() > 1 { (AT_ONCE, Duration::ZERO) } else { (1, pace.min(MOST_SPREAD)) };
     let users: Vec<_> = shards.flat_map(|shard| router.registry().unsaved(shard)).collect();
-    renew_all(router, &users, at_once, unheard).await
+    renew_all(router, &users, at_once, pace, unheard).await
 }
 
-/// Renews the leases on these users, and saves what their sessions have confirmed.
+/// Renews the leases on these users, and saves what their sessions have confirmed. The calls for that are spread over `pace`:
+/// one right after the other, they would be in the way of each event that comes meanwhile, at each of its steps.
 async fn renew_all(
     router: &Router,
     users: &[(UserId, Unsaved)],
     at_once: usize,
+    pace: Duration,
     unheard: &mut Unheard,
 ) -> Result<(), Unavailable> {
-    let call = |chunk: &'_ [(UserId, Unsaved)]| {
+    let calls = u32::try_from(users.len().div_ceil(MAX_BEATS)).unwrap_or(u32::MAX).max(1);
+    let (began, pause) = (Instant::now(), pace / calls);
+    let call = |(at, chunk): (u32, &'_ [(UserId, Unsaved)])| {
         let lease = |(user, unsaved): &(UserId, Unsaved)| UserLease {
             user: user.clone(),
             confirmed: unsaved.iter().map(|(session, id)| (session.client.clone(), *id)).collect(),
         };
-        router.engine().heartbeat(chunk.iter().map(lease).collect())
+        let renewed = router.engine().heartbeat(chunk.iter().map(lease).collect());
+        async move {
+            sleep_until(began + pause * at).await;
+            renewed.await
+        }
     };
-    let calls = users.chunks(MAX_BEATS).map(call);
+    let calls = (0..).zip(users.chunks(MAX_BEATS)).map(call);
     let mut states = stream::iter(calls).buffered(at_once);
     let (mut outcome, mut anew) = (Ok(()), Vec::new());
     for chunk in users.chunks(MAX_BEATS) {
@@ -232,6 +245,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn calls_are_spread_where_there_is_time() {
+        let router = router();
+        let users = users(&router).await;
+        assert_eq!(renewed_within(Duration::ZERO, &users).await, 0);
+        let all: Vec<_> = (0..SHARDS).flat_map(|shard| router.registry().unsaved(shard)).collect();
+        let (mut unheard, spread) = (Unheard::new(), Duration::from_secs(10));
+        let mut renewal = std::pin::pin!(renew_all(&router, &all, 1, spread, &mut unheard));
+        assert!(tokio::time::timeout(spread / 2, &mut renewal).await.is_err());
+        assert!((USERS / 3..2 * USERS / 3).contains(&saved(&users)), "{}", saved(&users));
+        renewal.await.unwrap();
+        assert_eq!(saved(&users), USERS);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn acks_are_saved_at_once_and_pongs_together() {
         const ACKS: usize = 10;
         let router = router();
@@ -270,7 +297,7 @@ mod tests {
         };
         let (mut unheard, mut on_time, mut astray) = (Unheard::new(), Vec::new(), Vec::new());
         for shard in 0..SHARDS {
-            renew(&router, shard..shard + 1, &mut unheard).await.unwrap();
+            renew(&router, shard..shard + 1, Duration::ZERO, &mut unheard).await.unwrap();
             for (at, (user, newest)) in unheard.iter().enumerate() {
                 assert_eq!(next(user), None, "its hint may be on its way");
                 if at % 2 == 1 {
@@ -283,7 +310,7 @@ mod tests {
                 router.registry().each_of(user.as_str(), |session| session.push(&hint, 8));
             }
         }
-        renew(&router, 0..1, &mut unheard).await.unwrap();
+        renew(&router, 0..1, Duration::ZERO, &mut unheard).await.unwrap();
         assert_eq!(on_time.len() + astray.len(), USERS);
         assert!(on_time.iter().all(|user| next(user) == Some(Signal::Send)));
         assert!(astray.iter().all(|user| next(user) == Some(Signal::CatchUp)), "the log is looked into");
@@ -308,7 +335,7 @@ mod tests {
         let (mut log, writer) = pipe().unwrap();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(writer)).finish();
         let guard = tracing::subscriber::set_default(subscriber);
-        renew_all(&router, &all, 1, &mut Unheard::new()).await.unwrap();
+        renew_all(&router, &all, 1, Duration::ZERO, &mut Unheard::new()).await.unwrap();
         drop(guard);
         let mut lines = String::new();
         log.read_to_string(&mut lines).unwrap();
