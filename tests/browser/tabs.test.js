@@ -12,6 +12,15 @@ const events = (page, wanted) => until(`${wanted} events`, async () => {
   return all.length >= wanted && all;
 });
 
+async function keepsItsClientId(page) {
+  const { clientId } = await seen(page);
+  for (let load = 0; load < 3; load++) {
+    await page.reload();
+    await open(page);
+    assert.equal((await seen(page)).clientId, clientId);
+  }
+}
+
 async function pair(context, flags = []) {
   const redis = await startRedis(context);
   const a = await startNode(context, { id: "a", redis, flags: ["--node-ttl", "1500ms", ...flags] });
@@ -112,12 +121,7 @@ test("a page that is busy as it loads keeps its client id", async (context) => {
   });
   const page = await openApp(tabs, app, { module: `${node.client.http}/client.js`, url: node.client.ws, userId: "42" });
   await open(page);
-  const { clientId } = await seen(page);
-  for (let load = 0; load < 3; load++) {
-    await page.reload();
-    await open(page);
-    assert.equal((await seen(page)).clientId, clientId);
-  }
+  await keepsItsClientId(page);
 });
 
 test("who connects, closes and connects again keeps its client id", async (context) => {
@@ -126,12 +130,7 @@ test("who connects, closes and connects again keeps its client id", async (conte
   const module = `${node.client.http}/client.js`;
   const page = await openApp(await browser.newContext(), app, { module, url: `${node.client.ws}/#top`, userId: "42", twice: true });
   await open(page);
-  const { clientId } = await seen(page);
-  for (let load = 0; load < 3; load++) {
-    await page.reload();
-    await open(page);
-    assert.equal((await seen(page)).clientId, clientId);
-  }
+  await keepsItsClientId(page);
 });
 
 test("offline for ten seconds", async (context) => {
