@@ -49,13 +49,13 @@ async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> A
         http::refuse(&refusal)
     };
     if matches!(path, "/" | "/ws") && request.method() == Method::GET && http::wants_websocket(&request) {
-        let upgraded = upgrade(request, peer, ports.clone(), &mut caller).await;
+        let upgraded = upgrade(request, ports.clone(), &mut caller).await;
         return upgraded.unwrap_or_else(|refusal| turned_away(refusal, &caller));
     }
     let gets = request.method() == Method::GET;
     match path {
         "/events" if gets => {
-            let opened = events::open(request, peer, ports.clone(), &mut caller).await;
+            let opened = events::open(request, ports.clone(), &mut caller).await;
             return opened.unwrap_or_else(|refusal| turned_away(refusal, &caller));
         }
         "/ws" if gets => {
@@ -89,7 +89,6 @@ async fn route(request: Request<Incoming>, peer: IpAddr, ports: Arc<Ports>) -> A
 
 async fn upgrade(
     request: Request<Incoming>,
-    peer: IpAddr,
     ports: Arc<Ports>,
     caller: &mut Caller,
 ) -> Result<Answer, Refusal> {
@@ -97,7 +96,7 @@ async fn upgrade(
     let switching = http::accept_websocket(&request)?;
     let hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
     caller.says(&hello);
-    let credentials = http::credentials(&request, peer, &ports);
+    let credentials = Credentials::of(request.headers(), caller.ip);
     let place = place(&ports)?;
     if !ports.auth.is_named(&credentials, &hello) {
         tokio::spawn(greet(request, ports, (credentials, hello), place, caller.clone()));

@@ -1,6 +1,5 @@
 //! `GET /events`: a session as server-sent events, for networks that break WebSockets, and for `curl -N`.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::Request;
@@ -10,6 +9,7 @@ use hyper::header::{self, HeaderValue};
 use super::http::{self, Answer, Body};
 use super::turned_away::Caller;
 use super::{Ports, client};
+use crate::auth::Credentials;
 use crate::close::Close;
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::hello::Hello;
@@ -22,12 +22,11 @@ use crate::session::transport::Transport;
 /// Any refusal of an upgrade. But an `EventSource` that comes back, and may do so later, is told by a stream.
 pub async fn open(
     request: Request<Incoming>,
-    peer: IpAddr,
     ports: Arc<Ports>,
     caller: &mut Caller,
 ) -> Result<Answer, Refusal> {
     let comes_back = last_event_id(&request).is_some();
-    match let_in(&request, peer, &ports, caller).await {
+    match let_in(&request, &ports, caller).await {
         Err(refusal) if comes_back && matches!(refusal.code, Code::Draining | Code::Unavailable) => {
             ports.turned_away(&refusal, caller);
             // It would never come back after an answer that is none of its kind.
@@ -43,12 +42,7 @@ fn last_event_id(request: &Request<Incoming>) -> Option<&HeaderValue> {
     request.headers().get("last-event-id").filter(|last| !last.is_empty())
 }
 
-async fn let_in(
-    request: &Request<Incoming>,
-    peer: IpAddr,
-    ports: &Ports,
-    caller: &mut Caller,
-) -> Result<Answer, Refusal> {
+async fn let_in(request: &Request<Incoming>, ports: &Ports, caller: &mut Caller) -> Result<Answer, Refusal> {
     http::admit(request, ports)?;
     let mut hello = Hello::from_query(request.uri().query().unwrap_or_default())?;
     caller.says(&hello);
@@ -58,7 +52,7 @@ async fn let_in(
             last.to_str().map_err(|_| Refusal::new(Code::InvalidSince, "Last-Event-ID is no event id"))?;
         hello.since = Some(last.to_owned());
     }
-    let credentials = http::credentials(request, peer, ports);
+    let credentials = Credentials::of(request.headers(), caller.ip);
     let place = client::place(ports)?;
     let opened = client::let_in(&credentials, &hello, ports, caller).await?;
     let (events, body) = pair();

@@ -1,7 +1,5 @@
 //! What every HTTP answer here has in common, and the WebSocket handshake.
 
-use std::net::IpAddr;
-
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -12,8 +10,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Ports, cors, peer};
-use crate::auth::Credentials;
+use super::{Ports, cors};
 use crate::protocol::code::{Code, Refusal};
 use crate::session::events::EventBody;
 
@@ -179,12 +176,6 @@ pub fn admit(request: &Request<Incoming>, ports: &Ports) -> Result<(), Refusal> 
         return Err(Refusal::draining());
     }
     cors::admit(request, &ports.origins)
-}
-
-/// What a request brings along to show who it is from. `peer` is whoever sent it, perhaps a proxy.
-pub fn credentials<B>(request: &Request<B>, peer: IpAddr, ports: &Ports) -> Credentials {
-    let ip = peer::client_ip(peer, request.headers(), &ports.trusted_proxies);
-    Credentials::of(request.headers(), ip)
 }
 
 /// The 101 answer to a WebSocket handshake, as RFC 6455 has it. Extensions are declined by silence; of the offered

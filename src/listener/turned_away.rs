@@ -21,7 +21,8 @@ const MOST_OF_ORIGIN: usize = 256;
 /// Who wants to come in, as far as is known. Nothing of it is a secret.
 #[derive(Clone)]
 pub struct Caller {
-    ip: IpAddr,
+    /// Its address.
+    pub ip: IpAddr,
     origin: Option<HeaderValue>,
     user: Option<UserId>,
     client: Option<ClientId>,
