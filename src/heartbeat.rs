@@ -29,7 +29,12 @@ const HURRY: u32 = 4;
 const MOST_SHARDS: usize = 8;
 /// What one shard's renewal is spread over, at most: a hurry waits for its end.
 const MOST_SPREAD: Duration = Duration::from_secs(1);
-/// Calls at once where that is so: half of the default of `--redis-pool-size`, the other half is for events. Else one
+/// Users in a call, at least: an event that meets a call waits for all of it, at each of its steps.
+const FEWEST: usize = 8;
+/// Between calls that are spread, at least: with more users than [`FEWEST`] for each, each call has more, up to
+/// [`MAX_BEATS`].
+const BETWEEN: Duration = Duration::from_millis(4);
+/// Calls at once where they are late: half of the default of `--redis-pool-size`, the other half is for events. Else one
 /// after the other, so that an event waits for no more than one.
 const AT_ONCE: usize = 2;
 
@@ -116,8 +121,15 @@ async fn renew(
     renew_all(router, &users, at_once, pace, unheard).await
 }
 
+/// How many of so many `users` go into each of the calls that are spread over `pace`.
+fn users_in_a_call(users: usize, pace: Duration) -> usize {
+    let most_calls = usize::try_from(pace.as_nanos() / BETWEEN.as_nanos()).unwrap_or(usize::MAX);
+    users.div_ceil(most_calls.max(1)).clamp(FEWEST, MAX_BEATS)
+}
+
 /// Renews the leases on these users, and saves what their sessions have confirmed. The calls for that are spread over `pace`:
-/// one right after the other, they would be in the way of each event that comes meanwhile, at each of its steps.
+/// one right after the other, they would be in the way of each event that comes meanwhile, at each of its steps, and so
+/// would be a call of many.
 async fn renew_all(
     router: &Router,
     users: &[(UserId, Unsaved)],
@@ -125,7 +137,8 @@ async fn renew_all(
     pace: Duration,
     unheard: &mut Unheard,
 ) -> Result<(), Unavailable> {
-    let calls = u32::try_from(users.len().div_ceil(MAX_BEATS)).unwrap_or(u32::MAX).max(1);
+    let of_call = users_in_a_call(users.len(), pace);
+    let calls = u32::try_from(users.len().div_ceil(of_call)).unwrap_or(u32::MAX).max(1);
     let (began, pause) = (Instant::now(), pace / calls);
     let call = |(at, chunk): (u32, &'_ [(UserId, Unsaved)])| {
         let lease = |(user, unsaved): &(UserId, Unsaved)| UserLease {
@@ -138,10 +151,10 @@ async fn renew_all(
             renewed.await
         }
     };
-    let calls = (0..).zip(users.chunks(MAX_BEATS)).map(call);
+    let calls = (0..).zip(users.chunks(of_call)).map(call);
     let mut states = stream::iter(calls).buffered(at_once);
     let (mut outcome, mut anew) = (Ok(()), Vec::new());
-    for chunk in users.chunks(MAX_BEATS) {
+    for chunk in users.chunks(of_call) {
         let states = match states.next().await {
             Some(Ok(states)) => states,
             Some(Err(error)) => {
@@ -242,6 +255,21 @@ mod tests {
         let quarter = renewed_within(ROUND / 4, &users).await;
         assert!((USERS / 8..USERS / 2).contains(&quarter), "{quarter} of {USERS} after the hurry");
         assert_eq!(renewed_within(ROUND + Duration::from_secs(1), &users).await, USERS);
+    }
+
+    #[test]
+    fn a_call_has_few_users_unless_there_is_no_time() {
+        let pace = 100 * BETWEEN;
+        for (users, pace, in_a_call) in [
+            (100, pace, FEWEST),
+            (100 * FEWEST, pace, FEWEST),
+            (100 * FEWEST + 1, pace, FEWEST + 1),
+            (100 * MAX_BEATS, pace, MAX_BEATS),
+            (1_000_000, pace, MAX_BEATS),
+            (300, Duration::ZERO, MAX_BEATS),
+        ] {
+            assert_eq!(users_in_a_call(users, pace), in_a_call, "{users} in {pace:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
