@@ -43,7 +43,7 @@ if (only.includes("users")) {
   for (const users of [1, 10, 100, 1000, 10_000, 34_000, 50_000, 100_000]) {
     // A node holds fewer than 20,000 sockets where that is the limit on open files.
     const nodes = Math.max(2, Math.ceil(users / 17_000));
-    results.push(await measure(`${number(users)} users, ${nodes} nodes`, nodes, { users, rate: 5000, connecting: 128 }));
+    results.push(await measure(`${number(users)} user${users === 1 ? "" : "s"}, ${nodes} nodes`, nodes, { users, rate: 5000, connecting: 128 }));
   }
   table("5,000 events a second to", results);
   if (draws) draw(results);
