@@ -35,11 +35,12 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval};
+use tokio::time::interval;
 use tracing::{debug, warn};
 
 use crate::auth::Auth;
 use crate::auth::origin::Origins;
+use crate::retold::Retold;
 use crate::router::Router;
 use crate::session::Limits;
 use crate::session::socket::bound_silence;
@@ -58,8 +59,6 @@ const MAX_HEADERS: usize = 64;
 const UNSENT: usize = 128 * 1024;
 /// How long the accept loop rests when the process is out of files: it would spin otherwise.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long nothing more is said of that.
-const WARN_AGAIN: Duration = Duration::from_secs(60);
 /// What Linux tells an accept loop of a connection that has ended meanwhile, or that a firewall forbids: `accept(2)`.
 const OF_ONE: &[Errno] = &[
     Errno::CONNABORTED,
@@ -177,7 +176,7 @@ pub async fn serve<H, F>(
 {
     let hello_timeout = limits.hello_timeout;
     let room = Room::new(most);
-    let mut warned: Option<Instant> = None;
+    let mut failures = Retold::default();
     let mut sweep = interval(hello_timeout);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -203,9 +202,8 @@ pub async fn serve<H, F>(
             }
             Err(error) => {
                 // Each file that comes free lets one in, and the next finds none again.
-                if warned.is_none_or(|at| at.elapsed() >= WARN_AGAIN) {
-                    warned = Some(Instant::now());
-                    warn!(%error, "connections cannot be accepted now");
+                if let Some(times) = failures.again() {
+                    warn!(%error, times, "connections cannot be accepted now");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
