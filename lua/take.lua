@@ -8,13 +8,42 @@
 -- ARGV[2] -> the lease, '<boot id of the process>.<number>'
 -- ARGV[3] -> entries at most
 -- ARGV[4] -> bytes of them, beyond which no more are taken
+-- ARGV[5] -> bytes that one of them may have; of one that has more, or more than 64 fields, only the beginning is handed
+--   out: who can add entries could have one of 512 MB held several times over in each reader in turn
+-- ARGV[6] -> '>': those that nobody was handed yet; else those that were, but not let go of, from this id on
 --
--- returns the entries, {id, {field, value, ...}} each; nil where another has the lease; an error where there is no such
--- stream or group, or the key holds something else
+-- returns {next, entries}; nil where another has the lease; an error where there is no such stream or group, or the key
+-- holds something else
+--   next     from where those that were handed out go on, '0-0' where no more are known
+--   entries  {id, {field, value, ...}} each; where one was cut, the first field has no name, its value is
+--     '<bytes> <fields>', and no other text is longer than 128 bytes
 
 local events, node, lease, most, most_bytes = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local entry_bytes, from = tonumber(ARGV[5]), ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Where what comes after goes on, and entries: so many, at most.
+local function next_of(count)
+  if from == '>' then
+    local came = redis.call('XREADGROUP', 'GROUP', 'switchboard', node, 'COUNT', count, 'STREAMS', events, '>')
+    came = came and came[1][2] or {}
+    return #came < count and '0-0' or '>', came
+  end
+  local claimed = redis.call('XAUTOCLAIM', events, 'switchboard', node, 0, from, 'COUNT', count)
+  return claimed[1], claimed[2]
+end
+
+-- Bytes of an entry, which is cut where it is too large.
+local function measure(entry)
+  local fields, bytes = entry[2], 0
+  for _, text in ipairs(fields) do bytes = bytes + #text end
+  if bytes <= entry_bytes and #fields <= 2 * 64 then return bytes end
+  local cut = { '', string.format('%d %d', bytes, #fields / 2) }
+  for f = 1, math.min(#fields, 2 * 64) do cut[f + 2] = string.sub(fields[f], 1, 128) end
+  entry[2] = cut
+  return bytes
+end
 
 local consumers = redis.pcall('XINFO', 'CONSUMERS', events, 'switchboard')
 if consumers.err then return consumers end
@@ -23,15 +52,16 @@ for _, consumer in ipairs(consumers) do
   if holder == lease and tonumber(until_ms) > now then
     local entries, bytes = {}, 0
     repeat -- a few at a time: only then it shows how large they are
-      local few = math.min(16, most - #entries)
-      local read = redis.call('XREADGROUP', 'GROUP', 'switchboard', node, 'COUNT', few, 'STREAMS', events, '>')
-      local came = read and read[1][2] or {}
+      local came
+      from, came = next_of(math.min(16, most - #entries))
       for _, entry in ipairs(came) do
-        entries[#entries + 1] = entry
-        for _, text in ipairs(entry[2]) do bytes = bytes + #text end
+        if entry then -- one that was deleted is none, on Redis 6.2
+          entries[#entries + 1] = entry
+          bytes = bytes + measure(entry)
+        end
       end
-    until #came < few or #entries >= most or bytes >= most_bytes
-    return entries
+    until from == '0-0' or #entries >= most or bytes >= most_bytes
+    return { from, entries }
   end
 end
 return false

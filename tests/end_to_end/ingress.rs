@@ -175,6 +175,46 @@ async fn an_entry_that_is_too_large_is_dead_and_not_lost() {
 }
 
 #[tokio::test]
+async fn entries_that_are_far_too_large_are_put_aside_by_their_beginning_and_hardly_cost_memory() {
+    let redis = RedisServer::start().await;
+    let mut db = redis.db().await;
+    let (data, commas) = (format!("\"{}\"", "x".repeat(30 << 20)), ",".repeat(30 << 20));
+    let mut many = vec![("user", "1"), ("event", "many")];
+    many.extend(std::iter::repeat_n(("a", "b"), 300_000));
+    // The first three have been handed to a reader that has died.
+    let mut group = redis::cmd("XGROUP");
+    let () = db.run(group.arg(&["CREATE", "events", "switchboard", "0", "MKSTREAM"])).await;
+    for at in 0..2 {
+        db.xadd("events", &[("user", "1"), ("event", "large"), ("data", &data)]).await;
+        db.xadd("events", &[("users", &commas), ("event", "commas")]).await;
+        db.xadd("events", &many).await;
+        if at == 0 {
+            let mut read = redis::cmd("XREADGROUP");
+            read.arg(&["GROUP", "switchboard", "gone", "COUNT", "3", "STREAMS", "events", ">"]);
+            let _: redis::Value = db.run(&read).await;
+        }
+    }
+    add(&mut db, "42", 1, 1).await;
+    let node = NodeBuilder::redis("node-a", &redis).start().await;
+    let mut client = Client::open(&node, "userId=42&since=0").await;
+    assert_eq!(client.event().await.data, "1");
+    let dead = eventually(BOUND, "all large ones in events:dead", async || {
+        let dead = db.stream("events:dead").await;
+        same(dead.len(), 6).map(|()| dead)
+    })
+    .await;
+    for (at, dead) in dead.iter().enumerate() {
+        assert_eq!(dead.get("event"), ["large", "commas", "many"][at % 3], "{at}");
+        let reason = dead.get("reason");
+        assert!(reason.starts_with("too_large: an entry of ") && reason.contains(" fields"), "{reason}");
+    }
+    assert_eq!((dead[0].get("user"), dead[0].get("data").len()), ("1", 128));
+    assert!(dead[0].get("reason").contains(&format!("{} bytes in 3 fields", data.len() + 19)));
+    let peak = node.peak_memory();
+    assert!(peak < 64 << 20, "it had {} MiB", peak >> 20);
+}
+
+#[tokio::test]
 async fn a_node_that_goes_leaves_no_reader_behind() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;

@@ -4,7 +4,15 @@ use bytes::Bytes;
 
 use crate::protocol::code::{Code, Refusal};
 use crate::protocol::data::Data;
+use crate::protocol::json::MAX_ITEMS;
 use crate::protocol::parts::{Names, Parts, Publish};
+
+/// Of an entry that was too large to be handed out whole: how many bytes and fields it has. See `lua/take.lua`.
+pub fn size_where_cut(fields: &[(Bytes, Bytes)]) -> Option<(u64, u64)> {
+    let (name, size) = fields.first()?;
+    let (bytes, count) = std::str::from_utf8(size).ok()?.split_once(' ')?;
+    if name.is_empty() { Some((bytes.parse().ok()?, count.parse().ok()?)) } else { None }
+}
 
 /// Reads an entry's fields with the checks of every other way in.
 ///
@@ -12,6 +20,11 @@ use crate::protocol::parts::{Names, Parts, Publish};
 /// The code of the first field that is off.
 pub fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Refusal> {
     let invalid = |message: String| Refusal::new(Code::InvalidFrame, message);
+    if let Some((bytes, count)) = size_where_cut(fields) {
+        let message =
+            format!("an entry of {bytes} bytes in {count} fields is too large: here is its beginning");
+        return Err(Refusal::new(Code::TooLarge, message));
+    }
     let mut parts = Parts::default();
     let mut data = None;
     for (at, (field, value)) in fields.iter().enumerate() {
@@ -27,7 +40,8 @@ pub fn parse(fields: &[(Bytes, Bytes)], max_event: usize) -> Result<Publish, Ref
         };
         match name {
             "user" => parts.user = Some(text),
-            "users" => parts.users = Some(text.split(',').collect()),
+            // One too many is enough to refuse it: what takes a byte here would take dozens there.
+            "users" => parts.users = Some(text.split(',').take(MAX_ITEMS + 1).collect()),
             "broadcast" => parts.broadcast = flag()?,
             "event" => parts.event = Some(text),
             "data" => data = Some(text),

@@ -28,6 +28,11 @@ use crate::engine::{Event, Unavailable};
 use crate::metrics::Via;
 use crate::protocol::publish::Target;
 
+/// What [`Reader::take`] calls the entries that nobody has taken yet.
+const NEW: &str = ">";
+/// Bytes that an entry may have beside its data: 1,000 users take 130,000 of them.
+const MOST_BESIDE: usize = 1 << 20;
+
 /// Reads one ingress stream whenever it is this process's turn, until `wanted` turns false.
 pub async fn read(context: Arc<Context>, stream: String, mut wanted: watch::Receiver<bool>) {
     let ttl = context.config.node_ttl;
@@ -172,7 +177,7 @@ impl<'a> Reader<'a> {
             }
             self.past.tell_bad(self.name);
             if ahead.is_empty() {
-                ahead = self.take().await?;
+                (_, ahead) = self.take(NEW).await?;
                 self.came(&ahead);
             }
             let Some((last, _)) = ahead.last() else {
@@ -182,11 +187,11 @@ impl<'a> Reader<'a> {
             handled.clone_from(last);
             // What waits is on its way here while this goes out. Should that fail, or nothing be wanted any more, the next
             // reader takes it over.
-            let next = self.read.is_behind().then(|| self.take());
+            let next = self.read.is_behind().then(|| self.take(NEW));
             let (routed, next) = join(self.route(std::mem::take(&mut ahead)), OptionFuture::from(next)).await;
             routed?;
             if let Some(next) = next {
-                ahead = next?;
+                (_, ahead) = next?;
                 self.came(&ahead);
             }
         }
@@ -202,19 +207,29 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The entries that come next.
-    fn take(&self) -> impl Future<Output = Result<Vec<reply::Entry>, Stopped>> + use<'a> {
+    /// The entries that come next: of those that nobody has taken yet, or of those that somebody has, from an id on. Also
+    /// from where these go on.
+    fn take(
+        &self,
+        from: &str,
+    ) -> impl Future<Output = Result<(String, Vec<reply::Entry>), Stopped>> + use<'a> {
         let context = self.context;
-        let mut call = scripts::call(&scripts::TAKE, 1, 4);
+        let mut call = scripts::call(&scripts::TAKE, 1, 6);
         call.arg(&self.stream)
             .arg(self.context.config.node.as_str())
             .arg(&self.lease.name)
             .arg(self.read.most())
-            .arg(reads::BYTES);
+            .arg(reads::BYTES)
+            .arg(context.config.max_event + MOST_BESIDE)
+            .arg(from);
         async move {
-            match context.link.run_one(call).await.map_err(gone_or_away)? {
-                redis::Value::Nil => Err(NotHeld::Lost.into()),
-                entries => Ok(reply::entries(entries)?),
+            let taken = match context.link.run_one(call).await.map_err(gone_or_away)? {
+                redis::Value::Nil => return Err(NotHeld::Lost.into()),
+                taken => reply::array(taken)?,
+            };
+            match <[redis::Value; 2]>::try_from(taken) {
+                Ok([next, entries]) => Ok((reply::text(&next)?.to_owned(), reply::entries(entries)?)),
+                Err(_) => Err(reply::unexpected("entries and where they go on").into()),
             }
         }
     }
@@ -251,15 +266,10 @@ impl<'a> Reader<'a> {
         let mut from = "0-0".to_owned();
         loop {
             self.lease.go_on().await?;
-            let mut claim = cmd("XAUTOCLAIM");
-            claim.arg(&self.stream).arg("switchboard").arg(self.context.config.node.as_str());
-            claim.arg(0).arg(&from).arg("COUNT").arg(self.read.most());
-            let mut parts = reply::array(self.ask(claim, Duration::ZERO).await?)?.into_iter();
-            let (Some(next), Some(entries)) = (parts.next(), parts.next()) else { return Ok(()) };
-            let entries = reply::entries(entries)?;
+            let (next, entries) = self.take(&from).await?;
             self.came(&entries);
             self.route(entries).await?;
-            from = reply::text(&next)?.to_owned();
+            from = next;
             if from == "0-0" {
                 self.past.forget_all();
                 return Ok(());

@@ -7,7 +7,8 @@ use super::wire;
 use crate::engine::{Cause, Unavailable};
 use crate::id::EventId;
 
-fn unexpected(what: &str) -> Unavailable {
+/// Whatever Redis was asked for, its answer has another shape.
+pub fn unexpected(what: &str) -> Unavailable {
     Unavailable::new(format!("Redis answered with something else than {what}"))
 }
 

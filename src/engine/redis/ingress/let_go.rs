@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tracing::warn;
 
 use super::super::refused::named;
-use super::super::{reply, scripts, uplink};
+use super::super::{entry, reply, scripts, uplink};
 use super::{Reader, Stopped, gone_or_away};
 
 /// How far a read of entries is with being published.
@@ -54,7 +54,7 @@ impl Reader<'_> {
             let Some(reason) = progress.bad.get(&id[..]) else { continue };
             bad.push((id, reason));
             let mut add = uplink::bounded_add(self.context, self.context.keys.dead());
-            for (field, value) in fields {
+            for (field, value) in fields.iter().skip(usize::from(entry::size_where_cut(fields).is_some())) {
                 add.arg(&field[..]).arg(&value[..]);
             }
             add.arg("reason").arg(reason);
