@@ -27,6 +27,7 @@ use crate::listener::{self, Ports};
 use crate::metrics::{self, Metrics};
 use crate::renewal::{self, End};
 use crate::router::Router;
+use crate::session::rate::Rates;
 use crate::settings::Settings;
 use crate::settings::understood::url_at;
 
@@ -95,6 +96,7 @@ impl Relay {
         let ports = Arc::new(Ports {
             router: router.clone(),
             limits: Arc::new(settings.limits.clone()),
+            rates: Arc::new(Rates::new(settings.limits.client_rate)),
             development: settings.development,
             origins: settings.origins.clone(),
             worker_origins: settings.worker_origins.clone(),

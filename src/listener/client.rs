@@ -206,7 +206,8 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) fn serve(self, transport: impl Into<Transport>, ports: &Ports, place: OwnedSemaphorePermit) {
         let pass = Pass { auth: ports.auth.clone(), expires: self.expires };
-        Session::start(transport, self.registered, self.registration, ports.limits.clone(), pass, place);
+        let (limits, rates) = (ports.limits.clone(), ports.rates.clone());
+        Session::start(transport, self.registered, self.registration, limits, rates, pass, place);
     }
 }
 

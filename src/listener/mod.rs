@@ -43,6 +43,7 @@ use crate::auth::origin::Origins;
 use crate::retold::Retold;
 use crate::router::Router;
 use crate::session::Limits;
+use crate::session::rate::Rates;
 use crate::session::socket::bound_silence;
 use body::Bodies;
 use in_flight::OnTheirWay;
@@ -81,6 +82,8 @@ pub struct Ports {
     pub router: Arc<Router>,
     /// What sessions need.
     pub limits: Arc<Limits>,
+    /// What clients may still send.
+    pub rates: Arc<Rates>,
     /// Conveniences are on.
     pub development: bool,
     /// Where browsers may connect from.

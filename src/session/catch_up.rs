@@ -104,7 +104,7 @@ impl Session {
             handle.looked(registration.knows);
         }
         self.registered.handle().read(registration.heard);
-        let Self { transport, registered, last, steps: unflushed, rate, .. } = self;
+        let Self { transport, registered, last, steps: unflushed, free_acks, .. } = self;
         let mut burst = registered.router().metrics().burst();
         for event in fault::replayed(registration.events) {
             if event.id > *last {
@@ -112,7 +112,7 @@ impl Session {
                 let data = std::str::from_utf8(&event.data).unwrap_or("null");
                 transport.feed(client::event(Some(event.id), &event.event, data), Some(event.id))?;
                 *last = event.id;
-                rate.sends_event();
+                free_acks.sends_event();
                 burst.logged(event.id, event.id > self.welcomed_at);
                 let step = if event.id > self.welcomed_at { "caught_up" } else { "replayed" };
                 steps::note(registered, step, || steps::event(Some(event.id)));

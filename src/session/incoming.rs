@@ -29,8 +29,8 @@ impl Session {
         };
         let incoming = text.as_deref().map(Incoming::parse);
         let verdict = match &incoming {
-            Some(Ok(Incoming::Ack(_))) => self.rate.take_ack(),
-            _ => self.rate.take(),
+            Some(Ok(Incoming::Ack(_))) if self.free_acks.take() => Verdict::Allowed,
+            _ => self.rates.take(self.registered.user(), self.registered.client()),
         };
         match verdict {
             Verdict::Allowed => {}

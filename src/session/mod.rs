@@ -46,7 +46,7 @@ use crate::protocol::code::Refusal;
 use crate::router::Registered;
 use catch_up::CatchUp;
 use clock::{Clock, Tick};
-use rate::Rate;
+use rate::{FreeAcks, Rates};
 use steps::Steps;
 use transport::Transport;
 
@@ -120,7 +120,8 @@ pub struct Session {
     pending: Option<Pending>,
     auth: Arc<Auth>,
     clock: Clock,
-    rate: Rate,
+    rates: Arc<Rates>,
+    free_acks: FreeAcks,
     steps: Steps,
     /// One of `--max-connections`.
     _place: OwnedSemaphorePermit,
@@ -134,6 +135,7 @@ impl Session {
         registered: Registered,
         registration: Box<Registration>,
         limits: Arc<Limits>,
+        rates: Arc<Rates>,
         pass: Pass,
         place: OwnedSemaphorePermit,
     ) {
@@ -148,7 +150,8 @@ impl Session {
             pending: None,
             clock: Clock::new(&limits, pass.expires),
             auth: pass.auth,
-            rate: Rate::new(limits.client_rate),
+            rates,
+            free_acks: FreeAcks::default(),
             steps: Steps::default(),
             registered,
             _place: place,

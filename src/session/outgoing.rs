@@ -6,7 +6,7 @@ use crate::id::Logged;
 impl Session {
     /// Hands all that waits to the socket, for one flush.
     pub(super) fn send_waiting(&mut self) {
-        let Self { transport, registered, last, flushing, steps, clock, rate, .. } = self;
+        let Self { transport, registered, last, flushing, steps, clock, free_acks, .. } = self;
         let handle = registered.handle();
         let mut waiting = handle.take();
         if !registered.router().lease().allows_delivery() {
@@ -40,7 +40,7 @@ impl Session {
                     return; // the next flush fails, and ends the session
                 }
                 if id.is_some() {
-                    rate.sends_event();
+                    free_acks.sends_event();
                 }
                 burst.hinted(id);
                 steps.handed(registered, id);

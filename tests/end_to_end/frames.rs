@@ -179,6 +179,26 @@ async fn a_burst_beyond_the_rate_gets_an_error_frame() {
 }
 
 #[tokio::test]
+async fn a_client_that_comes_back_finds_its_rate_as_it_left_it() {
+    let node = NodeBuilder::local("solo").set("--client-rate", "5").start().await;
+    // 80 messages, of which 10 and 5 a second may come.
+    let mut limited = false;
+    for _ in 0..8 {
+        let mut client = Client::as_user(&node, "42", "tab-1").await;
+        for _ in 0..10 {
+            if !limited {
+                client.send(r#"{"type":"ping"}"#).await;
+                limited = client.frame("an answer").await["code"] == "rate_limited";
+            }
+        }
+    }
+    assert!(limited, "it was never told");
+    let mut other = Client::as_user(&node, "42", "tab-2").await;
+    other.send(r#"{"type":"ping"}"#).await;
+    assert_eq!(other.frame("a pong").await["type"], "pong");
+}
+
+#[tokio::test]
 async fn whoever_reads_gets_all_answers_to_a_burst_within_its_rate() {
     // All in one write, so that they are there before anything has been answered.
     const BURST: usize = 1000;
