@@ -243,8 +243,15 @@ async fn serve_connection<H, F>(
             match answer.body_mut() {
                 http::Body::Left(_) if guest.sit() => http::end_with(&mut answer),
                 http::Body::Left(_) => {}
-                // Once its session is over, the rest of it has to be taken in time, as any answer.
-                http::Body::Right(events) => events.when_over(move || _ = guest.sit()),
+                // Once its session is over, the rest of it has to be taken in time, as any answer. Whoever has not even
+                // taken the goodbye in its time has had that: hyper holds what comes before it.
+                http::Body::Right(events) => events.when_over(move |is_taken| {
+                    if is_taken {
+                        guest.sit();
+                    } else {
+                        guest.ask_to_go();
+                    }
+                }),
             }
             Ok::<_, std::convert::Infallible>(answer)
         }
@@ -252,7 +259,7 @@ async fn serve_connection<H, F>(
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = sitting.asked_to_go() => return debug!("a connection without a request made room"),
+        () = sitting.asked_to_go() => return debug!("a connection without a request made room, or did not take its answer"),
         () = asked(&mut closing) => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -114,6 +114,11 @@ impl Guest {
         }
     }
 
+    /// The connection has to go.
+    pub fn ask_to_go(&self) {
+        self.asked_to_go.notify_one();
+    }
+
     /// Resolves when the connection has to go.
     pub async fn asked_to_go(&self) {
         self.asked_to_go.notified().await;

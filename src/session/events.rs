@@ -34,7 +34,7 @@ pub struct Events {
 /// The body of the answer. hyper drops it when the peer is gone.
 pub struct EventBody(Arc<Mutex<Shared>>);
 
-type Act = Box<dyn FnOnce() + Send>;
+type Act = Box<dyn FnOnce(bool) + Send>;
 
 #[derive(Default)]
 struct Shared {
@@ -127,24 +127,24 @@ impl Drop for Events {
             let mut shared = lock(&self.shared);
             shared.ended = true;
             wake(&mut shared.body);
-            shared.over.take()
+            shared.over.take().map(|over| (over, shared.out.is_none()))
         };
-        if let Some(over) = over {
-            over();
+        if let Some((over, is_taken)) = over {
+            over(is_taken);
         }
     }
 }
 
 impl EventBody {
-    /// Has `act` done when the session says no more, whether its peer has taken everything or not.
-    pub fn when_over(&self, act: impl FnOnce() + Send + 'static) {
+    /// Has `act` done when the session says no more; it is told whether hyper has taken everything, or never began to.
+    pub fn when_over(&self, act: impl FnOnce(bool) + Send + 'static) {
         let mut shared = lock(&self.0);
         if !shared.ended {
             shared.over = Some(Box::new(act));
             return;
         }
         drop(shared);
-        act();
+        act(true);
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
         let told = Arc::new(Mutex::new(0));
         let tell = |body: &EventBody| {
             let told = told.clone();
-            body.when_over(move || *told.lock().unwrap() += 1);
+            body.when_over(move |is_taken| *told.lock().unwrap() += if is_taken { 1 } else { 10 });
         };
         let (events, body) = pair();
         tell(&body);
@@ -240,5 +240,12 @@ mod tests {
         assert_eq!(*told.lock().unwrap(), 1);
         tell(&body);
         assert_eq!(*told.lock().unwrap(), 2);
+        let (mut events, body) = pair();
+        tell(&body);
+        events.ping();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(events.poll_flush(&mut cx).is_pending());
+        drop(events);
+        assert_eq!(*told.lock().unwrap(), 12, "hyper has not taken what was put out");
     }
 }

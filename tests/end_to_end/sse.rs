@@ -278,6 +278,21 @@ async fn a_reader_that_never_reads_again_is_forgotten_and_its_connection_too() {
 }
 
 #[tokio::test]
+async fn a_reader_that_does_not_read_is_let_go_of_once_its_session_is_over() {
+    let settings = [("--hello-timeout", "5m"), ("--pong-timeout", "10m"), ("--log-length", "4000")];
+    let node = NodeBuilder::local("solo").with(&settings).start().await;
+    let mut worker = Worker::open(&node).await;
+    let files = async || Scrape::of(&node).await.series["process_open_fds"];
+    let before = files().await;
+    let _stuck = EventStream::open(&node, "userId=42&clientId=tab-1").await;
+    for _ in 0..2000 {
+        worker.event("42", &format!(r#""{}""#, "x".repeat(4096))).await;
+    }
+    let _other = Client::as_user(&node, "42", "tab-1").await;
+    eventually(BOUND, "the end of the connection", async || same(files().await, before + 1.0)).await;
+}
+
+#[tokio::test]
 async fn a_token_opens_a_stream_and_ends_it_when_it_is_over() {
     let node = NodeBuilder::local("solo").with(&[("--auth", "jwt"), ("--jwt-secret", SECRET)]).start().await;
     let url = node.client_http("/events");
