@@ -1,7 +1,9 @@
 //! Edges of presence are told once, whoever tells them and however late.
 
+use std::time::Duration;
+
 use crate::recorder::Recorder;
-use crate::stage::{Kind, Stage, user};
+use crate::stage::{Kind, Options, Stage, user};
 
 const CURSOR: &str = "cursor:{user:42}";
 
@@ -228,4 +230,23 @@ async fn an_end_that_cannot_be_told_is_told_later() {
         let left: i64 = stage.ask(&["EXISTS", "user:42", "nodes:{user:42}", "users:{node:node-1}"]);
         assert_eq!(left, 0, "{breaks:?}");
     }
+}
+
+/// Whoever owes nothing tells nothing, and hears by that alone that `presence` takes entries again.
+#[tokio::test]
+async fn a_node_whose_debt_another_has_paid_knows_that_it_owes_nothing() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let short = Options { session_ttl: Duration::from_millis(300), ..Options::default() };
+    let other = stage.another_with("node-2", short).await;
+    let () = stage.ask(&["SET", "presence", "x"]);
+    stage.connect(&user, "tab").await;
+    other.connect(&user, "tab-2").await;
+    other.engine.beat(1, 1).await.unwrap();
+    assert!(!stage.presence_is_up() && !other.presence_is_up(), "both have failed only just now");
+    let () = stage.ask(&["DEL", "presence"]);
+    stage.heartbeat(&user, &[]).await;
+    assert!(stage.presence_is_up() && stage.edges() == ["online"]);
+    let knows = async || other.engine.beat(1, 1).await.unwrap() && other.presence_is_up();
+    Recorder::eventually("the other one knows", knows).await;
+    assert_eq!(stage.edges(), ["online"]);
 }

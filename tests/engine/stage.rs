@@ -214,6 +214,11 @@ impl Stage {
         &self.metrics.as_ref().unwrap().clock
     }
 
+    /// Whether `presence` takes what it is told, as the engine knows.
+    pub fn presence_is_up(&self) -> bool {
+        self.metrics.as_ref().unwrap().presence_up.get() == 1
+    }
+
     /// Lets time pass by the engine's own clock: of memory at once, of Redis by waiting for its clock.
     pub async fn time_passes(&self, span: Duration) {
         if self.kind == Kind::Memory {

@@ -146,7 +146,7 @@ struct Context {
     /// Whose hints could not be sent, though their events are in the logs.
     unsent: Mutex<publish::Unsent>,
     /// Tells that `presence` takes nothing.
-    untold: Mutex<Retold>,
+    untold: Mutex<presence::Untold>,
     /// Tells of what is not logged and did not reach a node.
     missed: Mutex<Retold>,
     claims: node::Claims,

@@ -15,7 +15,8 @@ use self::forget::{Forgotten, forget};
 use super::beside::Started;
 use super::keys::EVENTS;
 use super::{
-    Context, beside, eviction, format, inbox, ms, publish, refused, reply, scripts, sessions, status, traces,
+    Context, beside, eviction, format, inbox, ms, presence, publish, refused, reply, scripts, sessions,
+    status, traces,
 };
 use crate::engine::{Claim, Unavailable};
 use crate::id::{NodeId, UserId};
@@ -178,6 +179,7 @@ pub async fn beat(context: &Arc<Context>, sessions: usize, users: usize) -> Resu
     let suspicion = context.link.trust(asked + context.config.node_ttl);
     context.refused.tell_short(suspicion.filter(|_| as_before));
     sessions::look_at_served(context, users, served);
+    presence::look(context);
     let on = context.clone();
     let told = beside::start(&context.beside.refused, async move { refused::tell(&on, refused).await });
     let on = context.clone();

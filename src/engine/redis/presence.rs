@@ -7,7 +7,10 @@
 //! Who tells looks first whether the dead one had told already, so that nothing is told twice, as long as the stream has
 //! not gone too far since. Where it has, whoever read long ago what is owed tells nothing: it is to be read again.
 
+use std::time::Duration;
+
 use redis::Pipeline;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::slot::Groups;
@@ -15,6 +18,18 @@ use super::{Context, reply, scripts, sessions};
 use crate::engine::Unavailable;
 use crate::id::UserId;
 use crate::lock::lock;
+use crate::retold::Retold;
+
+/// See [`look`]; twice as long as it takes until it is tried again of who has left.
+const LEAST_QUIET: Duration = Duration::from_secs(2);
+
+/// That `presence` takes nothing.
+#[derive(Debug, Default)]
+pub struct Untold {
+    told: Retold,
+    /// When it last took nothing, unless it has taken something since.
+    last: Option<Instant>,
+}
 
 /// What is owed of some users, as their scripts answered it.
 #[derive(Default)]
@@ -52,17 +67,17 @@ impl Owed {
             return Ok(redis::pipe());
         }
         let told = self.try_to_tell(context).await;
-        let up = &context.metrics.presence_up;
         match &told {
             Ok(_) => {
-                up.set(1);
-                if lock(&context.untold).ended() {
+                if ended(context) {
                     info!("`presence` takes entries again: who comes and goes is told");
                 }
             }
             Err(error) if context.link.is_up() => {
-                up.set(0);
-                if let Some(times) = lock(&context.untold).again() {
+                context.metrics.presence_up.set(0);
+                let mut untold = lock(&context.untold);
+                untold.last = Some(Instant::now());
+                if let Some(times) = untold.told.again() {
                     warn!(%error, times, "`presence` takes nothing: who comes and goes is told once it does");
                 }
             }
@@ -101,4 +116,25 @@ impl Owed {
         }
         Ok(settle)
     }
+}
+
+/// Looks whether this node still owes something to a `presence` that took nothing. Each user who is here has a heartbeat
+/// within `--session-ttl`, and of who has left it is tried again each second: where nothing failed for so long, nothing is
+/// owed. Another node has told it, of a user who is there as well, or it has lapsed.
+pub fn look(context: &Context) {
+    let quiet = context.config.session_ttl.max(LEAST_QUIET);
+    let is_quiet = |last: Instant| last.elapsed() > quiet;
+    if lock(&context.untold).last.is_some_and(is_quiet) && ended(context) {
+        info!(
+            "nothing is owed to `presence` any more: what this node could not tell, another one has, or it lapsed"
+        );
+    }
+}
+
+/// As far as is known, `presence` takes entries. Whether that is news.
+fn ended(context: &Context) -> bool {
+    context.metrics.presence_up.set(1);
+    let mut untold = lock(&context.untold);
+    untold.last = None;
+    untold.told.ended()
 }
