@@ -339,7 +339,7 @@ local function connect(user, nodes, log, cursor, client, mode, since, has_confir
   if mode == 'new' and reached ~= stored then
     notes[1], notes[2] = client, reached
     -- Not all fields are positions, so those are counted: '@positions', but for the first, and about.
-    if noted[2] and not stored then
+    if (noted[2] or noted[3]) and not stored then
       local positions = (noted[6] or 0) + 1
       if positions > MOST_POSITIONS then positions = drop_oldest_positions(cursor, members, client) end
       notes[3], notes[4] = '@positions', positions

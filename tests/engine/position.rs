@@ -308,6 +308,17 @@ async fn whose_position_may_have_been_dropped_is_told_a_gap(kind: Kind) {
     assert!(stage.connect(&user, "tab-4").await.whole, "that was long ago");
 }
 
+/// Of a user who came while `presence` took nothing, only what it is owed is noted.
+#[tokio::test]
+async fn positions_are_bounded_though_presence_has_been_told_nothing() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let () = stage.ask(&["SET", "presence", "x"]);
+    let _always_there = stage.connect(&user, "phone").await;
+    passers_by(&stage, &user, 0..1100).await;
+    let fields: usize = stage.ask(&["HLEN", "cursor:{user:42}"]);
+    assert!(fields < 1024, "{fields}");
+}
+
 /// As if Redis' clock had been so far ahead while clients came, and had gone back since.
 #[tokio::test]
 async fn ids_come_after_the_positions_handed_out_though_the_clock_goes_back() {
