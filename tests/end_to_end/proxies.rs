@@ -28,7 +28,7 @@ enum Kind {
 struct Proxy {
     url: String,
     child: Child,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Proxy {
@@ -53,9 +53,9 @@ impl Proxy {
                 put("worker_rlimit_nofile 65536;", "");
                 put("worker_connections 30000;", "worker_connections 500;");
                 put("listen 8000", &format!("listen 127.0.0.1:{port}"));
-                let pid = format!("daemon off; pid {}/pid; error_log stderr;", dir.path().display());
+                let main = format!("daemon off; pid {0}/pid; error_log {0}/log;", dir.path().display());
                 let mut command = Command::new("nginx");
-                command.args(["-e", "stderr", "-g", &pid]);
+                command.args(["-e", "log", "-g", &main]);
                 command.arg("-p").arg(dir.path()).arg("-c").arg(&file);
                 command
             }
@@ -72,7 +72,7 @@ impl Proxy {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child =
             child.unwrap_or_else(|error| panic!("{kind:?} is needed, see scripts/check-proxies: {error}"));
-        let proxy = Self { url: format!("ws://127.0.0.1:{port}"), child, _dir: dir };
+        let proxy = Self { url: format!("ws://127.0.0.1:{port}"), child, dir };
         http::answers(&format!("http://127.0.0.1:{port}/readyz"), 200, BOUND).await;
         proxy
     }
@@ -192,6 +192,18 @@ async fn nginx_keeps_idle_sockets() {
 #[ignore = "needs nginx: scripts/check-proxies"]
 async fn nginx_leads_away_from_a_draining_node() {
     a_drain_moves_clients_to_the_other_node(Kind::Nginx).await;
+}
+
+#[tokio::test]
+#[ignore = "needs nginx: scripts/check-proxies"]
+async fn nginx_logs_no_token_though_no_node_is_there() {
+    let node = NodeBuilder::local("a").start().await;
+    let proxy = Proxy::start(Kind::Nginx, address(&node.client_url), address(&node.client_url), "75s").await;
+    drop(node);
+    let url = proxy.url.replace("ws://", "http://");
+    http::answers(&format!("{url}/?userId=u1&token=hunter2"), 502, BOUND).await;
+    let log = std::fs::read_to_string(proxy.dir.path().join("log")).expect("nginx's log");
+    assert!(!log.contains("hunter2"), "{log}");
 }
 
 #[tokio::test]
