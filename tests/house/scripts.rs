@@ -124,17 +124,21 @@ fn proxies_wait_longer_than_a_ping_takes() {
 #[test]
 fn kubernetes_tells_nodes_what_they_understand() {
     let mut environment = texts(&manifest("ConfigMap")["data"]);
+    for setting in SETTINGS.iter().filter(|setting| setting.secret) {
+        assert!(!environment.contains_key(setting.env), "{} is no secret in a ConfigMap", setting.env);
+    }
     let pod = &manifest("Deployment")["spec"]["template"]["spec"];
     let node = &pod["containers"][0];
     for variable in node["env"].as_array().unwrap() {
         let name = variable["name"].as_str().unwrap();
-        let secret = &variable["valueFrom"]["secretKeyRef"];
-        if secret.is_object() {
-            let secrets = manifest("Secret");
+        let (secret, secrets) = (&variable["valueFrom"]["secretKeyRef"], manifest("Secret"));
+        let value = if secret.is_object() {
             assert_eq!(secret["name"], secrets["metadata"]["name"]);
-            assert!(secrets["stringData"][secret["key"].as_str().unwrap()].is_string(), "{secret}");
-        }
-        let value = variable["value"].as_str().unwrap_or("given");
+            let given = secrets["stringData"][secret["key"].as_str().unwrap()].as_str();
+            given.unwrap_or_else(|| panic!("{secret}"))
+        } else {
+            variable["value"].as_str().unwrap_or("given")
+        };
         // `$(POD_IP)` stands for a variable before it, which is then none of the node's.
         let value = match (value.find("$("), value.find(')')) {
             (Some(from), Some(to)) => {
