@@ -7,6 +7,9 @@ use crate::stage::{Kind, Stage};
 
 const LONG: &str = "60000";
 
+/// Entries' ids, and their fields and values.
+type Entries = Vec<(String, Vec<String>)>;
+
 /// Whether `node` has its lease now, the first or a later one, for so many ms.
 fn lead_as(stage: &Stage, node: &str, number: u32, ttl: &str) -> bool {
     lead_having_read(stage, node, number, ttl, "")
@@ -24,23 +27,30 @@ fn lead(stage: &Stage, node: &str, ttl: &str) -> bool {
 }
 
 /// What `node` is given to read with that lease; none where the stream is not its own by that.
-fn take_as(stage: &Stage, node: &str, number: u32) -> Option<Vec<(String, Vec<String>)>> {
+fn take_as(stage: &Stage, node: &str, number: u32) -> Option<Entries> {
     take_some(stage, node, number, "10", "1000000")
 }
 
 /// As `take_as`: entries, and bytes, at most.
-fn take_some(
+fn take_some(stage: &Stage, node: &str, number: u32, most: &str, bytes: &str) -> Option<Entries> {
+    take_from(stage, node, number, most, bytes, ">").map(|(_, entries)| entries)
+}
+
+/// As `take_some`, of those that were handed out from an id on; also from where these go on.
+fn take_from(
     stage: &Stage,
     node: &str,
     number: u32,
     most: &str,
     bytes: &str,
-) -> Option<Vec<(String, Vec<String>)>> {
+    from: &str,
+) -> Option<(String, Entries)> {
     let lease = format!("boot-{node}.{number}");
-    stage.ask(&["EVAL", include_str!("../../lua/take.lua"), "1", "other", node, &lease, most, bytes])
+    let script = include_str!("../../lua/take.lua");
+    stage.ask(&["EVAL", script, "1", "other", node, &lease, most, bytes, "100000", from])
 }
 
-fn take(stage: &Stage, node: &str) -> Option<Vec<(String, Vec<String>)>> {
+fn take(stage: &Stage, node: &str) -> Option<Entries> {
     take_as(stage, node, 1)
 }
 
@@ -202,7 +212,52 @@ async fn a_read_ends_with_so_many_entries_or_soon_after_so_many_bytes() {
     // 16 at a time: the last 10 small ones come with 6 that are large.
     assert_eq!(taken.iter().map(Vec::len).collect::<Vec<_>>(), [30, 16, 16, 16, 2]);
     let ids: Vec<_> = taken.iter().flatten().map(|(id, _)| id).collect();
-    let all: Vec<(String, Vec<String>)> = stage.ask(&["XRANGE", "other", "-", "+"]);
+    let all: Entries = stage.ask(&["XRANGE", "other", "-", "+"]);
     assert_eq!(ids, all.iter().map(|(id, _)| id).collect::<Vec<_>>());
     assert_eq!(take_some(&stage, "a", 1, "30", "50000"), Some(Vec::new()));
+}
+
+#[tokio::test]
+async fn what_was_handed_out_is_taken_over_in_order_in_as_many_reads_as_it_takes() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead(&stage, "a", LONG));
+    (0..45).for_each(|_| entry(&stage));
+    assert_eq!(take_some(&stage, "a", 1, "45", "1000000").unwrap().len(), 45);
+    entry(&stage);
+    let mut all: Entries = stage.ask(&["XRANGE", "other", "-", "+"]);
+    all.pop(); // nobody was handed that one
+    for (deleted, _) in all.extract_if(.., |(id, _)| ["3", "7"].contains(&&id[id.len() - 1..])) {
+        let _: i64 = stage.ask(&["XDEL", "other", &deleted]);
+    }
+    assert!(!lead(&stage, "b", LONG) && !lead_as(&stage, "a", 1, "0") && lead(&stage, "b", LONG));
+    let (mut from, mut taken, mut reads) = ("0-0".to_owned(), Vec::new(), 0);
+    while reads == 0 || from != "0-0" {
+        let (next, entries) = take_from(&stage, "b", 1, "20", "1000000", &from).unwrap();
+        assert!(entries.len() <= 20, "{}", entries.len());
+        taken.extend(entries);
+        (from, reads) = (next, reads + 1);
+    }
+    assert_eq!(taken, all);
+    assert!(reads >= 2, "in {reads} reads");
+    assert_eq!(take(&stage, "b").unwrap().len(), 1, "what nobody was handed comes after that");
+    assert_eq!(take_from(&stage, "a", 1, "20", "1000000", "0-0"), None, "another has the lease");
+}
+
+#[tokio::test]
+async fn of_an_entry_that_is_too_large_the_beginning_is_handed_out() {
+    let stage = Kind::Redis.stage().await;
+    assert!(lead(&stage, "a", LONG));
+    let (fits, large) = ("x".repeat(99_990), "x".repeat(100_000));
+    let fields: Vec<String> = (0..65).map(|at| at.to_string()).collect();
+    let many: Vec<&str> = fields.iter().flat_map(|field| [&field[..], "v"]).collect();
+    for entry in [&["event", &fits][..], &["event", &large], &many[..128], &many] {
+        let _: String = stage.ask(&[&["XADD", "other", "*"][..], entry].concat());
+    }
+    let taken = take(&stage, "a").unwrap();
+    let of = |at: usize| taken[at].1.iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(of(0), ["event", &fits]);
+    assert_eq!(of(1), ["", "100005 1", "event", &large[..128]]);
+    assert_eq!(of(2), many[..128]);
+    let bytes: usize = many.iter().map(|text| text.len()).sum();
+    assert_eq!(of(3), [&["", &format!("{bytes} 65")], &many[..128]].concat());
 }
