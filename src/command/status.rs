@@ -69,6 +69,11 @@ async fn look(to: &Endpoint) -> Result<Value, Failure> {
     let body = wire::http(to, Method::GET, "/status", None).await?;
     let mut report: Value = serde_json::from_slice(&body)
         .map_err(|error| Failure::Failed(format!("{to} answered with something else than JSON: {error}")))?;
+    // Some of them may be null, and without the others that would read as a node that has nothing to tell.
+    if let Some(missing) = ["time", "nodes", "streams"].iter().find(|field| report.get(field).is_none()) {
+        let told = format!("{to} answered with something else than a node's status: it has no `{missing}`");
+        return Err(Failure::Failed(told));
+    }
     if let Some(nodes) = report["nodes"].as_array_mut() {
         let asked = nodes.iter().map(|node| {
             let [url, id] = ["workerUrl", "nodeId"].map(|name| node[name].as_str().unwrap_or_default());

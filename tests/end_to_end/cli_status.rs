@@ -3,10 +3,11 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::support::api::{ApiServer, Reply};
 use crate::support::db::Db;
 use crate::support::node::two_ports;
 use crate::support::scrape::counted;
-use crate::support::terminal::{at, line, line_at};
+use crate::support::terminal::{at, line, line_at, run};
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, eventually, http};
 
@@ -102,6 +103,18 @@ async fn local_mode_has_one_node_and_no_streams() {
     let status = ran.json();
     assert_eq!((&status["nodes"][0]["nodeId"], &status["nodes"][0]["ready"]), (&json!("solo"), &json!(true)));
     assert_eq!((&status["streams"], &status["nodes"][0]["inbox"]), (&Value::Null, &Value::Null));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_status_is_not_shown_as_one() {
+    for answer in [json!({"ok": true}), json!([]), json!({"nodes": [], "time": 1})] {
+        let other = ApiServer::start(move |_| Reply::ok(answer.clone())).await;
+        for args in [&["status"][..], &["status", "--json"]] {
+            let ran = run(&line(&[args, &["--worker-url", &other.url]].concat()), "").await;
+            assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+            assert!(ran.err.contains("something else than a node's status"), "{ran:?}");
+        }
+    }
 }
 
 #[tokio::test]
