@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::load::Load;
 use super::wire::{self, Address};
+use crate::protocol::publish::is_ack;
 
 /// Connections to each node for each one of `--publishers`: a request waits for its answer, so one alone would
 /// measure round trips.
@@ -169,7 +170,7 @@ impl Connection {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        if head.starts_with("HTTP/1.1 200") {
+        if head.starts_with("HTTP/1.1 200") && is_ack(&answer) {
             self.load.answered(request.user, request.then_ns);
         } else {
             self.load.refuse(Some(request.user), &answer);

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::endpoint::Endpoint;
 use super::{Failure, Outcome, print, wire};
 use crate::protocol::code::{Code, Refusal};
+use crate::protocol::publish::is_ack;
 use crate::settings::read::Reader;
 
 /// What was asked for: an event, unless nothing of it is there.
@@ -78,6 +79,11 @@ pub async fn run(mut reader: Reader, publish: Publish) -> Outcome {
     }
     let frame = frame(&publish.event).map_err(|refusal| Failure::Usage(refusal.to_string()))?;
     let answer = wire::http(&to, Method::POST, "/publish", Some(frame)).await?;
+    if !is_ack(&answer) {
+        let told =
+            format!("{to} answered with something else than a node's answer: is it a node's worker port?");
+        return Err(Failure::Failed(told));
+    }
     print(&format!("{}\n", String::from_utf8_lossy(&answer).trim_end()))
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -178,6 +179,17 @@ pub fn answer(reference: Option<&str>, outcome: &Result<Receipt, Refusal>) -> Ut
             &Error { r#ref: reference, code: refusal.code.as_str(), message: &refusal.message },
         ),
     }
+}
+
+/// Whether a body is what a node answers to one event that it took: a status of 2xx alone may be anybody's.
+pub fn is_ack(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Ack<'a> {
+        r#type: Cow<'a, str>,
+        #[serde(rename = "nodes")]
+        _nodes: Vec<IgnoredAny>,
+    }
+    serde_json::from_slice::<Ack<'_>>(body).is_ok_and(|answer| answer.r#type == "ack")
 }
 
 #[cfg(test)]

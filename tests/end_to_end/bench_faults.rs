@@ -5,6 +5,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::support::api::{ApiServer, Reply};
 use crate::support::terminal::{at, line, line_at, run};
 use crate::support::{BOUND, Client, NodeBuilder, Pair, eventually};
 
@@ -161,6 +162,17 @@ async fn what_is_never_answered_is_refused_and_told() {
     assert_eq!((&report["published"], &report["refused"]), (&80.into(), &80.into()), "{report}");
     assert_eq!((&report["delivered"], &report["lost"]), (&0.into(), &0.into()), "{report}");
     assert!(report["trouble"].as_str().unwrap().contains("80 events were not answered"), "{report}");
+}
+
+#[tokio::test]
+async fn what_somebody_else_than_a_node_answers_was_not_published() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let other = ApiServer::start(|_| Reply::ok(serde_json::json!({"ok": true}))).await;
+    let load = "bench --json --users=2 --rate=40 --duration=500ms --warm-up=0s --settle=0s --via=http";
+    let report = measured(load, &node.client_url, &other.url).await;
+    assert_eq!((&report["published"], &report["refused"]), (&20.into(), &20.into()), "{report}");
+    assert_eq!((&report["lost"], &report["answer_ms"]), (&0.into(), &Value::Null), "{report}");
+    assert!(report["trouble"].as_str().unwrap().contains(r#"{"ok":true}"#), "{report}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::api::{ApiServer, Reply};
 use crate::support::client::data;
 use crate::support::ports::free_port;
 use crate::support::terminal::{at, line, line_at, run};
@@ -79,6 +80,24 @@ async fn who_cannot_reach_a_node_is_told_where_it_was_looked_for() {
             assert!(ran.err.contains(told), "{told}: {ran:?}");
         }
         assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_answers_with_something_else_than_a_node_has_published_nothing() {
+    for (status, answer) in [
+        (200, "<html>a page</html>"),
+        (200, r#"{"ok":true}"#),
+        (200, r#"{"type":"ack"}"#),
+        (201, r#"[{"type":"ack","nodes":[]}]"#),
+        (204, ""),
+    ] {
+        let other = ApiServer::start(move |_| Reply::Status(status, answer.to_owned())).await;
+        let one = ["publish", "--user=42", "--event=e", "--worker-url", &other.url];
+        let ran = run(&line(&one), "").await;
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{answer}: {ran:?}");
+        let address = other.url.trim_start_matches("http://");
+        assert!(ran.err.contains(address) && ran.err.contains("something else"), "{answer}: {ran:?}");
     }
 }
 
