@@ -10,6 +10,8 @@ use crate::settings::redis::Redis;
 
 /// Entries of one round trip.
 const BATCH: usize = 256;
+/// Why an event may wait for long.
+const SLOW: &str = "Redis to take it: that, or this machine, does not keep up";
 
 /// An entry, its user's number within the share, and when it was due.
 type Queued = (usize, u64, Entry);
@@ -41,9 +43,12 @@ impl Feed {
             let mut batch = Vec::with_capacity(BATCH);
             while queued.recv_many(&mut batch, BATCH).await > 0 {
                 let added = appender.add(batch.iter().map(|(.., entry)| entry)).await;
-                load.handed_over();
                 match added {
-                    Ok(()) => batch.iter().for_each(|(user, then_ns, _)| load.answered(*user, *then_ns)),
+                    Ok(()) => {
+                        let first_ns = batch[0].1;
+                        load.handed_over(batch.len() as u64, first_ns, load.now_ns(), SLOW);
+                        batch.iter().for_each(|(user, then_ns, _)| load.answered(*user, *then_ns));
+                    }
                     Err(error) => {
                         let why = error.to_string();
                         batch.iter().for_each(|(user, ..)| load.refuse(Some(*user), why.as_bytes()));

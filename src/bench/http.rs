@@ -23,8 +23,9 @@ use crate::protocol::publish::is_ack;
 pub const CONNECTIONS: usize = 16;
 /// Between two looks whether a node is back. What falls due meanwhile is refused.
 const PAUSE: Duration = Duration::from_millis(500);
-/// An event that waits for so long for its connection is told as trouble: it is not the node alone that is measured.
-const LATE_NS: u64 = 1_000_000_000;
+/// Why an event may wait for long.
+const BUSY: &str = "one of the connections for POST /publish, which ask for one at a time: the answers are slow, or \
+                    --publishers too few";
 
 /// An event to publish.
 struct Request {
@@ -126,16 +127,6 @@ impl Connection {
     }
 
     async fn publish(&mut self, request: &Request) {
-        let waited_ns = self.load.now_ns().saturating_sub(request.then_ns);
-        if waited_ns > LATE_NS {
-            self.load.trouble(|| {
-                format!(
-                    "an event waited {} ms for one of the connections for POST /publish, which ask for one at a time: \
-                     the answers are slow, or --publishers too few",
-                    waited_ns / 1_000_000
-                )
-            });
-        }
         let stream = match self.stream.take().filter(is_open) {
             Some(stream) => stream,
             None => match wire::connect(self.to.at, None).await {
@@ -161,7 +152,7 @@ impl Connection {
         bytes.extend_from_slice(format!("{}\r\n\r\n", request.body.len()).as_bytes());
         bytes.extend_from_slice(&request.body);
         stream.write_all(&bytes).await?;
-        self.load.handed_over();
+        self.load.handed_over(1, request.then_ns, self.load.now_ns(), BUSY);
         let (head, mut answer) = wire::head(&mut stream).await?;
         let length = field(&head, "content-length").and_then(|length| length.parse().ok());
         let length: usize = length.ok_or_else(|| io::Error::other("an answer without length"))?;

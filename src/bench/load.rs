@@ -12,6 +12,8 @@ use super::plan::{Plan, Via};
 
 /// Longest latency that is told from longer ones, us.
 const MOST_US: u64 = 600_000_000;
+/// An event that waits for so long until it is handed over is told as trouble: it is not the node alone that is measured.
+const LATE_NS: u64 = 1_000_000_000;
 
 /// A histogram of microseconds, true to one in a thousand.
 ///
@@ -36,10 +38,8 @@ pub struct Load {
     pub published: RefCell<Vec<u64>>,
     /// The sum of these.
     pub sent: Cell<u64>,
-    /// Those of them that count.
+    /// Events handed over in the measured part, whenever they were due.
     pub sent_measured: Cell<u64>,
-    /// When the last was handed over, ns.
-    pub sent_ns: Cell<u64>,
     /// What each session saw, user by user; nothing where it never got in.
     pub ledgers: RefCell<Vec<Option<Ledger>>>,
     /// Sessions of each user that got in.
@@ -122,7 +122,6 @@ impl Load {
             owed: Cell::new(0),
             sent: Cell::new(0),
             sent_measured: Cell::new(0),
-            sent_ns: Cell::new(0),
             plan,
             users,
             mark: event::mark(&run),
@@ -217,17 +216,25 @@ impl Load {
         of_users.sum::<u64>().saturating_sub(self.excused_of_whom())
     }
 
-    /// What was numbered is on its way now, or some of it.
-    pub fn handed_over(&self) {
-        self.sent_ns.set(self.now_ns());
+    /// So many events went out at `now_ns`, of which the first was due at `then_ns`; `why` one may wait for long.
+    pub fn handed_over(&self, events: u64, then_ns: u64, now_ns: u64, why: &str) {
+        if self.is_measured(now_ns) {
+            self.sent_measured.set(self.sent_measured.get() + events);
+        }
+        let waited_ns = now_ns.saturating_sub(then_ns);
+        if events > 0 && waited_ns > LATE_NS {
+            self.trouble(|| format!("an event waited {} ms for {why}", waited_ns / 1_000_000));
+        }
     }
 
-    /// Numbers the next event of one of this share's users, published (or due) at `then_ns`.
-    pub fn number(&self, user: usize, then_ns: u64) -> u64 {
+    fn is_measured(&self, now_ns: u64) -> bool {
+        let from_ns = self.from_ns.get();
+        (from_ns..from_ns.saturating_add(self.measured_ns)).contains(&now_ns)
+    }
+
+    /// Numbers the next event of one of this share's users.
+    pub fn number(&self, user: usize) -> u64 {
         self.sent.set(self.sent.get() + 1);
-        if then_ns >= self.from_ns.get() {
-            self.sent_measured.set(self.sent_measured.get() + 1);
-        }
         self.owed.set(self.owed.get() + self.listeners.borrow()[user]);
         let mut published = self.published.borrow_mut();
         let next = &mut published[user];
@@ -250,15 +257,14 @@ impl Load {
             return;
         }
         self.delivered.set(self.delivered.get() + 1);
-        let from_ns = self.from_ns.get();
-        if (from_ns..from_ns.saturating_add(self.measured_ns)).contains(&now_ns) {
+        if self.is_measured(now_ns) {
             self.measured.set(self.measured.get() + 1);
         }
         // It was given up, and comes all the same.
         if then_ns <= self.forgiven_ns.get() {
             self.forgiven.set(self.forgiven.get().saturating_sub(1));
         }
-        if then_ns >= from_ns {
+        if then_ns >= self.from_ns.get() {
             self.latencies.borrow_mut().saturating_record(now_ns.saturating_sub(then_ns) / 1000);
         }
         self.fewer();

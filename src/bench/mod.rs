@@ -266,8 +266,8 @@ fn sum(
     watch: &Watch,
 ) -> Result<Report, hdrhistogram::CreationError> {
     let total = |of: fn(&Count) -> u64| counts.iter().map(|count| of(count)).sum::<u64>();
-    let publishing = counts.iter().map(|count| count.publishing_seconds).fold(0.0, f64::max);
-    let rate = |events: u64, seconds: f64| if seconds > 0.0 { events as f64 / seconds } else { 0.0 };
+    let seconds = plan.duration.as_secs_f64();
+    let rate = |events: u64| if seconds > 0.0 { events as f64 / seconds } else { 0.0 };
     let measured = total(|count| count.measured);
     let watched = watch.costs(measured);
     let cpu: Option<f64> = watched.iter().map(|cost| cost.cpu_seconds).sum();
@@ -278,10 +278,10 @@ fn sum(
     Ok(Report {
         what: plan.words(),
         published: total(|count| count.published),
-        published_per_second: rate(total(|count| count.published_measured), publishing),
+        published_per_second: rate(total(|count| count.published_measured)),
         refused: total(|count| count.refused),
         delivered: total(|count| count.delivered),
-        delivered_per_second: rate(measured, plan.duration.as_secs_f64()),
+        delivered_per_second: rate(measured),
         latency_ms: Latency::of(&merged(counts.iter().map(|count| &count.latencies))?),
         answer_ms: Latency::of(&merged(counts.iter().map(|count| &count.answers))?),
         lost: total(|count| count.lost),

@@ -198,7 +198,7 @@ impl Publisher {
         let load = &self.load;
         let user = self.next_user;
         self.next_user = (user + 1) % load.users.len();
-        let event_number = load.number(user, then_ns);
+        let event_number = load.number(user);
         let number = load.users.start + user;
 
         self.fields.clear();
@@ -219,7 +219,7 @@ impl Publisher {
                 if self.answers {
                     load.ask(user);
                 }
-                workers[(number + 1) % workers.len()].queue(user, &self.frame);
+                workers[(number + 1) % workers.len()].queue(user, then_ns, &self.frame);
             }
             Way::Http(pool) => {
                 let mut body = Vec::with_capacity(self.fields.len() + 64);
@@ -239,7 +239,6 @@ impl Publisher {
             for worker in workers {
                 worker.room().await;
             }
-            self.load.handed_over();
         }
     }
 

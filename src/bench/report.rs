@@ -16,7 +16,7 @@ pub struct Report {
     pub connect: Connect,
     /// Events published, the warm-up included, and those that were refused.
     pub published: u64,
-    /// The same a second, of the measured part.
+    /// Those that were handed over in the measured part, whenever they were due, a second.
     pub published_per_second: f64,
     /// Events refused.
     pub refused: u64,

@@ -66,10 +66,8 @@ pub type Spread = Vec<(u64, u64)>;
 pub struct Count {
     /// Events published in the measured part, and before it.
     pub published: u64,
-    /// Those of the measured part.
+    /// Those that were handed over in the measured part, whenever they were due.
     pub published_measured: u64,
-    /// From its start until they were handed over, and at least as long as it was meant to last.
-    pub publishing_seconds: f64,
     /// Events refused.
     pub refused: u64,
     /// Events whose answers never came.
@@ -239,12 +237,9 @@ async fn drain(load: &Load) {
 }
 
 fn count(load: &Load) -> Count {
-    let since_start = |ns: u64| Duration::from_nanos(ns.saturating_sub(load.from_ns.get()));
-    let seconds = |ns: u64| since_start(ns).max(load.plan.duration).as_secs_f64();
     let mut count = Count {
         published: load.sent.get(),
         published_measured: load.sent_measured.get(),
-        publishing_seconds: seconds(load.sent_ns.get()),
         refused: load.refused.get(),
         unanswered: load.unanswered.get(),
         lost: load.lost(),
@@ -303,24 +298,30 @@ mod tests {
     #[test]
     fn rates_are_those_of_the_whole_measured_part() {
         let load = load();
-        for (user, then_ns) in [(0, 999_999_999), (1, 1_000_000_000), (0, 2_000_000_000)] {
-            load.number(user, then_ns);
+        [0, 1, 0].iter().for_each(|user| _ = load.number(*user));
+        // What was due before it and what went out after it: it counts when that happened.
+        for (events, now_ns) in
+            [(1, 999_999_999), (2, 1_000_000_000), (4, 10_999_999_999), (8, 11_000_000_000)]
+        {
+            load.handed_over(events, now_ns, now_ns, "a reason");
         }
         load.deliver(0, 1, 2_000_000_000, 3_000_000_000);
         let counted = count(&load);
-        assert_eq!((counted.published, counted.published_measured), (3, 2), "however few sockets there are");
-        assert_eq!((counted.measured, counted.publishing_seconds), (1, 10.0));
+        assert_eq!((counted.published, counted.published_measured), (3, 6), "however few sockets there are");
+        assert_eq!((counted.measured, counted.trouble), (1, None));
         // Published before it, and costs in it; published in it, and came after it.
         load.deliver(2, 0, 999_999_999, 10_999_999_999);
         load.deliver(1, 1, 2_000_000_000, 11_000_000_000);
         let latencies = load.latencies.borrow().len();
         assert_eq!((count(&load).measured, latencies), (2, 2));
+        load.handed_over(1, 2_000_000_000, 3_500_000_000, "a reason");
+        assert_eq!(count(&load).trouble.as_deref(), Some("an event waited 1500 ms for a reason"));
     }
 
     #[test]
     fn nothing_is_lost_that_was_refused_or_had_nowhere_to_go() {
         let load = load();
-        let numbers: Vec<u64> = [0, 1, 0, 1].map(|user| load.number(user, 0)).to_vec();
+        let numbers: Vec<u64> = [0, 1, 0, 1].map(|user| load.number(user)).to_vec();
         assert_eq!((numbers, load.on_their_way()), (vec![0, 0, 1, 1], 6), "three sessions, two events each");
         (0..3).for_each(|session| load.deliver(session, 0, 0, 0));
         assert_eq!((count(&load).lost, load.on_their_way()), (3, 3));
@@ -333,11 +334,11 @@ mod tests {
     #[test]
     fn what_was_given_up_takes_no_place_when_it_comes_all_the_same() {
         let load = load();
-        (0..3).for_each(|_| _ = load.number(1, 0));
+        (0..3).for_each(|_| _ = load.number(1));
         load.forgive();
         assert_eq!(load.on_their_way(), 0);
         let later_ns = load.now_ns() + 1;
-        (0..2).for_each(|_| _ = load.number(1, later_ns));
+        (0..2).for_each(|_| _ = load.number(1));
         (0..3).for_each(|number| load.deliver(2, number, 0, later_ns));
         assert_eq!(load.on_their_way(), 2, "they are waited for");
         (3..5).for_each(|number| load.deliver(2, number, later_ns, later_ns));
@@ -347,8 +348,8 @@ mod tests {
     #[test]
     fn a_refusal_excuses_the_sessions_of_its_user_and_no_others() {
         let load = load();
-        (0..3).for_each(|_| _ = load.number(1, 0));
-        load.number(0, 0);
+        (0..3).for_each(|_| _ = load.number(1));
+        load.number(0);
         // User 1 has one socket and sees one event of three: one was refused, one is lost.
         load.deliver(2, 0, 0, 0);
         load.refuse(Some(1), b"no");

@@ -14,14 +14,27 @@ use super::load::Load;
 use super::publisher::BURST_BYTES;
 use super::wire::{self, Address, CLOSE, PING, PONG, TEXT};
 
+/// Why an event may wait for long.
+const SLOW: &str = "room in its socket: the node, or this machine, does not keep up";
+
+/// An event among the frames that wait.
+struct Queued {
+    /// Where in these it ends.
+    end: usize,
+    /// Its user's number within the share.
+    user: usize,
+    /// When it was due.
+    then_ns: u64,
+}
+
 /// A worker's socket.
 pub struct Worker {
     load: Rc<Load>,
     stream: TcpStream,
     /// Frames that wait for the next write.
     frames: RefCell<Vec<u8>>,
-    /// Where in these each event ends, and its user's number within the share.
-    ends: RefCell<Vec<(usize, usize)>>,
+    /// The events among these, in order.
+    events: RefCell<Vec<Queued>>,
     /// How much of these is written.
     written: Cell<usize>,
     /// The node takes no more at the moment.
@@ -48,7 +61,7 @@ impl Worker {
             load: load.clone(),
             stream,
             frames: RefCell::default(),
-            ends: RefCell::default(),
+            events: RefCell::default(),
             written: Cell::new(0),
             is_pushing: Cell::new(false),
             wake: Notify::new(),
@@ -66,10 +79,10 @@ impl Worker {
     }
 
     /// Puts an event where the next flush takes it from.
-    pub fn queue(&self, user: usize, event: &[u8]) {
+    pub fn queue(&self, user: usize, then_ns: u64, event: &[u8]) {
         let mut frames = self.frames.borrow_mut();
         wire::append(&mut frames, TEXT, event);
-        self.ends.borrow_mut().push((frames.len(), user));
+        self.events.borrow_mut().push(Queued { end: frames.len(), user, then_ns });
     }
 
     /// Writes out what waits, as much as the node takes now; [`Worker::push`] writes the rest. What a node that has ended
@@ -98,8 +111,9 @@ impl Worker {
 
     /// Writes as much as the node takes now; false where that was not all.
     fn write(&self) -> bool {
-        let (mut frames, mut ends) = (self.frames.borrow_mut(), self.ends.borrow_mut());
+        let (mut frames, mut events) = (self.frames.borrow_mut(), self.events.borrow_mut());
         let mut written = self.written.get();
+        let before = events.partition_point(|event| event.end <= written);
         while written < frames.len() && !self.has_ended() {
             match self.stream.try_write(&frames[written..]) {
                 Ok(size) => written += size,
@@ -107,19 +121,22 @@ impl Worker {
                 Err(error) => self.end(error),
             }
         }
+        let whole = events.partition_point(|event| event.end <= written);
+        if let Some(first) = events[before..whole].first() {
+            self.load.handed_over((whole - before) as u64, first.then_ns, self.load.now_ns(), SLOW);
+        }
         let is_all = written == frames.len() || self.has_ended();
         if is_all {
-            for (_, user) in ends.iter().filter(|(end, _)| *end > written) {
-                self.load.refuse(Some(*user), b"its connection has ended");
+            for event in &events[whole..] {
+                self.load.refuse(Some(event.user), b"its connection has ended");
             }
             // The buffers are as large as the largest burst and will do for the next.
             frames.clear();
-            ends.clear();
+            events.clear();
             written = 0;
         } else if written > frames.len() / 2 {
-            let whole = ends.partition_point(|(end, _)| *end <= written);
-            ends.drain(..whole);
-            ends.iter_mut().for_each(|(end, _)| *end -= written);
+            events.drain(..whole);
+            events.iter_mut().for_each(|event| event.end -= written);
             frames.drain(..written);
             written = 0;
         }
@@ -140,7 +157,6 @@ impl Worker {
             }
             self.is_pushing.set(false);
             self.room.notify_one();
-            self.load.handed_over();
         }
     }
 

@@ -1,9 +1,13 @@
 //! `switchboard bench`: it counts what does not arrive, puts it down to what it was, and comes to an end.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{interval, sleep};
 
 use crate::support::api::{ApiServer, Reply};
 use crate::support::terminal::{at, line, line_at, run};
@@ -107,6 +111,26 @@ async fn deaf_and_dumb() -> String {
     url
 }
 
+/// A port before a node's: it lets one in there, and then carries nothing for a while.
+async fn held_up(node: &str, pause: Duration) -> String {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", port.local_addr().unwrap());
+    let to = node.trim_start_matches("ws://").to_owned();
+    tokio::spawn(async move {
+        let (mut socket, _) = port.accept().await.unwrap();
+        let mut behind = TcpStream::connect(to).await.unwrap();
+        let mut bytes = vec![0; 4096];
+        let size = socket.read(&mut bytes).await.unwrap();
+        behind.write_all(&bytes[..size]).await.unwrap();
+        let size = behind.read(&mut bytes).await.unwrap();
+        socket.write_all(&bytes[..size]).await.unwrap();
+        socket.readable().await.unwrap(); // the first event
+        sleep(pause).await;
+        copy_bidirectional(&mut socket, &mut behind).await.ok();
+    });
+    url
+}
+
 #[tokio::test]
 async fn sockets_that_get_no_welcome_fail_in_the_end_and_do_not_count_as_slow() {
     let node = NodeBuilder::local("node-a").start().await;
@@ -173,6 +197,40 @@ async fn what_somebody_else_than_a_node_answers_was_not_published() {
     assert_eq!((&report["published"], &report["refused"]), (&20.into(), &20.into()), "{report}");
     assert_eq!((&report["lost"], &report["answer_ms"]), (&0.into(), &Value::Null), "{report}");
     assert!(report["trouble"].as_str().unwrap().contains(r#"{"ok":true}"#), "{report}");
+}
+
+#[tokio::test]
+async fn where_a_rate_cannot_be_met_what_went_out_is_counted_and_it_is_told() {
+    let node = NodeBuilder::local("node-a").start().await;
+    // 80 answers a second, whoever asks.
+    let ack = serde_json::json!({"type": "ack", "nodes": []});
+    let slow = Arc::new(ApiServer::start_holding(move |_| Reply::ok(ack.clone())).await);
+    let letting_out = slow.clone();
+    tokio::spawn(async move {
+        let mut ticks = interval(Duration::from_millis(100));
+        loop {
+            ticks.tick().await;
+            letting_out.let_out(8);
+        }
+    });
+    // 400 of them, which take five seconds.
+    let load = "bench --json --users=64 --rate=160 --duration=500ms --warm-up=2s --settle=0s --via=http";
+    let report = measured(load, &node.client_url, &slow.url).await;
+    assert_eq!((&report["published"], &report["refused"]), (&400.into(), &0.into()), "{report}");
+    let rate = report["published_per_second"].as_f64().unwrap();
+    assert!((40.0..120.0).contains(&rate), "{report}");
+    assert!(report["trouble"].as_str().unwrap().contains("POST /publish"), "{report}");
+}
+
+#[tokio::test]
+async fn what_waits_for_room_in_a_workers_socket_is_told() {
+    let node = NodeBuilder::local("node-a").start().await;
+    // 20 MB by then, of which the system keeps a few.
+    let workers = held_up(&node.worker_url, Duration::from_secs(2)).await;
+    let load = "bench --json --users=2 --rate=100 --duration=3s --warm-up=0s --settle=0s --payload=100000";
+    let report = measured(load, &node.client_url, &workers).await;
+    assert_eq!((&report["published"], &report["delivered"]), (&300.into(), &300.into()), "{report}");
+    assert!(report["trouble"].as_str().unwrap().contains("does not keep up"), "{report}");
 }
 
 #[tokio::test]
