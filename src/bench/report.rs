@@ -117,6 +117,12 @@ pub fn grouped(number: f64) -> String {
     text
 }
 
+/// How many a second: few of them, with a decimal.
+fn rate(per_second: f64) -> String {
+    // What rounds to ten needs none; nor does nothing at all.
+    if per_second > 0.0 && per_second < 9.95 { format!("{per_second:.1}") } else { grouped(per_second) }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = |number: u64| grouped(number as f64);
@@ -127,13 +133,12 @@ impl fmt::Display for Report {
             "connected    {} sockets in {:.2} s, {} a second{}",
             grouped(connect.sockets as f64),
             connect.seconds,
-            grouped(connect.per_second),
+            rate(connect.per_second),
             if connect.failed > 0 { format!("; {} failed", connect.failed) } else { String::new() }
         )?;
         if self.published > 0 {
             let refused =
                 if self.refused > 0 { format!("; {} refused", count(self.refused)) } else { String::new() };
-            let rate = |rate| grouped(rate);
             writeln!(
                 f,
                 "published    {}, {} a second{refused}",
@@ -232,6 +237,14 @@ mod tests {
         assert_eq!(
             [0.0, 999.4, 1000.0, 1_234_567.0].map(grouped),
             ["0", "999", "1,000", "1,234,567"].map(str::to_owned)
+        );
+    }
+
+    #[test]
+    fn few_a_second_are_not_rounded_to_none() {
+        assert_eq!(
+            [0.0, 0.2, 1.0, 9.94, 9.96, 1234.5].map(rate),
+            ["0", "0.2", "1.0", "9.9", "10", "1,234"].map(str::to_owned)
         );
     }
 }
