@@ -134,6 +134,19 @@ impl Write for &Log {
     }
 }
 
+/// A text with its control characters escaped: it makes no line of its own, and tells a terminal nothing.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_debug());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{Failure, Outcome, print};
-use crate::logging::say;
+use crate::logging::{printable, say};
 use crate::settings::Settings;
 use crate::settings::read::{Reader, Source};
 use crate::settings::table::{HIDDEN, SETTINGS};
@@ -79,7 +79,14 @@ fn table(rows: &[Row]) -> String {
     let (flag, env, source) = (widest(|row| &row.flag), widest(|row| row.env), widest(|row| &row.source));
     let mut text = format!("{:flag$}  {:env$}  {:source$}  VALUE\n", "FLAG", "ENVIRONMENT", "FROM");
     for row in rows {
-        let _ = writeln!(text, "{:flag$}  {:env$}  {:source$}  {}", row.flag, row.env, row.source, row.value);
+        let _ = writeln!(
+            text,
+            "{:flag$}  {:env$}  {:source$}  {}",
+            row.flag,
+            row.env,
+            row.source,
+            printable(&row.value)
+        );
     }
     text
 }

@@ -158,6 +158,15 @@ async fn mistakes_end_with_2_and_are_all_told_beside_the_table() {
 }
 
 #[tokio::test]
+async fn a_value_makes_no_rows_of_its_own() {
+    let forged = "a\n--worker-token  WORKER_TOKEN  flag  \x1b[2Jset";
+    let output = run(&["check", "--client-origin", forged], &[], None).await;
+    let table = text(&output.stdout);
+    assert_eq!(table.lines().filter(|line| line.starts_with("--worker-token ")).count(), 1, "{table}");
+    assert!(table.contains(r"a\n--worker-token") && !table.contains('\x1b'), "{table}");
+}
+
+#[tokio::test]
 async fn the_help_of_a_command_is_about_that_command() {
     for command in ["check", "health", "completions"] {
         let help = text(&run(&[command, "--help"], &[], None).await.stdout);
