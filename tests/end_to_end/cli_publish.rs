@@ -132,6 +132,11 @@ async fn lines_are_answered_in_order_and_a_bad_one_in_its_place() {
     let ran =
         run(&line_at(&node, &["publish"]), "{\"userId\":\"42\",\"event\":\"e\"}\n\n \n\nnot JSON\n").await;
     assert!(ran.json_lines()[1]["message"].as_str().unwrap().starts_with("line 5"), "{ran:?}");
+    let marked = "\u{feff}{\"userId\":\"42\",\"event\":\"e\"}\n";
+    let ran = run(&line_at(&node, &["publish"]), marked).await;
+    assert_eq!((ran.code, ran.lines().len()), (Some(0), 1), "a byte order mark is passed over: {ran:?}");
+    let ran = run(&line_at(&node, &["publish"]), marked.repeat(2)).await;
+    assert_eq!(ran.json_lines()[1]["code"], off, "but at the start alone: {ran:?}");
     let flags = run(&line_at(&node, &["publish", "-", "--user", "42"]), "").await;
     assert_eq!(flags.code, Some(2), "{flags:?}");
 }

@@ -32,6 +32,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Between two looks of the progress line.
 const PROGRESS: Duration = Duration::from_millis(250);
 
+/// Some editors and shells put it at the start of a text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// A line's place among those, which it has until its answer is printed.
 type Place = OwnedSemaphorePermit;
 
@@ -169,8 +172,11 @@ impl Pipeline {
         Ok(())
     }
 
-    fn take(&mut self, line: Vec<u8>, place: Place) {
+    fn take(&mut self, mut line: Vec<u8>, place: Place) {
         self.count.lines += 1;
+        if self.count.lines == 1 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
         if line.trim_ascii().is_empty() {
             return;
         }
