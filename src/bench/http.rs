@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::load::Load;
 use super::wire::{self, Address};
 use crate::protocol::publish::is_ack;
+use crate::settings::read::beside;
 
 /// Connections to each node for each one of `--publishers`: a request waits for its answer, so one alone would
 /// measure round trips.
@@ -107,7 +108,8 @@ impl Connection {
         let authorization =
             load.plan.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
         let head = format!(
-            "POST /publish HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{}Content-Length: ",
+            "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n{}Content-Length: ",
+            beside(&to.path, "/publish"),
             to.host,
             authorization.unwrap_or_default()
         );

@@ -18,6 +18,7 @@ use super::event;
 use super::load::Load;
 use super::plan::Protocol;
 use super::wire::{self, CLOSE, PING, PONG, TEXT};
+use crate::settings::read::beside;
 
 /// Sockets that come from one loopback address; a system has some 28,000 ports for each pair of addresses.
 const PER_SOURCE: usize = 1_000;
@@ -114,9 +115,9 @@ impl Session {
                 let since = if self.last_id.is_empty() { "" } else { "&since=" };
                 let (user, run, rank) = (plan.user(self.user), &self.load.run, self.rank);
                 let user: String = form_urlencoded::byte_serialize(user.as_bytes()).collect();
-                format!("/?userId={user}&clientId={run}-{rank}{since}{}", self.last_id)
+                format!("{}?userId={user}&clientId={run}-{rank}{since}{}", to.path, self.last_id)
             }
-            Protocol::SocketIo => "/socket.io/?EIO=4&transport=websocket".to_owned(),
+            Protocol::SocketIo => beside(&to.path, "/socket.io/?EIO=4&transport=websocket"),
         };
         let socket = self.user * plan.sessions + self.rank;
         let source = source(to.at.ip(), socket, std::process::id());

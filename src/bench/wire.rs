@@ -5,6 +5,7 @@ use std::io::{self, Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use hyper::Uri;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -84,10 +85,12 @@ pub struct Address {
     pub host: String,
     /// Where it is.
     pub at: SocketAddr,
+    /// The path of a WebSocket; `/` where none is given.
+    pub path: String,
 }
 
 impl Address {
-    /// Reads `ws://host:port` and asks the system where that is.
+    /// Reads `ws://host:port`, behind which a path may stand, and asks the system where that is.
     ///
     /// # Errors
     /// In words.
@@ -96,10 +99,11 @@ impl Address {
             return Err(format!("addresses must be {BARE}"));
         }
         let allowed = || format!("{url:?} is no address: ws://host:port is one (TLS ends before the node)");
-        let host = url.strip_prefix("ws://").or_else(|| url.strip_prefix("http://")).ok_or_else(allowed)?;
-        let host = host.split(['/', '?', '#']).next().unwrap_or_default();
+        let uri: Uri = url.parse().map_err(|_| allowed())?;
+        let host = uri.authority().filter(|_| matches!(uri.scheme_str(), Some("ws" | "http")));
+        let host = host.ok_or_else(allowed)?.as_str().to_owned();
         let with_port = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-            host.to_owned()
+            host.clone()
         } else {
             format!("{host}:80")
         };
@@ -109,7 +113,7 @@ impl Address {
         let mut found: Vec<SocketAddr> = found.collect();
         found.sort_by_key(|at| at.is_ipv6());
         let at = *found.first().ok_or_else(allowed)?;
-        Ok(Self { host: host.to_owned(), at })
+        Ok(Self { host, at, path: uri.path().to_owned() })
     }
 }
 
@@ -201,6 +205,7 @@ mod tests {
     fn addresses_are_plain_ones() {
         let address = Address::find("ws://127.0.0.1:4000/ws").unwrap();
         assert_eq!((address.host.as_str(), address.at.port()), ("127.0.0.1:4000", 4000));
+        assert_eq!(address.path, "/ws");
         assert_eq!(Address::find("ws://127.0.0.1").unwrap().at.port(), 80);
         for bad in ["", "127.0.0.1:4000", "wss://127.0.0.1:4000", "ws://"] {
             assert!(Address::find(bad).is_err(), "{bad}");

@@ -53,7 +53,7 @@ impl Worker {
     /// # Errors
     /// Where the node does not let it in: which, and why.
     pub async fn open(load: &Rc<Load>, to: &Address) -> Result<Rc<Self>, String> {
-        let path = format!("/?workerId=bench-{}", load.run);
+        let path = format!("{}?workerId=bench-{}", to.path, load.run);
         let (stream, _) = wire::open(to, None, &path, load.plan.token.as_deref())
             .await
             .map_err(|error| format!("the worker port at {}: {error}", to.host))?;

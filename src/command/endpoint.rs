@@ -5,7 +5,7 @@ use hyper::Uri;
 
 use super::Failure;
 use crate::auth::remote::port;
-use crate::settings::read::{BARE, Reader, Source, first_token, is_bare};
+use crate::settings::read::{BARE, Reader, Source, beside, first_token, is_bare};
 
 /// A node's port, from here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,29 +64,35 @@ impl Endpoint {
                     format!("an address like ws://host:{usual}, wss://, http:// or https://, {BARE}");
                 return reader.value(url, &allowed, |given| parse(given, &from));
             }
-            let (host, number) = here(reader, port)?;
-            Some(Self {
-                secure: false,
-                host,
-                port: number,
-                path: "/".to_owned(),
-                token: None,
-                from: format!("--{port}, {}; --{url} names another", reader.source(port)),
-            })
+            Self::here(reader, url, port)
         });
         found.map_err(Failure::Usage)
     }
 
-    /// Host and port as they stand in a URL.
+    /// A node's port on this machine, by bind and port; `url` names another. Either may be off: the caller looks for
+    /// mistakes.
+    pub fn here(reader: &mut Reader, url: &str, port: &str) -> Option<Self> {
+        let bind = reader.ip("bind").filter(|bind| !bind.is_unspecified());
+        let number = reader.number(port, 1, u64::from(u16::MAX))?;
+        Some(Self {
+            secure: false,
+            host: bind.map_or_else(|| "127.0.0.1".to_owned(), |bind| bind.to_string()),
+            port: u16::try_from(number).ok()?,
+            path: "/".to_owned(),
+            token: None,
+            from: format!("--{port}, {}; --{url} names another", reader.source(port)),
+        })
+    }
+
+    /// Host and port as they stand in a URL, and in the `Host` of a request: an address of IPv6 in brackets.
     pub fn authority(&self) -> String {
-        authority(&self.host, self.port)
+        let (host, port) = (&self.host, self.port);
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
     /// The path of an HTTP resource beside the WebSocket.
     pub fn resource(&self, path: &str) -> String {
-        let base = self.path.trim_end_matches('/');
-        let base = base.strip_suffix("/ws").unwrap_or(base);
-        format!("{base}{path}")
+        beside(&self.path, path)
     }
 }
 
@@ -96,19 +102,6 @@ impl std::fmt::Display for Endpoint {
         let scheme = if self.secure { "wss" } else { "ws" };
         write!(f, "{scheme}://{} ({})", self.authority(), self.from)
     }
-}
-
-/// Host and port as they stand in a URL, and in the `Host` of a request: an address of IPv6 in brackets.
-pub fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// Host and number of a node's port on this machine, by bind and port. Either may be off: the caller looks for mistakes.
-pub fn here(reader: &mut Reader, port: &str) -> Option<(String, u16)> {
-    let bind = reader.ip("bind").filter(|bind| !bind.is_unspecified());
-    let port = reader.number(port, 1, u64::from(u16::MAX))?;
-    let host = bind.map_or_else(|| "127.0.0.1".to_owned(), |bind| bind.to_string());
-    Some((host, u16::try_from(port).ok()?))
 }
 
 /// The token that opens the worker port: of several the first.

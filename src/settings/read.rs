@@ -331,6 +331,12 @@ fn masked(setting: &Setting, value: &str) -> String {
     format!("{scheme}{host}{query}")
 }
 
+/// The path of an HTTP resource beside a node's WebSocket, which is at `path`.
+pub fn beside(path: &str, resource: &str) -> String {
+    let base = path.trim_end_matches('/');
+    format!("{}{resource}", base.strip_suffix("/ws").unwrap_or(base))
+}
+
 /// Whether a URL says where a node is, without credentials: a node's addresses are logged, and told to others.
 pub fn is_bare(url: &str) -> bool {
     let query = url.split_once('?').map_or("", |(_, query)| query);

@@ -132,6 +132,23 @@ async fn held_up(node: &str, pause: Duration) -> String {
 }
 
 #[tokio::test]
+async fn nodes_behind_a_path_are_asked_there() {
+    let node = NodeBuilder::local("node-a").start().await;
+    let other = ApiServer::start(|_| Reply::status(404)).await;
+    let there = format!("{}/live/ws", other.url);
+    let load = ["bench", "--users=1", "--rate=10", "--duration=100ms", "--warm-up=0s", "--settle=0s"];
+    for (clients, workers, via, path) in [
+        (&there, &node.worker_url, "--via=worker", "/live/ws"),
+        (&node.client_url, &there, "--via=worker", "/live/ws"),
+        (&node.client_url, &there, "--via=http", "/live/publish"),
+    ] {
+        let nodes = ["--client-url", clients, "--worker-url", workers, via];
+        run(&line(&[&load[..], &nodes].concat()), "").await;
+        assert_eq!(other.last().path, path, "{via}");
+    }
+}
+
+#[tokio::test]
 async fn sockets_that_get_no_welcome_fail_in_the_end_and_do_not_count_as_slow() {
     let node = NodeBuilder::local("node-a").start().await;
     let clients = format!("{},{}", node.client_url, deaf_and_dumb().await);
