@@ -166,7 +166,8 @@ impl Connection {
         if head.starts_with("HTTP/1.1 200") && is_ack(&answer) {
             self.load.answered(request.user, request.then_ns);
         } else {
-            self.load.refuse(Some(request.user), &answer);
+            let status = head.lines().next().unwrap_or_default();
+            self.load.refuse(Some(request.user), wire::refusal(status, &answer).as_bytes());
         }
         let closes = field(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         Ok((!closes).then_some(stream))
@@ -188,7 +189,7 @@ impl Connection {
     }
 
     fn trouble(&self, why: &impl Display) {
-        self.load.trouble(|| format!("a connection for POST /publish: {why}"));
+        self.load.trouble(|| format!("a connection for POST /publish at {}: {why}", self.to.host));
     }
 }
 

@@ -88,7 +88,9 @@ impl Session {
                 return;
             }
             if let Err(error) = &outcome {
-                self.load.trouble(|| format!("a socket of {}: {error}", self.load.plan.user(self.user)));
+                let plan = &self.load.plan;
+                let at = &plan.clients[node % plan.clients.len()].host;
+                self.load.trouble(|| format!("a socket of {} at {at}: {error}", plan.user(self.user)));
             }
             let is_in = self.load.is_in(self.number);
             let too_late = |since: Instant| since.elapsed() >= wire::PATIENCE;

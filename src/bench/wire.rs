@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::logging::printable;
 use crate::settings::read::{BARE, is_bare};
 
 /// A text frame's opcode.
@@ -25,6 +26,8 @@ pub const PONG: u8 = 10;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer's head.
 const MAX_HEAD: usize = 16 * 1024;
+/// Characters of a refusal's body that are shown: whatever a node says has fewer, and a web page's head will do.
+const MAX_SHOWN: usize = 200;
 
 /// Appends a frame as a client sends it. Its mask is zero: that is a mask too, the receiver's work is the same, and
 /// the text need not be gone through twice.
@@ -153,9 +156,23 @@ pub async fn open(
     let (head, rest) = timeout(PATIENCE, head(&mut stream)).await.map_err(|_| ErrorKind::TimedOut)??;
     if !head.starts_with("HTTP/1.1 101") {
         let status = head.lines().next().unwrap_or_default();
-        return Err(Error::other(format!("{status}{}", String::from_utf8_lossy(&rest))));
+        return Err(Error::other(refusal(status, &rest)));
     }
     Ok((stream, rest))
+}
+
+/// A refusal as it may be shown: its status, and the beginning of its body.
+pub fn refusal(status: &str, body: &[u8]) -> String {
+    let body = printable(String::from_utf8_lossy(body).trim());
+    let mut shown = printable(status);
+    if !body.is_empty() {
+        shown.push_str(": ");
+        shown.extend(body.chars().take(MAX_SHOWN));
+    }
+    if body.chars().nth(MAX_SHOWN).is_some() {
+        shown.push_str(" ...");
+    }
+    shown
 }
 
 /// Reads an HTTP answer up to its body; hands out what came of that already.
@@ -199,6 +216,14 @@ mod tests {
             assert_eq!(first(&answered), Some(Frame { opcode: TEXT, payload: &payload, size }));
         }
         assert_eq!(first(&[0x81]), None);
+    }
+
+    #[test]
+    fn a_refusal_is_shown_on_one_line_with_the_beginning_of_its_body() {
+        assert_eq!(refusal("HTTP/1.1 404 Not Found", b""), "HTTP/1.1 404 Not Found");
+        assert_eq!(refusal("HTTP/1.1 404", b"<a>\n\x1b[2J</a>\n"), r"HTTP/1.1 404: <a>\n\u{1b}[2J</a>");
+        let long = refusal("HTTP/1.1 500", "\u{e9}".repeat(1000).as_bytes());
+        assert_eq!(long, format!("HTTP/1.1 500: {} ...", "\u{e9}".repeat(200)));
     }
 
     #[test]

@@ -30,6 +30,8 @@ struct Queued {
 /// A worker's socket.
 pub struct Worker {
     load: Rc<Load>,
+    /// The node's address.
+    host: String,
     stream: TcpStream,
     /// Frames that wait for the next write.
     frames: RefCell<Vec<u8>>,
@@ -59,6 +61,7 @@ impl Worker {
             .map_err(|error| format!("the worker port at {}: {error}", to.host))?;
         let worker = Rc::new(Self {
             load: load.clone(),
+            host: to.host.clone(),
             stream,
             frames: RefCell::default(),
             events: RefCell::default(),
@@ -162,7 +165,7 @@ impl Worker {
 
     /// Notes that the node, or the network, has ended it, and why.
     fn end(&self, why: impl Display) {
-        self.load.trouble(|| format!("a socket that publishes: {why}"));
+        self.load.trouble(|| format!("a socket that publishes at {}: {why}", self.host));
         self.ended.set(true);
         self.room.notify_one();
     }

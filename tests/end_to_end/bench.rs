@@ -229,6 +229,7 @@ async fn another_run_is_told_from_this_one_while_it_lasts_and_after_it_was_kille
 async fn what_is_off_is_said_before_anything_is_loaded() {
     let node = NodeBuilder::local("node-a").start().await;
     let nobody = format!("ws://127.0.0.1:{}", free_port());
+    let at_nobody = format!("bench-0 at {}: ", nobody.trim_start_matches("ws://"));
     for (args, code, told) in [
         (&["bench", "--rate", "fast"][..], 2, "--rate"),
         (&["bench", "--worker-url", "ws://127.0.0.1:1,ws://127.0.0.1:2"], 2, "every node"),
@@ -238,7 +239,7 @@ async fn what_is_off_is_said_before_anything_is_loaded() {
         (&["bench", "--sessions", "10001"], 2, "10000000 sockets"),
         (&["bench", "--payload", "99999999999"], 2, "--payload"),
         (&["bench", "--duration", "99999999999d"], 2, "--duration"),
-        (&["bench", "--client-url", &nobody, "--worker-url", &node.worker_url, "--users=1"], 1, "bench-0"),
+        (&["bench", "--client-url", &nobody, "--worker-url", &node.worker_url, "--users=1"], 1, &at_nobody),
         (
             &["bench", "--client-url", &node.client_url, "--worker-url", &nobody, "--users=1"],
             1,
