@@ -3,7 +3,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::Shell;
 
-use crate::bench::{self, flags as bench_flags};
+use crate::bench::flags as bench_flags;
 use crate::command::bench::Bench;
 use crate::command::check::Check;
 use crate::command::publish::{Event, Publish};
@@ -262,7 +262,6 @@ fn bench() -> Command {
     subcommand("bench", Some(bench_flags::NODES))
         .about("Load nodes and measure: connects and events a second, latency, losses, what it costs")
         .args(flags)
-        .arg(Arg::new(bench::SHARE).long(bench::SHARE).hide(true))
         .after_help(bench_flags::HELP)
 }
 
@@ -271,8 +270,7 @@ fn bench_of(flags: &ArgMatches) -> Bench {
         Some(_) => Some((flag.name, flags.get_one::<String>(flag.name)?.clone())),
         None => flags.get_flag(flag.name).then(|| (flag.name, String::new())),
     });
-    let share = flag_of(flags, bench::SHARE).map(|share| (bench::SHARE, share));
-    Bench { flags: given.chain(share).collect() }
+    Bench { flags: given.collect() }
 }
 
 fn completions() -> Command {

@@ -11,7 +11,7 @@
 //! | `watch`, `report` | what the measured processes cost; what a run found |
 //!
 //! The load comes from processes of their own, as many as the limit on open files makes necessary: this program, with
-//! the same flags and a share to do. This one starts them, has them go through the steps together, and adds up.
+//! the same flags, and a share to do in its environment. This one starts them, has them go through the steps together, and adds up.
 
 mod event;
 mod feed;
@@ -41,15 +41,15 @@ use watch::{Cost, Sample};
 
 use crate::logging;
 
-/// The hidden flag that makes a process do a share: `<number>/<run>`.
-pub const SHARE: &str = "share";
+/// What in its environment makes a process do a share: `<number>/<run>`.
+pub const SHARE: &str = "SWITCHBOARD_BENCH_SHARE";
 
 /// Longest silence of a process: connecting and draining tell of their progress all the while.
 const SILENCE: Duration = Duration::from_secs(120);
 
-/// A share's number and its run, from the value of the hidden flag.
-pub fn share_of(flag: &str) -> Option<(usize, String)> {
-    let (number, run) = flag.split_once('/')?;
+/// A share's number and its run, from the value of that.
+pub fn share_of(value: &str) -> Option<(usize, String)> {
+    let (number, run) = value.split_once('/')?;
     Some((number.parse().ok()?, run.to_owned()))
 }
 
@@ -76,7 +76,7 @@ impl Drop for Shares {
 }
 
 impl Shares {
-    fn start(processes: usize, quiet: bool) -> Result<Self, String> {
+    fn start(processes: usize, quiet: bool, secrets: &[(&str, String)]) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("a process for the load cannot be started: {error}");
         let program = std::env::current_exe().map_err(failed)?;
         let run = format!("{:08x}", fastrand::u32(..));
@@ -85,7 +85,9 @@ impl Shares {
         for number in 0..processes {
             let mut child = Command::new(&program)
                 .args(std::env::args_os().skip(1))
-                .arg(format!("--{SHARE}={number}/{run}"))
+                .env(SHARE, format!("{number}/{run}"))
+                // A file may be a pipe, which can be read once.
+                .envs(secrets.iter().map(|(name, value)| (name, value)))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -215,13 +217,14 @@ fn per_100_000(cpu_seconds: Option<f64>, delivered: u64) -> Option<f64> {
     cpu_seconds.filter(|_| delivered > 0).map(|seconds| seconds * 1e5 / delivered as f64)
 }
 
-/// Measures. Takes as long as the plan says, and blocks its thread for that.
+/// Measures. Takes as long as the plan says, and blocks its thread for that. `secrets` are what was read from files, by
+/// the names that they have in the environment.
 ///
 /// # Errors
 /// What kept it from measuring, in words.
-pub fn run(plan: &Plan) -> Result<Report, String> {
+pub fn run(plan: &Plan, secrets: &[(&str, String)]) -> Result<Report, String> {
     let mut watch = Watch { pids: plan.watch.clone(), looks: Vec::new() };
-    let mut shares = Shares::start(plan.processes, plan.json)?;
+    let mut shares = Shares::start(plan.processes, plan.json, secrets)?;
     shares.all(|told| if matches!(told, Told::Ready) { Ok(()) } else { Err(told) })?;
     watch.look()?;
 

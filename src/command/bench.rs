@@ -7,8 +7,9 @@ use super::{Failure, Outcome, print};
 use crate::bench::plan::{Plan, Via};
 use crate::bench::{self, share};
 use crate::settings;
-use crate::settings::read::Reader;
+use crate::settings::read::{Reader, Source};
 use crate::settings::redis::Redis;
+use crate::settings::table::SETTINGS;
 
 /// What was asked for: flags and their values; those that have none have an empty one.
 #[derive(Debug, Default)]
@@ -33,13 +34,13 @@ pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
         Via::Xadd => Some(redis(&mut reader)?),
         Via::Worker | Via::Http => worker_token(&mut reader).map(|_| None)?, // the plan has it
     };
-    if let Some(share) = asked.flags.get(bench::SHARE) {
-        let (number, run) = bench::share_of(share).ok_or(Failure::Told)?;
+    if let Ok(share) = std::env::var(bench::SHARE) {
+        let (number, run) = bench::share_of(&share).ok_or(Failure::Told)?;
         // A thread of its own, because a runtime of its own.
         let served = std::thread::spawn(move || share::serve(plan, number, run, redis)).join();
         return served.map_err(|_| Failure::Told)?.map_err(|error| Failure::Failed(error.to_string()));
     }
-    let report = bench::run(&plan).map_err(Failure::Failed)?;
+    let report = bench::run(&plan, &from_files(&reader)).map_err(Failure::Failed)?;
     print(&if plan.json {
         serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
     } else {
@@ -58,6 +59,12 @@ fn here(reader: &mut Reader) -> Result<HashMap<&'static str, String>, Failure> {
         here.insert("worker-url", format!("ws://{}", Endpoint::worker(reader)?.authority()));
     }
     Ok(here)
+}
+
+/// The secrets that files hold, by the names that they have in the environment.
+fn from_files(reader: &Reader) -> Vec<(&'static str, String)> {
+    let of_files = SETTINGS.iter().filter(|setting| reader.source(setting.flag) == Source::File);
+    of_files.filter_map(|setting| Some((setting.env, reader.given(setting.flag)?.to_owned()))).collect()
 }
 
 /// Where the ingress streams are.

@@ -261,5 +261,18 @@ async fn what_is_off_is_said_before_anything_is_loaded() {
     {
         assert!(help.out.contains(flag), "{flag}: {help:?}");
     }
-    assert!(!help.out.contains("--session-ttl") && !help.out.contains("--share"), "{help:?}");
+    assert!(!help.out.contains("--session-ttl"), "{help:?}");
+}
+
+#[tokio::test]
+async fn a_secret_in_a_pipe_reaches_every_process_and_so_do_flags_before_two_dashes() {
+    let node = NodeBuilder::local("node-a").set("--worker-token", "a-long-token").start().await;
+    let load = ["bench", "--json", "--users=4", "--processes=2", "--rate=40", "--duration=500ms", "--"];
+    for via in ["--via=worker", "--via=http"] {
+        let mut piped = line_at(&node, &[&load[..1], &[via], &load[1..]].concat());
+        piped.env.push(("WORKER_TOKEN_FILE".to_owned(), "/dev/stdin".to_owned()));
+        let ran = run(&piped, "a-long-token\n").await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert_eq!(ran.json()["refused"], 0, "{ran:?}");
+    }
 }
