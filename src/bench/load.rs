@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::event;
 use super::ledger::Ledger;
 use super::plan::{Plan, Via};
+use crate::logging::printable;
 
 /// Longest latency that is told from longer ones, us.
 const MOST_US: u64 = 600_000_000;
@@ -242,9 +243,9 @@ impl Load {
         *next - 1
     }
 
-    /// Notes the first trouble.
+    /// Notes the first trouble. What others said is in it: a close's reason, an answer.
     pub fn trouble(&self, text: impl FnOnce() -> String) {
-        self.trouble.borrow_mut().get_or_insert_with(text);
+        self.trouble.borrow_mut().get_or_insert_with(|| printable(&text()));
     }
 
     /// A session saw the event with this number, published (or due) at `then_ns`; `now_ns` is now.

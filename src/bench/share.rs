@@ -359,6 +359,13 @@ mod tests {
     }
 
     #[test]
+    fn what_others_say_is_told_on_one_line() {
+        let load = load();
+        load.refuse(None, b"no\n\x1b[2J");
+        assert_eq!(count(&load).trouble.as_deref(), Some(r"an event was refused: no\n\u{1b}[2J"));
+    }
+
+    #[test]
     fn what_is_not_answered_was_refused_but_by_a_workers_socket() {
         for (via, refused) in [(Via::Http, 2), (Via::Worker, 0)] {
             let mut load = load();
