@@ -50,10 +50,11 @@ if consumers.err then return consumers end
 for _, consumer in ipairs(consumers) do
   local holder, until_ms = string.match(consumer[2], '^lease %S+ (%S+) (%d+)$')
   if holder == lease and tonumber(until_ms) > now then
-    local entries, bytes = {}, 0
+    local entries, bytes, few = {}, 0, 1
     repeat -- a few at a time: only then it shows how large they are
       local came
-      from, came = next_of(math.min(16, most - #entries))
+      from, came = next_of(math.min(few, most - #entries))
+      few = math.min(2 * few, 16)
       for _, entry in ipairs(came) do
         if entry then -- one that was deleted is none, on Redis 6.2
           entries[#entries + 1] = entry

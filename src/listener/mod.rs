@@ -262,7 +262,10 @@ async fn serve_connection<H, F>(
         () = sitting.asked_to_go() => return debug!("a connection without a request made room, or did not take its answer"),
         () = asked(&mut closing) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = sitting.asked_to_go() => return debug!("a connection did not take its answer"),
+            }
         }
     };
     if let Err(error) = served {

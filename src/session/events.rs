@@ -3,12 +3,15 @@
 //! Between the session and hyper there is one place for bytes. The session fills it when hyper has taken what was
 //! there, so a peer that reads slowly is felt here just as on a socket.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Error;
 
 use crate::close::Close;
@@ -17,6 +20,11 @@ use crate::lock::lock;
 
 /// A browser's `EventSource` that was told not to come back comes back after this long, ms: the longest there is.
 const NEVER: u32 = i32::MAX as u32;
+
+/// Bytes that hyper is handed at once: it holds what its peer has not taken, and only so it shows that some is.
+const PART: usize = 16 * 1024;
+/// Rounds in which a peer that takes its time may take the last of it.
+const LAST_ROUNDS: usize = 5;
 
 /// A stream of events and its other end, for hyper.
 pub fn pair() -> (Events, EventBody) {
@@ -40,6 +48,8 @@ type Act = Box<dyn FnOnce(bool) + Send>;
 struct Shared {
     /// What hyper may take.
     out: Option<Bytes>,
+    /// Parts that it has taken.
+    taken: u64,
     /// The session says no more.
     ended: bool,
     /// The peer is gone.
@@ -110,6 +120,18 @@ impl Events {
         Poll::Pending
     }
 
+    /// Waits until hyper has taken everything. Not for a peer that takes nothing for `round`, nor for more than some of
+    /// these.
+    pub async fn flush_last(&mut self, round: Duration) {
+        for _ in 0..LAST_ROUNDS {
+            let before = lock(&self.shared).taken;
+            let flushed = timeout(round, poll_fn(|cx| self.poll_flush(cx))).await;
+            if flushed.is_ok() || lock(&self.shared).taken == before {
+                return;
+            }
+        }
+    }
+
     /// Ready when the peer is gone: it says nothing before that.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut shared = lock(&self.shared);
@@ -157,9 +179,15 @@ impl Body for EventBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut shared = lock(&self.0);
-        if let Some(bytes) = shared.out.take() {
-            wake(&mut shared.session);
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        if let Some(mut part) = shared.out.take() {
+            let rest = part.split_off(part.len().min(PART));
+            shared.taken += 1;
+            if rest.is_empty() {
+                wake(&mut shared.session);
+            } else {
+                shared.out = Some(rest);
+            }
+            return Poll::Ready(Some(Ok(Frame::data(part))));
         }
         if shared.ended {
             return Poll::Ready(None);
@@ -180,9 +208,8 @@ impl Drop for EventBody {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use http_body_util::BodyExt;
+    use tokio::time::{Instant, sleep};
 
     use super::*;
 
@@ -224,6 +251,22 @@ mod tests {
         drop(body);
         assert!(flush(&mut events).await.unwrap().is_err());
         poll_fn(|cx| events.poll_gone(cx)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_is_waited_for_while_some_of_it_is_taken() {
+        const ROUND: Duration = Duration::from_secs(2);
+        for (pauses, begun) in [(vec![1, 1, 1, 1], 4), (vec![1, 4, 1, 1], 4), (vec![1; 20], 10)] {
+            let (mut events, mut body) = pair();
+            events.feed(&"x".repeat((pauses.len() - 1) * PART), None);
+            let start = Instant::now();
+            let last = tokio::spawn(async move { (events.flush_last(ROUND).await, start.elapsed()).1 });
+            for pause in pauses {
+                sleep(Duration::from_secs(pause)).await;
+                assert!(text(&mut body).await.len() <= PART);
+            }
+            assert_eq!(last.await.unwrap(), Duration::from_secs(begun));
+        }
     }
 
     #[test]

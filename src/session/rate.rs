@@ -76,8 +76,12 @@ impl Rates {
             bucket.tokens -= 1.0;
             return Verdict::Allowed;
         }
-        bucket.refused = bucket.refused.saturating_add(1);
-        if f64::from(bucket.refused) > 2.0 * burst { Verdict::Persistent } else { Verdict::Limited }
+        bucket.refused += 1;
+        if f64::from(bucket.refused) <= 2.0 * burst {
+            return Verdict::Limited;
+        }
+        bucket.refused = 0; // it is told again before it is closed again
+        Verdict::Persistent
     }
 }
 
@@ -117,6 +121,7 @@ mod tests {
         assert_eq!(take(), Verdict::Allowed);
         assert!((0..39).all(|_| take() == Verdict::Limited));
         assert_eq!(take(), Verdict::Persistent);
+        assert_eq!(take(), Verdict::Limited, "who comes back is told first");
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(take(), Verdict::Allowed);
     }

@@ -1,9 +1,7 @@
 //! What a session speaks on: a WebSocket, or server-sent events. All else about a session is the same.
 
-use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::events::Events;
@@ -118,7 +116,7 @@ impl Transport {
                 events.retry_after(close);
                 events.feed(client::bye(close).as_str(), None);
                 // Who does not take it in time finds the end without it.
-                let _ = timeout(GOODBYE, poll_fn(|cx| events.poll_flush(cx))).await;
+                events.flush_last(GOODBYE).await;
             }
         }
     }

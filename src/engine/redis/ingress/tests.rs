@@ -167,11 +167,11 @@ async fn a_lease_that_was_over_for_a_moment_begins_with_what_is_pending() {
         _ if command.contains(scripts::LEAD.get_hash()) => Some(":1"),
         _ if command.contains(scripts::TAKE.get_hash()) => {
             takes += 1;
-            let one = "*1\r\n*2\r\n$3\r\n1-0\r\n*4\r\n$4\r\nuser\r\n$2\r\n42\r\n$5\r\nevent\r\n$1\r\ne";
-            (takes == 1).then_some(one) // else the connection ends
+            const NONE: &str = "*2\r\n$3\r\n0-0\r\n*0";
+            const ONE: &str = "*2\r\n$3\r\n0-0\r\n*1\r\n*2\r\n$3\r\n1-0\r\n*4\r\n$4\r\nuser\r\n$2\r\n42\r\n$5\r\nevent\r\n$1\r\ne";
+            [NONE, ONE].get(takes - 1).copied() // else the connection ends
         }
         _ if command.contains(scripts::PUBLISH.get_hash()) => Some("$8\r\n\n5-0 4-0"),
-        Some("XAUTOCLAIM") => Some("*2\r\n$3\r\n0-0\r\n*0"),
         _ if command.contains(scripts::FINISH.get_hash()) => {
             tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(400)));
             Some(":1")
