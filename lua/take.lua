@@ -34,13 +34,15 @@ local function next_of(count)
   return claimed[1], claimed[2]
 end
 
+local MOST_TEXTS, MOST_TEXT = 2 * 64, 128 -- names and values of an entry; bytes of each of these where it is cut
+
 -- Bytes of an entry, which is cut where it is too large.
 local function measure(entry)
   local fields, bytes = entry[2], 0
   for _, text in ipairs(fields) do bytes = bytes + #text end
-  if bytes <= entry_bytes and #fields <= 2 * 64 then return bytes end
+  if bytes <= entry_bytes and #fields <= MOST_TEXTS then return bytes end
   local cut = { '', string.format('%d %d', bytes, #fields / 2) }
-  for f = 1, math.min(#fields, 2 * 64) do cut[f + 2] = string.sub(fields[f], 1, 128) end
+  for f = 1, math.min(#fields, MOST_TEXTS) do cut[f + 2] = string.sub(fields[f], 1, MOST_TEXT) end
   entry[2] = cut
   return bytes
 end

@@ -257,14 +257,14 @@ async fn serve_connection<H, F>(
         }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = sitting.asked_to_go() => return debug!("a connection without a request made room, or did not take its answer"),
-        () = asked(&mut closing) => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                served = connection.as_mut() => served,
-                () = sitting.asked_to_go() => return debug!("a connection did not take its answer"),
+    let mut is_closing = false;
+    let served = loop {
+        tokio::select! {
+            served = connection.as_mut() => break served,
+            () = sitting.asked_to_go() => return debug!("a connection without a request made room, or did not take its answer"),
+            () = asked(&mut closing), if !is_closing => {
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
             }
         }
     };

@@ -7,7 +7,7 @@ use crate::support::db::set;
 use crate::support::stream::EventStream;
 use crate::support::tokens::{Issuer, SECRET, ending_soon, unix};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, Pair, Scrape, Worker, eventually, http};
+use crate::support::{BOUND, Client, Node, NodeBuilder, Pair, Scrape, Worker, eventually, http};
 
 /// What makes a browser's `EventSource` stay away.
 const NEVER: u64 = i32::MAX as u64;
@@ -248,6 +248,19 @@ async fn a_reader_that_pauses_gets_everything_later_and_the_others_get_it_at_onc
     assert_eq!(slow.event().await.data, "\"last\"");
 }
 
+async fn files(node: &Node) -> f64 {
+    Scrape::of(node).await.series["process_open_fds"]
+}
+
+/// A stream of user 42's that nobody reads, with more on its way than all buffers take: 8 MiB.
+async fn stuck(node: &Node, worker: &mut Worker) -> EventStream {
+    let stream = EventStream::open(node, "userId=42&clientId=stuck").await;
+    for _ in 0..2000 {
+        worker.event("42", &format!(r#""{}""#, "x".repeat(4096))).await;
+    }
+    stream
+}
+
 #[tokio::test]
 async fn a_reader_that_never_reads_again_is_forgotten_and_its_connection_too() {
     let settings = [
@@ -258,12 +271,8 @@ async fn a_reader_that_never_reads_again_is_forgotten_and_its_connection_too() {
     ];
     let node = NodeBuilder::local("solo").with(&settings).start().await;
     let mut worker = Worker::open(&node).await;
-    let files = async || Scrape::of(&node).await.series["process_open_fds"];
-    let before = files().await;
-    let _stuck = EventStream::open(&node, "userId=42&clientId=stuck").await;
-    for _ in 0..2000 {
-        worker.event("42", &format!(r#""{}""#, "x".repeat(4096))).await;
-    }
+    let before = files(&node).await;
+    let _stuck = stuck(&node, &mut worker).await;
     eventually(BOUND, "an ack without nodes", async || {
         let ack = worker.publish(json!({"userId": "42", "event": "e"})).await;
         same(ack["nodes"].clone(), json!([]))
@@ -271,7 +280,7 @@ async fn a_reader_that_never_reads_again_is_forgotten_and_its_connection_too() {
     .await;
     // Its last bytes cannot be written, and are not waited for.
     eventually(BOUND, "the end of the connection", async || {
-        let now = files().await;
+        let now = files(&node).await;
         if now <= before { Ok(()) } else { Err(format!("{now} open files, {before} before")) }
     })
     .await;
@@ -282,14 +291,10 @@ async fn a_reader_that_does_not_read_is_let_go_of_once_its_session_is_over() {
     let settings = [("--hello-timeout", "5m"), ("--pong-timeout", "10m"), ("--log-length", "4000")];
     let node = NodeBuilder::local("solo").with(&settings).start().await;
     let mut worker = Worker::open(&node).await;
-    let files = async || Scrape::of(&node).await.series["process_open_fds"];
-    let before = files().await;
-    let _stuck = EventStream::open(&node, "userId=42&clientId=tab-1").await;
-    for _ in 0..2000 {
-        worker.event("42", &format!(r#""{}""#, "x".repeat(4096))).await;
-    }
-    let _other = Client::as_user(&node, "42", "tab-1").await;
-    eventually(BOUND, "the end of the connection", async || same(files().await, before + 1.0)).await;
+    let before = files(&node).await;
+    let _stuck = stuck(&node, &mut worker).await;
+    let _other = Client::as_user(&node, "42", "stuck").await;
+    eventually(BOUND, "the end of the connection", async || same(files(&node).await, before + 1.0)).await;
 }
 
 #[tokio::test]

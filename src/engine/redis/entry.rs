@@ -9,9 +9,9 @@ use crate::protocol::parts::{Names, Parts, Publish};
 
 /// Of an entry that was too large to be handed out whole: how many bytes and fields it has. See `lua/take.lua`.
 pub fn size_where_cut(fields: &[(Bytes, Bytes)]) -> Option<(u64, u64)> {
-    let (name, size) = fields.first()?;
+    let (_, size) = fields.first().filter(|(name, _)| name.is_empty())?;
     let (bytes, count) = std::str::from_utf8(size).ok()?.split_once(' ')?;
-    if name.is_empty() { Some((bytes.parse().ok()?, count.parse().ok()?)) } else { None }
+    Some((bytes.parse().ok()?, count.parse().ok()?))
 }
 
 /// Reads an entry's fields with the checks of every other way in.
