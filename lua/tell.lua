@@ -8,7 +8,7 @@
 -- ARGV[2i+3] -> what is owed: '<entry told last, or 0> <us: read> <us: noted> <state> <node> ...'
 --
 -- returns an array with one of these for each user: '<state> <entry>' of its last edge
---   of nobody: too much has been told since what is owed was read, and nothing was told; it is to be read again
+--   of nobody: what is owed was read too long ago to show whether it was told since; nothing was, and it is to be read again
 
 local function newer(a, b) -- as texts: as numbers, those of more than 15 digits would be rounded
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
@@ -46,7 +46,11 @@ for i = 0, (#ARGV - 1) / 2 - 1 do
 end
 
 local entries = redis.call('XREVRANGE', presence, '+', from, 'COUNT', MOST) -- the newest first
-if #entries >= math.min(MOST, tonumber(most)) and not is_fresh then return {} end -- what has been cut off is not seen
+if not is_fresh then
+  -- What has been cut off is not seen; nor is what a reader of the stream has deleted.
+  local oldest = redis.call('XRANGE', presence, '-', '+', 'COUNT', 1)[1]
+  if #entries >= math.min(MOST, tonumber(most)) or not oldest or newer(oldest[1], from) then return {} end
+end
 for e = #entries, 1, -1 do
   local id, fields = entries[e][1], entries[e][2] -- 'user', user, 'state', state, ...
   local user = of_user[fields[2]]

@@ -30,6 +30,12 @@ fn tell(stage: &Stage, told: &str, noted: u64, edges: &str) -> String {
     tell_of(stage, told, clock(stage), noted, edges).unwrap()
 }
 
+/// Adds an entry of another's to the empty stream, as of then.
+fn was_told_at(stage: &Stage, us: u64) {
+    let id = format!("{}-0", us / 1000);
+    let _: String = stage.ask(&["XADD", "presence", &id, "user", "other", "state", "online", "node", "a"]);
+}
+
 /// Adds so many entries of others to the stream.
 fn others_are_told(stage: &Stage, entries: usize) {
     let add = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'user', 'other', 'state', 'online', 'node', 'a') end
@@ -111,13 +117,34 @@ async fn what_is_looked_through_is_bounded_however_old_the_debt() {
 async fn who_is_late_does_not_have_the_last_word() {
     let stage = Kind::Redis.stage().await;
     let read = clock(&stage) - 3_000_000;
+    was_told_at(&stage, read - 1000);
     let late = || tell_of(&stage, "0", read, read, "offline a");
     tell(&stage, "0", read, "offline a online b");
-    let offline = format!("offline {}", told(&stage)[0].0);
+    let offline = format!("offline {}", told(&stage)[1].0);
     assert_eq!(late(), Some(offline), "where it is found, it is not told again");
     others_are_told(&stage, 1000);
     assert_eq!(late(), None);
-    assert_eq!(told(&stage).len(), 1002);
+    assert_eq!(told(&stage).len(), 1003);
+}
+
+/// Readers of one group may delete what they have handled; then nothing shows that an edge was told, and settled.
+#[tokio::test]
+async fn who_is_late_has_not_the_last_word_where_readers_delete_entries() {
+    let stage = Kind::Redis.stage().await;
+    let (now, then) = (clock(&stage), clock(&stage) - 3_000_000);
+    let late = || tell_of(&stage, "0", then, then, "offline a");
+    was_told_at(&stage, then - 1000);
+    assert!(late().is_some(), "the stream has all since then: it was not told");
+    let delete = |entries: Vec<(String, Vec<String>)>| {
+        for (id, _) in entries {
+            let _: i64 = stage.ask(&["XDEL", "presence", &id]);
+        }
+    };
+    delete(told(&stage));
+    assert_eq!((late(), told(&stage).len()), (None, 0), "an empty stream shows nothing");
+    others_are_told(&stage, 1);
+    assert_eq!((late(), told(&stage).len()), (None, 1), "nor does one that begins later");
+    assert!(tell_of(&stage, "0", now, then, "offline a").is_some(), "what has just been read is owed");
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 //! other. The script that changes the set notes in the user's own slot what is owed; whoever called it tells the
 //! stream, and then settles the debt. A node that dies in between leaves the note behind: the survivor that clears up
 //! after it gets it from `disconnect.lua`, and who is still connected gets it with the next heartbeat or connection.
-//! Who tells looks first whether the dead one had told already, so that nothing is told twice, as long as the stream has
-//! not gone too far since. Where it has, whoever read long ago what is owed tells nothing: it is to be read again.
+//! Who tells looks first whether the dead one had told already, so that nothing is told twice, as long as the stream still
+//! has what came since. Where it has not, whoever read long ago what is owed tells nothing: it is to be read again.
 
 use std::time::Duration;
 
