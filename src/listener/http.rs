@@ -115,12 +115,17 @@ pub fn readyz(ports: &Ports) -> Answer {
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+    find_token(headers, name, token).is_some()
+}
+
+/// A word of a header's list, as it is written there.
+fn find_token<'a>(headers: &'a HeaderMap, name: header::HeaderName, token: &str) -> Option<&'a str> {
     headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|word| word.trim().eq_ignore_ascii_case(token))
+        .flat_map(|value| value.split(',').map(str::trim))
+        .find(|word| word.eq_ignore_ascii_case(token))
 }
 
 /// Whether a request can be read in one way only. It says whom it is for, once: RFC 9112 wants others refused, lest two
@@ -218,8 +223,10 @@ pub fn accept_websocket(request: &Request<Incoming>) -> Result<Answer, Refusal> 
     reply.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     reply.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     reply.insert("sec-websocket-accept", accept);
-    if has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, "switchboard") {
-        reply.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("switchboard"));
+    // As the client wrote it: many compare it letter by letter with what they offered.
+    let protocol = find_token(headers, header::SEC_WEBSOCKET_PROTOCOL, "switchboard");
+    if let Some(protocol) = protocol.and_then(|protocol| HeaderValue::from_str(protocol).ok()) {
+        reply.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     Ok(answer)
 }

@@ -60,7 +60,14 @@ impl Hello {
                 return Err(Refusal::new(code, format!("{name} is in the query string twice")));
             }
         }
-        hello.user()?;
+        hello.user().map_err(|refusal| match &hello.user_id {
+            // Who builds a query by hand leaves it as it is in `ann+news@example.com`.
+            Some(user) if user.contains(' ') => Refusal::new(
+                refusal.code,
+                format!("{}; a + in a query is a space: write %2B", refusal.message),
+            ),
+            _ => refusal,
+        })?;
         parse::<ClientId>(hello.client_id.as_deref(), "clientId", Code::InvalidClientId)?;
         hello.since()?;
         Ok(hello)
@@ -144,6 +151,15 @@ mod tests {
         assert_eq!(query, check(&Hello::from_frame(frame).unwrap()).unwrap());
         assert_eq!(query.2, Some(EventId { ms: 5, seq: 1 }));
         assert_eq!(from_query("clientId=tab").0, None);
+    }
+
+    #[test]
+    fn a_plus_that_was_left_as_it_is_is_told() {
+        let message = |query: &str| Hello::from_query(query).err().unwrap().message;
+        assert!(message("userId=ann+news@example.com").ends_with("; a + in a query is a space: write %2B"));
+        assert!(!message("userId=a,b").contains("%2B"));
+        let user = Hello::from_query("userId=ann%2Bnews@example.com").unwrap().user().unwrap();
+        assert_eq!(user.unwrap().as_str(), "ann+news@example.com");
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Session {
         let text = match message {
             Message::Text(text) => Some(text),
             Message::Binary(_) => return Ok(Some(End::Close(Close::Binary))),
-            Message::Close(_) => return Ok(Some(End::Gone)),
+            Message::Close(frame) => return Ok(Some(End::Gone(frame.map(|frame| frame.code.into())))),
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => None,
         };
         let incoming = text.as_deref().map(Incoming::parse);

@@ -46,12 +46,13 @@ impl Session {
         let node = self.registered.router().node().clone();
         self.send_up().await;
         match end {
-            End::Gone => {
+            End::Gone(code) => {
                 self.registered.router().turn_to_leave().await;
                 drop(self.registered);
                 // The peer's close frame is answered, if it sent one.
                 self.transport.finish().await;
-                info!(%node, %user, %client, "disconnected");
+                // By that code a client's library says why it goes: an event that is too large for it, say.
+                info!(%node, %user, %client, code, "disconnected");
             }
             End::Close(close) => {
                 // Everyone can see that the session is gone before its socket closes.

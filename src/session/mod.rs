@@ -76,8 +76,8 @@ const MANY_ANSWERS: u32 = MOST_ANSWERS / 2;
 /// Why a session is over.
 #[derive(Debug)]
 enum End {
-    /// The peer closed, or is gone.
-    Gone,
+    /// The peer closed, with this code where it said one, or is gone.
+    Gone(Option<u16>),
     /// The node closes it.
     Close(Close),
 }
@@ -170,11 +170,11 @@ impl Session {
         };
         let end = match self.greet(registration) {
             Ok(()) => self.until_end().await,
-            Err(_) => End::Gone,
+            Err(_) => End::Gone(None),
         };
         self.note_end(&end);
         self.metrics().disconnected(match end {
-            End::Gone => None,
+            End::Gone(_) => None,
             End::Close(close) => Some(close),
         });
         Box::pin(self.leave(end)).await;
@@ -217,7 +217,7 @@ impl Session {
                     Ok(Some(end)) => return Poll::Ready(end),
                     Err(error) => {
                         debug!(user = %self.registered.user(), client = %self.registered.client(), %error, "the connection broke");
-                        return Poll::Ready(End::Gone);
+                        return Poll::Ready(End::Gone(None));
                     }
                 }
             }
@@ -228,7 +228,7 @@ impl Session {
     /// Acts on what happened; says how the session ends, where it does.
     fn act(&mut self, step: Step) -> Result<Option<End>, Error> {
         match step {
-            Step::Message(None) => return Ok(Some(End::Gone)),
+            Step::Message(None) => return Ok(Some(End::Gone(None))),
             Step::Message(Some(Err(error))) => {
                 return socket::close_for(&error).map(|close| Some(End::Close(close))).ok_or(error);
             }

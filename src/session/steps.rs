@@ -68,7 +68,10 @@ impl Session {
 
     pub(super) fn note_end(&self, end: &End) {
         note(&self.registered, "disconnected", || match end {
-            End::Gone => vec![("reason", "the client went".to_owned())],
+            End::Gone(code) => {
+                let code = code.map(|code| ("code", code.to_string()));
+                code.into_iter().chain([("reason", "the client went".to_owned())]).collect()
+            }
             End::Close(close) => {
                 vec![("code", close.code().to_string()), ("reason", close.reason().to_owned())]
             }
