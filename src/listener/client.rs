@@ -1,5 +1,6 @@
 //! The client port: upgrades, health, and in development a page to try it with.
 
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use hyper::body::{Body as _, Incoming};
 use hyper::{Method, Request};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
@@ -227,7 +228,18 @@ pub(super) async fn let_in(
     if ports.is_draining() {
         return Err(Refusal::draining());
     }
-    let (registered, registration) = ports.router.open(identity).await?;
+    // Redis may be slow, or others before it: it is not let in by what ends meanwhile.
+    let expired = async {
+        match expires {
+            Some(expires) => sleep_until(expires).await,
+            None => pending().await,
+        }
+    };
+    let (registered, registration) = tokio::select! {
+        biased;
+        () = expired => return Err(Refusal::new(Code::Unauthorized, "what let this client in has expired")),
+        opened = ports.router.open(identity) => opened?,
+    };
     Ok(Opened { registered, registration, expires })
 }
 

@@ -8,8 +8,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::tokens::{Issuer, SECRET, unix};
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, Db, Node, NodeBuilder, RedisServer, Scrape, Worker, eventually};
+use crate::support::{BOUND, Client, Db, Node, NodeBuilder, RedisServer, Scrape, Worker, eventually, http};
 
 /// The way to a Redis. Its answers take so many ms longer.
 struct Way {
@@ -162,4 +163,22 @@ async fn what_many_clients_send_up_goes_to_redis_at_once() {
         same(Scrape::of(&node).await.get("uplink_messages_total"), 2.0 * CLIENTS as f64)
     })
     .await;
+}
+
+#[tokio::test]
+async fn whose_token_expires_while_redis_is_late_is_not_let_in() {
+    let redis = RedisServer::start().await;
+    let way = Way::to(&redis).await;
+    let node = NodeBuilder::redis_at("node-a", &way.url).set("--auth", "jwt").env("JWT_SECRET", SECRET);
+    let node = node.start().await;
+    let with = |token: String| format!("clientId=tab-1&token={token}");
+    let mut session = Client::open(&node, &with(Issuer::hs256().token_of("42"))).await;
+    way.set(Duration::from_millis(2500));
+    let token = Issuer::hs256().token(json!({"sub": "42", "exp": unix(2)}));
+    let answer = http::upgrade(&node.client_ws(&with(token)), &[]).await;
+    assert_eq!(answer.refused(401), "unauthorized", "{answer:?}");
+    way.set(Duration::ZERO);
+    // The one whose place it would have had has it still.
+    let id = Worker::open(&node).await.event("42", "1").await;
+    assert_eq!(session.event().await.id, Some(id));
 }
