@@ -15,13 +15,25 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local order = time[1] .. string.format('%06d', time[2])
 if now > tonumber(ARGV[3]) then return now end
-local MOST = 32 -- notes of a user
+local MOST = 256 -- notes of a user
 
 local function keep(key, ttl) -- a shared key's TTL never shrinks
   local left = redis.call('PTTL', key)
   if left ~= -2 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
 
+local members = redis.call('SMEMBERS', user)
+
+-- Whoever was a session has left a position. Others need no note, and would take the place of theirs.
+local function was_here(client)
+  if redis.call('HGET', cursor, client) then return true end
+  for _, member in ipairs(members) do
+    if string.match(member, '^(.-)@') == client then return true end
+  end
+  return false
+end
+
+if who ~= '*' and not was_here(who) then return members end
 -- '@out': '<us> <client, or *> ...', the newest last.
 local notes = {}
 for at, whose in string.gmatch(redis.call('HGET', cursor, '@out') or '', '(%d+) (%S+)') do
@@ -30,4 +42,4 @@ end
 notes[#notes + 1] = order .. ' ' .. who
 redis.call('HSET', cursor, '@out', table.concat(notes, ' ', math.max(#notes - MOST, 0) + 1))
 keep(cursor, log_ttl)
-return redis.call('SMEMBERS', user)
+return members

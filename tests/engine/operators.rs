@@ -187,10 +187,16 @@ async fn who_was_signed_out_does_not_resume_and_may_come_back() {
     // However often, what is remembered of it is bounded, and the newest counts.
     let noted = || stage.ask::<String>(&["HGET", "cursor:{user:42}", "@out"]);
     assert_eq!(noted().split(' ').count(), 2, "all of them, once: {}", noted());
-    for number in 0..40 {
-        let client = format!("c-{number}").parse().unwrap();
-        stage.engine.sign_out(user.clone(), Some(client)).await.unwrap();
+    let sign_out = async |client: &str| {
+        stage.engine.sign_out(user.clone(), Some(client.parse().unwrap())).await.unwrap();
+    };
+    sign_out("nobody").await;
+    assert_eq!(noted().split(' ').count(), 2, "who never was there does not come back: {}", noted());
+    for number in 0..300 {
+        let client = format!("c-{number}");
+        let _: i64 = stage.ask(&["HSET", "cursor:{user:42}", &client, "1-0"]); // left by an earlier session
+        sign_out(&client).await;
     }
-    assert_eq!(noted().split(' ').count(), 2 * 32, "{}", noted());
-    assert!(matches!(resume("c-39", again).await, Connected::SignedOut));
+    assert_eq!(noted().split(' ').count(), 2 * 256, "{}", noted());
+    assert!(matches!(resume("c-299", again).await, Connected::SignedOut));
 }
