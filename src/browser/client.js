@@ -36,7 +36,7 @@ const before = (id) => {
   return n > 0 ? `${ms}-${n - 1}` : `${ms - 1}-999999999999999`;
 };
 
-// crypto.randomUUID is missing where a page has no TLS.
+// crypto.randomUUID is missing without TLS.
 const mint = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 // The table of README, for connections that end without a bye. No node sends 1001, 1005 or 1006: those are the network.
@@ -236,8 +236,8 @@ class Connection {
       return this.#own && this.#store && (await new Promise((done, fail) => {
         const abort = new AbortController(); // AbortSignal.timeout is younger than locks are
         this.#free = () => abort.abort();
-        // A page that is reloaded gives its lock back, but perhaps a moment later. One that is busy hears late: that
-        // takes up one of three waits, however long it is.
+        // A page that is reloaded gives its lock back, perhaps a moment later. Who is busy hears late: that takes up
+        // one of three waits.
         const wait = (more) => this.#after("line", 100, () => (more ? wait(more - 1) : done(true) ?? abort.abort()));
         wait(2);
         // Chromium grants what was just withdrawn.
@@ -557,9 +557,9 @@ class Connection {
   /** Brings a new token before this one expires. Where this clock is wrong, the node's close 4002 does it later. */
   #renewBefore(token) {
     const { iat, exp } = claimsOf(token);
-    // One that came in place of another is new: its own times say how long it is good, whatever this clock says.
-    const isNew = iat && this.#token && this.#token !== token;
-    const left = exp * 1000 - (isNew ? iat * 1000 : Date.now());
+    let [left, whole] = [exp * 1000 - Date.now(), (exp - iat) * 1000];
+    // One that takes another's place may come from a cache, but not nearly over: then this clock is wrong.
+    if (iat && this.#token && this.#token !== token && (left < whole / 10 || left > whole)) left = whole;
     this.#token = token;
     if (typeof this.#options.token !== "function" || !(left > 0)) return;
     this.#after("renew", Math.max(1000, left - Math.min(30_000, left / 4)), async () => {

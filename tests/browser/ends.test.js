@@ -292,6 +292,28 @@ test("a clock that is ahead by nearly a token's life asks for one token more, no
   }
 });
 
+test("a token that another got before, from a cache, is renewed in its own time", async (context) => {
+  const waited = [];
+  const { setTimeout } = globalThis;
+  // Renewals; all other waits are less, or more.
+  const renews = (ms) => ms > 10_000 && ms < 300_000;
+  const hurried = (act, ms, ...rest) => setTimeout(act, renews(ms) ? waited.push(ms) : ms, ...rest);
+  pretend(context, { setTimeout: hurried });
+  for (const [age, wait] of [[0, 270_000], [100, 170_000], [200, 75_000], [260, 30_000], [-100, 270_000]]) {
+    waited.length = 0;
+    let asked = 0;
+    const token = () => {
+      const iat = Date.now() / 1000 - (asked++ ? age : 0);
+      return `.${btoa(JSON.stringify({ sub: "42", iat, exp: iat + 300 }))}.`;
+    };
+    const seen = open(context, { token, timeoutMs: 5000 });
+    await seen.welcomed({ pingInterval: 1_000_000 });
+    await until("the second renewal", () => asked > 2);
+    seen.connection.close();
+    assert.ok(Math.abs(waited[1] - wait) < 5000, `${age} s old: ${waited}`);
+  }
+});
+
 test("a clock that is set back hides no dead path", async (context) => {
   const seen = open(context);
   await seen.welcomed({ pingInterval: 100 });
