@@ -75,8 +75,11 @@ pub(super) struct Clock {
     ages_out: Option<Instant>,
     /// When the client's credentials expire, if ever.
     pub(super) expires: Option<Instant>,
-    /// New ones came before that, and are being looked at: they expire a little later, by [`RENEWING`].
+    /// New ones have come, and are being looked at.
     pub(super) renews: bool,
+    /// They have expired while a message of the client's was acted on, which may have new ones, or those behind it: the
+    /// session has [`RENEWING`] left to read what came, and no events meanwhile.
+    pub(super) overdue: bool,
     /// Until when what is missing may come, where something is.
     pub(super) missing: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -95,6 +98,7 @@ impl Clock {
             ages_out: limits.max_connection_age.map(|age| now + age.mul_f64(0.9) + age_spread(age)),
             expires,
             renews: false,
+            overdue: false,
             missing: None,
             timer: Box::pin(sleep_until(first)),
         }
@@ -103,7 +107,7 @@ impl Clock {
     /// What is due, as soon as something is.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Tick> {
         let (Ping::Due(ping) | Ping::Out { until: ping, .. } | Ping::Last { until: ping, .. }) = self.ping;
-        let expires = self.expires.map(|at| if self.renews { at + RENEWING } else { at });
+        let expires = self.expires.map(|at| if self.overdue { at + RENEWING } else { at });
         let next = [self.ages_out, expires, self.missing].into_iter().flatten().fold(ping, Instant::min);
         if self.timer.deadline() != next {
             self.timer.as_mut().reset(next);
@@ -132,11 +136,6 @@ impl Clock {
     /// The session cannot end for its age now: it is due again later, as far from the others as it was.
     pub(super) fn ages_out_later(&mut self) {
         self.ages_out = self.limits.max_connection_age.map(|age| Instant::now() + age_spread(age));
-    }
-
-    /// New credentials have come: where that is in time, the old ones wait a little for it to be known what these are.
-    pub(super) fn hold_expiry(&mut self) {
-        self.renews = self.expires.is_some_and(|expires| Instant::now() < expires);
     }
 
     /// Something is missing: it may come for a moment, from when that was first seen.
@@ -356,14 +355,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn new_credentials_put_the_end_of_the_old_ones_off_for_a_moment_if_they_came_before_it() {
+    async fn new_credentials_that_came_in_time_have_a_moment_beyond_the_end_of_the_old_ones() {
         let start = Instant::now();
         let mut clock = clock(None, Some(2));
-        clock.hold_expiry();
+        assert_eq!(tick(&mut clock).await, Tick::Close(Close::Expired));
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+        clock.overdue = true;
         assert_eq!(tick(&mut clock).await, Tick::Close(Close::Expired));
         assert_eq!(start.elapsed(), Duration::from_secs(2) + RENEWING);
-        clock.hold_expiry();
-        assert!(!clock.renews, "that was too late");
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,7 +66,7 @@ impl Session {
                 self.pending = Some(Box::pin(async move { Ok(sent.await.map(|()| Done::Uplinked)?) }));
             }
             Ok(Incoming::Token(token)) => {
-                self.clock.hold_expiry();
+                self.clock.renews = true;
                 let (auth, user) = (self.auth.clone(), self.registered.user().clone());
                 self.pending =
                     Some(Box::pin(async move { auth.renew(&user, &token).await.map(Done::Renewed) }));

@@ -61,7 +61,9 @@ impl Session {
                     // It comes back for the rest, which it would get twice.
                     self.registered.handle().keep_transient();
                 }
-                self.send_waiting();
+                if !self.clock.overdue {
+                    self.send_waiting();
+                }
                 drop(self.registered);
                 self.transport.goodbye(close).await;
                 info!(%node, %user, %client, code = close.code(), reason = close.reason(), "closed");

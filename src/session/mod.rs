@@ -263,7 +263,9 @@ impl Session {
                 self.clock.renews = false;
                 match outcome {
                     Ok(Done::Uplinked) => {}
-                    Ok(Done::Renewed(expires)) => self.clock.expires = Some(expires),
+                    Ok(Done::Renewed(expires)) => {
+                        (self.clock.expires, self.clock.overdue) = (Some(expires), false);
+                    }
                     Err(refusal) => self.refuse(&refusal)?,
                 }
             }
@@ -277,6 +279,9 @@ impl Session {
                 return Ok(Some(End::Close(Close::PongTimeout)));
             }
             Step::Tick(Tick::Late) => {}
+            Step::Tick(Tick::Close(Close::Expired)) if self.pending.is_some() && !self.clock.overdue => {
+                self.clock.overdue = true;
+            }
             Step::Tick(Tick::Close(close)) => return Ok(Some(End::Close(close))),
             Step::Tick(Tick::Ping) => {
                 self.clock.pinged(self.last);
@@ -300,6 +305,10 @@ impl Session {
         if self.pending.is_none() && !*all_read {
             match self.poll_message(cx) {
                 Poll::Ready(message) => return Poll::Ready(Step::Message(message)),
+                // What came in time has been read: nothing in it put the end off.
+                Poll::Pending if self.clock.overdue => {
+                    return Poll::Ready(Step::Tick(Tick::Close(Close::Expired)));
+                }
                 Poll::Pending => *all_read = true,
             }
         }
@@ -313,7 +322,8 @@ impl Session {
         {
             return Poll::Ready(Step::Flushed(flushed));
         }
-        let leaves = self.clock.closes_for().is_some(); // its last ping is out: nothing more of the log
+        // Its last ping is out, or its time is up: nothing more of the log.
+        let leaves = self.clock.closes_for().is_some() || self.clock.overdue;
         if self.flushing || leaves || !matches!(self.catch_up, CatchUp::Idle) {
             let handle = self.registered.handle();
             if let Poll::Ready(close) = handle.poll_close(cx) {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::api::{ApiServer, Asked, Reply};
-use crate::support::tokens::{Issuer, ending_soon, unix};
-use crate::support::{BOUND, Client, Node, NodeBuilder, eventually, http, within};
+use crate::support::tokens::{Issuer, ending_soon, passed, unix};
+use crate::support::{BOUND, Client, Node, NodeBuilder, Worker, eventually, http, within};
 
 /// A JWKS file that changes.
 struct File {
@@ -260,9 +260,6 @@ async fn an_rsa_key_that_is_too_short_is_passed_over_and_told_once() {
 #[tokio::test]
 async fn a_token_that_came_in_time_may_wait_a_moment_for_its_key_beyond_the_end_and_no_longer() {
     let (old, next) = (Issuer::es256(), Issuer::eddsa());
-    let end_of = async |end, what| {
-        eventually(BOUND, what, async || if unix(0) >= end { Ok(()) } else { Err(end.to_string()) }).await;
-    };
     let ((mut bad, _node, _server), _) = ending_soon(async |end| {
         let server = ApiServer::start_holding(set(json!([old.jwk("1")]))).await;
         server.let_out(1);
@@ -270,7 +267,7 @@ async fn a_token_that_came_in_time_may_wait_a_moment_for_its_key_beyond_the_end_
         let token = old.token_by("1", json!({"sub": "42", "exp": end}));
         let mut client = Client::unless_unauthorized(&node, &format!("token={token}")).await?;
         let mut bad = Client::unless_unauthorized(&node, &format!("token={token}")).await?;
-        end_of(end - 1, "the last second").await;
+        passed(end - 1).await;
         // Its key is not known yet, and takes until after the end.
         let before = server.asked().len();
         server.decide(set(json!([old.jwk("1"), next.jwk("2")])));
@@ -282,14 +279,18 @@ async fn a_token_that_came_in_time_may_wait_a_moment_for_its_key_beyond_the_end_
         // That reading says nothing of a key that is asked for now; the next one takes longer than anyone waits.
         bad.send(&json!({"type": "token", "token": next.token_by("none", claims())}).to_string()).await;
         let in_time = unix(0) < end;
-        end_of(end, "the end").await;
+        passed(end).await;
         server.let_out(1);
         client.send(r#"{"type":"ping"}"#).await;
         let renewed = client.frame("a pong, or the end").await["type"] == "pong";
+        if renewed {
+            Worker::open(&node).await.event("42", "1").await;
+            client.event().await;
+        }
         (in_time && renewed).then_some((bad, node, server))
     })
     .await;
-    let bye = bad.frame("the bye, and no answer before it").await;
+    let bye = bad.frame("the bye, and neither an answer nor an event before it").await;
     assert_eq!((&bye["type"], &bye["code"]), (&json!("bye"), &json!(4002)), "{bye}");
 }
 

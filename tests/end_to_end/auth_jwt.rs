@@ -1,9 +1,11 @@
 //! `--auth jwt`: which tokens open, for whom, for how long, and where they may be.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::support::pair::Single;
 use crate::support::stream::EventStream;
-use crate::support::tokens::{Issuer, SECRET, ending_soon, unix};
+use crate::support::tokens::{Issuer, SECRET, ending_soon, passed, unix};
 use crate::support::{Client, Node, NodeBuilder, Worker, http};
 
 fn hs256() -> NodeBuilder {
@@ -284,6 +286,36 @@ async fn a_token_frame_renews_a_bad_one_does_not() {
     renewed.round_trip().await;
     let id = Worker::open(&node).await.event("42", "1").await;
     assert_eq!(renewed.event().await.id, Some(id));
+}
+
+#[tokio::test]
+async fn a_token_that_came_in_time_counts_behind_a_message_that_waits_for_redis() {
+    let single = Single::with(&[("--auth", "jwt"), ("--jwt-secret", SECRET)]).await;
+    let (mut lapsing, end) = ending_soon(async |end| {
+        let query = format!("token={}", Issuer::hs256().token(json!({"sub": "42", "exp": end})));
+        let mut renewed = Client::unless_unauthorized(&single.a, &query).await?;
+        let mut lapsing = Client::unless_unauthorized(&single.a, &query).await?;
+        passed(end - 1).await;
+        single.redis.signal(Signal::STOP);
+        for client in [&mut renewed, &mut lapsing] {
+            client.send(r#"{"type":"ping"}"#).await;
+            client.send(r#"{"type":"message","event":"cancel"}"#).await;
+        }
+        let token = Issuer::hs256().token_of("42");
+        renewed.send(&json!({"type": "token", "token": token}).to_string()).await;
+        for client in [&mut renewed, &mut lapsing] {
+            client.frame("a pong: the message is read as well").await;
+        }
+        let in_time = unix(0) < end;
+        passed(end).await;
+        single.redis.signal(Signal::CONT);
+        renewed.send(r#"{"type":"ping"}"#).await;
+        let stays = renewed.frame("a pong, or the end").await["type"] == "pong";
+        (in_time && stays).then_some(lapsing)
+    })
+    .await;
+    assert_eq!(lapsing.closed().await.code, 4002, "nothing came behind its message");
+    assert!(unix(0) >= end);
 }
 
 #[tokio::test]

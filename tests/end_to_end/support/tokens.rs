@@ -9,6 +9,8 @@ use ring::signature::{
 use ring::{hmac, rsa};
 use serde_json::{Value, json};
 
+use super::wait::{BOUND, eventually};
+
 /// An RSA key that the whole world knows: `ring` makes none, and a fresh one would take seconds. PKCS#8.
 const RSA_KEY: [&str; 17] = [
     "MIIEvAIBADANBgkqhkiG9w0BAQEFAASCBKYwggSiAgEAAoIBAQCQTtUyST+9URcn+nUPbge9XiMDnACxymYO/yKnRkjhRKFnSGCW",
@@ -174,6 +176,15 @@ pub async fn ending_soon<T>(mut open: impl AsyncFnMut(i64) -> Option<T>) -> (T, 
         }
     }
     panic!("refused, however late the end is");
+}
+
+/// Waits until this second (Unix) has come.
+pub async fn passed(second: i64) {
+    eventually(BOUND, "its time", async || {
+        let now = unix(0);
+        if now >= second { Ok(()) } else { Err(format!("{now} of {second}")) }
+    })
+    .await;
 }
 
 /// Unix seconds, so many from now.
