@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD as STANDARD;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 
 /// Trusts the system's authorities, or those of the file that `SSL_CERT_FILE` names.
@@ -48,24 +50,66 @@ pub fn trusting_nobody() -> Result<ClientConfig, String> {
     trusting(RootCertStore::empty())
 }
 
-/// Looks for certificates in a PEM file, whole ones.
+/// Looks for authorities in a PEM file. Of one that is of no use the Redis client would make a mistake with the URL.
 ///
 /// # Errors
 /// Why it has none, or cannot be read.
-pub fn check_certificates(file: &Path) -> Result<(), String> {
-    let certificates = CertificateDer::pem_file_iter(file).map_err(why)?;
-    match certificates.collect::<Result<Vec<_>, _>>().map_err(why)?.is_empty() {
-        true => Err(why(pem::Error::NoItemsFound)),
-        false => Ok(()),
-    }
+pub fn check_authorities(file: &Path) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    certificates(file)?.into_iter().try_for_each(|certificate| roots.add(certificate)).map_err(|_| broken())
+}
+
+/// Looks for this side's certificate in a PEM file; those behind it are for the other side.
+///
+/// # Errors
+/// Why it has none, or cannot be read.
+pub fn check_certificate(file: &Path) -> Result<(), String> {
+    let certificates = certificates(file)?;
+    let own = certificates.first().ok_or_else(|| why(pem::Error::NoItemsFound))?;
+    ParsedCertificate::try_from(own).map(drop).map_err(|_| broken())
 }
 
 /// Looks for a private key in a PEM file.
 ///
 /// # Errors
-/// Why it has none, or cannot be read.
+/// Why it has none that can be used, or cannot be read.
 pub fn check_key(file: &Path) -> Result<(), String> {
-    PrivateKeyDer::from_pem_file(file).map(drop).map_err(why)
+    let key = key(file)?;
+    let usable = rustls::crypto::ring::default_provider().key_provider.load_private_key(key);
+    usable.map(drop).map_err(|_| "it is none of RSA (2048 to 4096 bits), P-256, P-384 or Ed25519".to_owned())
+}
+
+/// Whether the private key is that of the certificate; each of them was found to be in order.
+///
+/// # Errors
+/// Where it is not, or a file cannot be read any more.
+pub fn check_pair(certificate: &Path, private_key: &Path) -> Result<(), String> {
+    let provider = rustls::crypto::ring::default_provider();
+    let pair = CertifiedKey::from_der(certificates(certificate)?, key(private_key)?, &provider);
+    pair.map(drop).map_err(|_| "it is that of another certificate".to_owned())
+}
+
+/// The certificates of a PEM file, whole ones: one at least.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = CertificateDer::pem_file_iter(file).map_err(why)?;
+    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(why)?;
+    if certificates.is_empty() { Err(why(pem::Error::NoItemsFound)) } else { Ok(certificates) }
+}
+
+fn key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| {
+        let marks = ["-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED"];
+        match std::fs::read_to_string(file) {
+            Ok(text) if marks.iter().any(|mark| text.contains(mark)) => {
+                "it is encrypted: nobody is here to ask for the passphrase".to_owned()
+            }
+            _ => why(error),
+        }
+    })
+}
+
+fn broken() -> String {
+    "what is encoded there is no certificate".to_owned()
 }
 
 /// The library's own words quote what it could not read, such as a key.
@@ -95,7 +139,7 @@ mod tests {
         let file = dir.path().join("key.pem");
         let told = |text: &str| {
             std::fs::write(&file, text).unwrap();
-            [check_key(&file).unwrap_err(), check_certificates(&file).unwrap_err()]
+            [check_key(&file).unwrap_err(), check_certificate(&file).unwrap_err()]
         };
         for text in [
             "-----BEGIN PRIVATE KEY-----s3cret-----END PRIVATE KEY-----",
@@ -113,5 +157,44 @@ mod tests {
         }
         let missing = check_key(&dir.path().join("nowhere.pem")).unwrap_err();
         assert!(missing.contains("No such file"), "{missing}");
+    }
+    /// A file with this text.
+    fn holding(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_key_is_one_that_can_be_used_and_that_of_its_certificate() {
+        let pairs =
+            [(); 2].map(|()| rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap());
+        let certificates = pairs.each_ref().map(|pair| holding(&pair.cert.pem()));
+        let keys = pairs.each_ref().map(|pair| holding(&pair.signing_key.serialize_pem()));
+        check_key(keys[0].path()).unwrap();
+        check_certificate(certificates[0].path()).unwrap();
+        check_authorities(certificates[0].path()).unwrap();
+        check_pair(certificates[0].path(), keys[0].path()).unwrap();
+        let told = check_pair(certificates[0].path(), keys[1].path()).unwrap_err();
+        assert!(told.contains("another certificate"), "{told}");
+
+        let told = |text: &str| check_key(holding(text).path()).unwrap_err();
+        let unknown = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        assert!(told(unknown).contains("P-256"), "{}", told(unknown));
+        for encrypted in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n\
+             AAAA\n-----END EC PRIVATE KEY-----\n",
+        ] {
+            assert!(told(encrypted).contains("is encrypted"), "{}", told(encrypted));
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_inside_is_none() {
+        let rubbish = holding("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        for check in [check_authorities, check_certificate] {
+            assert!(check(rubbish.path()).unwrap_err().contains("no certificate"));
+        }
     }
 }

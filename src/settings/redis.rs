@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::read::{Mistake, Reader};
 use crate::engine::redis::connection::{Address, AddressError, FORMS, MOST_DB};
 use crate::engine::redis::is_taken;
-use crate::tls::{check_certificates, check_key};
+use crate::tls::{check_authorities, check_certificate, check_key, check_pair};
 
 /// Redis, checked.
 #[derive(Debug, Clone)]
@@ -73,8 +73,8 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
             checked.is_ok().then_some(Some(path))
         })
     };
-    let ca = pem("redis-ca", "a PEM file with certificates", check_certificates);
-    let cert = pem("redis-cert", "a PEM file with a certificate", check_certificates);
+    let ca = pem("redis-ca", "a PEM file with certificates", check_authorities);
+    let cert = pem("redis-cert", "a PEM file with a certificate", check_certificate);
     let key = pem("redis-key", "a PEM file with a private key", check_key);
     let (ca, cert, key) = (ca?, cert?, key?);
     if cert.is_some() != key.is_some() {
@@ -82,6 +82,11 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
             if cert.is_some() { "redis-key" } else { "redis-cert" },
             "given together with its other half",
         );
+    }
+    if let (Some(cert), Some(key)) = (&cert, &key)
+        && let Err(error) = check_pair(cert, key)
+    {
+        r.mistake("redis-key", &format!("the key of --redis-cert {cert:?} ({error})"));
     }
     let url = r.value("redis-url", FORMS, |text| is_known(text).then(|| text.to_owned()))?;
     // A mistake with the database is noted, and hides none with the URL.

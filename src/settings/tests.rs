@@ -101,6 +101,34 @@ fn an_address_of_redis_is_refused_once_and_nothing_else_hides_it() {
 }
 
 #[test]
+fn certificates_of_no_use_are_told_by_their_own_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let made = || rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let own = made();
+    let rubbish = file("rubbish.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let (cert, key) = (file("cert.pem", &own.cert.pem()), file("key.pem", &own.signing_key.serialize_pem()));
+    let other = file("other.pem", &made().signing_key.serialize_pem());
+    let with = |ca: &str, cert: &str, key: &str| {
+        let files = [("redis-ca", ca), ("redis-cert", cert), ("redis-key", key)];
+        parse(&files, &[("REDIS_URL", "rediss://h")], &[]).map(drop)
+    };
+    assert_eq!(with(&cert, &cert, &key), Ok(()));
+    for (told, flag) in [
+        (with(&rubbish, &cert, &key), "--redis-ca (REDIS_CA)"),
+        (with(&cert, &rubbish, &key), "--redis-cert (REDIS_CERT)"),
+        (with(&cert, &cert, &other), "--redis-key (REDIS_KEY)"),
+    ] {
+        let told = told.unwrap_err();
+        assert!(told.starts_with(flag) && told.lines().count() == 1, "{flag}: {told}");
+    }
+}
+
+#[test]
 fn passwords_in_a_query_are_masked_too() {
     let told =
         parse(&[("redis-url", "redis+ring://u:geheim@h/m?sentinel_password=geheim")], &[], &[]).unwrap_err();
