@@ -87,6 +87,8 @@ fn an_address_of_redis_is_refused_once_and_nothing_else_hides_it() {
         ("unix://", "redis:// or rediss://"),
         ("redis://h/65536", "a database from 0 to 65535"),
         ("redis+cluster://", "redis:// or rediss://"),
+        ("rediss://h?db=3", "host:port[/database]"),
+        ("rediss://h/#insecure", "without a # part"),
         ("redis+sentinel://h1,h2", "host:port/name"),
     ] {
         for mode in ["auto", "local", "redis"] {

@@ -94,6 +94,22 @@ async fn a_user_with_the_documented_rights_can_do_everything() {
 }
 
 #[tokio::test]
+async fn a_user_without_a_password_is_let_in_as_itself() {
+    let server = RedisServer::start().await;
+    let rule = documented_rule();
+    assert!(rule.contains(" ><password> "), "{rule}");
+    server.allow(&rule.replace(" ><password> ", " nopass ")).await;
+    let url = format!("redis://switchboard@127.0.0.1:{}", server.port());
+    let node = NodeBuilder::redis_at("node-a", &url).start().await;
+    let mut client = Client::as_user(&node, "42", "tab-1").await;
+    Worker::open(&node).await.event("42", "1").await;
+    assert_eq!(client.event().await.data, "1");
+    let clients = server.ask::<String>(&["CLIENT", "LIST"]).await;
+    let others = clients.lines().filter(|line| !line.contains(" user=switchboard "));
+    assert_eq!(others.count(), 1, "the one that asks: {clients}");
+}
+
+#[tokio::test]
 async fn another_database_takes_one_right_more() {
     let server = RedisServer::start().await;
     let rule = [documented_rule(), documented_addition("with a database other")].join(" ");

@@ -80,6 +80,11 @@ pub enum AddressError {
     },
 }
 
+const SERVER_FORM: &str = "redis://[user:password@]host:port[/database] or rediss://..., without a query: \
+     --redis-db names a database, too, and ? of a password is %3F";
+const SOCKET_FORM: &str = "unix:///path[?db=...&user=...&pass=...]";
+const NO_FRAGMENT: &str = "without a # part: certificates are always looked at (--redis-ca says whom to trust), and # of \
+     a password is %23";
 const SENTINEL_FORM: &str = "redis+sentinel://[user:password@]host:port,host:port/name[/database]\
      [?sentinel_user=...&sentinel_password=...]";
 const CLUSTER_FORM: &str = "redis+cluster://[user:password@]host:port,host:port, without a database";
@@ -94,8 +99,20 @@ impl Address {
     /// # Errors
     /// Where the URL or a PEM file cannot be used.
     pub fn topology(&self) -> Result<Topology, AddressError> {
+        if self.url.contains('#') {
+            return Err(AddressError::Form(NO_FRAGMENT));
+        }
         let (scheme, rest) = self.url.split_once("://").ok_or(AddressError::Form(FORMS))?;
         let Some((base, kind)) = scheme.split_once('+').filter(|(_, kind)| *kind != "unix") else {
+            // The client passes over what it does not know.
+            let (form, known) = match scheme {
+                "redis" | "rediss" => (SERVER_FORM, &["protocol"][..]),
+                _ => (SOCKET_FORM, &["protocol", "db", "user", "pass"][..]),
+            };
+            let (_, query) = rest.split_once('?').unwrap_or_default();
+            if form_urlencoded::parse(query.as_bytes()).any(|(name, _)| !known.contains(&&*name)) {
+                return Err(AddressError::Form(form));
+            }
             return Ok(Topology::Server(self.info(&self.url)?));
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -225,6 +242,23 @@ mod tests {
         }
         let Ok(Topology::Server(info)) = topology("unix:///run/redis.sock?db=1", None) else { panic!() };
         assert_eq!(shown(&info), "/run/redis.sock - - 1 false");
+    }
+
+    #[test]
+    fn no_part_of_a_url_is_passed_over() {
+        for (url, allowed) in [
+            ("redis://h?db=3", "--redis-db"),
+            ("rediss://h/1?password=p", "host:port[/database]"),
+            ("unix:///run/redis.sock?password=p", "&pass=..."),
+            ("redis+cluster://h?db=0", "without a database"),
+            ("rediss://h/#insecure", "--redis-ca"),
+            ("rediss+cluster://h1#insecure,h2", "--redis-ca"),
+            ("rediss+sentinel://h/m/0#insecure", "--redis-ca"),
+        ] {
+            assert!(topology(url, None).unwrap_err().contains(allowed), "{url}");
+        }
+        let Ok(Topology::Server(info)) = topology("unix:///s?user=u&pass=p%23", None) else { panic!() };
+        assert_eq!(shown(&info), "/s u p# 0 false");
     }
 
     #[test]

@@ -104,12 +104,14 @@ pub fn bare(info: &ConnectionInfo) -> ConnectionInfo {
 /// Where that is not taken.
 pub async fn enter(connection: &mut MultiplexedConnection, info: &ConnectionInfo) -> Result<(), RedisError> {
     let settings = info.redis_settings();
-    if let Some(password) = settings.password() {
+    let (user, password) = (settings.username(), settings.password());
+    if user.is_some() || password.is_some() {
         let mut auth = cmd("AUTH");
-        if let Some(user) = settings.username() {
+        if let Some(user) = user {
             auth.arg(user);
         }
-        ask_alone(connection, auth.arg(password)).await.map_err(not_let_in)?;
+        // A user that needs no password is let in with any, and one that does is not let in as somebody else.
+        ask_alone(connection, auth.arg(password.unwrap_or_default())).await.map_err(not_let_in)?;
     }
     if settings.db() != 0 {
         ask_alone(connection, cmd("SELECT").arg(settings.db())).await?;
