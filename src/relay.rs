@@ -300,7 +300,7 @@ fn url_of(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| "?".to_owned(), url_at)
 }
 
-/// Says aloud what is open to everyone, and what will not fit.
+/// Says aloud what is open to everyone, what will not fit, and what is of no use.
 fn tell_openings(settings: &Settings) {
     for opening in settings.openings() {
         if settings.development {
@@ -309,8 +309,8 @@ fn tell_openings(settings: &Settings) {
             warn!("{opening}");
         }
     }
-    if let Some(crowding) = settings.crowding() {
-        warn!("{crowding}");
+    for warning in settings.crowding().into_iter().chain(settings.unused()) {
+        warn!("{warning}");
     }
 }
 

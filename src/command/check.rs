@@ -71,7 +71,7 @@ pub fn run(mut reader: Reader, check: &Check) -> Outcome {
 
 fn warnings(settings: &Settings) -> Vec<String> {
     let open = settings.openings().into_iter().map(|opening| format!("open: {opening}"));
-    open.chain(settings.crowding()).collect()
+    open.chain(settings.crowding()).chain(settings.unused()).collect()
 }
 
 fn table(rows: &[Row]) -> String {

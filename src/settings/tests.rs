@@ -131,6 +131,24 @@ fn certificates_of_no_use_are_told_by_their_own_settings() {
 }
 
 #[test]
+fn certificates_without_tls_are_told_to_be_of_no_use() {
+    let authority = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), authority.cert.pem()).unwrap();
+    let ca = ("REDIS_CA", file.path().to_str().unwrap());
+    let unused = |env: &[(&str, &str)]| parse(&[], env, &[]).unwrap().unused();
+    for url in ["redis://h", "unix:///s", "redis+cluster://h"] {
+        let told = unused(&[("REDIS_URL", url), ca]).unwrap();
+        assert!(told.starts_with("--redis-ca not used"), "{told}");
+        assert_eq!(unused(&[("REDIS_URL", url)]), None);
+    }
+    for url in ["rediss://h", "rediss+sentinel://h/m"] {
+        assert_eq!(unused(&[("REDIS_URL", url), ca]), None);
+    }
+    assert_eq!(unused(&[ca]), None, "local mode");
+}
+
+#[test]
 fn passwords_in_a_query_are_masked_too() {
     let told =
         parse(&[("redis-url", "redis+ring://u:geheim@h/m?sentinel_password=geheim")], &[], &[]).unwrap_err();

@@ -60,6 +60,18 @@ impl Settings {
         })
     }
 
+    /// Says so where certificates were given for a Redis that is reached without TLS.
+    pub fn unused(&self) -> Option<String> {
+        let address = &self.redis.as_ref()?.address;
+        let files =
+            [("--redis-ca", &address.ca), ("--redis-cert", &address.cert), ("--redis-key", &address.key)];
+        let given: Vec<_> =
+            files.into_iter().filter_map(|(flag, file)| file.as_ref().map(|_| flag)).collect();
+        (!given.is_empty() && !address.url.starts_with("rediss")).then(|| {
+            format!("{} not used: --redis-url is one without TLS (rediss:// has it)", given.join(", "))
+        })
+    }
+
     /// What is open to everyone, each with the setting that opens it.
     pub fn openings(&self) -> Vec<&'static str> {
         let mut open = Vec::new();
