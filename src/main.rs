@@ -26,6 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
+    forget_what_is_empty();
     match cli::parse() {
         Cli::Serve(given) => serve(given),
         Cli::Health(given) => on(1, ask_health(given)),
@@ -37,6 +38,16 @@ fn main() -> ExitCode {
         Cli::Status(given, asked) => on(1, async { ended(command::status::run(given, asked).await) }),
         Cli::Trace(given, trace) => on(1, async { ended(command::trace::run(given, trace).await) }),
         Cli::Print(text) => ended(command::print(&text)),
+    }
+}
+
+/// An empty variable counts as not set: also for the library that reads this one.
+fn forget_what_is_empty() {
+    if std::env::var_os("SSL_CERT_FILE").is_some_and(|file| file.is_empty()) {
+        #[expect(unsafe_code, reason = "no other thread is there yet that could read the environment")]
+        unsafe {
+            std::env::remove_var("SSL_CERT_FILE");
+        }
     }
 }
 

@@ -37,9 +37,18 @@ fn system() -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let mut certificates = rustls_native_certs::load_native_certs().certs;
     certificates.retain(|certificate| roots.add(certificate.clone()).is_ok());
     if roots.is_empty() {
-        return Err("this system has no certificates to trust; SSL_CERT_FILE may name a PEM file".to_owned());
+        return Err(nobody());
     }
     Ok((roots, certificates))
+}
+
+/// Why there is nobody to trust.
+fn nobody() -> String {
+    let Some(file) = std::env::var_os("SSL_CERT_FILE") else {
+        return "this system has no certificates to trust; SSL_CERT_FILE may name a PEM file".to_owned();
+    };
+    let why = check_authorities(Path::new(&file)).err().unwrap_or_default();
+    format!("SSL_CERT_FILE {file:?} names nobody to trust: {why}")
 }
 
 /// Trusts nobody, for where TLS will not be spoken.

@@ -12,6 +12,7 @@ use crate::auth::jwt::{self, Keys};
 use crate::auth::key::{Key, set_of};
 use crate::auth::origin::Origins;
 use crate::auth::{self, remote};
+use crate::tls;
 
 /// What locks a node.
 pub(super) struct Access {
@@ -106,7 +107,9 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
             if r.given("api-server-url").is_none() {
                 r.mistake("api-server-url", "set where --auth is api: it is who knows clients");
             }
-            api?.map(auth::Config::Api)
+            let url = api??;
+            look_for_trust(r, "api-server-url", &url)?;
+            Some(auth::Config::Api(url))
         }
         Mode::Jwt => {
             let (Some(keys), None) = (first, second) else {
@@ -116,9 +119,24 @@ fn auth(r: &mut Reader) -> Option<auth::Config> {
                 );
                 return None;
             };
-            Some(auth::Config::Jwt(jwt::Config { keys: keys?, audiences: audiences?, issuers: issuers? }))
+            let keys = keys?;
+            if let Keys::Set(Source::Url(url)) = &keys {
+                look_for_trust(r, "jwt-jwks", url)?;
+            }
+            Some(auth::Config::Jwt(jwt::Config { keys, audiences: audiences?, issuers: issuers? }))
         }
     }
+}
+
+/// None where a server would be asked by TLS, and nobody is trusted.
+fn look_for_trust(r: &mut Reader, flag: &str, url: &Uri) -> Option<()> {
+    if url.scheme_str() == Some("https")
+        && let Err(error) = tls::trusting_system()
+    {
+        r.mistake(flag, &format!("on a server that can be trusted ({error})"));
+        return None;
+    }
+    Some(())
 }
 
 /// Where the API server is asked; the inner option is none where there is none.

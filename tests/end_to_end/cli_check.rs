@@ -158,6 +158,37 @@ async fn mistakes_end_with_2_and_are_all_told_beside_the_table() {
 }
 
 #[tokio::test]
+async fn whom_to_trust_is_told_by_its_file_where_that_is_of_no_use() {
+    let cut_off = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(cut_off.path(), "-----BEGIN CERTIFICATE-----\nMIIB\n").unwrap();
+    let cut_off = cut_off.path().to_str().unwrap();
+    let ways = [
+        ("--redis-ca", &["--redis-url", "rediss://h"][..]),
+        ("--jwt-jwks", &["--auth", "jwt", "--jwt-jwks", "https://localhost:1/"]),
+        ("--api-server-url", &["--auth", "api", "--api-server-url", "https://localhost:1/"]),
+    ];
+    for (flag, args) in ways {
+        for command in ["check", "serve"] {
+            for (file, why) in [("/nowhere", "No such file"), (cut_off, "cut off")] {
+                let output = run(&[&[command], args].concat(), &[("SSL_CERT_FILE", file)], None).await;
+                let told = text(&output.stderr);
+                assert_eq!(output.status.code(), Some(2), "{command} {flag}: {told}");
+                let line = told.lines().find(|line| line.contains(flag)).unwrap_or_else(|| panic!("{told}"));
+                assert!(
+                    line.contains("SSL_CERT_FILE") && line.contains(file) && line.contains(why),
+                    "{line}"
+                );
+            }
+        }
+        let outcome = async |env: &[(&str, &str)]| {
+            let output = run(&[&["check"], args].concat(), env, None).await;
+            (output.status.code(), text(&output.stderr))
+        };
+        assert_eq!(outcome(&[("SSL_CERT_FILE", "")]).await, outcome(&[]).await, "empty is not set");
+    }
+}
+
+#[tokio::test]
 async fn a_value_makes_no_rows_of_its_own() {
     let forged = "a\n--worker-token  WORKER_TOKEN  flag  \x1b[2Jset";
     let output = run(&["check", "--client-origin", forged], &[], None).await;
