@@ -8,7 +8,7 @@ use tracing::debug;
 use super::connection::at;
 use super::server::Server;
 use super::slot::Slot;
-use super::wire::{CONNECT_TIMEOUT, open};
+use super::wire::{CONNECT_TIMEOUT, explained, open};
 
 /// No master has this slot.
 pub const NOBODY: u16 = u16::MAX;
@@ -62,7 +62,7 @@ pub async fn view(info: ConnectionInfo) -> Result<(Vec<Range>, Vec<At>), RedisEr
         Ok(answer) => read(&answer, itself).ok_or_else(|| {
             (ErrorKind::Io, "this member of the Cluster knows of no slot that anybody has").into()
         }),
-        Err(error) => Err(error),
+        Err(error) => Err(explained(error)),
     };
     if let Err(error) = &seen {
         debug!(address = %info.addr(), %error, "a member of the Cluster does not say who has which slot");
@@ -127,4 +127,30 @@ fn member(value: &Value, itself: &str) -> Option<At> {
     };
     let Value::Int(port) = parts.get(1)? else { return None };
     Some((host, u16::try_from(*port).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::IntoConnectionInfo;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_member_that_waits_for_more_or_hangs_up_may_speak_tls_or_not() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        for (scheme, hangs_up) in [("rediss", false), ("redis", false), ("redis", true)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+            let silent = tokio::spawn(async move {
+                let mut there = Vec::new();
+                while let Ok((stream, _)) = listener.accept().await {
+                    there.extend((!hangs_up).then_some(stream));
+                }
+            });
+            let error = view(url.into_connection_info().unwrap()).await.unwrap_err().to_string();
+            assert!(error.contains("TLS on one side alone"), "{scheme} {hangs_up}: {error}");
+            silent.abort();
+        }
+    }
 }

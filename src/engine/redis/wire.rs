@@ -148,14 +148,15 @@ fn not_let_in(error: RedisError) -> RedisError {
     }
 }
 
-/// What may be wrong where a new connection ended without a word.
+/// What may be wrong where a new connection ended without a word, or nobody spoke.
 pub fn explained(error: RedisError) -> RedisError {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
     let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
     match source.and_then(|source| source.downcast_ref()).map(io::Error::kind) {
         Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => {
             (ErrorKind::Io, CLOSED, error.to_string()).into()
         }
+        Some(TimedOut) => (ErrorKind::Io, SILENT).into(),
         _ => error,
     }
 }
