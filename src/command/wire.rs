@@ -68,9 +68,22 @@ async fn connect(to: &Endpoint) -> Result<Box<dyn Stream>, String> {
     let tls = timeout(PATIENCE, connector.connect(name, tcp)).await;
     match tls {
         Ok(Ok(tls)) => Ok(Box::new(tls)),
+        Ok(Err(error)) if is_no_tls(&error) => Err(failed(&"it does not speak TLS: try ws://")),
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(failed(&"no TLS handshake in time")),
     }
+}
+
+/// Whether what came back is nothing that a server says in TLS.
+fn is_no_tls(error: &std::io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::InvalidMessage(_)))
+}
+
+/// Why a server did not answer: one that waits for TLS says so to nobody who speaks none.
+fn unanswered(to: &Endpoint, why: &dyn std::fmt::Display) -> String {
+    let hint = if to.secure { "" } else { " (maybe it speaks TLS: try wss://)" };
+    format!("{why}{hint}")
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, String> {
@@ -105,7 +118,7 @@ pub async fn websocket(to: &Endpoint, query: &str) -> Result<WebSocket, NoSocket
             let body = answer.body().as_deref().unwrap_or_default();
             Err(NoSocket::Refused { status, reason: reason(status, body) })
         }
-        Ok(Err(error)) => Err(unreached(&error)),
+        Ok(Err(error)) => Err(unreached(&unanswered(to, &error))),
         Err(_) => Err(unreached(&"no handshake in time")),
     }
 }
@@ -159,7 +172,8 @@ async fn exchange(
         request = request.header(CONTENT_TYPE, "application/json");
     }
     let request = request.body(Full::new(Bytes::from(body.unwrap_or_default())))?;
-    let (head, body) = sender.send_request(request).await?.into_parts();
+    let answer = sender.send_request(request).await.map_err(|error| unanswered(to, &error))?;
+    let (head, body) = answer.into_parts();
     Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
 }
 

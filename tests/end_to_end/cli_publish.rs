@@ -200,4 +200,15 @@ async fn a_node_behind_tls_is_reached_and_a_stranger_is_not_trusted() {
     let ran = run(&line(&["publish", "--worker-url", &url("wss"), "--user=42", "--event=e"]), "").await;
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.err.contains("--worker-url") && ran.err.contains("certificate"), "{ran:?}");
+
+    // TLS on one side alone, over a WebSocket and over HTTP.
+    let no_tls = node.worker_url.replace("ws://", "wss://");
+    for (url, hint) in [(url("ws"), "try wss://"), (no_tls, "does not speak TLS: try ws://")] {
+        for args in [&["publish"][..], &["publish", "--user=42", "--event=e"]] {
+            let args = [args, &["--worker-url", &url]].concat();
+            let ran = run(&trusting(&args), "{\"userId\":\"42\",\"event\":\"e\"}\n").await;
+            assert_eq!(ran.code, Some(1), "{ran:?}");
+            assert!(ran.err.contains(hint), "{ran:?}");
+        }
+    }
 }
