@@ -97,10 +97,11 @@ impl Endpoint {
 }
 
 impl std::fmt::Display for Endpoint {
-    /// The address, and where it came from.
+    /// The address, and where it came from, if from a setting.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.secure { "wss" } else { "ws" };
-        write!(f, "{scheme}://{} ({})", self.authority(), self.from)
+        write!(f, "{scheme}://{}", self.authority())?;
+        if self.from.is_empty() { Ok(()) } else { write!(f, " ({})", self.from) }
     }
 }
 

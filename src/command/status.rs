@@ -105,6 +105,10 @@ async fn is_ready(url: &str, node: &str) -> (Option<bool>, Option<String>) {
             let reason = body.trim().trim_start_matches("not ready: ");
             (Some(false), Some(reason.chars().take(80).collect()))
         }
+        Ok(Err(Failure::Failed(told))) => {
+            let why = told.split_once(&format!("{to}: ")).map_or(told.as_str(), |(_, why)| why);
+            (None, Some(format!("not reached from here at {url}: {why}")))
+        }
         _ => (None, Some(format!("not reached from here at {url}"))),
     }
 }

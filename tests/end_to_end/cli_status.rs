@@ -8,6 +8,7 @@ use crate::support::db::Db;
 use crate::support::node::two_ports;
 use crate::support::scrape::counted;
 use crate::support::terminal::{at, line, line_at, run};
+use crate::support::tls::tls_proxy;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, NodeBuilder, Pair, RedisServer, eventually, http};
 
@@ -71,6 +72,20 @@ async fn a_worker_url_that_leads_to_another_node_says_nothing_of_this_one() {
     assert!(second["reason"].as_str().unwrap().contains("is another node"), "{status}");
     let ran = at(&b, &["status"]).await;
     assert!(ran.out.contains("unknown"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn why_a_node_is_not_reached_is_told() {
+    let (proxy, _certificate) = tls_proxy("127.0.0.1:1".to_owned()).await;
+    let (url, port) = (format!("wss://localhost:{proxy}"), two_ports().1.to_string());
+    let node = NodeBuilder::local("solo").with(&[("--worker-url", &url), ("--worker-port", &port)]);
+    let _node = node.start_listening().await;
+    let status = run(&line(&["status", "--json", "--worker-port", &port]), "").await.json();
+    let [ready, reason] = ["ready", "reason"].map(|field| &status["nodes"][0][field]);
+    assert_eq!(ready, &Value::Null, "{status}");
+    let reason = reason.as_str().unwrap();
+    assert!(reason.starts_with(&format!("not reached from here at {url}: ")), "{reason}");
+    assert!(reason.contains("certificate"), "{reason}");
 }
 
 #[tokio::test]
