@@ -124,22 +124,12 @@ impl Relay {
         let shortest = settings.session_ttl.min(settings.log_ttl);
         let mut tasks = vec![tokio::spawn(heartbeat::run(router.clone(), shortest, hurry))];
         tasks.push(tokio::spawn(heartbeat::save_acks(router.clone())));
-        let (limits, waiting) = (&ports.limits, settings.waiting_connections);
+        let waiting = settings.waiting_connections;
         info!(port = "client", url = %ports.client_url, address = %address(&clients), node = %settings.node_id, "listening");
-        let for_clients = ports.clone();
-        let handle = move |request, peer: SocketAddr| {
-            listener::client::handle(request, peer.ip(), for_clients.clone())
-        };
-        let served =
-            listener::serve(clients, limits.clone(), waiting, false, ports.closing.subscribe(), handle);
+        let served = listener::serve(clients, ports.clone(), waiting, false, listener::client::handle);
         tasks.push(tokio::spawn(served));
         info!(port = "worker", url = %ports.worker_url, address = %address(&workers), node = %settings.node_id, "listening");
-        let for_workers = ports.clone();
-        let handle = move |request, peer: SocketAddr| {
-            listener::worker::handle(request, peer.ip(), for_workers.clone())
-        };
-        let served =
-            listener::serve(workers, limits.clone(), waiting, true, ports.closing.subscribe(), handle);
+        let served = listener::serve(workers, ports.clone(), waiting, true, listener::worker::handle);
         tasks.push(tokio::spawn(served));
         let drain_timeout = settings.drain_timeout;
         Ok(Self { router, ports, drain_timeout, stop_lease, lease, tasks, engine_tasks })

@@ -20,7 +20,7 @@ pub mod turned_away;
 pub mod worker;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,21 +163,21 @@ pub fn set_options(socket: &TcpSocket, silence: Duration) {
     bound_silence(socket, silence);
 }
 
-/// Answers requests on `listener` until it is `closing`: then no more connections are accepted, and each that is open ends
-/// with the request that it is in. `most` connections may wait between requests. `half_close`: who says no more after a
-/// request still hears what comes of it; else nobody is there any more, which is how clients of event streams leave.
-pub async fn serve<H, F>(
+/// Has `handle` answer the requests on `listener` until the ports are closing: then no more connections are accepted,
+/// and each that is open ends with the request that it is in. `most` connections may wait between requests.
+/// `half_close`: who says no more after a request still hears what comes of it; else nobody is there any more, which is
+/// how clients of event streams leave.
+pub async fn serve<F>(
     listener: TcpListener,
-    limits: Arc<Limits>,
+    ports: Arc<Ports>,
     most: usize,
     half_close: bool,
-    mut closing: watch::Receiver<bool>,
-    handle: H,
+    handle: fn(Request<Incoming>, IpAddr, Arc<Ports>) -> F,
 ) where
-    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = http::Answer> + Send + 'static,
 {
-    let hello_timeout = limits.hello_timeout;
+    let mut closing = ports.closing.subscribe();
+    let hello_timeout = ports.limits.hello_timeout;
     let room = Room::new(most);
     let mut failures = Retold::default();
     let mut sweep = interval(hello_timeout);
@@ -212,8 +212,8 @@ pub async fn serve<H, F>(
                 continue;
             }
         };
-        let (guest, handle, closing) = (room.enter().await, handle.clone(), closing.clone());
-        let handle = move |request| handle(request, peer);
+        let (guest, ports, closing) = (room.enter().await, ports.clone(), closing.clone());
+        let handle = move |request| handle(request, peer.ip(), ports.clone());
         tokio::spawn(serve_connection(stream, guest, http.clone(), closing, handle));
     }
 }
