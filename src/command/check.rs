@@ -1,10 +1,8 @@
 //! `switchboard check`: every setting as understood, and where it came from.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 
-use super::{Failure, Outcome, print};
+use super::{Failure, Outcome, columns, print};
 use crate::logging::{printable, say};
 use crate::settings::Settings;
 use crate::settings::read::{Reader, Source};
@@ -75,18 +73,7 @@ fn warnings(settings: &Settings) -> Vec<String> {
 }
 
 fn table(rows: &[Row]) -> String {
-    let widest = |of: fn(&Row) -> &str| rows.iter().map(|row| of(row).len()).max().unwrap_or_default();
-    let (flag, env, source) = (widest(|row| &row.flag), widest(|row| row.env), widest(|row| &row.source));
-    let mut text = format!("{:flag$}  {:env$}  {:source$}  VALUE\n", "FLAG", "ENVIRONMENT", "FROM");
-    for row in rows {
-        let _ = writeln!(
-            text,
-            "{:flag$}  {:env$}  {:source$}  {}",
-            row.flag,
-            row.env,
-            row.source,
-            printable(&row.value)
-        );
-    }
-    text
+    let head = ["FLAG", "ENVIRONMENT", "FROM", "VALUE"].map(str::to_owned);
+    let cells = |row: &Row| [row.flag.clone(), row.env.to_owned(), row.source.clone(), printable(&row.value)];
+    columns(&[head].into_iter().chain(rows.iter().map(cells)).collect::<Vec<_>>())
 }

@@ -53,6 +53,20 @@ pub async fn print_aside(text: String) -> Outcome {
     spawn_blocking(move || print(&text)).await.unwrap_or(Err(Failure::Told)) // a panic has told about itself
 }
 
+/// Rows of cells as text, each column as wide as its widest cell.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+            text += &format!("{cell:width$}  ");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
 /// Listens for SIGTERM and SIGINT, for a command that has something to do before it ends.
 fn signals() -> Result<Signals, Failure> {
     Signals::listen().map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")))

@@ -11,7 +11,7 @@ use tokio::signal::ctrl_c;
 use tokio::time::{sleep, timeout};
 
 use super::endpoint::Endpoint;
-use super::{Failure, Outcome, print, print_aside, wire};
+use super::{Failure, Outcome, columns, print, print_aside, wire};
 use crate::listener::http::NODE_HEADER;
 use crate::logging::say;
 use crate::settings::read::Reader;
@@ -142,15 +142,7 @@ fn table(report: &Value) -> String {
     if report["nodes"].is_null() {
         rows.push(["-"; 8].map(str::to_owned));
     }
-    let mut table = String::new();
-    for row in &rows {
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-            let _ = write!(table, "{cell:width$}  ");
-        }
-        table.truncate(table.trim_end().len());
-        table.push('\n');
-    }
+    let mut table = columns(&rows);
     let sum = |field: &str| {
         let known: Vec<u64> = nodes.iter().filter_map(|node| node[field].as_u64()).collect();
         let sum: u64 = known.iter().sum();
