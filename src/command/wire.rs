@@ -93,7 +93,7 @@ fn bearer(token: &str) -> Result<HeaderValue, String> {
     Ok(value)
 }
 
-/// Opens a WebSocket with this query string, which may be empty.
+/// Opens a WebSocket with this query string.
 ///
 /// # Errors
 /// Whether the node refused, or was not reached.
@@ -101,9 +101,8 @@ pub async fn websocket(to: &Endpoint, query: &str) -> Result<WebSocket, NoSocket
     let stream = connect(to).await.map_err(NoSocket::Unreached)?;
     let unreached =
         |what: &dyn std::fmt::Display| NoSocket::Unreached(format!("no WebSocket at {to}: {what}"));
-    let mark = if query.is_empty() { "" } else { "?" };
     // The connection is there already: of the URL only host, path and query go over the wire.
-    let url = format!("ws://{}{}{mark}{query}", to.authority(), to.path);
+    let url = format!("ws://{}{}?{query}", to.authority(), to.path);
     let mut request = url.into_client_request().map_err(|error| unreached(&error))?;
     if let Some(token) = &to.token {
         request.headers_mut().insert(AUTHORIZATION, bearer(token).map_err(|error| unreached(&error))?);
