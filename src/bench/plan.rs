@@ -282,16 +282,14 @@ impl Plan {
             Via::Http => " by HTTP",
             Via::Xadd => " by XADD",
         };
-        let nodes = self.clients.len();
         let many = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
         format!(
-            "{}, {} each, {} nodes, {pace} of {} bytes{via}",
+            "{}, {} each, {}, {pace} of {} bytes{via}",
             many(self.users, "user"),
             many(self.sessions, "session"),
-            nodes,
+            many(self.clients.len(), "node"),
             self.payload
         )
-        .replace(" 1 nodes", " 1 node")
     }
 }
 
