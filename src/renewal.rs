@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
-use crate::engine::{Claim, Engine, Unavailable};
+use crate::engine::{Claim, Unavailable};
 use crate::ms::ms;
 use crate::router::Router;
 
@@ -38,16 +38,12 @@ pub async fn keep(
     hurry: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) -> End {
-    let engine = router.engine().clone();
-    let claimed = Instant::now();
-    let clearing = JoinSet::new();
     let mut keeper = Keeper {
         router,
-        engine,
         ttl,
         hurry,
-        clearing,
-        claimed,
+        clearing: JoinSet::new(),
+        claimed: Instant::now(),
         held_before: false,
         away: None,
         lost: None,
@@ -59,7 +55,7 @@ pub async fn keep(
         // A pause between beats also ends when something went wrong: then it is time to look.
         let woken = async {
             tokio::select! {
-                () = keeper.engine.suspected() => {}
+                () = keeper.router.engine().suspected() => {}
                 () = keeper.router.lease().doubted() => {}
             }
         };
@@ -98,7 +94,6 @@ enum Round {
 
 struct Keeper {
     router: Arc<Router>,
-    engine: Arc<dyn Engine>,
     ttl: Duration,
     hurry: Arc<Notify>,
     /// Clears up after other nodes: one task at most, which ends with this.
@@ -120,7 +115,7 @@ impl Keeper {
         let lease = self.router.lease();
         // A lease that has run out by our clock is claimed, not renewed: the inbox may have been cleared up.
         let runs = self.held_before && lease.is_held();
-        if runs && self.engine.beat(self.router.registry().len(), self.served()).await? {
+        if runs && self.router.engine().beat(self.router.registry().len(), self.served()).await? {
             let whole = lease.renewed(asked, self.ttl);
             (self.took, self.lost) = (asked.elapsed(), None);
             self.tell_back();
@@ -136,7 +131,7 @@ impl Keeper {
             self.lost = Some(self.why(runs, lease.was_given_up()));
         }
         lease.lost();
-        let claim = self.engine.claim().await;
+        let claim = self.router.engine().claim().await;
         let changed = lease.waits_for(claim.as_ref().ok().and_then(Claim::obstacle));
         match claim? {
             Claim::Held => {
@@ -218,7 +213,7 @@ impl Keeper {
         if !self.clearing.is_empty() {
             return;
         }
-        let (engine, hurry) = (self.engine.clone(), self.hurry.clone());
+        let (engine, hurry) = (self.router.engine().clone(), self.hurry.clone());
         self.clearing.spawn(async move {
             match engine.clear_up().await {
                 Ok(true) => hurry.notify_one(),
