@@ -130,11 +130,8 @@ async fn a_node_that_runs_out_of_files_says_so_once_serves_on_and_recovers() {
 
 #[tokio::test]
 async fn check_warns_of_it_too() {
-    let launch = Launch {
-        args: ["check", "--mode=local", "--max-connections=100000"].map(str::to_owned).into(),
-        open_files: Some(FILES),
-        ..Launch::default()
-    };
+    let args = ["check", "--mode=local", "--max-connections=100000"];
+    let launch = Launch { open_files: Some(FILES), ..Launch::of(&args, &[]) };
     let output = within(BOUND, "the settings", launch.output(BOUND)).await;
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{told}");

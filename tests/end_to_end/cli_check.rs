@@ -52,16 +52,7 @@ const DEFAULTS: [(&str, &str); 36] = [
 ];
 
 async fn run(args: &[&str], env: &[(&str, &str)], dotenv: Option<&str>) -> Output {
-    let owned = |text: &&str| (*text).to_owned();
-    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Launch {
-        args: args.iter().map(owned).collect(),
-        env,
-        dotenv: dotenv.map(str::to_owned),
-        ..Launch::default()
-    }
-    .output(QUICK)
-    .await
+    Launch { dotenv: dotenv.map(str::to_owned), ..Launch::of(args, env) }.output(QUICK).await
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -25,9 +25,8 @@ async fn sessions(client_url: &str, count: usize) {
 async fn a_reader_that_stalls_or_goes_costs_the_log_alone() {
     let args = ["--mode", "local", "--client-port", "0", "--worker-port", "0", "--log-format", "json"];
     let more = ["--bind", "127.0.0.1", "--drain-timeout", "1s"];
-    let args = args.iter().chain(&more).map(|&arg| arg.to_owned()).collect();
     let (log, both) = std::io::pipe().unwrap();
-    let mut node = Launch { args, ..Launch::default() }.spawn_into("solo", both);
+    let mut node = Launch::of(&[&args[..], &more].concat(), &[]).spawn_into("solo", both);
     let mut log = BufReader::new(log);
     let (mut client, mut worker) = (String::new(), String::new());
     while client.is_empty() || worker.is_empty() {

@@ -13,13 +13,9 @@ fn production() -> NodeBuilder {
 
 /// The lines of a start that is refused.
 async fn complaints(args: &[&str], env: &[(&str, &str)]) -> Vec<String> {
-    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-    let launch = Launch {
-        args: ["--client-port=0", "--worker-port=0"].iter().chain(args).map(|&arg| arg.to_owned()).collect(),
-        env: [("NODE_ENV", "production")].iter().chain(env).copied().map(owned).collect(),
-        ..Launch::default()
-    };
-    let output = launch.output(BOUND).await;
+    let args = [&["--client-port=0", "--worker-port=0"], args].concat();
+    let env = [&[("NODE_ENV", "production")], env].concat();
+    let output = Launch::of(&args, &env).output(BOUND).await;
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{args:?} {env:?}: {told}");
     told.lines().map(str::to_owned).collect()
@@ -96,7 +92,7 @@ async fn every_opening_is_said_aloud() {
 
 #[tokio::test]
 async fn help_says_what_each_opening_means() {
-    let output = Launch { args: vec!["--help".to_owned()], ..Launch::default() }.output(BOUND).await;
+    let output = Launch::of(&["--help"], &[]).output(BOUND).await;
     let help = String::from_utf8(output.stdout).unwrap();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for words in [

@@ -259,12 +259,9 @@ async fn settings_are_shown_and_refused_without_their_secrets() {
         ("WORKER_SOCKET_URL", "ws://relay:s3cret@10.0.0.7:4001"),
     ];
     for with in secrets.chunks(1).chain([&secrets[..]]) {
-        for args in [vec![], vec!["check"], vec!["check", "--json"]] {
-            let mut launch =
-                Launch { args: args.iter().map(|&arg| arg.to_owned()).collect(), ..Launch::default() };
-            launch.args.extend(["--auth=jwt", "--client-port=x"].map(str::to_owned));
-            launch.env = with.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            let output = launch.output(BOUND).await;
+        for args in [&[][..], &["check"], &["check", "--json"]] {
+            let args = [args, &["--auth=jwt", "--client-port=x"]].concat();
+            let output = Launch::of(&args, with).output(BOUND).await;
             assert_eq!(output.status.code(), Some(2));
             for text in [output.stdout, output.stderr] {
                 let text = String::from_utf8(text).unwrap();

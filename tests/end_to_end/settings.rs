@@ -53,9 +53,7 @@ const SETTINGS: [(&str, &str); 37] = [
 ];
 
 async fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
-    let owned = |text: &&str| (*text).to_owned();
-    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Launch { args: args.iter().map(owned).collect(), env, ..Launch::default() }.output(QUICK).await
+    Launch::of(args, env).output(QUICK).await
 }
 
 /// The lines of a refused start, each of which tells one mistake.

@@ -38,6 +38,13 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// With these arguments and environment variables.
+    pub fn of(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { args, env, ..Self::default() }
+    }
+
     /// The command and the temporary directory that it runs in: a stray `.env` of the machine must not matter.
     pub fn command(&self) -> (Command, TempDir) {
         let dir = tempfile::tempdir().expect("a temporary directory");

@@ -37,7 +37,7 @@ impl Ran {
 
 /// The command line with these arguments.
 pub fn line(args: &[&str]) -> Launch {
-    Launch { args: args.iter().map(|arg| (*arg).to_owned()).collect(), ..Launch::default() }
+    Launch::of(args, &[])
 }
 
 /// The command line with these arguments, and the address of a node's ports in the environment.
