@@ -9,14 +9,6 @@ use crate::support::pair::Single;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Db, NodeBuilder, Pair, RedisServer, Worker, eventually};
 
-/// Publishes the numbers `first..=last` to a user through the stream.
-async fn add(db: &mut Db, user: &str, first: usize, last: usize) {
-    for number in first..=last {
-        let data = number.to_string();
-        db.xadd("events", &[("user", user), ("event", "e"), ("data", &data)]).await;
-    }
-}
-
 #[tokio::test]
 async fn an_entry_is_delivered_with_the_logs_id() {
     let mut pair = Pair::start().await;
@@ -39,7 +31,7 @@ async fn entries_of_one_user_are_delivered_in_the_order_they_were_added() {
     }
     for number in 1..=300 {
         for user in ["u1", "u2", "u3"] {
-            add(&mut pair.db, user, number, number).await;
+            pair.db.count(user, number, number).await;
         }
     }
     for client in &mut clients {
@@ -51,9 +43,9 @@ async fn entries_of_one_user_are_delivered_in_the_order_they_were_added() {
 async fn entries_added_before_any_node_starts_are_delivered() {
     let redis = RedisServer::start().await;
     let mut db = redis.db().await;
-    add(&mut db, "42", 1, 50).await;
+    db.count("42", 1, 50).await;
     let node = NodeBuilder::redis("node-a", &redis).start().await;
-    add(&mut db, "42", 51, 60).await;
+    db.count("42", 51, 60).await;
     let mut client = Client::open(&node, "userId=42&since=0").await;
     assert_eq!(data(&client.events(60).await), numbers(1, 60));
 }
@@ -64,12 +56,12 @@ async fn entries_added_while_no_node_runs_are_delivered_by_the_next() {
     let mut db = redis.db().await;
     let builder = NodeBuilder::redis("node-a", &redis).set("--drain-timeout", "500ms");
     let mut first = builder.start().await;
-    add(&mut db, "42", 1, 5).await;
+    db.count("42", 1, 5).await;
     let mut client = Client::open(&first, "userId=42&since=0").await;
     assert_eq!(data(&client.events(5).await), numbers(1, 5));
     first.signal(rustix::process::Signal::TERM);
     first.exit(BOUND).await;
-    add(&mut db, "42", 6, 10).await;
+    db.count("42", 6, 10).await;
     let second = builder.start().await;
     let mut client = Client::open(&second, "userId=42&since=0").await;
     assert_eq!(data(&client.events(10).await), numbers(1, 10));
@@ -116,7 +108,7 @@ async fn an_idempotency_key_counts_in_the_stream_and_across_the_ways_in() {
     let frame = serde_json::json!({"userId": "42", "event": "e", "data": 1, "key": "order 7"});
     assert_eq!(worker.publish(frame).await["id"].as_str(), first.id.as_deref());
     // This entry comes after the repeated one: once it is there, the repeated one has been handled.
-    add(&mut stage.db, "42", 2, 2).await;
+    stage.db.count("42", 2, 2).await;
     assert_eq!(client.event().await.data, "2");
 }
 
@@ -140,7 +132,7 @@ async fn bad_entries_go_to_the_dead_ones_with_a_reason_and_stop_nobody() {
     let () = stage.db.run(redis::cmd("SET").arg("log:{user:app}").arg("x")).await;
     for (number, entry) in bad.iter().enumerate() {
         stage.db.xadd("events", entry).await;
-        add(&mut stage.db, "42", number, number).await;
+        stage.db.count("42", number, number).await;
     }
     let good = client.events(bad.len()).await;
     assert_eq!(data(&good), numbers(0, bad.len() - 1), "the good ones around them arrive");
@@ -164,7 +156,7 @@ async fn an_entry_that_is_too_large_is_dead_and_not_lost() {
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
     let large = format!("\"{}\"", "x".repeat(4096));
     stage.db.xadd("events", &[("user", "42"), ("event", "e"), ("data", &large)]).await;
-    add(&mut stage.db, "42", 1, 1).await;
+    stage.db.count("42", 1, 1).await;
     assert_eq!(client.event().await.data, "1");
     let dead = eventually(BOUND, "the large entry in events:dead", async || {
         let dead = stage.db.stream("events:dead").await;
@@ -194,7 +186,7 @@ async fn entries_that_are_far_too_large_are_put_aside_by_their_beginning_and_har
             let _: redis::Value = db.run(&read).await;
         }
     }
-    add(&mut db, "42", 1, 1).await;
+    db.count("42", 1, 1).await;
     let node = NodeBuilder::redis("node-a", &redis).start().await;
     let mut client = Client::open(&node, "userId=42&since=0").await;
     assert_eq!(client.event().await.data, "1");
@@ -218,7 +210,7 @@ async fn entries_that_are_far_too_large_are_put_aside_by_their_beginning_and_har
 async fn a_node_that_goes_leaves_no_reader_behind() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
-    add(&mut stage.db, "42", 1, 3).await;
+    stage.db.count("42", 1, 3).await;
     assert_eq!(data(&client.events(3).await), numbers(1, 3));
     let readers = async |db: &mut Db| {
         let listed: String = db

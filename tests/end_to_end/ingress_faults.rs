@@ -10,13 +10,6 @@ use crate::support::pair::Single;
 use crate::support::wait::same;
 use crate::support::{BOUND, Client, Db, NodeBuilder, RedisServer, eventually};
 
-pub async fn add(db: &mut Db, first: usize, last: usize) {
-    for number in first..=last {
-        let data = number.to_string();
-        db.xadd("events", &[("user", "42"), ("event", "e"), ("data", &data)]).await;
-    }
-}
-
 /// Waits until the group has nothing that was read and not acknowledged.
 pub async fn all_acknowledged(db: &mut Db) {
     eventually(BOUND, "no pending entry in the group `switchboard`", async || {
@@ -32,16 +25,16 @@ pub async fn all_acknowledged(db: &mut Db) {
 async fn a_group_that_was_destroyed_is_made_again_and_no_later_entry_is_lost() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
-    add(&mut stage.db, 1, 20).await;
+    stage.db.count("42", 1, 20).await;
     assert_eq!(data(&client.events(20).await), numbers(1, 20));
     all_acknowledged(&mut stage.db).await;
     let destroyed: i64 =
         stage.db.run(redis::cmd("XGROUP").arg("DESTROY").arg("events").arg("switchboard")).await;
     assert_eq!(destroyed, 1);
-    add(&mut stage.db, 21, 40).await;
+    stage.db.count("42", 21, 40).await;
     // The earlier ones were handled: from a known position on, they do not come again.
     assert_eq!(data(&client.events(20).await), numbers(21, 40));
-    add(&mut stage.db, 41, 41).await;
+    stage.db.count("42", 41, 41).await;
     assert_eq!(client.event().await.data, "41");
 }
 
@@ -49,11 +42,11 @@ async fn a_group_that_was_destroyed_is_made_again_and_no_later_entry_is_lost() {
 async fn a_group_that_was_set_past_all_entries_reads_them_once_it_is_set_back() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
-    add(&mut stage.db, 1, 2).await;
+    stage.db.count("42", 1, 2).await;
     assert_eq!(data(&client.events(2).await), numbers(1, 2));
     let set = |id: &str| redis::cmd("XGROUP").arg(&["SETID", "events", "switchboard", id]).to_owned();
     let () = stage.db.run(&set("99999999999999-0")).await;
-    add(&mut stage.db, 3, 9).await;
+    stage.db.count("42", 3, 9).await;
     let () = stage.db.run(&set("0")).await;
     assert_eq!(data(&client.events(7).await), numbers(3, 9));
 }
@@ -66,7 +59,7 @@ async fn entries_that_come_one_by_one_cost_one_look_at_the_group_each() {
     let reset = redis::cmd("CONFIG").arg("RESETSTAT").to_owned();
     let () = stage.db.run(&reset).await;
     for number in 1..=5 {
-        add(&mut stage.db, number, number).await;
+        stage.db.count("42", number, number).await;
         assert_eq!(data(&client.events(1).await), numbers(number, number));
         all_acknowledged(&mut stage.db).await;
     }
@@ -120,12 +113,12 @@ async fn an_entry_that_cannot_be_put_aside_is_tried_again_quietly() {
 async fn a_stream_that_was_deleted_is_read_again_from_its_new_start() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
-    add(&mut stage.db, 1, 20).await;
+    stage.db.count("42", 1, 20).await;
     assert_eq!(data(&client.events(20).await), numbers(1, 20));
     all_acknowledged(&mut stage.db).await;
     let deleted: i64 = stage.db.run(redis::cmd("DEL").arg("events")).await;
     assert_eq!(deleted, 1);
-    add(&mut stage.db, 21, 40).await;
+    stage.db.count("42", 21, 40).await;
     assert_eq!(data(&client.events(20).await), numbers(21, 40));
     stage.a.log_line(BOUND, "what has happened", |line| line.contains("has been made anew")).await;
     assert!(!stage.a.lines().iter().any(|line| line.contains("another process")), "nobody took it");
@@ -142,7 +135,7 @@ async fn a_stream_that_was_deleted_is_read_again_from_its_new_start() {
 async fn a_stream_that_is_none_is_told_of_once_and_read_when_it_is_one_again() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
-    add(&mut stage.db, 1, 1).await;
+    stage.db.count("42", 1, 1).await;
     assert_eq!(client.event().await.data, "1");
     let () = stage.db.run(redis::cmd("SET").arg("events").arg("not a stream")).await;
     let told = |line: &str| line.contains("the ingress stream cannot be read");
@@ -156,7 +149,7 @@ async fn a_stream_that_is_none_is_told_of_once_and_read_when_it_is_one_again() {
         "{lines:#?}"
     );
     let _: i64 = stage.db.run(redis::cmd("DEL").arg("events")).await;
-    add(&mut stage.db, 2, 2).await;
+    stage.db.count("42", 2, 2).await;
     assert_eq!(client.event().await.data, "2");
 }
 
@@ -197,7 +190,7 @@ async fn what_another_consumer_of_the_group_took_stays_until_it_is_routed() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
     // The node reads, and has taken over what there was.
-    add(&mut stage.db, 0, 0).await;
+    stage.db.count("42", 0, 0).await;
     assert_eq!(client.event().await.data, "0");
     let mut transaction = redis::pipe();
     transaction.atomic().cmd("XADD").arg(&["events", "*", "user", "43", "event", "e", "data", "1"]);
@@ -221,15 +214,15 @@ async fn what_another_consumer_of_the_group_took_stays_until_it_is_routed() {
 async fn a_lost_inbox_costs_no_event() {
     let mut stage = Single::start().await;
     let mut client = Client::as_user(&stage.a, "42", "tab-1").await;
-    add(&mut stage.db, 1, 5).await;
+    stage.db.count("42", 1, 5).await;
     assert_eq!(data(&client.events(5).await), numbers(1, 5));
     let inbox = "inbox:{node:node-a}";
     let destroyed: i64 = stage.db.run(redis::cmd("XGROUP").arg("DESTROY").arg(inbox).arg("node")).await;
     assert_eq!(destroyed, 1);
-    add(&mut stage.db, 6, 10).await;
+    stage.db.count("42", 6, 10).await;
     assert_eq!(data(&client.events(5).await), numbers(6, 10));
     let _: i64 = stage.db.run(redis::cmd("DEL").arg(inbox)).await;
-    add(&mut stage.db, 11, 15).await;
+    stage.db.count("42", 11, 15).await;
     assert_eq!(data(&client.events(5).await), numbers(11, 15));
 }
 
@@ -306,9 +299,9 @@ async fn when_the_active_reader_is_killed_under_load_the_other_node_delivers_all
     let killed = Arc::new(Notify::new());
     let told = killed.clone();
     let adding = tokio::spawn(async move {
-        add(&mut adding_db, 1, BEFORE).await;
+        adding_db.count("42", 1, BEFORE).await;
         told.notified().await;
-        add(&mut adding_db, BEFORE + 1, LOAD).await;
+        adding_db.count("42", BEFORE + 1, LOAD).await;
     });
     let mut received = client.events(LOAD / 5).await;
     reader.kill();
@@ -317,7 +310,7 @@ async fn when_the_active_reader_is_killed_under_load_the_other_node_delivers_all
     assert_eq!(data(&received), numbers(1, LOAD));
     adding.await.unwrap();
     // One more is the next one: nothing was delivered twice behind the last.
-    add(&mut db, 9999, 9999).await;
+    db.count("42", 9999, 9999).await;
     assert_eq!(client.event().await.data, "9999");
     assert_eq!(db.log_ids("42").await.len(), LOAD + 1);
 }

@@ -1,6 +1,6 @@
 //! Entries of the ingress stream that Redis refuses for a while, and what is read beside them.
 
-use crate::ingress_faults::{add, all_acknowledged};
+use crate::ingress_faults::all_acknowledged;
 use crate::support::client::{data, numbers};
 use crate::support::pair::Single;
 use crate::support::scrape::counted;
@@ -134,7 +134,7 @@ async fn what_is_refused_is_not_let_go_of_with_what_is_done_after_it() {
     add_beside_full(&mut stage.db, &[&full, &other]).await;
     assert_eq!(client.event().await.data, "1", "what is not concerned does not wait");
     relieve(&mut stage.db).await;
-    add(&mut stage.db, 2, 2).await;
+    stage.db.count("42", 2, 2).await;
     assert_eq!(client.event().await.data, "2");
 }
 
@@ -156,7 +156,7 @@ async fn broadcasts_around_what_is_refused_are_sent_once() {
     let broadcast = |data| [("broadcast", "1"), ("event", "e"), ("data", data)];
     add_beside_full(&mut stage.db, &[&broadcast("1"), &full, &broadcast("2")]).await;
     relieve(&mut stage.db).await;
-    add(&mut stage.db, 3, 3).await;
+    stage.db.count("42", 3, 3).await;
     let mut received = data(&client.events(3).await);
     // A broadcast comes by the inbox, and the last one may be overtaken by what follows it.
     received[1..].sort();

@@ -107,6 +107,13 @@ impl Db {
         self.run(&command).await
     }
 
+    /// Publishes the numbers `first..=last` to a user through the ingress stream, one after the other.
+    pub async fn count(&mut self, user: &str, first: usize, last: usize) {
+        for number in first..=last {
+            self.xadd("events", &[("user", user), ("event", "e"), ("data", &number.to_string())]).await;
+        }
+    }
+
     /// Waits until no session of a user is left: its last word on positions has been written by then.
     pub async fn offline(&mut self, user: &str) {
         let key = format!("user:{user}");
