@@ -6,19 +6,15 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::support::raw::handshake;
-use crate::support::{BOUND, Beside, Client, Node, NodeBuilder, RawClient, eventually, http, within};
+use crate::support::{BOUND, Beside, Client, NodeBuilder, RawClient, eventually, http, within};
 
 /// A hello timeout that a test can wait for.
 const SHORT: (&str, &str) = ("--hello-timeout", "500ms");
 
-fn ports(node: &Node) -> [&str; 2] {
-    [node.client_address(), node.worker_address()]
-}
-
 #[tokio::test]
 async fn a_head_that_does_not_come_in_time_ends_the_connection_on_both_ports() {
     let node = NodeBuilder::local("solo").with(&[SHORT]).start().await;
-    for address in ports(&node) {
+    for address in node.addresses() {
         for begun in ["", "G", "GET / HTTP/1.1\r\nHost: slow\r\n"] {
             let mut slow = RawClient::connect(address).await;
             slow.write(begun.as_bytes()).await;
@@ -48,7 +44,7 @@ async fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
 async fn an_idle_connection_is_not_kept_beyond_the_hello_timeout() {
     // Time for two requests, one after the other.
     let node = NodeBuilder::local("solo").set("--hello-timeout", "2s").start().await;
-    let idle = ports(&node).map(async |address| {
+    let idle = node.addresses().map(async |address| {
         let mut idle = RawClient::connect(address).await;
         for _ in 0..2 {
             idle.write(b"GET /healthz HTTP/1.1\r\nHost: idle\r\n\r\n").await;
@@ -94,7 +90,7 @@ async fn too_many_and_too_large_headers_are_431() {
     let mut beside = Beside::open(&node).await;
     let many: String = (0..100).map(|number| format!("X-{number}: x\r\n")).collect();
     let large = format!("X-Large: {}\r\n", "x".repeat(20_000));
-    for address in ports(&node) {
+    for address in node.addresses() {
         for headers in [&many, &large] {
             let mut client = RawClient::connect(address).await;
             client.write(format!("GET / HTTP/1.1\r\nHost: test\r\n{headers}\r\n").as_bytes()).await;
@@ -125,7 +121,7 @@ async fn connections_without_a_request_use_up_neither_port() {
     // 512 files leave 32 seats on each port.
     let node = NodeBuilder::local("solo").open_files(512).set("--hello-timeout", "10m").start().await;
     let mut beside = Beside::open(&node).await;
-    for address in ports(&node) {
+    for address in node.addresses() {
         let mut idle = Vec::new();
         for number in 0..150 {
             let mut connection = RawClient::connect(address).await;
@@ -171,7 +167,7 @@ async fn connections_that_ask_on_and_on_use_up_neither_port() {
     let mut beside = Beside::open(&node).await;
     let answers = AtomicUsize::new(0);
     // More than the 32 seats.
-    let askers = ports(&node).into_iter().flat_map(|address| std::iter::repeat_n(address, 34));
+    let askers = node.addresses().into_iter().flat_map(|address| std::iter::repeat_n(address, 34));
     let others = async {
         eventually(BOUND, "all seats to be taken", async || match answers.load(Ordering::Relaxed) {
             200.. => Ok(()),

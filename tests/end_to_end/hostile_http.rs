@@ -3,10 +3,6 @@
 use crate::support::raw::{TEXT, handshake};
 use crate::support::{Beside, Client, Node, NodeBuilder, RawClient, Worker};
 
-fn ports(node: &Node) -> [&str; 2] {
-    [node.client_address(), node.worker_address()]
-}
-
 /// Sends a text, and gives all that comes until the node ends the connection.
 async fn say(address: &str, text: &str) -> String {
     let mut peer = RawClient::connect(address).await;
@@ -32,7 +28,7 @@ async fn what_is_no_http_is_refused_and_the_connection_ends() {
         "GET /healthz HTTP/1.1\r\nHost: a\r\nX: a\rY: b\r\n\r\n",
         "GET /healthz HTTP/1.1\r\nHost: a\r\n: empty\r\n\r\n",
     ];
-    for address in ports(&node) {
+    for address in node.addresses() {
         for request in requests {
             let answer = say(address, request).await;
             assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{request:?} got {answer:?}");
@@ -44,7 +40,7 @@ async fn what_is_no_http_is_refused_and_the_connection_ends() {
 #[tokio::test]
 async fn a_request_for_no_host_or_for_two_is_400() {
     let node = NodeBuilder::local("solo").start().await;
-    for address in ports(&node) {
+    for address in node.addresses() {
         for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
             let request = format!("GET /healthz HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
             let answer = say(address, &request).await;
@@ -143,7 +139,7 @@ async fn a_line_that_ends_without_a_carriage_return_hides_no_second_request() {
     let node = NodeBuilder::local("solo").set("--hello-timeout", "500ms").start().await;
     let hidden = "GET /nodes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let length = hidden.len();
-    for address in ports(&node) {
+    for address in node.addresses() {
         // What another program may take for one header is two here, and never no header.
         for head in [
             format!("POST /publish HTTP/1.1\nHost: a\nConnection: close\nContent-Length: {length}\n\n"),
@@ -222,7 +218,7 @@ async fn an_upgrade_with_a_body_is_400() {
 #[tokio::test]
 async fn nothing_is_a_tunnel() {
     let node = NodeBuilder::local("solo").start().await;
-    for address in ports(&node) {
+    for address in node.addresses() {
         for request in [
             "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\

@@ -103,7 +103,7 @@ async fn a_ping_comes_back_as_a_pong_with_its_payload() {
 async fn a_frame_of_an_extension_that_was_declined_is_1002() {
     let node = NodeBuilder::local("solo").start().await;
     let offers = "permessage-deflate; client_max_window_bits, x-webkit-deflate-frame";
-    for address in [node.client_address(), node.worker_address()] {
+    for address in node.addresses() {
         let url = format!("http://{address}/?userId=42");
         let answer = http::upgrade(&url, &[("sec-websocket-extensions", offers)]).await;
         assert_eq!(answer.status, 101, "{answer:?}");
@@ -118,7 +118,7 @@ async fn a_frame_of_an_extension_that_was_declined_is_1002() {
 async fn answers(node: &Node, lines: &[&str]) -> [String; 2] {
     let request: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
     let mut heads = [String::new(), String::new()];
-    for (head, address) in heads.iter_mut().zip([node.client_address(), node.worker_address()]) {
+    for (head, address) in heads.iter_mut().zip(node.addresses()) {
         let mut client = RawClient::connect(address).await;
         client.write(format!("{request}\r\n").as_bytes()).await;
         *head = client.head("the answer to a handshake").await.expect("an answer");
@@ -204,7 +204,7 @@ async fn another_version_is_426_and_told_which_one_is_spoken() {
 #[tokio::test]
 async fn a_close_is_answered_with_its_own_code_and_the_connection_ends() {
     let node = NodeBuilder::local("solo").start().await;
-    for address in [node.client_address(), node.worker_address()] {
+    for address in node.addresses() {
         for close in [&b""[..], b"\x03\xe8", b"\x03\xe9going away", b"\x0f\xa0", b"\x13\x87mine"] {
             let mut client = RawClient::upgrade_at(address, "userId=42").await;
             // In the middle of a message as well.
@@ -242,7 +242,7 @@ async fn the_code_of_a_clients_close_is_in_the_log() {
 async fn a_close_that_the_node_begins_is_a_bye_a_close_and_then_the_end_once_the_peer_agrees() {
     let node = NodeBuilder::local("solo").start().await;
     let mut beside = Beside::open(&node).await;
-    for address in [node.client_address(), node.worker_address()] {
+    for address in node.addresses() {
         // Again where the machine was so busy that the time that a peer has to agree was nearly over.
         let mut client = eventually(BOUND, "no early end", async || {
             let mut client = RawClient::upgrade_at(address, "userId=42").await;

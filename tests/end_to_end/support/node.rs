@@ -171,6 +171,11 @@ impl Node {
     pub fn worker_address(&self) -> &str {
         self.worker_url.trim_start_matches("ws://")
     }
+
+    /// Both of these.
+    pub fn addresses(&self) -> [&str; 2] {
+        [self.client_address(), self.worker_address()]
+    }
 }
 
 /// A node is its process: signals, exit status and log lines are asked of it directly.
