@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -203,6 +203,12 @@ impl RawClient {
                 other => panic!("frame type {other} instead of {awaited}: {:#?}", self.history),
             }
         }
+    }
+
+    /// Sends a ping frame and expects its pong next: whatever was sent before has been handled then.
+    pub async fn round_trip(&mut self) {
+        self.send_text(r#"{"type":"ping"}"#).await;
+        assert_eq!(self.json("a pong").await, json!({"type": "pong"}));
     }
 
     /// Reads on to the close that the node begins, and checks its announcement.
