@@ -98,11 +98,7 @@ async fn a_client_that_asks_and_never_reads_is_cut_off() {
         let mut client = deaf(&node, &mut Worker::open(&node).await).await;
         // Ten thousand answers that nobody reads would be kept.
         tokio::time::timeout(Duration::from_secs(5), client.write(&asks.repeat(10_000))).await.ok();
-        eventually(BOUND, "the session's end", async || {
-            let user = http::try_get(&node.worker_http("/users/deaf")).await?.json();
-            if user["online"] == false { Ok(()) } else { Err(user.to_string()) }
-        })
-        .await;
+        node.offline("deaf").await;
         beside.served().await;
     }
 }

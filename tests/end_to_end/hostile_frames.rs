@@ -208,12 +208,7 @@ async fn whoever_is_gone_in_the_middle_of_a_frame_leaves_nothing_behind() {
         let (mut gone, _) = RawClient::open(&node, &format!("userId=gone-{cut}")).await;
         gone.write(&frame(FIN | TEXT, br#"{"type":"ping"}"#)[..cut]).await;
         drop(gone);
-        crate::support::eventually(BOUND, "the user to be offline", async || {
-            let url = node.worker_http(&format!("/users/gone-{cut}"));
-            let user = crate::support::http::try_get(&url).await?.json();
-            if user["online"] == false { Ok(()) } else { Err(user.to_string()) }
-        })
-        .await;
+        node.offline(&format!("gone-{cut}")).await;
     }
     beside.served().await;
 }

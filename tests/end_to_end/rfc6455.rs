@@ -274,9 +274,5 @@ async fn a_peer_that_shuts_its_side_without_a_close_is_gone() {
     let mut stream = TcpStream::connect(node.client_address()).await.unwrap();
     stream.write_all(crate::support::raw::handshake("userId=half", &[]).as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
-    eventually(BOUND, "the user to be offline", async || {
-        let user = http::try_get(&node.worker_http("/users/half")).await?.json();
-        if user["online"] == false { Ok(()) } else { Err(user.to_string()) }
-    })
-    .await;
+    node.offline("half").await;
 }

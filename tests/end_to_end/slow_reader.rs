@@ -90,11 +90,7 @@ async fn a_reader_that_never_reads_again_is_closed_and_forgotten() {
         worker.event("42", &padded(number)).await;
     }
     // Its socket cannot even take the bye: the session has to end all the same.
-    crate::support::eventually(crate::support::BOUND, "an ack without nodes", async || {
-        let ack = worker.publish(serde_json::json!({"userId": "42", "event": "e"})).await;
-        if ack["nodes"] == serde_json::json!([]) { Ok(()) } else { Err(ack.to_string()) }
-    })
-    .await;
+    worker.nobody_left("42").await;
     let mut good = Client::as_user(&node, "43", "tab-1").await;
     worker.count("43", 1, 3).await;
     assert_eq!(data(&good.events(3).await), numbers(1, 3));

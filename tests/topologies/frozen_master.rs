@@ -174,11 +174,7 @@ async fn a_dead_node_whose_keys_nobody_can_read_ends_neither_broadcasts_nor_the_
     let b = node(&cluster, &with, &[("--node-ttl", "2s")]).await;
     cluster.servers[master].kill();
     b.signal(Signal::KILL);
-    eventually(BOUND * 2, "the list without it", async || {
-        let answer = http::get(&a.worker_http("/nodes")).await;
-        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    http::answers(&a.worker_http("/nodes"), 200, BOUND * 2).await; // the list without it
     let answer = http::post(&a.worker_http("/publish"), r#"{"broadcast":true,"event":"e"}"#).await;
     assert_eq!(answer.status, 200, "{answer:?}");
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::process::{Launch, Process};
 use super::redis_server::RedisServer;
-use super::wait::{BOUND, eventually};
+use super::wait::{BOUND, eventually, same};
 use super::{http, ports};
 
 /// What a node is started with; local mode unless [`NodeBuilder::redis`] says otherwise.
@@ -145,6 +145,15 @@ impl Node {
         for url in [self.worker_http("/readyz"), self.client_http("/readyz")] {
             http::answers(&url, 200, BOUND).await;
         }
+    }
+
+    /// Waits until the node says that a user is offline.
+    pub async fn offline(&self, user: &str) {
+        let url = self.worker_http(&format!("/users/{user}"));
+        eventually(BOUND, &format!("{user} to be offline"), async || {
+            same(http::try_get(&url).await?.json()["online"].clone(), Value::Bool(false))
+        })
+        .await;
     }
 
     /// Address of a client's upgrade with this query string (which may be empty).

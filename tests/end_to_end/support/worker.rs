@@ -5,6 +5,7 @@ use tokio_tungstenite::tungstenite::Error;
 
 use super::node::Node;
 use super::socket::{Closed, Socket};
+use super::wait::{BOUND, eventually, same};
 
 /// A connected worker. Dropping it breaks the connection without a close.
 pub struct Worker {
@@ -49,6 +50,15 @@ impl Worker {
         let ack = self.ask(&text).await;
         assert_eq!((&ack["type"], &ack["ref"]), (&json!("ack"), &json!(reference)), "{text} got {ack}");
         ack
+    }
+
+    /// Publishes to a user until an answer says that no node holds any of its sockets.
+    pub async fn nobody_left(&mut self, user: &str) {
+        eventually(BOUND, "an ack without nodes", async || {
+            let ack = self.publish(json!({"userId": user, "event": "e"})).await;
+            same(ack["nodes"].clone(), json!([]))
+        })
+        .await;
     }
 
     /// Publishes an event named `e` with this JSON text to a user, and gives its id.
