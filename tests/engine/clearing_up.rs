@@ -131,8 +131,7 @@ fn online(stage: &Stage) -> Vec<String> {
 
 /// All are told of, each once; then nobody need be remembered on that list.
 async fn all_are_told(stage: &Stage, list: &str, others: &[&str]) {
-    let told = || stage.ask::<Vec<(String, Vec<String>)>>(&["XRANGE", "presence", "-", "+"]);
-    let offline = || told().iter().filter(|(_, fields)| fields[3] == "offline").count();
+    let offline = || stage.edges().iter().filter(|state| *state == "offline").count();
     Recorder::eventually("all told", async || offline() >= MANY).await;
     let listed = async || stage.ask::<BTreeSet<String>>(&["SMEMBERS", list]);
     let others: BTreeSet<String> = others.iter().map(|other| (*other).to_owned()).collect();
