@@ -40,6 +40,20 @@ pub struct Crew {
     threw_away: bool,
 }
 
+/// What is counted of a fault, and how wide its column is.
+const COLUMNS: [(&str, usize); 10] = [
+    ("sent", 7),
+    ("seen", 8),
+    ("lost", 6),
+    ("double", 7),
+    ("order", 6),
+    ("gaps", 6),
+    ("false", 6),
+    ("other", 6),
+    ("wait ms", 9),
+    ("whole ms", 9),
+];
+
 /// What came of one fault.
 pub struct Outcome {
     pub fault: Fault,
@@ -174,34 +188,15 @@ impl Crew {
 impl Outcome {
     /// The head of the table whose lines are outcomes.
     pub fn head() -> String {
-        let words = [
-            "fault", "sent", "seen", "lost", "double", "order", "gaps", "false", "other", "wait ms",
-            "whole ms",
-        ];
-        format!(
-            "{:<38}{:>7}{:>8}{:>6}{:>7}{:>6}{:>6}{:>6}{:>6}{:>9}{:>9}",
-            words[0],
-            words[1],
-            words[2],
-            words[3],
-            words[4],
-            words[5],
-            words[6],
-            words[7],
-            words[8],
-            words[9],
-            words[10]
-        )
+        let columns: String = COLUMNS.iter().map(|(name, width)| format!("{name:>width$}")).collect();
+        format!("{:<38}{columns}", "fault")
     }
 }
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let it = &self.verdict;
-        write!(
-            to,
-            "{:<38}{:>7}{:>8}{:>6}{:>7}{:>6}{:>6}{:>6}{:>6}{:>9}{:>9}",
-            self.fault.name(),
+        let counts = [
             it.sent,
             it.delivered,
             it.lost.len(),
@@ -210,8 +205,10 @@ impl std::fmt::Display for Outcome {
             it.gaps,
             it.false_gaps.len(),
             it.strange.len(),
-            it.longest_wait_ms,
-            self.whole_after.as_millis()
-        )
+            it.longest_wait_ms as usize,
+            self.whole_after.as_millis() as usize,
+        ];
+        write!(to, "{:<38}", self.fault.name())?;
+        COLUMNS.iter().zip(counts).try_for_each(|((_, width), count)| write!(to, "{count:>width$}"))
     }
 }
