@@ -22,7 +22,8 @@ pub enum LeaseState {
     Renewed {
         /// The user's newest event, where it is known.
         newest: EventId,
-        /// Up to where events are known to be lost, or zero: whoever does not know of that looks into the log.
+        /// Redis is known to have lost events before this id; zero where it is not. A session that does not know of
+        /// that yet looks into its log, where it is told of the gap.
         lost: EventId,
     },
     /// The lease was lost: register the user's sessions anew.

@@ -92,7 +92,8 @@ pub struct Registration {
     pub more: bool,
     /// Orders connections of one client: the later has the greater one.
     pub order: u64,
-    /// What was lost before this id the session has been told of, or it began later: [`Told::knows`] from here on.
+    /// Losses before this id are no news to the session: it is told of them now, or was before, or it began later. With
+    /// its next look it says so: [`Told::knows`].
     pub knows: EventId,
     /// The newest event there was, as far as the log or what is noted beside it tells; zero where nothing does.
     pub heard: EventId,
