@@ -52,13 +52,14 @@ pub struct Handle {
 struct State {
     outbox: VecDeque<Outgoing>,
     bytes: usize,
-    /// What waits does not follow on what was sent: it waits for more.
+    /// The first event that waits does not follow on the last one that was sent: the session is not woken for it, as
+    /// what lies between may come yet.
     held: bool,
-    /// Hints of what is logged are not taken: the session reads the log.
+    /// The session reads the log, which has all that is logged: until it has caught up, hints of that are dropped.
     behind: bool,
-    /// The session is behind because too much waited.
+    /// It is behind because its outbox ran over: until it has caught up, transient events are dropped, too.
     pressed: bool,
-    /// Something transient was dropped since the outbox was taken.
+    /// Something transient was dropped since the outbox was taken: the session makes no room, and is not waited for.
     overrun: bool,
     /// A look into the log was asked for since the last one began.
     look: bool,
@@ -66,9 +67,10 @@ struct State {
     heard: EventId,
     /// The same when the last look into the log began.
     heard_before_look: EventId,
-    /// That look tells the engine of what Redis has lost.
+    /// That look tells the engine that Redis has lost `told.event`: once it has ended without a gap, that is over.
     tells_loss: bool,
-    /// Its event is the newest that was hinted or read; lost where a hint says that what came before its own is older.
+    /// What the next look tells the engine: of the newest event that was hinted or read, and whether a later hint has
+    /// shown that it is lost.
     told: Told,
     confirmed: EventId,
     saved: EventId,
