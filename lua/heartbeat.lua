@@ -83,7 +83,8 @@ local function heartbeat(user, nodes, log, cursor, at, pairs_given)
   if last and last ~= noted[3] then
     redis.call('HSET', cursor, '@newest', last) -- outlives the leases, and the log
   end
-  -- Neither needs it each time: a fifth of this script's cost. Who leaves, or is cleared up after, renews both.
+  -- To renew these with each heartbeat would be a fifth of this script's cost. Eight times in a log's TTL are enough,
+  -- each where the lease passes into another eighth: whoever leaves, or is cleared up after, renews both as well.
   if math.floor(held / due_each) ~= math.floor(lease_end / due_each) then
     keep(log, log_ttl)
     keep(cursor, log_ttl)

@@ -31,18 +31,18 @@ impl Default for Deadline {
 }
 
 impl Deadline {
-    /// It is then.
+    /// Puts it to this time, whether there was one or not.
     pub fn set(&self, at: Instant) {
         self.at_ms.store(self.ms(at), Ordering::Release);
     }
 
-    /// It is then, unless there is none. Whether there was one.
+    /// Puts it to this time, unless it was cleared meanwhile. Returns whether it was put there.
     fn put_off(&self, at: Instant) -> bool {
         let put_off = |was| (was != NONE).then(|| self.ms(at));
         self.at_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, put_off).is_ok()
     }
 
-    /// There is none any more, and so nothing left of it.
+    /// There is none any more: [`Deadline::is_over`] from now on, until it is set again.
     pub fn clear(&self) {
         self.at_ms.store(NONE, Ordering::Release);
     }

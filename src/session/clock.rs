@@ -38,11 +38,11 @@ enum Ping {
         /// When the peer is looked at, if it sends nothing: after half of its time, at the end of it, and so on.
         until: Instant,
         confirms: EventId,
-        /// How many bytes had gone in all when the ping had; before that it [`WAITS`].
+        /// How many bytes had been written in all once the ping had; [`WAITS`] as long as it has not.
         sent: u64,
         /// How often it was looked at since it last showed that it is there.
         looks: u8,
-        /// It has shown that it is slow.
+        /// The peer has shown that it is slow and not silent: it sends, or takes what is before the ping.
         slow: bool,
         /// Its system had no room at the last look.
         full: bool,

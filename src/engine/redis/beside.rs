@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use super::Context;
 
-/// The share of a lease for which a beat waits. Where all masters answer it is done by then, and whoever awaits a beat
-/// finds it done; of what is left, two more beats come in time.
+/// A beat waits for this work, but for a tenth of the lease at most. Where all masters answer it is done by then, so
+/// that whoever awaits a beat finds it done. Where one does not, enough of the lease is left for two more beats.
 const SHARE: u32 = 10;
 
 /// What goes on: where one of these hangs, the next beat does not add to it.

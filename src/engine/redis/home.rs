@@ -22,7 +22,7 @@ struct Place {
 }
 
 impl Home {
-    /// It is there; says how often it has moved.
+    /// Notes where it is. Returns how often it has moved: what was opened before the last move is of no use any more.
     pub fn is_at(&self, info: &ConnectionInfo) -> u64 {
         let mut moves = 0;
         self.0.send_if_modified(|place| {
@@ -47,8 +47,8 @@ impl Home {
         Ok((place.info.clone().ok_or_else(not_yet)?, place.moves))
     }
 
-    /// How good a guess a place is that only few name, to be compared: one where nobody was a moment ago is the worst, and
-    /// where the server was so far the best.
+    /// Ranks a place that only few Sentinels name; the greatest is the best guess. One where nobody answered a moment
+    /// ago ranks below all others, and the one where the server was so far above all that are alike in that.
     pub fn guess(&self, info: &ConnectionInfo) -> (bool, bool) {
         let place = self.0.borrow();
         let here = Some(address(info));
@@ -95,14 +95,14 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// An attempt to reach it at a place. Where `most` name that place, the server is there, whether it can be reached or
-    /// not; where only a few do, it is there once it was reached.
+    /// Begins an attempt to reach it at a place. Where `most` Sentinels name that place, it counts as moved there at
+    /// once, whether it can be reached or not. Where only a few do, they may be wrong: it has to answer there first.
     pub fn new(home: &'a Home, info: &'a ConnectionInfo, most: bool) -> Self {
         let moves = if most { home.is_at(info) } else { home.moves() };
         Self { home, info, moves, over: false }
     }
 
-    /// It is there; says how often it has moved.
+    /// It has answered. Returns how often it has moved.
     ///
     /// # Errors
     /// Where it has moved elsewhere meanwhile.

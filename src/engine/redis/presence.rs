@@ -20,7 +20,8 @@ use crate::id::UserId;
 use crate::lock::lock;
 use crate::retold::Retold;
 
-/// See [`look`]; twice as long as it takes until it is tried again of who has left.
+/// How long nothing must have failed, at least, before [`look`] takes a debt for paid, however short `--session-ttl`
+/// is: of users who have left it is tried again each second.
 const LEAST_QUIET: Duration = Duration::from_secs(2);
 
 /// That `presence` takes nothing.
