@@ -23,13 +23,13 @@ pub struct Bench {
 /// # Errors
 /// Where flags are off, or nothing could be measured.
 pub fn run(mut reader: Reader, asked: &Bench) -> Outcome {
-    let files = usize::try_from(settings::open_files()).unwrap_or(usize::MAX);
     let here = here(&mut reader)?;
     let value = |name: &str| match asked.flags.get(name) {
         Some(value) => Some(value.clone()),
         None => here.get(name).cloned().or_else(|| reader.given(name).map(str::to_owned)),
     };
-    let plan = Plan::read(&value, files).map_err(|mistakes| Failure::Usage(mistakes.join("\n")))?;
+    let plan =
+        Plan::read(&value, settings::open_files()).map_err(|mistakes| Failure::Usage(mistakes.join("\n")))?;
     let redis = match plan.via {
         Via::Xadd => Some(redis(&mut reader)?),
         Via::Worker | Via::Http => worker_token(&mut reader).map(|_| None)?, // the plan has it

@@ -73,11 +73,11 @@ impl Endpoint {
     /// mistakes.
     pub fn here(reader: &mut Reader, url: &str, port: &str) -> Option<Self> {
         let bind = reader.ip("bind").filter(|bind| !bind.is_unspecified());
-        let number = reader.number(port, 1, u64::from(u16::MAX))?;
+        let number = reader.number(port, 1, u16::MAX)?;
         Some(Self {
             secure: false,
             host: bind.map_or_else(|| "127.0.0.1".to_owned(), |bind| bind.to_string()),
-            port: u16::try_from(number).ok()?,
+            port: number,
             path: "/".to_owned(),
             token: None,
             from: format!("--{port}, {}; --{url} names another", reader.source(port)),

@@ -133,8 +133,8 @@ impl Settings {
         let node_id = node_id(r);
         let usual = if development { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
         let bind = r.or("bind", IpAddr::V4(usual), Reader::ip);
-        let client_port = r.number("client-port", 0, u64::from(u16::MAX));
-        let worker_port = r.number("worker-port", 0, u64::from(u16::MAX));
+        let client_port = r.number("client-port", 0, u16::MAX);
+        let worker_port = r.number("worker-port", 0, u16::MAX);
         if client_port.is_some_and(|port| port != 0) && client_port == worker_port {
             r.mistake("worker-port", "another port than --client-port");
         }
@@ -164,7 +164,6 @@ impl Settings {
         let drain_rate = r.number("drain-rate", 1, 1_000_000);
 
         let Access { auth, origins, worker_origins, trusted_proxies, worker_tokens } = access?;
-        let size = |number: u64| usize::try_from(number).ok();
         Some(Self {
             redis: redis?,
             node_id: node_id?,
@@ -172,8 +171,8 @@ impl Settings {
             log_level: log_level?,
             log_format: log_format?,
             bind: bind?,
-            client_port: u16::try_from(client_port?).ok()?,
-            worker_port: u16::try_from(worker_port?).ok()?,
+            client_port: client_port?,
+            worker_port: worker_port?,
             client_url: client_url?,
             worker_url: worker_url?,
             auth,
@@ -184,18 +183,18 @@ impl Settings {
             session_ttl: session_ttl?,
             node_ttl: node_ttl?,
             limits: limits?,
-            log_length: size(log_length?)?,
+            log_length: log_length?,
             log_ttl: log_ttl?,
             max_event: max_event?,
-            max_sessions_per_user: size(max_sessions_per_user?)?,
-            max_connections: size(max_connections?)?,
-            max_workers: size(max_workers?)?,
-            open_files: size(files)?,
-            waiting_connections: size(waiting_connections)?,
-            send_queue: size(send_queue?)?,
-            uplink_length: size(uplink_length?)?,
+            max_sessions_per_user: max_sessions_per_user?,
+            max_connections: max_connections?,
+            max_workers: max_workers?,
+            open_files: files,
+            waiting_connections,
+            send_queue: send_queue?,
+            uplink_length: uplink_length?,
             bounds: bounds?,
-            threads: size(threads?)?,
+            threads: threads?,
             drain_timeout: drain_timeout?,
             drain_rate: drain_rate?,
         })
@@ -204,35 +203,36 @@ impl Settings {
 
 /// Files the node needs besides its clients' and workers' sockets and what waits on its ports: Redis, listeners, the
 /// API server's 64.
-const SPARE_FILES: u64 = 128;
+const SPARE_FILES: usize = 128;
 /// Enough for the back ends of one node where files are few.
-const LEAST_WORKERS: u64 = 64;
+const LEAST_WORKERS: usize = 64;
 /// Enough for hundreds of back ends on every node. Each may have 16 MiB on their way.
-const MOST_WORKERS: u64 = 1024;
+const MOST_WORKERS: usize = 1024;
 /// Enough for a browser's and a balancer's idle connections where files are few.
-const LEAST_WAITING: u64 = 32;
+const LEAST_WAITING: usize = 32;
 /// Enough where files are many: healthy connections wait for milliseconds.
-const MOST_WAITING: u64 = 512;
+const MOST_WAITING: usize = 512;
 
 /// Files that are not for clients: others wait on both ports, and bring bodies on one.
-fn files_for_others(waiting: u64, workers: u64) -> u64 {
+fn files_for_others(waiting: usize, workers: usize) -> usize {
     SPARE_FILES + 3 * waiting + workers
 }
 
 /// Raises this process's limit on open files as far as it may, and says what it is.
-pub fn open_files() -> u64 {
+pub fn open_files() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
-        return maximum.or(current).unwrap_or(1 << 20).min(1 << 20);
-    }
-    current.unwrap_or(1 << 20)
+    let limit = match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum.or(current).unwrap_or(1 << 20).min(1 << 20),
+        Err(_) => current.unwrap_or(1 << 20),
+    };
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// Each thread costs CPU time, two do nearly all that one Redis can, and the system and Redis need cores, too.
-fn half_of_the_cores() -> u64 {
+fn half_of_the_cores() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    u64::try_from(cores / 2).map_or(1, |half| half.clamp(1, 1024))
+    (cores / 2).clamp(1, 1024)
 }
 
 fn log_filter(text: &str) -> Option<String> {
@@ -294,7 +294,7 @@ fn limits(r: &mut Reader) -> Option<Limits> {
         ping_interval: ping_interval?,
         pong_timeout: pong_timeout?,
         hello_timeout: hello_timeout?,
-        client_rate: u32::try_from(client_rate?).ok()?,
+        client_rate: client_rate?,
         max_message: max_message?,
         max_connection_age: max_connection_age?,
     })

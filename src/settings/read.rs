@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::table::{SETTINGS, Setting, setting};
@@ -245,9 +246,12 @@ impl Reader {
     }
 
     /// A whole number from `least` to `most`.
-    pub fn number(&mut self, flag: &str, least: u64, most: u64) -> Option<u64> {
-        let allowed = format!("a whole number from {least} to {most}");
-        self.value(flag, &allowed, |text| text.parse().ok().filter(|number| (least..=most).contains(number)))
+    pub fn number<N>(&mut self, flag: &str, least: N, most: N) -> Option<N>
+    where
+        N: FromStr + PartialOrd + fmt::Display,
+    {
+        let (words, range) = (format!("a whole number from {least} to {most}"), least..=most);
+        self.value(flag, &words, |text| text.parse().ok().filter(|number| range.contains(number)))
     }
 
     /// A time like `500ms`, `10s` or `5m`, from `least` to a day.

@@ -48,9 +48,9 @@ pub fn read(r: &mut Reader) -> Option<Option<Redis>> {
     );
     let redis = Redis {
         address: address?,
-        pool_size: u32::try_from(pool_size?).ok()?,
+        pool_size: pool_size?,
         key_prefix: key_prefix?,
-        wait_replicas: u32::try_from(wait_replicas?).ok()?,
+        wait_replicas: wait_replicas?,
         wait_timeout: wait_timeout?,
         ingress: ingress?,
     };
@@ -63,9 +63,7 @@ pub fn read(r: &mut Reader) -> Option<Option<Redis>> {
 
 /// An address; the default one where none is wanted.
 fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
-    let db = r.or("redis-db", None, |r, flag| {
-        r.number(flag, 0, MOST_DB.unsigned_abs()).map(|db| Some(db.cast_signed()))
-    });
+    let db = r.or("redis-db", None, |r, flag| r.number(flag, 0, MOST_DB).map(Some));
     let mut pem = |flag, allowed, check: fn(&Path) -> Result<(), String>| {
         r.or(flag, None, |r, flag| {
             let path = PathBuf::from(r.given(flag)?);

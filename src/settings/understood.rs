@@ -49,9 +49,8 @@ impl Settings {
     /// Says so where the files that this process may open are fewer than its sockets.
     pub fn crowding(&self) -> Option<String> {
         let Self { max_connections, max_workers, waiting_connections, open_files, .. } = self;
-        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let others = files_for_others(number(*waiting_connections), number(*max_workers));
-        (number(*max_connections).saturating_add(others) > number(*open_files)).then(|| {
+        let others = files_for_others(*waiting_connections, *max_workers);
+        (max_connections.saturating_add(others) > *open_files).then(|| {
             format!(
                 "--max-connections {max_connections} and --max-workers {max_workers} need {others} files beside the \
                  clients' own, and this process may have {open_files} open: when they run out, nobody gets in; raise \
