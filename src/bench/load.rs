@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
 use hdrhistogram::{CreationError, Histogram};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::event;
@@ -24,6 +25,46 @@ pub fn histogram() -> Result<Histogram<u64>, CreationError> {
     Histogram::new_with_bounds(1, MOST_US, 3)
 }
 
+/// A histogram as pairs of microseconds and how often; so that those of several shares add up.
+pub type Spread = Vec<(u64, u64)>;
+
+/// What a share counted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Count {
+    /// Events published in the measured part, and before it.
+    pub published: u64,
+    /// Those that were handed over in the measured part, whenever they were due.
+    pub published_measured: u64,
+    /// Events refused.
+    pub refused: u64,
+    /// Events whose answers never came.
+    pub unanswered: u64,
+    /// Events that sessions saw, all told.
+    pub delivered: u64,
+    /// Those that came in the measured part, whenever they were published.
+    pub measured: u64,
+    /// Never seen by a session that got in, and not refused.
+    pub lost: u64,
+    /// Seen again.
+    pub duplicated: u64,
+    /// Seen after a later one.
+    pub out_of_order: u64,
+    /// Events that another run published.
+    pub of_other_runs: u64,
+    /// `gap` frames.
+    pub gaps: u64,
+    /// Sockets that ended before their time.
+    pub broken: u64,
+    /// Latencies of deliveries.
+    pub latencies: Spread,
+    /// Latencies of answers to publishers.
+    pub answers: Spread,
+    /// How long sockets that broke were away.
+    pub returns: Spread,
+    /// The first trouble.
+    pub trouble: Option<String>,
+}
+
 /// The share's state.
 pub struct Load {
     /// What is to be done.
@@ -35,12 +76,10 @@ pub struct Load {
     /// Tells its events from those of another.
     pub mark: Vec<u8>,
     epoch: Instant,
+    /// What was counted so far. What the ledgers and the histograms hold comes to it at the end.
+    pub count: RefCell<Count>,
     /// Events published for each of this share's users.
     pub published: RefCell<Vec<u64>>,
-    /// The sum of these.
-    pub sent: Cell<u64>,
-    /// Events handed over in the measured part, whenever they were due.
-    pub sent_measured: Cell<u64>,
     /// What each session saw, user by user; nothing where it never got in.
     pub ledgers: RefCell<Vec<Option<Ledger>>>,
     /// Sessions of each user that got in.
@@ -61,23 +100,11 @@ pub struct Load {
     pub registered: Cell<usize>,
     /// Sessions that could not connect.
     pub failed: Cell<usize>,
-    /// Sockets that ended before their time.
-    pub broken: Cell<u64>,
-    /// Events that sessions saw for the first time.
-    pub delivered: Cell<u64>,
-    /// Those of them that came in the measured part, whenever they were published.
-    pub measured: Cell<u64>,
     /// The measured part begins, ns.
     pub from_ns: Cell<u64>,
     /// How long it lasts, ns.
     measured_ns: u64,
-    /// Events of other runs that sessions saw.
-    pub of_other_runs: Cell<u64>,
-    /// `gap` frames.
-    pub gaps: Cell<u64>,
-    /// Events that were refused.
-    pub refused: Cell<u64>,
-    /// The same, for each of this share's users.
+    /// Events that were refused, for each of this share's users.
     refused_of: RefCell<Vec<u64>>,
     /// Those of which nobody said whose they were.
     refused_of_whom: Cell<u64>,
@@ -87,10 +114,6 @@ pub struct Load {
     asked: RefCell<Vec<u64>>,
     /// The sum of these.
     pub awaited: Cell<u64>,
-    /// Events whose answers never came.
-    pub unanswered: Cell<u64>,
-    /// The first trouble, in words.
-    pub trouble: RefCell<Option<String>>,
     /// Deliveries that nobody waits for any more.
     forgiven: Cell<u64>,
     /// When they were given up, ns: they were published before.
@@ -121,31 +144,22 @@ impl Load {
             entered: Cell::new(0),
             entered_ns: Cell::new(0),
             owed: Cell::new(0),
-            sent: Cell::new(0),
-            sent_measured: Cell::new(0),
             plan,
             users,
             mark: event::mark(&run),
             run,
             epoch: Instant::now(),
+            count: RefCell::default(),
             latencies: RefCell::new(histogram()?),
             answers: RefCell::new(histogram()?),
             returns: RefCell::new(histogram()?),
             registered: Cell::new(0),
             failed: Cell::new(0),
-            broken: Cell::new(0),
-            delivered: Cell::new(0),
-            measured: Cell::new(0),
             from_ns: Cell::new(u64::MAX),
             measured_ns,
-            of_other_runs: Cell::new(0),
-            gaps: Cell::new(0),
-            refused: Cell::new(0),
             refused_of_whom: Cell::new(0),
             excused: Cell::new(0),
             awaited: Cell::new(0),
-            unanswered: Cell::new(0),
-            trouble: RefCell::new(None),
             forgiven: Cell::new(0),
             forgiven_ns: Cell::new(0),
             moved: Notify::new(),
@@ -176,7 +190,8 @@ impl Load {
 
     /// Deliveries that are still to come.
     pub fn on_their_way(&self) -> u64 {
-        self.owed.get().saturating_sub(self.delivered.get() + self.forgiven.get() + self.excused())
+        let delivered = self.count.borrow().delivered;
+        self.owed.get().saturating_sub(delivered + self.forgiven.get() + self.excused())
     }
 
     /// Nobody waits for what is on its way now. It may still come.
@@ -220,7 +235,7 @@ impl Load {
     /// So many events went out at `now_ns`, of which the first was due at `then_ns`; `why` one may wait for long.
     pub fn handed_over(&self, events: u64, then_ns: u64, now_ns: u64, why: &str) {
         if self.is_measured(now_ns) {
-            self.sent_measured.set(self.sent_measured.get() + events);
+            self.count.borrow_mut().published_measured += events;
         }
         let waited_ns = now_ns.saturating_sub(then_ns);
         if events > 0 && waited_ns > LATE_NS {
@@ -235,7 +250,7 @@ impl Load {
 
     /// Numbers the next event of one of this share's users.
     pub fn number(&self, user: usize) -> u64 {
-        self.sent.set(self.sent.get() + 1);
+        self.count.borrow_mut().published += 1;
         self.owed.set(self.owed.get() + self.listeners.borrow()[user]);
         let mut published = self.published.borrow_mut();
         let next = &mut published[user];
@@ -245,7 +260,7 @@ impl Load {
 
     /// Notes the first trouble. What others said is in it: a close's reason, an answer.
     pub fn trouble(&self, text: impl FnOnce() -> String) {
-        self.trouble.borrow_mut().get_or_insert_with(|| printable(&text()));
+        self.count.borrow_mut().trouble.get_or_insert_with(|| printable(&text()));
     }
 
     /// A session saw the event with this number, published (or due) at `then_ns`; `now_ns` is now.
@@ -257,9 +272,9 @@ impl Load {
         if !fresh {
             return;
         }
-        self.delivered.set(self.delivered.get() + 1);
+        self.count.borrow_mut().delivered += 1;
         if self.is_measured(now_ns) {
-            self.measured.set(self.measured.get() + 1);
+            self.count.borrow_mut().measured += 1;
         }
         // It was given up, and comes all the same.
         if then_ns <= self.forgiven_ns.get() {
@@ -287,7 +302,7 @@ impl Load {
 
     /// An event was refused, as `answer` says; of one of this share's users, if that is known.
     pub fn refuse(&self, user: Option<usize>, answer: &[u8]) {
-        self.refused.set(self.refused.get() + 1);
+        self.count.borrow_mut().refused += 1;
         self.trouble(|| format!("an event was refused: {}", String::from_utf8_lossy(answer)));
         if let Some(user) = user {
             self.refused_of.borrow_mut()[user] += 1;
@@ -301,14 +316,15 @@ impl Load {
 
     /// No answer to an event will come any more: as far as anybody knows, it was refused.
     pub fn unanswered(&self, user: usize) {
-        self.unanswered.set(self.unanswered.get() + 1);
+        self.count.borrow_mut().unanswered += 1;
         self.refuse(Some(user), b"no answer came");
     }
 
     /// No answer is awaited any more. By a worker's socket what was sent is on its way all the same.
     pub fn give_up(&self) {
         if self.plan.via == Via::Worker {
-            return self.unanswered.set(self.awaited.get());
+            self.count.borrow_mut().unanswered = self.awaited.get();
+            return;
         }
         let asked = self.asked.borrow().clone();
         for (user, awaited) in asked.into_iter().enumerate() {

@@ -34,9 +34,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use load::Count;
 use plan::{Pace, Plan};
 use report::{Connect, Latency, Report, grouped};
-use share::{Count, Told, merged};
+use share::{Told, merged};
 use watch::{Cost, Sample};
 
 use crate::logging;

@@ -78,7 +78,7 @@ impl Session {
                     let outcome = self.read(&mut stream, false).await;
                     self.load.registered.set(self.load.registered.get() - 1);
                     if !self.load.over.get() {
-                        self.load.broken.set(self.load.broken.get() + 1);
+                        self.load.count.borrow_mut().broken += 1;
                     }
                     outcome
                 }
@@ -214,7 +214,7 @@ impl Session {
             }
             return match event.ours {
                 Some((number, then_ns)) => self.load.deliver(self.number, number, then_ns, now_ns),
-                None => self.load.of_other_runs.set(self.load.of_other_runs.get() + 1),
+                None => self.load.count.borrow_mut().of_other_runs += 1,
             };
         }
         match self.load.plan.protocol {
@@ -228,7 +228,7 @@ impl Session {
                         self.last_id.push_str(&String::from_utf8_lossy(position));
                     }
                 } else if text.starts_with(br#"{"type":"gap""#) {
-                    self.load.gaps.set(self.load.gaps.get() + 1);
+                    self.load.count.borrow_mut().gaps += 1;
                 }
             }
             Protocol::SocketIo => match text {

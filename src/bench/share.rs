@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
-use super::load::{Load, histogram};
+use super::load::{Count, Load, Spread, histogram};
 use super::plan::{Pace, Plan};
 use super::publisher::Publisher;
 use super::session::Session;
@@ -56,46 +56,6 @@ pub enum Told {
     Done(Box<Count>),
     /// It cannot go on.
     Failed(String),
-}
-
-/// A histogram as pairs of microseconds and how often; so that those of several shares add up.
-pub type Spread = Vec<(u64, u64)>;
-
-/// What a share counted.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Count {
-    /// Events published in the measured part, and before it.
-    pub published: u64,
-    /// Those that were handed over in the measured part, whenever they were due.
-    pub published_measured: u64,
-    /// Events refused.
-    pub refused: u64,
-    /// Events whose answers never came.
-    pub unanswered: u64,
-    /// Events that sessions saw, all told.
-    pub delivered: u64,
-    /// Those that came in the measured part, whenever they were published.
-    pub measured: u64,
-    /// Never seen by a session that got in, and not refused.
-    pub lost: u64,
-    /// Seen again.
-    pub duplicated: u64,
-    /// Seen after a later one.
-    pub out_of_order: u64,
-    /// Events that another run published.
-    pub of_other_runs: u64,
-    /// `gap` frames.
-    pub gaps: u64,
-    /// Sockets that ended before their time.
-    pub broken: u64,
-    /// Latencies of deliveries.
-    pub latencies: Spread,
-    /// Latencies of answers to publishers.
-    pub answers: Spread,
-    /// How long sockets that broke were away.
-    pub returns: Spread,
-    /// The first trouble.
-    pub trouble: Option<String>,
 }
 
 fn tell(told: &Told) {
@@ -211,14 +171,14 @@ async fn connect(load: &Rc<Load>) {
         sockets: load.registered.get(),
         failed: load.failed.get(),
         seconds: Duration::from_nanos(load.entered_ns.get().saturating_sub(start_ns)).as_secs_f64(),
-        trouble: load.trouble.borrow().clone(),
+        trouble: load.count.borrow().trouble.clone(),
     });
 }
 
 async fn tell_progress(load: Rc<Load>) {
     loop {
         sleep(Duration::from_secs(1)).await;
-        tell(&Told::Progress(load.delivered.get(), load.registered.get()));
+        tell(&Told::Progress(load.count.borrow().delivered, load.registered.get()));
     }
 }
 
@@ -227,7 +187,7 @@ async fn drain(load: &Load) {
     load.low.set(0);
     load.await_all();
     while load.on_their_way() > 0 || load.awaited.get() > 0 {
-        let so_far = || (load.delivered.get(), load.awaited.get());
+        let so_far = || (load.count.borrow().delivered, load.awaited.get());
         let before = so_far();
         let last = timeout(PATIENCE, load.moved.notified()).await;
         if last.is_err() && so_far() == before {
@@ -238,21 +198,11 @@ async fn drain(load: &Load) {
 
 fn count(load: &Load) -> Count {
     let mut count = Count {
-        published: load.sent.get(),
-        published_measured: load.sent_measured.get(),
-        refused: load.refused.get(),
-        unanswered: load.unanswered.get(),
         lost: load.lost(),
-        delivered: load.delivered.get(),
-        measured: load.measured.get(),
-        of_other_runs: load.of_other_runs.get(),
-        gaps: load.gaps.get(),
-        broken: load.broken.get(),
         latencies: spread(&load.latencies.borrow()),
         answers: spread(&load.answers.borrow()),
         returns: spread(&load.returns.borrow()),
-        trouble: load.trouble.borrow().clone(),
-        ..Count::default()
+        ..load.count.borrow().clone()
     };
     for ledger in load.ledgers.borrow().iter().flatten() {
         count.duplicated += ledger.duplicated;
