@@ -1,5 +1,7 @@
 //! Who is where: the questions about users, and signing them out wherever they are.
 
+use std::collections::BTreeSet;
+
 use redis::{Value, cmd};
 
 use super::inbox::Hints;
@@ -74,15 +76,10 @@ pub async fn sign_out(
     if let Some(until) = awaited.again(&members)? {
         members = broken::ask(context, user, call(until)).await?;
     }
-    let mut nodes: Vec<NodeId> = members_of(members)?
-        .into_iter()
-        .filter(|(its_client, _)| client.is_none_or(|client| client == its_client))
-        .map(|(_, node)| node)
-        .collect();
-    nodes.sort_unstable(); // they come in the order of their clients
-    nodes.dedup();
+    let sessions = members_of(members)?.into_iter();
+    let theirs = sessions.filter(|(its_client, _)| client.is_none_or(|client| client == its_client));
     let mut notes = redis::pipe();
-    for node in nodes {
+    for node in theirs.map(|(_, node)| node).collect::<BTreeSet<_>>() {
         notes.add_command(inbox::add(context, node.as_str(), &Hints::sign_out(user, client)));
     }
     context.link.run(&notes).await.map(drop)
