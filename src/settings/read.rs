@@ -282,7 +282,6 @@ impl Reader {
 
     /// A network address without a port.
     pub fn ip(&mut self, flag: &str) -> Option<IpAddr> {
-        self.given(flag)?;
         self.value(flag, "an IP address, like 127.0.0.1 or 0.0.0.0", |text| text.parse().ok())
     }
 }
