@@ -30,9 +30,8 @@ enum Mode {
     Api,
 }
 
-/// None where anything is off; by then each mistake is noted, because nothing here returns early.
+/// None where a value is off; by then each mistake is noted, because nothing here returns early.
 pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
-    let mut off = false;
     for (flag, opening) in [
         ("auth", "--auth none"),
         ("worker-token", "--worker-token none"),
@@ -40,7 +39,6 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
     ] {
         if !development && r.given(flag).is_none() {
             r.mistake(flag, &format!("set in production; {opening} opens it to everyone"));
-            off = true;
         }
     }
     let auth = auth(r);
@@ -65,9 +63,6 @@ pub(super) fn read(r: &mut Reader, development: bool) -> Option<Access> {
     let trusted_proxies = r
         .optional("trusted-proxies", "comma-separated networks like 10.0.0.0/8", networks)
         .map(Option::unwrap_or_default);
-    if off {
-        return None;
-    }
     Some(Access {
         auth: auth?,
         origins: origins?,
