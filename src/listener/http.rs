@@ -94,20 +94,14 @@ pub fn healthz() -> Answer {
 
 /// `GET /readyz`: whether the node should get clients.
 pub fn readyz(ports: &Ports) -> Answer {
-    let mut answer = match ports.is_ready() {
+    let (status, text) = match ports.is_ready() {
         Ok(()) => {
-            let mut body = "ready\n".to_owned();
-            if let Some(warning) = ports.router.engine().warning() {
-                body.push_str(&format!("warning: {warning}\n"));
-            }
-            answer(StatusCode::OK, "text/plain; charset=utf-8", body)
+            let warning = ports.router.engine().warning().map(|warning| format!("warning: {warning}\n"));
+            (StatusCode::OK, format!("ready\n{}", warning.unwrap_or_default()))
         }
-        Err(reason) => answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "text/plain; charset=utf-8",
-            format!("not ready: {reason}\n"),
-        ),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     };
+    let mut answer = answer(status, "text/plain; charset=utf-8", text);
     if let Ok(node) = HeaderValue::from_str(ports.router.node().as_str()) {
         answer.headers_mut().insert(NODE_HEADER, node);
     }
