@@ -167,28 +167,12 @@ async fn renew_all(
             match state {
                 LeaseState::Renewed { newest, lost } => {
                     unsaved.iter().for_each(|(session, id)| session.saved(*id));
-                    let mut all_heard = true;
-                    router.registry().each_of(user.as_str(), |session| {
-                        all_heard &= session.has_heard(newest);
-                        session.look_for_lost(lost);
-                    });
-                    if !all_heard {
+                    if !all_hear(router, user, newest, lost) {
                         unheard.push((user.clone(), newest));
                     }
                 }
                 LeaseState::Unknown => {} // the next round tries again
-                LeaseState::Lost => {
-                    // Where nobody is left they have gone meanwhile, and the lease with them. Who is not registered yet
-                    // begins another.
-                    let mut any = false;
-                    router.registry().each_of(user.as_str(), |session| {
-                        if session.order() != 0 {
-                            session.look();
-                            any = true;
-                        }
-                    });
-                    anew.extend(any.then_some(user));
-                }
+                LeaseState::Lost => anew.extend(registers_anew(router, user).then_some(user)),
             }
         }
     }
@@ -196,6 +180,30 @@ async fn renew_all(
         warn!(users = anew.len(), %user, "leases on users were lost: their sessions register anew");
     }
     outcome
+}
+
+/// Whether all sessions of a user have heard of their newest event. Those that do not know of what was lost before `lost`
+/// look into the log.
+fn all_hear(router: &Router, user: &UserId, newest: EventId, lost: EventId) -> bool {
+    let mut all_heard = true;
+    router.registry().each_of(user.as_str(), |session| {
+        all_heard &= session.has_heard(newest);
+        session.look_for_lost(lost);
+    });
+    all_heard
+}
+
+/// Has all sessions of a user whose lease was lost register anew; false where there is none. Then they have gone
+/// meanwhile, and the lease with them. Who is not registered yet begins another lease.
+fn registers_anew(router: &Router, user: &UserId) -> bool {
+    let mut any = false;
+    router.registry().each_of(user.as_str(), |session| {
+        if session.order() != 0 {
+            session.look();
+            any = true;
+        }
+    });
+    any
 }
 
 #[cfg(test)]
