@@ -113,10 +113,16 @@ async fn is_ready(url: &str, node: &str) -> (Option<bool>, Option<String>) {
     }
 }
 
+fn number(value: &Value) -> String {
+    value.as_u64().map_or("-".to_owned(), |number| number.to_string())
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}
+
 fn table(report: &Value) -> String {
     let nodes = report["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let number = |value: &Value| value.as_u64().map_or("-".to_owned(), |number| number.to_string());
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut rows = vec![
         ["NODE", "READY", "SESSIONS", "USERS", "UPTIME", "VERSION", "LAG", "PENDING"].map(str::to_owned),
     ];
@@ -158,10 +164,14 @@ fn table(report: &Value) -> String {
         sum("users"),
         sum("sessions")
     );
-    let streams = &report["streams"];
-    if streams.is_null() {
-        return table + "local mode: no streams\n";
+    match &report["streams"] {
+        Value::Null => table + "local mode: no streams\n",
+        streams => table + &streams_waiting(streams),
     }
+}
+
+/// What waits in the streams, one a line.
+fn streams_waiting(streams: &Value) -> String {
     let mut lines = Vec::new();
     for stream in streams["ingress"].as_array().into_iter().flatten() {
         let reader = match stream["reader"].as_str() {
@@ -176,10 +186,7 @@ fn table(report: &Value) -> String {
         lines.push((name.to_owned(), format!("{} entries", number(&streams[field]))));
     }
     // A name may have 64 characters; the few that are as usual stand under one another.
-    for (name, line) in lines {
-        let _ = writeln!(table, "{name:11}  {line}");
-    }
-    table
+    lines.iter().map(|(name, line)| format!("{name:11}  {line}\n")).collect()
 }
 
 /// The two largest units of a time in ms.
