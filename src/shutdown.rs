@@ -1,6 +1,7 @@
-//! Being asked to stop: SIGTERM or SIGINT drains, a second one ends at once.
+//! Being asked to stop: SIGTERM, SIGINT or SIGHUP drains, a second one ends at once.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -11,10 +12,17 @@ use crate::logging;
 /// Exit status where a drain was cut short.
 const CUT_SHORT: i32 = 1;
 
-/// SIGTERM and SIGINT. Once they are listened for, they do not end the process by themselves.
+/// A hangup this soon after a signal says the same once more: of a terminal that closes its shell may tell as well as the
+/// system, and of a session that is ended systemd does by SIGTERM and SIGHUP.
+const SAME: Duration = Duration::from_secs(1);
+
+/// SIGTERM, SIGINT and SIGHUP. Once they are listened for, they do not end the process by themselves.
 pub struct Signals {
     term: Signal,
     int: Signal,
+    /// None where the process was started with it ignored (`nohup`): then it stays so.
+    hup: Option<Signal>,
+    last: Option<Instant>,
 }
 
 impl Signals {
@@ -23,19 +31,41 @@ impl Signals {
     /// # Errors
     /// Where the system does not let this process hear them.
     pub fn listen() -> io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        let hup = hears_hangups().then(|| signal(SignalKind::hangup())).transpose()?;
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { term, int, hup, last: None })
     }
 
     /// Waits for the next of them. One that came before is not lost.
     pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+        loop {
+            let hup = async {
+                match &mut self.hup {
+                    Some(hup) => hup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased; // of two that come at once the hangup is the second
+                _ = self.term.recv() => {}
+                _ = self.int.recv() => {}
+                _ = hup => if self.last.is_some_and(|last| last.elapsed() < SAME) { continue },
+            }
+            self.last = Some(Instant::now());
+            return;
         }
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT. From then on another one ends the process, whether anyone still waits for the
+/// Whether a hangup concerns this process. Where the system does not tell, it is left as it is: it ends the process.
+fn hears_hangups() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Hexadecimal, with SIGHUP, which is 1, as the lowest bit.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 0)
+}
+
+/// Resolves at the first of the signals. From then on another one ends the process, whether anyone still waits for the
 /// first or not: a node may be leaving for a reason of its own.
 pub fn asked() -> impl Future<Output = ()> {
     let (ask, asked) = oneshot::channel();

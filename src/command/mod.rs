@@ -67,7 +67,7 @@ fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// Listens for SIGTERM and SIGINT, for a command that has something to do before it ends.
+/// Listens for SIGTERM, SIGINT and SIGHUP, for a command that has something to do before it ends.
 fn signals() -> Result<Signals, Failure> {
     Signals::listen().map_err(|error| Failure::Failed(format!("signals cannot be heard: {error}")))
 }

@@ -15,7 +15,8 @@ use crate::support::{
     http,
 };
 
-async fn users(node: &Node, count: usize) -> Vec<Client> {
+/// So many users, each with one session.
+pub async fn users(node: &Node, count: usize) -> Vec<Client> {
     let mut clients = Vec::new();
     for number in 0..count {
         clients.push(Client::as_user(node, &format!("u{number}"), "tab-1").await);

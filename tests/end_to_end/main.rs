@@ -36,6 +36,8 @@ mod eviction;
 mod fleet;
 mod frames;
 mod frozen;
+#[cfg(target_os = "linux")] // elsewhere it ends the process
+mod hangup;
 mod hostile_frames;
 mod hostile_http;
 mod hostile_ids;
