@@ -277,10 +277,11 @@ impl Cluster {
         asked.dedup_by_key(|info| info.addr().to_string());
         let mut views: BTreeMap<Vec<Range>, (usize, Vec<At>)> = BTreeMap::new();
         let mut failed = None;
-        for view in join_all(asked.into_iter().map(view)).await {
+        let seen = join_all(asked.iter().cloned().map(view)).await;
+        for (info, view) in asked.iter().zip(seen) {
             match view {
                 Ok((ranges, members)) => views.entry(ranges).or_insert((0, members)).0 += 1,
-                Err(error) => failed = Some(error.to_string()),
+                Err(error) => failed = Some(format!("{}: {error}", info.addr())),
             }
         }
         *trouble = failed.filter(|_| views.is_empty());

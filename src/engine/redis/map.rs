@@ -98,7 +98,7 @@ pub async fn owner(members: &[ConnectionInfo], slot: Slot) -> Result<ConnectionI
         let (ranges, _) = match view(member.clone()).await {
             Ok(view) => view,
             Err(error) => {
-                why = Some(error);
+                why = Some(format!("{}: {error}", member.addr()));
                 continue;
             }
         };
@@ -107,7 +107,7 @@ pub async fn owner(members: &[ConnectionInfo], slot: Slot) -> Result<ConnectionI
             return Ok(at(member, host, *port));
         }
     }
-    Err(nobody(why.map(|error| error.to_string())))
+    Err(nobody(why))
 }
 
 /// No master has the slot, because of that where it is known.

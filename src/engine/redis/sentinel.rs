@@ -1,6 +1,7 @@
 //! Asks Sentinels where the master is.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -9,15 +10,23 @@ use redis::aio::MultiplexedConnection;
 use redis::{ConnectionInfo, ErrorKind, RedisError};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{info, warn};
 
 use super::connection::at;
 use super::home::{Home, address};
-use super::wire::open;
+use super::wire::{explained, open};
+use crate::engine::Unavailable;
+use crate::lock::lock;
+use crate::retold::Outage;
 
 /// How long one Sentinel may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same, over a connection that has been there for a while; and how long others may take where one has answered.
 const SOON: Duration = Duration::from_millis(300);
+/// Why one says nothing that had no more time than that.
+const TOO_SLOW: &str = "others have answered long before it";
+/// For how long most may say nothing until that is told: a machine that is short of CPU is no outage.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The Sentinels of one master.
 #[derive(Debug, Clone)]
@@ -27,6 +36,14 @@ pub struct Sentinels {
     name: String,
     /// How to connect to it, but for its address.
     master: ConnectionInfo,
+    silence: Arc<sync::Mutex<Silence>>,
+}
+
+/// Most of them do not say where the master is.
+#[derive(Debug, Default)]
+struct Silence {
+    since: Option<Instant>,
+    told: Outage,
 }
 
 #[derive(Debug)]
@@ -40,21 +57,29 @@ impl Sentinels {
     /// The Sentinels at these places. Asks nobody yet.
     pub fn new(places: Vec<ConnectionInfo>, name: String, master: ConnectionInfo) -> Self {
         let sentinel = |info| Sentinel { info, connection: Mutex::default() };
-        Self { sentinels: places.into_iter().map(sentinel).collect(), name, master }
+        let sentinels = places.into_iter().map(sentinel).collect();
+        Self { sentinels, name, master, silence: Arc::default() }
     }
 
     /// Where the master is, and whether most of the Sentinels say so: they learn from each other within seconds. Where there
     /// is no such place it is the best guess of those that are named. Whether it is a master, the server itself says.
     /// `hurry`: those who are slower than most are not waited for. (Without it they have a moment: one that is never waited
-    /// for would never have a connection that could be kept.)
+    /// for would never have a connection that could be kept; and it is told where most say nothing.)
     ///
     /// # Errors
-    /// Where no Sentinel answers, or none knows the name.
+    /// Where no Sentinel answers, or none knows the name: what each of them said.
     pub async fn master(&self, home: &Home, hurry: bool) -> Result<(ConnectionInfo, bool), RedisError> {
-        let mut asked: FuturesUnordered<_> =
-            self.sentinels.iter().map(|sentinel| sentinel.ask(&self.name)).collect();
+        let mut asked: FuturesUnordered<_> = self
+            .sentinels
+            .iter()
+            .enumerate()
+            .map(async |(at, sentinel)| (at, sentinel.ask(&self.name).await))
+            .collect();
         let mut votes: Vec<(ConnectionInfo, usize)> = Vec::new();
-        let (mut trouble, mut until) = (None, None);
+        // Those who have said nothing yet, and why.
+        let mut silent: BTreeMap<usize, Option<RedisError>> =
+            (0..self.sentinels.len()).map(|at| (at, None)).collect();
+        let mut until = None;
         loop {
             let next = match until {
                 Some(until) => timeout_at(until, asked.next()).await.ok().flatten(),
@@ -62,9 +87,12 @@ impl Sentinels {
             };
             let place = match next {
                 None => break,
-                Some(Ok((host, port))) => at(&self.master, &host, port),
-                Some(Err(error)) => {
-                    trouble = Some(error);
+                Some((who, Ok((host, port)))) => {
+                    silent.remove(&who);
+                    at(&self.master, &host, port)
+                }
+                Some((who, Err(error))) => {
+                    silent.insert(who, Some(error));
                     continue;
                 }
             };
@@ -79,12 +107,46 @@ impl Sentinels {
                 break;
             }
         }
+        if !hurry {
+            self.tell(&silent);
+        }
         let rank =
             |(info, votes): &(ConnectionInfo, usize)| (self.are_most(*votes), home.guess(info), *votes);
         match votes.into_iter().rev().max_by_key(rank) {
             Some((info, votes)) => Ok((info, self.are_most(votes))),
-            None => Err(trouble.unwrap_or_else(|| (ErrorKind::Io, "the Sentinels do not answer").into())),
+            None => {
+                let kind = silent.values().flatten().next().map_or(ErrorKind::Io, RedisError::kind);
+                Err((kind, "no Sentinel says where the master is", self.reasons(&silent)).into())
+            }
         }
+    }
+
+    /// Tells where most of them have said nothing for a while: they are not followed then.
+    fn tell(&self, silent: &BTreeMap<usize, Option<RedisError>>) {
+        let mut silence = lock(&self.silence);
+        if self.are_most(self.sentinels.len() - silent.len()) {
+            silence.since = None;
+            if silence.told.end() {
+                info!("most Sentinels say again where the master is");
+            }
+        } else if silence.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
+            && let Some(times) = silence.told.again()
+        {
+            warn!(
+                reasons = self.reasons(silent),
+                times,
+                "most Sentinels do not say where the master is: a failover is followed late, and may take acknowledged events with it"
+            );
+        }
+    }
+
+    /// Who said nothing, and why.
+    fn reasons(&self, silent: &BTreeMap<usize, Option<RedisError>>) -> String {
+        let reason = |(at, error): (&usize, &Option<RedisError>)| {
+            let error = error.clone().unwrap_or_else(|| (ErrorKind::Io, TOO_SLOW).into());
+            format!("{}: {}", address(&self.sentinels[*at].info), Unavailable::from(error))
+        };
+        silent.iter().map(reason).collect::<Vec<_>>().join("; ")
     }
 
     fn are_most(&self, votes: usize) -> bool {
@@ -106,12 +168,12 @@ impl Sentinel {
             None => {
                 *kept = None;
                 let mut connection = open(self.info.clone(), Some(ANSWER_TIMEOUT)).await?;
-                let answer = ask(&mut connection, name).await?;
+                let answer = ask(&mut connection, name).await.map_err(explained)?;
                 *kept = Some(connection);
                 answer
             }
         };
-        answer.ok_or_else(|| (ErrorKind::Io, "the Sentinels know no master of this name").into())
+        answer.ok_or_else(|| (ErrorKind::Io, "it knows no master of this name").into())
     }
 }
 
@@ -125,6 +187,9 @@ async fn ask(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use redis::IntoConnectionInfo;
 
     use super::super::home::Attempt;
@@ -145,6 +210,56 @@ mod tests {
         }
         let master = places[0].clone();
         Sentinels::new(places, "mymaster".to_owned(), master)
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_named_and_told_of_once_until_most_say_it_again() {
+        let refuses = Some("-WRONGPASS invalid username-password pair");
+        let (mut log, writer) = std::io::pipe().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(writer)).finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        let talks = Arc::new(AtomicBool::new(false));
+        let mut places = Vec::new();
+        for answer in [None, refuses, Some(FIRST)] {
+            let talks = talks.clone();
+            let says = move |_: &str| if talks.load(Ordering::Relaxed) { Some(FIRST) } else { answer };
+            places.push(fake(says).await);
+        }
+        let addresses: Vec<_> = places.iter().map(address).collect();
+        let sentinels = Sentinels::new(places.clone(), "mymaster".to_owned(), places[0].clone());
+        let look = async |long: Duration| {
+            let end = Instant::now() + long;
+            while Instant::now() < end {
+                sentinels.master(&Home::default(), false).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        look(PATIENCE / 2).await;
+        look(PATIENCE).await;
+        talks.store(true, Ordering::Relaxed);
+        look(Duration::from_millis(1)).await;
+        drop(guard);
+        let mut lines = String::new();
+        log.read_to_string(&mut lines).unwrap();
+        let lines: Vec<_> = lines.lines().collect();
+        let [warning, over] = &lines[..] else { panic!("{lines:?}") };
+        assert!(
+            warning.contains(" WARN ") && over.contains(" INFO ") && over.contains("most Sentinels"),
+            "{lines:?}"
+        );
+        let named = |at: usize| warning.contains(&format!("{}: ", addresses[at]));
+        assert!(named(0) && named(1) && !named(2) && warning.contains("invalid username"), "{warning}");
+    }
+
+    #[tokio::test]
+    async fn where_none_says_where_the_master_is_all_are_named_in_their_order() {
+        let sentinels = sentinels(&[None, Some("*-1"), Some("-NOPERM no permissions")]).await;
+        let error = sentinels.master(&Home::default(), true).await.unwrap_err().to_string();
+        let reasons = ["closed the connection", "no master of this name", "no permissions"];
+        let at = |text: &str| error.find(text).unwrap_or_else(|| panic!("{text}: {error}"));
+        let order: Vec<_> =
+            (0..3).flat_map(|who| [at(&address(&sentinels.sentinels[who].info)), at(reasons[who])]).collect();
+        assert!(order.is_sorted(), "{error}");
     }
 
     async fn named(answers: &[Option<&'static str>], home: &Home) -> Option<(String, bool)> {
