@@ -16,7 +16,7 @@ use crate::close::Close;
 use crate::drain;
 use crate::engine::Engine;
 use crate::engine::memory::{self, MemoryEngine};
-use crate::engine::redis::connection::AddressError;
+use crate::engine::redis::connection::{AddressError, Login};
 use crate::engine::redis::{Config, RedisEngine, SCRIPTS};
 use crate::heartbeat;
 use crate::listener::body::Bodies;
@@ -242,10 +242,12 @@ fn engine(
             max_sessions_per_user: settings.max_sessions_per_user,
         })));
     };
+    let login = Arc::new(Login::new(redis.address.clone()));
     let boot = ulid::Ulid::generate().to_string();
     info!(node = %settings.node_id, boot, "redis mode");
     Ok(Arc::new(RedisEngine::new(
         redis.address.topology()?,
+        login,
         Config {
             node: settings.node_id.clone(),
             boot,

@@ -167,6 +167,7 @@ mod tests {
         let missing = check_key(&dir.path().join("nowhere.pem")).unwrap_err();
         assert!(missing.contains("No such file"), "{missing}");
     }
+
     /// A file with this text.
     fn holding(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();

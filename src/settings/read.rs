@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Mistake {
 /// What was given, and what was wrong with it.
 pub struct Reader {
     given: HashMap<&'static str, (String, Source)>,
+    /// The files that values came from.
+    files: HashMap<&'static str, PathBuf>,
     /// Flags that were looked up since [`Reader::checked`] began.
     asked: RefCell<HashSet<String>>,
     /// What a value comes to, where that is not the text that was given.
@@ -85,6 +88,7 @@ impl Reader {
     ) -> Self {
         let mut reader = Self {
             given: HashMap::new(),
+            files: HashMap::new(),
             asked: RefCell::default(),
             understood: HashMap::new(),
             mistakes: Vec::new(),
@@ -158,7 +162,10 @@ impl Reader {
                 self.mistakes.push(Mistake { told, flags: vec![setting.flag] });
                 None
             }
-            Ok(text) => Some((text.trim().to_owned(), Source::File)),
+            Ok(text) => {
+                self.files.insert(setting.flag, path.into());
+                Some((text.trim().to_owned(), Source::File))
+            }
             Err(error) => {
                 let told = format!("{}_FILE {path:?} cannot be read: {error}", setting.env);
                 self.mistakes.push(Mistake { told, flags: vec![setting.flag] });
@@ -176,6 +183,11 @@ impl Reader {
     /// Where a setting's value came from.
     pub fn source(&self, flag: &str) -> Source {
         self.given.get(flag).map_or(Source::Default, |(_, source)| *source)
+    }
+
+    /// The file that a setting's value came from, if it did.
+    pub fn file(&self, flag: &str) -> Option<&Path> {
+        self.files.get(flag).map(PathBuf::as_path)
     }
 
     /// Notes what a setting's value comes to.

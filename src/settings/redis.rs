@@ -88,7 +88,8 @@ fn address(r: &mut Reader, wanted: bool) -> Option<Address> {
     }
     let url = r.value("redis-url", FORMS, |text| is_known(text).then(|| text.to_owned()))?;
     // A mistake with the database is noted, and hides none with the URL.
-    let address = Address { url, db: db.flatten(), ca, cert, key };
+    let url_file = r.file("redis-url").map(Path::to_owned);
+    let address = Address { url, url_file, db: db.flatten(), ca, cert, key };
     if wanted && let Err(error) = address.topology() {
         match error {
             AddressError::Form(form) => r.mistake("redis-url", form),

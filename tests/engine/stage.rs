@@ -143,7 +143,7 @@ impl Stage {
         };
         let id = config.node.clone();
         let metrics = Arc::new(Metrics::new(id.as_str(), SCRIPTS).unwrap());
-        let engine = Arc::new(RedisEngine::new(server.topology(), config, metrics.clone()));
+        let engine = Arc::new(RedisEngine::new(server.topology(), Arc::default(), config, metrics.clone()));
         let (server, metrics) = (Some(server), Some(metrics));
         Self { kind: Kind::Redis, engine, node: Arc::default(), id, options, server, metrics }
     }

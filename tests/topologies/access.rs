@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::ports::free_port;
 use crate::support::wait::same;
-use crate::support::{BOUND, Client, NodeBuilder, RedisServer, Worker, eventually, http};
+use crate::support::{BOUND, Client, Node, NodeBuilder, RedisServer, Worker, eventually, http};
 
 const PAGE: &str = include_str!("../../src/docs/redis.md");
 
@@ -196,21 +196,79 @@ fn certificates() -> TempDir {
     dir
 }
 
-#[tokio::test]
-async fn through_tls_with_certificates_on_both_sides() {
-    let files = certificates();
-    let path = |name: &str| files.path().join(name).display().to_string();
-    let port = free_port().to_string();
-    let (ca, cert, key) = (path("ca.pem"), path("server.pem"), path("server.key"));
-    let mut args = vec!["--save", "", "--tls-port", &port, "--tls-ca-cert-file", &ca];
-    args.extend(["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "yes"]);
+/// A server that wants TLS at that port, with these files; none where it was built without.
+async fn with_tls(files: &TempDir, port: &str) -> Option<RedisServer> {
     if !RedisServer::takes(&["--tls-port", "2"]) {
         let why = "this server was built without TLS";
         // Where somebody has chosen the server they know; else this would pass for ever without having been run.
         assert!(std::env::var_os("REDIS_SERVER").is_some(), "{why}: name another one in REDIS_SERVER");
-        return println!("{why}");
+        println!("{why}");
+        return None;
     }
-    let server = RedisServer::start_with(&args).await;
+    let [ca, cert, key] =
+        ["ca.pem", "server.pem", "server.key"].map(|name| files.path().join(name).display().to_string());
+    let mut args = vec!["--save", "", "--tls-port", port, "--tls-ca-cert-file", &ca];
+    args.extend(["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "yes"]);
+    Some(RedisServer::start_with(&args).await)
+}
+
+/// Waits until a node publishes, by connections that it had to open anew.
+async fn publishes_again(node: &Node) {
+    eventually(BOUND, "an event that is published", async || {
+        let answer = http::post(&node.worker_http("/publish"), r#"{"userId":"42","event":"e"}"#).await;
+        same(answer.status, 200)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn certificates_and_authorities_that_are_replaced_are_read_again() {
+    let (files, others) = (certificates(), certificates());
+    let port = free_port().to_string();
+    let Some(mut server) = with_tls(&files, &port).await else { return };
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let node = NodeBuilder::redis_at("node-a", &format!("rediss://127.0.0.1:{port}"));
+    let node = node.set("--redis-ca", &path("ca.pem"));
+    let node =
+        node.set("--redis-cert", &path("node.pem")).set("--redis-key", &path("node.key")).start().await;
+    for name in ["ca.pem", "node.pem", "node.key", "server.pem", "server.key"] {
+        std::fs::rename(others.path().join(name), files.path().join(name)).expect("replacing a file");
+    }
+    server.kill();
+    server.start_again().await;
+    publishes_again(&node).await;
+    node.log_line(BOUND, "that they have changed", |line| {
+        line.contains("files that have changed") && line.contains("--redis-ca, --redis-cert, --redis-key")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_password_that_is_replaced_in_its_file_is_read_again() {
+    let server = RedisServer::start().await;
+    server.allow(&documented_rule()).await;
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let write = |password: &str| {
+        let url = format!("redis://switchboard:{password}@127.0.0.1:{}\n", server.port());
+        std::fs::write(file.path(), url).expect("writing the URL");
+    };
+    write("geheim");
+    let node = NodeBuilder::bare("node-a").env("REDIS_URL_FILE", file.path().to_str().expect("a path"));
+    let mut node = node.start().await;
+    write("geheim2");
+    server.ask::<String>(&["ACL", "SETUSER", "switchboard", "<geheim", ">geheim2"]).await;
+    server.ask::<i64>(&["CLIENT", "KILL", "USER", "switchboard"]).await;
+    publishes_again(&node).await;
+    let lines = node.whole_log().await;
+    assert!(lines.iter().all(|line| !line.contains("geheim")), "{lines:?}");
+}
+
+#[tokio::test]
+async fn through_tls_with_certificates_on_both_sides() {
+    let files = certificates();
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let (port, ca) = (free_port().to_string(), path("ca.pem"));
+    let Some(server) = with_tls(&files, &port).await else { return };
     let (node_cert, node_key) = (path("node.pem"), path("node.key"));
     let trusting = |id: &str| {
         let url = format!("rediss://127.0.0.1:{port}");

@@ -1,5 +1,7 @@
 //! Adds to an ingress stream from outside, as a back end would: the load generator's way of publishing by `XADD`.
 
+use std::sync::Arc;
+
 use redis::aio::MultiplexedConnection;
 
 use super::connection::{Address, Topology};
@@ -39,7 +41,8 @@ impl Appender {
         let place = match topology {
             Topology::Server(info) => info,
             Topology::Sentinel { sentinels, name, master } => {
-                Sentinels::new(sentinels, name, master).master(&Home::default(), true).await?.0
+                let sentinels = Sentinels::new(sentinels, name, master, Arc::default());
+                sentinels.master(&Home::default(), true).await?.0
             }
             Topology::Cluster(seeds) => map::owner(&seeds, Slot::of(stream.as_bytes())).await?,
         };

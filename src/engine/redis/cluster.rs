@@ -277,7 +277,8 @@ impl Cluster {
         asked.dedup_by_key(|info| info.addr().to_string());
         let mut views: BTreeMap<Vec<Range>, (usize, Vec<At>)> = BTreeMap::new();
         let mut failed = None;
-        let seen = join_all(asked.iter().cloned().map(view)).await;
+        let asking = asked.iter().map(|info| view(self.options.login.server(info.clone())));
+        let seen = join_all(asking).await;
         for (info, view) in asked.iter().zip(seen) {
             match view {
                 Ok((ranges, members)) => views.entry(ranges).or_insert((0, members)).0 += 1,

@@ -10,11 +10,17 @@ use redis::{
 
 use crate::tls;
 
+mod login;
+
+pub use login::Login;
+
 /// How Redis is reached. Printing it shows no password.
 #[derive(Clone)]
 pub struct Address {
     /// One of [`FORMS`].
     pub url: String,
+    /// The file that it came from, if it did.
+    pub url_file: Option<PathBuf>,
     /// Wins over a database in the URL.
     pub db: Option<i64>,
     /// PEM file of the authorities to trust, instead of the public ones.
@@ -222,7 +228,7 @@ mod tests {
     use super::*;
 
     fn topology(url: &str, db: Option<i64>) -> Result<Topology, String> {
-        let address = Address { url: url.to_owned(), db, ca: None, cert: None, key: None };
+        let address = Address { url: url.to_owned(), url_file: None, db, ca: None, cert: None, key: None };
         address.topology().map_err(|error| error.to_string())
     }
 

@@ -76,7 +76,7 @@ impl Link {
         let servers = match topology {
             Topology::Server(info) => one(Place::Fixed(info)),
             Topology::Sentinel { sentinels, name, master } => {
-                one(Place::Sentinel(Sentinels::new(sentinels, name, master)))
+                one(Place::Sentinel(Sentinels::new(sentinels, name, master, options.login.clone())))
             }
             Topology::Cluster(seeds) => {
                 let home = Slot::of(home.as_bytes());

@@ -85,7 +85,7 @@ use crate::ms::ms;
 use crate::protocol::publish::Data;
 use crate::retold::Retold;
 use crate::trace::{Traced, Tracer};
-use connection::Topology;
+use connection::{Login, Topology};
 use keys::Keys;
 use lane::{MOST_SESSIONS, Op, Publishing};
 use link::Link;
@@ -186,7 +186,7 @@ pub struct RedisEngine {
 
 impl RedisEngine {
     /// An engine on Redis as it is set up. Connects to nothing yet; must be called within a tokio runtime.
-    pub fn new(topology: Topology, config: Config, metrics: Arc<Metrics>) -> Self {
+    pub fn new(topology: Topology, login: Arc<Login>, config: Config, metrics: Arc<Metrics>) -> Self {
         let keys = Keys::new(&config.key_prefix, matches!(topology, Topology::Cluster(_)));
         // A call that waits for replicas keeps its connection for as long. Others find as many as without: the lane of
         // events has one for that, and each reader of an ingress stream.
@@ -196,6 +196,7 @@ impl RedisEngine {
             wait: Wait { replicas: config.wait_replicas, timeout: config.wait_timeout },
             timer: Arc::new(scripts::Timer::new(&metrics)),
             doubts: Arc::default(),
+            login,
         };
         let ((events, published), (sessions, ops)) =
             (mpsc::channel(MOST_EVENTS), mpsc::channel(MOST_SESSIONS));

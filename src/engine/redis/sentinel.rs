@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::connection::at;
+use super::connection::{Login, at};
 use super::home::{Home, address};
 use super::wire::{explained, open};
 use crate::engine::Unavailable;
@@ -36,6 +36,7 @@ pub struct Sentinels {
     name: String,
     /// How to connect to it, but for its address.
     master: ConnectionInfo,
+    login: Arc<Login>,
     silence: Arc<sync::Mutex<Silence>>,
 }
 
@@ -55,10 +56,10 @@ struct Sentinel {
 
 impl Sentinels {
     /// The Sentinels at these places. Asks nobody yet.
-    pub fn new(places: Vec<ConnectionInfo>, name: String, master: ConnectionInfo) -> Self {
+    pub fn new(places: Vec<ConnectionInfo>, name: String, master: ConnectionInfo, login: Arc<Login>) -> Self {
         let sentinel = |info| Sentinel { info, connection: Mutex::default() };
         let sentinels = places.into_iter().map(sentinel).collect();
-        Self { sentinels, name, master, silence: Arc::default() }
+        Self { sentinels, name, master, login, silence: Arc::default() }
     }
 
     /// Where the master is, and whether most of the Sentinels say so: they learn from each other within seconds. Where there
@@ -73,7 +74,7 @@ impl Sentinels {
             .sentinels
             .iter()
             .enumerate()
-            .map(async |(at, sentinel)| (at, sentinel.ask(&self.name).await))
+            .map(async |(at, sentinel)| (at, sentinel.ask(&self.name, &self.login).await))
             .collect();
         let mut votes: Vec<(ConnectionInfo, usize)> = Vec::new();
         // Those who have said nothing yet, and why.
@@ -156,7 +157,7 @@ impl Sentinels {
 
 impl Sentinel {
     /// Where it says that the master is.
-    async fn ask(&self, name: &str) -> Result<(String, u16), RedisError> {
+    async fn ask(&self, name: &str, login: &Login) -> Result<(String, u16), RedisError> {
         let mut kept = self.connection.lock().await;
         // One that was kept may have gone since; a new one is asked once.
         let answer = match &mut *kept {
@@ -167,7 +168,7 @@ impl Sentinel {
             Some(answer) => answer,
             None => {
                 *kept = None;
-                let mut connection = open(self.info.clone(), Some(ANSWER_TIMEOUT)).await?;
+                let mut connection = open(login.sentinel(self.info.clone()), Some(ANSWER_TIMEOUT)).await?;
                 let answer = ask(&mut connection, name).await.map_err(explained)?;
                 *kept = Some(connection);
                 answer
@@ -209,7 +210,7 @@ mod tests {
             places.push(fake(says).await);
         }
         let master = places[0].clone();
-        Sentinels::new(places, "mymaster".to_owned(), master)
+        Sentinels::new(places, "mymaster".to_owned(), master, Arc::default())
     }
 
     #[tokio::test]
@@ -226,7 +227,8 @@ mod tests {
             places.push(fake(says).await);
         }
         let addresses: Vec<_> = places.iter().map(address).collect();
-        let sentinels = Sentinels::new(places.clone(), "mymaster".to_owned(), places[0].clone());
+        let sentinels =
+            Sentinels::new(places.clone(), "mymaster".to_owned(), places[0].clone(), Arc::default());
         let look = async |long: Duration| {
             let end = Instant::now() + long;
             while Instant::now() < end {

@@ -14,6 +14,7 @@ use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::connection::Login;
 use super::home::{Attempt, Dedicated, Home};
 use super::known::{Known, NOT_KNOWN};
 use super::ms;
@@ -65,6 +66,8 @@ pub struct Options {
     pub timer: Arc<Timer>,
     /// Hears of it where a server is doubted.
     pub doubts: Arc<Notify>,
+    /// With what connections are let in.
+    pub login: Arc<Login>,
 }
 
 /// How often Sentinels are asked where the master is.
@@ -87,6 +90,7 @@ pub struct Connection {
 /// answers: it may be a replica by now.
 struct Manager {
     place: Place,
+    login: Arc<Login>,
     known: Arc<Known>,
     response_timeout: Duration,
 }
@@ -125,6 +129,7 @@ impl Manager {
     async fn open(&self) -> Result<Connection, RedisError> {
         let failures_seen = self.known.failures.load(Ordering::Acquire);
         let (info, most) = self.place.find(&self.known.home).await?;
+        let info = self.login.server(info);
         let attempt = Attempt::new(&self.known.home, &info, most);
         let connected = RedisConnectionManager::new(bare(&info))?.connect().await;
         let mut inner = connected.map_err(explained)?;
@@ -144,6 +149,7 @@ pub struct Server {
     /// What was told of its being away. It goes with the master: one that has left the Cluster's map is told of no more.
     pub away: Mutex<Outage>,
     place: Place,
+    login: Arc<Login>,
     pool: Pool<Manager>,
     known: Arc<Known>,
     wait: Wait,
@@ -154,7 +160,7 @@ pub struct Server {
 impl Server {
     /// A server. Opens no connection yet.
     pub fn new(name: &str, place: Place, options: Options) -> Self {
-        let Options { pool_size, wait, timer, doubts } = options;
+        let Options { pool_size, wait, timer, doubts, login } = options;
         let known = Arc::new(Known::new(doubts));
         let response_timeout = RESPONSE_TIMEOUT + wait.timeout;
         let pool = Pool::builder()
@@ -164,9 +170,14 @@ impl Server {
             .retry_connection(false)
             // By age alone none is given up: where Sentinels are away there may be no other.
             .max_lifetime(None)
-            .build_unchecked(Manager { place: place.clone(), known: known.clone(), response_timeout });
+            .build_unchecked(Manager {
+                place: place.clone(),
+                login: login.clone(),
+                known: known.clone(),
+                response_timeout,
+            });
         let (name, away, up) = (name.to_owned(), Mutex::default(), AtomicBool::new(false));
-        Self { name, away, place, pool, known, wait, timer, up }
+        Self { name, away, place, login, pool, known, wait, timer, up }
     }
 
     /// Whether it answers, as far as is known.
@@ -377,7 +388,7 @@ impl Server {
             Place::Fixed(info) => (info.clone(), self.known.home.is_at(info)),
             Place::Sentinel(_) => self.known.home.known()?, // the pool finds it
         };
-        let mut connection = open(info, None).await?;
+        let mut connection = open(self.login.server(info), None).await?;
         greet(&mut connection).await?;
         Ok(Dedicated::new(connection, &self.known.home, moves))
     }

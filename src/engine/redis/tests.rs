@@ -75,7 +75,7 @@ pub fn context(place: ConnectionInfo, node_ttl: Duration) -> Arc<Context> {
         drain_rate: 1,
     };
     let metrics = Arc::new(Metrics::new("n", SCRIPTS).unwrap());
-    let context = RedisEngine::new(Topology::Server(place), config, metrics).context.clone();
+    let context = RedisEngine::new(Topology::Server(place), Arc::default(), config, metrics).context.clone();
     context.link.trust(Instant::now() + long);
     context
 }
@@ -140,6 +140,7 @@ pub fn options(pool_size: u32, replicas: u32) -> Options {
         wait: Wait { replicas, timeout: Duration::ZERO },
         timer: Arc::new(Timer::new(&Metrics::new("n", SCRIPTS).unwrap())),
         doubts: Arc::default(),
+        login: Arc::default(),
     }
 }
 
@@ -224,7 +225,7 @@ async fn what_a_master_confirms_after_another_has_taken_its_place_does_not_count
         true => Some(here),
         false => Some("+OK"),
     });
-    let sentinels = Sentinels::new(vec![sentinel.await], "mymaster".to_owned(), place);
+    let sentinels = Sentinels::new(vec![sentinel.await], "mymaster".to_owned(), place, Arc::default());
     let server = server_at(Place::Sentinel(sentinels), 1, 0);
     server.probe().await.unwrap();
     let moves = async {
