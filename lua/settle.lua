@@ -11,8 +11,8 @@ for i = 0, #KEYS - 1 do
   local cursor, paid, told = KEYS[at], ARGV[2 * i + 1], ARGV[2 * i + 2]
   local owed = call('HGET', cursor, '@owed')
   if owed == paid then
+    call('HSET', cursor, '@told', told) -- first: where '@owed' is all there is, the key would go, and its TTL with it
     call('HDEL', cursor, '@owed')
-    call('HSET', cursor, '@told', told)
     settled = settled + 1
   elseif owed and string.sub(owed, 1, #paid + 1) == paid .. ' ' then -- more has come meanwhile
     redis.call('HSET', cursor, '@told', told, '@owed', string.match(paid, '^%d+') .. string.sub(owed, #paid + 1))

@@ -190,6 +190,12 @@ async fn what_came_while_an_edge_was_told_stays_owed() {
     assert_eq!(settle("5 online a", "online 1-0"), 0);
     assert_eq!(settle("5 offline a", "offline 2-0"), 1);
     assert_eq!(noted(), [Some("offline 2-0".to_owned()), None]);
+    // A debt that is noted where all else has lapsed is of no use for longer than that is kept.
+    let _: i64 = stage.ask(&["DEL", CURSOR]);
+    let _: i64 = stage.ask(&["HSET", CURSOR, "@owed", "5 offline a"]);
+    let _: i64 = stage.ask(&["PEXPIRE", CURSOR, "60000"]);
+    assert_eq!(settle("5 offline a", "offline 2-0"), 1);
+    assert!(stage.ask::<i64>(&["PTTL", CURSOR]) > 0, "it lapses");
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use redis::Value;
+use tokio::time::Instant;
 
 use super::reply;
 use crate::engine::Unavailable;
@@ -28,11 +30,17 @@ pub fn leases(list: Value) -> Result<Leases, Unavailable> {
     Ok(leases)
 }
 
+/// Looks at the list that all nodes take in a second: each reads all of it. With more nodes each looks less often, and those
+/// who look first clear up.
+const LOOKS: u32 = 100;
+
 /// What is known of other nodes' deaths.
 #[derive(Default)]
 pub struct Deaths {
     /// The leases that were held when the list was last looked at.
     held: Mutex<Leases>,
+    /// When it is time for the next look.
+    next: Mutex<Option<Instant>>,
     /// The dead after whom this node could not clear up to the end, for as long as they are listed.
     unfinished: Mutex<HashMap<String, Unfinished>>,
 }
@@ -45,9 +53,19 @@ struct Unfinished {
 }
 
 impl Deaths {
+    /// Whether it is too soon for another look.
+    pub fn rests(&self) -> bool {
+        lock(&self.next).is_some_and(|next| Instant::now() < next)
+    }
+
     /// Whether a lease that was held has run out since: it is listed as lapsed; or somebody has taken it off the list
     /// after its end; or it was taken anew by then, by a process that came after. Who leaves takes itself off before.
     pub fn look(&self, leases: Leases, now: i64, ttl_ms: u64) -> bool {
+        if let Ok(nodes @ LOOKS..) = u32::try_from(leases.len()) {
+            // At twice that, who renews in time could not be told from who began anew.
+            let pause = (Duration::from_secs(1) * nodes / LOOKS).min(Duration::from_millis(ttl_ms) / 2);
+            *lock(&self.next) = Some(Instant::now() + pause);
+        }
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
         let mut held = lock(&self.held);
         let died = held.iter().any(|(node, old)| {
@@ -94,6 +112,20 @@ mod tests {
             assert!(!deaths.look(list(&[("a", 11), ("b", 12)]), 2, TTL), "both live");
             assert!(deaths.look(seen.clone(), 15, TTL), "{seen:?}");
             assert!(!deaths.look(seen, 16, TTL), "it is told once");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_nodes_look_less_often() {
+        let of = |nodes: i64| (0..nodes).map(|node| (node.to_string(), 20_000)).collect::<Leases>();
+        for (nodes, rests_ms) in [(99, 0), (100, 1_000), (300, 3_000), (5_000, 5_000)] {
+            let deaths = Deaths::default();
+            deaths.look(of(nodes), 10_000, 10_000);
+            let begun = Instant::now();
+            while deaths.rests() {
+                tokio::time::advance(Duration::from_millis(500)).await;
+            }
+            assert_eq!(begun.elapsed(), Duration::from_millis(rests_ms), "{nodes}");
         }
     }
 

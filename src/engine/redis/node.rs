@@ -292,6 +292,9 @@ pub async fn clear_up(context: &Context) -> Result<bool, Unavailable> {
     if !context.link.is_cluster() {
         context.metrics.clock.told(asked, now_us, Duration::from_micros(1));
     }
+    if context.deaths.rests() {
+        return Ok(false);
+    }
     let now = now_us / 1000;
     let leases = status::leases(context).await?;
     for (dead, _) in leases.iter().filter(|(_, end)| **end <= now) {
