@@ -121,6 +121,27 @@ local function any_publisher(keep, tell, hints, now, moment, spare, before_user)
     return nil, redis.call('HSET', cursor, '@prev:' .. entries[2][1], prev) - fewer
   end
 
+  -- Redis frees a block of a stream (4 KB) once all entries in it are deleted. Where newer events take the places of older
+  -- ones, what stays between them would each hold a block: of forty steps and a result for each job, the results thirty times
+  -- as much memory as they need. So a log with so many holes is written anew, unless that would take longer than a few ms.
+  local MOST_HOLES, MOST_ENTRIES, MOST_BYTES = 1024, 1024, 262144
+  local function write_anew(log)
+    local entries, bytes, from = {}, 0, '-'
+    repeat
+      local page = redis.call('XRANGE', log, from, '+', 'COUNT', 32)
+      for _, entry in ipairs(page) do
+        entries[#entries + 1] = entry
+        for _, part in ipairs(entry[2]) do bytes = bytes + #part end
+        from = '(' .. entry[1]
+      end
+      if bytes > MOST_BYTES then return end
+    until #page < 32
+    local left = redis.call('PTTL', log)
+    redis.call('DEL', log)
+    for _, entry in ipairs(entries) do redis.call('XADD', log, entry[1], unpack(entry[2])) end
+    if left > 0 then redis.call('PEXPIRE', log, left) end
+  end
+
   -- The log begins: there was no event between '@start' and its first one. A connect that found it empty has noted since
   -- when; else nothing is known of the time before.
   local function begin(cursor, empty, first)
@@ -212,8 +233,12 @@ local function any_publisher(keep, tell, hints, now, moment, spare, before_user)
     local carried, added = nil, 0
     -- With the target: who does not get the newer event must not lose the older one to it.
     local place = option and option.collapse and '@collapse:' .. option.collapse .. to
-    local older = place and redis.call('HGET', cursor, place)
-    if older then carried, added = take_out(log, cursor, older) end
+    local found = place and redis.call('HMGET', cursor, place, '@holes') or {}
+    local older, holes = found[1], tonumber(found[2] or 0)
+    if older then
+      carried, added = take_out(log, cursor, older)
+      holes = holes + 1
+    end
     local id = redis.call('XADD', log, '*', entry(event, data, last, option))
     local entries, empty = redis.call('XLEN', log), nil
     if entries == 1 then
@@ -236,7 +261,14 @@ local function any_publisher(keep, tell, hints, now, moment, spare, before_user)
     if entries > length + spare then redis.call('XTRIM', log, 'MAXLEN', ARGV[1]) end
     if option then
       if carried then added = added + redis.call('HSET', cursor, '@prev:' .. id, carried) end
-      if place then added = added + redis.call('HSET', cursor, place, id) end
+      if holes > MOST_HOLES and entries <= MOST_ENTRIES and #data <= 1024 then
+        write_anew(log)
+        holes = 0
+      end
+      if place then
+        local new_fields = redis.call('HSET', cursor, place, id, '@holes', holes)
+        added = added + new_fields - (found[2] and 0 or 1) -- '@holes' is no key that is to be forgotten
+      end
       if option.key then added = added + redis.call('HSET', cursor, '@key:' .. option.key, id) end
       if option.key and option.collapse then
         added = added + redis.call('HSET', cursor, '@collapsing:' .. option.key, id)

@@ -165,6 +165,30 @@ async fn collapsed_entries_do_not_hide_a_trimmed_one(kind: Kind) {
     assert!(!stage.resume(&user, "tab", EventId::ZERO).await.whole);
 }
 
+/// Each job's last event would hold a block of Redis' memory that all the steps before it had filled.
+#[tokio::test]
+async fn a_log_full_of_holes_is_written_anew() {
+    const JOBS: u64 = 60;
+    const STEPS: u64 = 40;
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let before = stage.connect(&user, "tab").await.position;
+    let mut results = Vec::new();
+    for job in 0..JOBS {
+        let job = format!("job-{job}");
+        for _ in 1..STEPS {
+            stage.publish(progress(&user, &job, &format!("{:200}", 1))).await;
+        }
+        results.push(stage.publish(progress(&user, &job, "\"done\"")).await.id.unwrap());
+    }
+    let memory: u64 = stage.ask(&["MEMORY", "USAGE", "log:{user:42}", "SAMPLES", "0"]);
+    assert!(memory < JOBS * 512, "{memory} bytes for {JOBS} events");
+    assert!(stage.ask::<i64>(&["PTTL", "log:{user:42}"]) > 0);
+    let page = stage.resume(&user, "tab", before).await;
+    assert_eq!((ids(&page), page.whole), (results.clone(), true));
+    let since = stage.connect_since(&user, "other", results[7]).await;
+    assert_eq!((ids(&since), since.whole), (results[8..].to_vec(), true));
+}
+
 async fn only_the_newest_of_a_collapse_key_is_kept(kind: Kind) {
     let stage = kind.stage_with(Options { log_length: 4, ..Options::default() }).await;
     let user = user("42");
