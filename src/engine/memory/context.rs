@@ -140,8 +140,11 @@ impl Context {
                 }
                 let prev = user.last;
                 let id = EventId { ms: now, seq: 0 }.max(prev.next());
-                if event.collapse.is_some() {
-                    user.log.retain(|entry| !entry.is_replaced_by(&event));
+                // One at most, and rarely far from the end.
+                if event.collapse.is_some()
+                    && let Some(older) = user.log.iter().rposition(|entry| entry.is_replaced_by(&event))
+                {
+                    user.log.remove(older);
                 }
                 user.log.push_back(Entry {
                     id,
