@@ -24,7 +24,7 @@ end
 
 local members = redis.call('SMEMBERS', user)
 
--- Whoever was a session has left a position. Others need no note, and would take the place of theirs.
+-- Whoever was a session has left a position, unless Redis lost it.
 local function was_here(client)
   if redis.call('HGET', cursor, client) then return true end
   for _, member in ipairs(members) do
@@ -33,13 +33,13 @@ local function was_here(client)
   return false
 end
 
-if who ~= '*' and not was_here(who) then return members end
--- '@out': '<us> <client, or *> ...', the newest last.
+-- '@out': '<us> <client, or *> ...', the newest last. Of whom nothing is known comes first: it may be there, and register
+-- anew soon, but its note takes nobody's place.
 local notes = {}
 for at, whose in string.gmatch(redis.call('HGET', cursor, '@out') or '', '(%d+) (%S+)') do
   if who ~= '*' and who ~= whose then notes[#notes + 1] = at .. ' ' .. whose end
 end
-notes[#notes + 1] = order .. ' ' .. who
+table.insert(notes, (who == '*' or was_here(who)) and #notes + 1 or 1, order .. ' ' .. who)
 redis.call('HSET', cursor, '@out', table.concat(notes, ' ', math.max(#notes - MOST, 0) + 1))
 keep(cursor, log_ttl)
 return members

@@ -190,8 +190,6 @@ async fn who_was_signed_out_does_not_resume_and_may_come_back() {
     let sign_out = async |client: &str| {
         stage.engine.sign_out(user.clone(), Some(client.parse().unwrap())).await.unwrap();
     };
-    sign_out("nobody").await;
-    assert_eq!(noted().split(' ').count(), 2, "who never was there does not come back: {}", noted());
     for number in 0..300 {
         let client = format!("c-{number}");
         let _: i64 = stage.ask(&["HSET", "cursor:{user:42}", &client, "1-0"]); // left by an earlier session
@@ -199,4 +197,20 @@ async fn who_was_signed_out_does_not_resume_and_may_come_back() {
     }
     assert_eq!(noted().split(' ').count(), 2 * 256, "{}", noted());
     assert!(matches!(resume("c-299", again).await, Connected::SignedOut));
+    let before = noted();
+    sign_out("nobody").await;
+    assert_eq!(noted(), before, "who never was there takes nobody's place");
+}
+
+/// Redis came back without its data, and the session has not registered anew yet: nothing is known of it.
+#[tokio::test]
+async fn a_sign_out_is_remembered_of_whom_redis_has_forgotten() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    let session = stage.connect(&user, "tab").await;
+    let () = stage.ask(&["DEL", "user:42", "nodes:{user:42}", "cursor:{user:42}"]);
+    stage.connect(&user, "other").await;
+    stage.engine.sign_out(user.clone(), Some("tab".parse().unwrap())).await.unwrap();
+    let mode = Mode::Resume { order: session.order, told: Told::default() };
+    let resumed = stage.try_connect(&user, "tab", mode, Some(session.position)).await;
+    assert!(matches!(resumed, Connected::SignedOut));
 }
