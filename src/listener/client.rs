@@ -228,7 +228,8 @@ pub(super) async fn let_in(
     if ports.is_draining() {
         return Err(Refusal::draining());
     }
-    // Redis may be slow, or others before it: it is not let in by what ends meanwhile.
+    // Redis may be slow, or others before it: it is not let in by what ends meanwhile. But that was good when it came, and
+    // `unauthorized` would have it stay away, though it may have a new one.
     let expired = async {
         match expires {
             Some(expires) => sleep_until(expires).await,
@@ -237,7 +238,10 @@ pub(super) async fn let_in(
     };
     let (registered, registration) = tokio::select! {
         biased;
-        () = expired => return Err(Refusal::new(Code::Unauthorized, "what let this client in has expired")),
+        () = expired => return Err(Refusal::new(
+            Code::Unavailable,
+            "the client's credentials expired before it could be let in; try again",
+        )),
         opened = ports.router.open(identity) => opened?,
     };
     Ok(Opened { registered, registration, expires })
