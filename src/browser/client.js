@@ -558,8 +558,8 @@ class Connection {
   #renewBefore(token) {
     const { iat, exp } = claimsOf(token);
     let [left, whole] = [exp * 1000 - Date.now(), (exp - iat) * 1000];
-    // One that takes another's place may come from a cache, but not nearly over: then this clock is wrong.
-    if (iat && this.#token && this.#token !== token && (left < whole / 10 || left > whole)) left = whole;
+    // One in another's place may be from a cache, but not nearly over: then this clock is wrong.
+    if (this.#token && this.#token !== token && (left < Math.min(30_000, whole / 10) || left > whole)) left = whole;
     this.#token = token;
     if (typeof this.#options.token !== "function" || !(left > 0)) return;
     this.#after("renew", Math.max(1000, left - Math.min(30_000, left / 4)), async () => {
