@@ -1,7 +1,6 @@
-//! Being asked to stop: SIGTERM, SIGINT or SIGHUP drains, a second one ends at once.
+//! Being asked to stop: SIGTERM, SIGINT or SIGHUP drains, a second SIGTERM or SIGINT ends at once.
 
 use std::io;
-use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -12,17 +11,13 @@ use crate::logging;
 /// Exit status where a drain was cut short.
 const CUT_SHORT: i32 = 1;
 
-/// A hangup this soon after a signal says the same once more: of a terminal that closes its shell may tell as well as the
-/// system, and of a session that is ended systemd does by SIGTERM and SIGHUP.
-const SAME: Duration = Duration::from_secs(1);
-
 /// SIGTERM, SIGINT and SIGHUP. Once they are listened for, they do not end the process by themselves.
 pub struct Signals {
     term: Signal,
     int: Signal,
-    /// None where the process was started with it ignored (`nohup`): then it stays so.
+    /// None where the process was started with it ignored (`nohup`): then it stays so. Nor after the first of all signals:
+    /// a terminal that closes tells its shell, which tells of it as the system does, and who waits for a drain may close it.
     hup: Option<Signal>,
-    last: Option<Instant>,
 }
 
 impl Signals {
@@ -33,27 +28,24 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         let hup = hears_hangups().then(|| signal(SignalKind::hangup())).transpose()?;
         let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self { term, int, hup, last: None })
+        Ok(Self { term, int, hup })
     }
 
     /// Waits for the next of them. One that came before is not lost.
     pub async fn next(&mut self) {
-        loop {
-            let hup = async {
-                match &mut self.hup {
-                    Some(hup) => hup.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased; // of two that come at once the hangup is the second
-                _ = self.term.recv() => {}
-                _ = self.int.recv() => {}
-                _ = hup => if self.last.is_some_and(|last| last.elapsed() < SAME) { continue },
+        let hup = async {
+            match &mut self.hup {
+                Some(hup) => hup.recv().await,
+                None => std::future::pending().await,
             }
-            self.last = Some(Instant::now());
-            return;
+        };
+        tokio::select! {
+            biased; // of two that come at once the hangup says nothing more
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+            _ = hup => {}
         }
+        self.hup = None;
     }
 }
 
