@@ -77,8 +77,8 @@ pub(super) struct Clock {
     pub(super) expires: Option<Instant>,
     /// New ones have come, and are being looked at.
     pub(super) renews: bool,
-    /// They have expired while a message of the client's was acted on, which may have new ones, or those behind it: the
-    /// session has [`RENEWING`] left to read what came, and no events meanwhile.
+    /// They have expired. What came before that may have new ones: the session reads it, acts on it for [`RENEWING`] at most,
+    /// and hands out no events meanwhile.
     pub(super) overdue: bool,
     /// Until when what is missing may come, where something is.
     pub(super) missing: Option<Instant>,

@@ -279,9 +279,7 @@ impl Session {
                 return Ok(Some(End::Close(Close::PongTimeout)));
             }
             Step::Tick(Tick::Late) => {}
-            Step::Tick(Tick::Close(Close::Expired)) if self.pending.is_some() && !self.clock.overdue => {
-                self.clock.overdue = true;
-            }
+            Step::Tick(Tick::Close(Close::Expired)) if !self.clock.overdue => self.clock.overdue = true,
             Step::Tick(Tick::Close(close)) => return Ok(Some(End::Close(close))),
             Step::Tick(Tick::Ping) => {
                 self.clock.pinged(self.last);
@@ -302,13 +300,21 @@ impl Session {
             return Poll::Ready(Step::Flushed(flushed));
         }
         // One message of the client's is acted on at a time; the next is read when that is done.
+        if self.pending.is_none()
+            && self.clock.overdue
+            && let Poll::Ready(turn) = poll_proceed(cx)
+        {
+            // What came in time is read, however many turns it takes. Where nothing is left, nothing has put the end off.
+            let message = unconstrained(poll_fn(|cx| self.transport.poll_next(cx)));
+            let Poll::Ready(message) = pin!(message).poll(cx) else {
+                return Poll::Ready(Step::Tick(Tick::Close(Close::Expired)));
+            };
+            turn.made_progress();
+            return Poll::Ready(Step::Message(message));
+        }
         if self.pending.is_none() && !*all_read {
             match self.poll_message(cx) {
                 Poll::Ready(message) => return Poll::Ready(Step::Message(message)),
-                // What came in time has been read: nothing in it put the end off.
-                Poll::Pending if self.clock.overdue => {
-                    return Poll::Ready(Step::Tick(Tick::Close(Close::Expired)));
-                }
                 Poll::Pending => *all_read = true,
             }
         }

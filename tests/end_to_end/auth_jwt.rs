@@ -290,7 +290,8 @@ async fn a_token_frame_renews_a_bad_one_does_not() {
 
 #[tokio::test]
 async fn a_token_that_came_in_time_counts_behind_a_message_that_waits_for_redis() {
-    let single = Single::with(&[("--auth", "jwt"), ("--jwt-secret", SECRET)]).await;
+    let rate = ("--client-rate", "1000");
+    let single = Single::with(&[("--auth", "jwt"), ("--jwt-secret", SECRET), rate]).await;
     let (mut lapsing, end) = ending_soon(async |end| {
         let query = format!("token={}", Issuer::hs256().token(json!({"sub": "42", "exp": end})));
         let mut renewed = Client::unless_unauthorized(&single.a, &query).await?;
@@ -300,6 +301,9 @@ async fn a_token_that_came_in_time_counts_behind_a_message_that_waits_for_redis(
         for client in [&mut renewed, &mut lapsing] {
             client.send(r#"{"type":"ping"}"#).await;
             client.send(r#"{"type":"message","event":"cancel"}"#).await;
+        }
+        for _ in 0..300 {
+            renewed.send(r#"{"type":"ack","id":"1-0"}"#).await; // more than a task reads in one go
         }
         let token = Issuer::hs256().token_of("42");
         renewed.send(&json!({"type": "token", "token": token}).to_string()).await;
