@@ -1,7 +1,7 @@
 //! With what new connections are let in: certificates and credentials, read again where a file of theirs has changed.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::mem::discriminant;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use crate::tls::{check_authorities, check_certificate, check_key, check_pair};
 
 /// Between two looks at the files: where Redis is away there are many attempts.
 const LOOK: Duration = Duration::from_secs(1);
+const URL_FILE: &str = "REDIS_URL_FILE";
 
 /// What the files hold now. Connections that are there stay as they are.
 #[derive(Default)]
@@ -24,7 +25,7 @@ pub struct Login {
     seen: Mutex<Seen>,
 }
 
-type Contents = Vec<(&'static str, Option<Vec<u8>>)>;
+type Contents = BTreeMap<&'static str, Option<Vec<u8>>>;
 
 #[derive(Default)]
 struct Seen {
@@ -41,11 +42,19 @@ impl fmt::Debug for Login {
 }
 
 impl Login {
-    /// By the files of this address, from now on. What they hold now must not be older than what is used at first.
+    /// By the files of this address, from now on. The certificates that are used at first must not have been read before
+    /// this: what comes in between would be seen as no change.
     pub fn new(mut address: Address) -> Self {
         address.url_file = address.url_file.filter(|file| file.is_file()); // a pipe is read once
-        let seen = Seen { contents: contents(&address), ..Seen::default() };
-        Self { address: Some(address), seen: Mutex::new(seen) }
+        if !address.url.starts_with("rediss") {
+            // Not used: then it does not matter what becomes of them, either.
+            (address.ca, address.cert, address.key) = (None, None, None);
+        }
+        let mut contents = contents(&address);
+        if let Some(url) = contents.get_mut(URL_FILE) {
+            *url = Some(address.url.clone().into()); // which was read before this, with the settings
+        }
+        Self { address: Some(address), seen: Mutex::new(Seen { contents, ..Seen::default() }) }
     }
 
     /// How to connect to a server there now. Only how it is entered may be another: what is at another place, or in another
@@ -72,10 +81,7 @@ impl Login {
         {
             seen.look(address);
         }
-        let how = seen.topology.as_ref().and_then(of);
-        let Some(how) = how.filter(|how| discriminant(how.addr()) == discriminant(place.addr())) else {
-            return place;
-        };
+        let Some(how) = seen.topology.as_ref().and_then(of) else { return place };
         let settings = how.redis_settings().clone().set_db(place.redis_settings().db());
         let info = match place.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
@@ -91,8 +97,8 @@ impl Seen {
     fn look(&mut self, address: &Address) {
         self.looked = Some(Instant::now());
         let before = std::mem::replace(&mut self.contents, contents(address));
-        let other = self.contents.iter().zip(before).filter(|(now, before)| *now != before);
-        let changed = other.map(|((name, _), _)| *name).collect::<Vec<_>>().join(", ");
+        let other = self.contents.iter().filter(|(name, now)| before.get(*name) != Some(*now));
+        let changed = other.map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         if changed.is_empty() {
             return;
         }
@@ -110,24 +116,30 @@ impl Seen {
 
 /// What each of the files holds, by what names it; none where it cannot be read.
 fn contents(address: &Address) -> Contents {
-    let system = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).filter(|_| address.ca.is_none());
+    let is_trusted = address.ca.is_none() && address.url.starts_with("rediss");
+    let system = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).filter(|_| is_trusted);
     let files = [
         ("--redis-ca", &address.ca),
         ("--redis-cert", &address.cert),
         ("--redis-key", &address.key),
-        ("REDIS_URL_FILE", &address.url_file),
+        (URL_FILE, &address.url_file),
         ("SSL_CERT_FILE", &system),
     ];
     let read = |file: &PathBuf| if file.is_file() { std::fs::read(file).ok() } else { None };
-    files.into_iter().map(|(name, file)| (name, file.as_ref().and_then(read))).collect()
+    let trimmed = |text: Vec<u8>| text.trim_ascii().to_vec();
+    files.into_iter().filter_map(|(name, file)| Some((name, read(file.as_ref()?).map(trimmed)))).collect()
 }
 
 /// What the files come to. Checked first: the library's own words quote what it could not read, such as a key.
 fn topology(address: &Address) -> Result<Topology, String> {
     let mut address = address.clone();
     if let Some(file) = &address.url_file {
-        let url = std::fs::read_to_string(file)
-            .map_err(|error| format!("REDIS_URL_FILE cannot be read: {error}"))?;
+        let url =
+            std::fs::read_to_string(file).map_err(|error| format!("{URL_FILE} cannot be read: {error}"))?;
+        let (scheme, _) = address.url.split_once("://").unwrap_or_default();
+        if url.trim().split_once("://").is_none_or(|(now, _)| now != scheme) {
+            return Err(format!("{URL_FILE} must go on with {scheme}://, or the node be restarted"));
+        }
         address.url = url.trim().to_owned();
     }
     let checks: [(_, _, fn(&Path) -> _); 3] = [
@@ -184,12 +196,12 @@ mod tests {
         assert_eq!(shown(&login.server(place.clone())), "h:1 u old 2", "it was looked at a moment ago");
         then(&login, "redis://v:new@other:3/4\n");
         assert_eq!(shown(&login.server(place.clone())), "h:1 v new 2");
-        for of_no_use in ["", "redis://u:worse@h:1/x/y", "rediss+sentinel://h"] {
-            then(&login, of_no_use);
-            assert_eq!(shown(&login.server(place.clone())), "h:1 v new 2", "{of_no_use}");
+        let of_no_use =
+            ["", "redis://u:worse@h:1/x/y", "rediss://u:newer@h:1", "redis+cluster://u:newer@h:1"];
+        for url in of_no_use {
+            then(&login, url);
+            assert_eq!(shown(&login.server(place.clone())), "h:1 v new 2", "{url}");
         }
-        then(&login, "redis+cluster://u:newer@h");
-        assert_eq!(shown(&login.server(place.clone())), "h:1 u newer 2");
 
         let url = "redis+sentinel://u:old@h1,h2:5/m/4?sentinel_password=old";
         let (Topology::Sentinel { sentinels, master, .. }, login) = first(url) else { panic!() };
@@ -201,6 +213,28 @@ mod tests {
         then(&login, "redis+cluster://u:new@h1:7000");
         assert_eq!(shown(&login.server(at(&seeds[0], "h2", 5))), "h2:5 u new 0");
         assert_eq!(shown(&Login::default().server(seeds[0].clone())), "h1:7000 u old 0");
+    }
+
+    #[test]
+    fn a_password_that_is_replaced_after_the_settings_were_read_is_taken_up() {
+        let (file, url) = (tempfile::NamedTempFile::new().unwrap(), "redis://u:old@h:1");
+        write(file.path(), "redis://u:new@h:1\n").unwrap();
+        let url_file = Some(file.path().to_owned());
+        let address = Address { url: url.to_owned(), url_file, db: None, ca: None, cert: None, key: None };
+        let Ok(Topology::Server(place)) = address.topology() else { panic!() };
+        assert_eq!(shown(&Login::new(address).server(place)), "h:1 u new 0");
+    }
+
+    #[test]
+    fn without_tls_no_certificate_counts() {
+        let (file, url) = (tempfile::NamedTempFile::new().unwrap(), "redis://u:old@h:1");
+        write(file.path(), url).unwrap();
+        let (url, url_file, ca) = (url.to_owned(), Some(file.path().to_owned()), Some("/nowhere".into()));
+        let address = Address { url, url_file, db: None, ca, cert: None, key: None };
+        let Ok(Topology::Server(place)) = address.topology() else { panic!() };
+        let login = Login::new(address);
+        write(file.path(), "redis://u:new@h:1").unwrap();
+        assert_eq!(shown(&login.server(place)), "h:1 u new 0");
     }
 
     #[test]
