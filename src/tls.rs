@@ -75,7 +75,13 @@ pub fn check_authorities(file: &Path) -> Result<(), String> {
 pub fn check_certificate(file: &Path) -> Result<(), String> {
     let certificates = certificates(file)?;
     let own = certificates.first().ok_or_else(|| why(pem::Error::NoItemsFound))?;
-    ParsedCertificate::try_from(own).map(drop).map_err(|_| broken())
+    ParsedCertificate::try_from(own).map(drop).map_err(|_| match RootCertStore::empty().add(own.clone()) {
+        // Redis and `redis-cli` take it.
+        Ok(()) => {
+            "it is of X.509 version 1: `openssl x509 -req` makes one of version 3 with -extfile".to_owned()
+        }
+        Err(_) => broken(),
+    })
 }
 
 /// Looks for a private key in a PEM file.
@@ -95,7 +101,7 @@ pub fn check_key(file: &Path) -> Result<(), String> {
 pub fn check_pair(certificate: &Path, private_key: &Path) -> Result<(), String> {
     let provider = rustls::crypto::ring::default_provider();
     let pair = CertifiedKey::from_der(certificates(certificate)?, key(private_key)?, &provider);
-    pair.map(drop).map_err(|_| "it is that of another certificate".to_owned())
+    pair.map(drop).map_err(|_| "it is that of another certificate than the first one there".to_owned())
 }
 
 /// The certificates of a PEM file, whole ones: one at least.
@@ -198,6 +204,20 @@ mod tests {
         ] {
             assert!(told(encrypted).contains("is encrypted"), "{}", told(encrypted));
         }
+    }
+
+    #[test]
+    fn a_certificate_of_version_1_is_told_as_one() {
+        let text = "-----BEGIN CERTIFICATE-----\n\
+             MIIBGzCBwQIUWRQYYI1JhJswXHALkTFb13fAx/0wCgYIKoZIzj0EAwIwDzENMAsG\n\
+             A1UEAwwEbm9kZTAgFw0yNjExMjgyMTU4NTdaGA8yMTI2MTEwNDIxNTg1N1owDzEN\n\
+             MAsGA1UEAwwEbm9kZTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPQeapcCElV1\n\
+             gZ5QzWvU0iZgffIR4k85VOXoiJ+a5c4AjAdmWWbARiB89UpK20EG89o/38HFZZ7G\n\
+             SFAKZxVkpvswCgYIKoZIzj0EAwIDSQAwRgIhAPTx3KS803rjaoHin0HI5gVQIKGh\n\
+             p4ehs/6QNHH3hoztAiEAxFoFBGsmO9/vm17CJQb0LtzEC4smQluD2d2dqL9iAHw=\n\
+             -----END CERTIFICATE-----\n";
+        let told = check_certificate(holding(text).path()).unwrap_err();
+        assert!(told.contains("version 1"), "{told}");
     }
 
     #[test]
