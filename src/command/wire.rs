@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::Failure;
@@ -117,6 +117,8 @@ pub async fn websocket(to: &Endpoint, query: &str) -> Result<WebSocket, NoSocket
             let body = answer.body().as_deref().unwrap_or_default();
             Err(NoSocket::Refused { status, reason: reason(status, body) })
         }
+        // HTTP/1.0, without TLS: a proxy that has nobody to ask, for instance.
+        Ok(Err(error @ Error::Protocol(ProtocolError::WrongHttpVersion))) => Err(unreached(&error)),
         Ok(Err(error)) => Err(unreached(&unanswered(to, &error))),
         Err(_) => Err(unreached(&"no handshake in time")),
     }
@@ -182,5 +184,33 @@ fn reason(status: u16, body: &[u8]) -> String {
     match (body["error"]["code"].as_str(), body["error"]["message"].as_str()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         _ => format!("an answer with HTTP status {status}, which does not look like a node's"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_who_does_not_speak_http_may_speak_tls() {
+        let answers =
+            [("HTTP/1.0 503 Service Unavailable\r\n\r\n", false), ("\x15\x03\x01\0\x02\x02\n", true)];
+        for (answer, may) in answers {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let to = Endpoint::at(&format!("ws://{}", listener.local_addr().unwrap())).unwrap();
+            let other = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1024]).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let (Err(NoSocket::Unreached(told)), ()) = tokio::join!(websocket(&to, "userId=42"), other)
+            else {
+                panic!("{answer:?}")
+            };
+            assert_eq!(told.contains("try wss://"), may, "{told}");
+        }
     }
 }
