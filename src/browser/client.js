@@ -36,6 +36,8 @@ const before = (id) => {
   return n > 0 ? `${ms}-${n - 1}` : `${ms - 1}-999999999999999`;
 };
 
+const latest = (a, b) => (b && !(a && isLater(a, b)) ? b : a);
+
 // crypto.randomUUID is missing without TLS.
 const mint = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -171,7 +173,8 @@ class Connection {
     this.#own = options.clientId === undefined;
     const record = this.#load();
     this.clientId = options.clientId ?? record.clientId ?? mint();
-    this.#seen = this.#kept = options.since ?? (record.clientId === this.clientId ? record.last : undefined);
+    const last = latest(record.last, this.#load(this.#recordOf(record.userId)).last);
+    this.#seen = this.#kept = options.since ?? (record.clientId === this.clientId ? last : undefined);
     if (options.since === undefined) this.#whose = record.userId;
     this.#watchPage();
     this.#begin();
@@ -420,6 +423,7 @@ class Connection {
     // Without a replay `since` was not heard either.
     const lost = unheard && recovered && !replayed && this.#seen && isLater(position, this.#seen);
     if (recovered && !lost) this.#arrive(); // else a gap is told first
+    this.#keep(this.#kept); // as this user's
     this.#listen();
     this.#renewBefore(token);
     // Was it a bad moment, or a network that breaks WebSockets? The better way is tried again, once, ever more rarely.
@@ -445,9 +449,11 @@ class Connection {
     const last = this.#whose;
     const another = last && last !== userId;
     if (another) {
-      this.#save(`${this.#key} ${last}`);
+      // An older module kept it in the record of the latest user alone.
+      const { last: own } = this.#load(this.#recordOf(last));
+      if (latest(this.#kept, own) !== own) this.#save(this.#recordOf(last));
       this.#handed = [];
-      this.#seen = this.#kept = this.#load(`${this.#key} ${userId}`).last;
+      this.#seen = this.#kept = this.#load(this.#recordOf(userId)).last;
       if (this.#own) this.#rename();
     }
     this.#whose = userId;
@@ -589,9 +595,15 @@ class Connection {
     }
   }
 
+  #recordOf(userId) {
+    return `${this.#key} ${userId}`;
+  }
+
+  /** In the record of the latest user, and in the user's own: another connection may write the first. */
   #keep(id) {
     this.#kept = id;
     this.#save();
+    if (this.#whose !== this.#options.userId) this.#save(this.#recordOf(this.#whose));
   }
 
   #save(key = this.#key) {

@@ -54,8 +54,8 @@ test("README's React hook tells the state of its newest connection", () => {
 
 test("it is small", () => {
   const text = readFileSync(new URL("../../src/browser/client.js", import.meta.url));
-  assert.ok(text.length < 26_000, `${text.length} bytes`);
-  assert.ok(gzipSync(text).length < 8_700, `${gzipSync(text).length} bytes gzipped`);
+  assert.ok(text.length < 26_900, `${text.length} bytes`);
+  assert.ok(gzipSync(text).length < 9_000, `${gzipSync(text).length} bytes gzipped`);
 });
 
 test("bundlers find nothing in it that they would bring along", () => {
@@ -309,6 +309,44 @@ test("users who take turns in one tab, by their tokens alone, each go on where t
     const named = open(context, { url: node.client.ws, transport, storage, userId: bob, token: tokenOf(bob) });
     await named.opened();
     assert.ok(!named.states.some(({ state }) => state === "waiting"));
+  }
+});
+
+test("two connections of one tab, told apart by their tokens alone, each go on where they were, load after load", async (context) => {
+  const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  const [storage, users] = [memory(), ["ann", "team"]];
+  for (const load of numbers(0, 3)) {
+    const page = users.map((user) => open(context, { url: node.client.ws, storage, token: tokenOf(user) }));
+    for (const [at, seen] of page.entries()) {
+      await until("its own user", () => seen.connection.state === "open" && seen.connection.userId === users[at]);
+      const upto = 2 * load + 1; // the one before came between the loads
+      await count(node, users[at], upto, upto);
+      await until("the newest", () => seen.data().includes(upto));
+      assert.deepEqual([seen.data(), seen.gaps], [numbers(Math.max(1, upto - 1), upto), []]);
+    }
+    for (const { connection } of page) connection.close();
+    for (const user of users) await count(node, user, 2 * load + 2, 2 * load + 2);
+  }
+});
+
+test("what an older module kept of users who took turns is found, and not lost to the next one", async (context) => {
+  const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  const ids = [];
+  for (const data of numbers(1, 4)) ids.push((await publish(node, { userId: "bob", event: "n", data })).id);
+  const key = `switchboard  ${new URL(node.client.ws).host}/ `;
+  // Its record of bob's own is of the last time that he was switched away from, or there is none yet.
+  for (const own of [ids[0], undefined]) {
+    const storage = memory();
+    const keep = (key, last) => storage.setItem(key, JSON.stringify({ clientId: "tab", userId: "bob", last }));
+    keep(key, ids[1]);
+    if (own) keep(`${key} bob`, own);
+    for (const [user, wanted] of [["ann", []], ["bob", [3, 4]]]) {
+      const seen = open(context, { url: node.client.ws, storage, token: tokenOf(user) });
+      await until("its user", () => seen.connection.state === "open" && seen.connection.userId === user);
+      await until("what is due", () => seen.events.length >= wanted.length);
+      assert.deepEqual([seen.data(), seen.gaps], [wanted, []]);
+      seen.connection.close();
+    }
   }
 });
 

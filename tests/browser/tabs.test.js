@@ -180,6 +180,33 @@ test("a page that is frozen, or kept for the back button, lets go, and misses no
   assert.deepEqual((await seen(page)).states.map(({ state }) => state).filter((state) => state === "suspended").length, 2);
 });
 
+test("a page that comes back out of the cache as another user goes on where that one was", async (context) => {
+  const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
+  const options = { module: `${node.client.http}/client.js`, url: node.client.ws, tokens: true };
+  app.token = () => tokenOf("ann");
+  const page = await openApp(await browser.newContext(), app, options);
+  await open(page);
+  await count(node, "ann", 1, 1);
+  await events(page, 1);
+  await page.evaluate(() => (window.mark = "the same page"));
+  app.token = () => tokenOf("bob");
+  await page.goto(app.url({ ...options, second: true }));
+  await until("the other user", () => page.evaluate(() => connection.state === "open" && connection.userId === "bob"));
+  await count(node, "bob", 2, 2);
+  await events(page, 2);
+  await page.evaluate(() => connection.close());
+  await count(node, "bob", 3, 3);
+  await page.goBack({ waitUntil: "commit" }); // such a page does not load again
+  await until("the other user", () => page.evaluate(() => connection.state === "open" && connection.userId === "bob"));
+  await count(node, "bob", 4, 4);
+  assert.deepEqual(await until("the newest", async () => {
+    const { events } = await seen(page);
+    return events.includes(4) && events;
+  }), [1, 3, 4]);
+  assert.deepEqual(await page.evaluate(() => [window.mark, seen.gaps]), ["the same page", []]);
+});
+
 test("a page that is rendered ahead connects when it is visited, and disturbs nobody before", async (context) => {
   const node = await startNode(context);
   const [browser, app] = await Promise.all([startBrowser(context), startApp(context)]);
