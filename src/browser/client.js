@@ -337,7 +337,9 @@ class Connection {
       this.#tellError(refusal.code, refusal.message);
       if (this.state === "closed") return;
       reason = refusal.code;
-      again = ![400, 401, 403].includes(status);
+      const final = { 400: 4000, 401: 4001, 403: 4001 }[status]; // as of a hello
+      again = !final;
+      code = final ?? code;
     }
     // A provider has a new token, the browser perhaps a new cookie; a text stays as old as it is.
     if (code === 4002 && typeof this.#options.token !== "string") [again, afterMs] = [true, 0];

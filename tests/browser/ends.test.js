@@ -239,6 +239,15 @@ test("a refusal that is not the node's is no reason to stop", async (context) =>
   assert.deepEqual([answers.length, seen.errors.map(({ code }) => code)], [0, ["unauthorized"]]);
 });
 
+test("a refusal that passes is waited for, by server-sent events as well", async (context) => {
+  const refusals = [[429, "too_many_sessions"], [503, "draining"], [503, "unavailable"], [403, "origin_not_allowed"]];
+  const answers = refusals.map(([status, code]) => Response.json({ error: { code, message: "not now" } }, { status }));
+  const seen = open(context, { transport: "sse", fetch: async () => answers.shift() });
+  await until("the end", () => seen.connection.state === "closed", 3000);
+  const ends = seen.states.filter(({ code }) => code).map(({ state, code, reason }) => [state, code, reason]);
+  assert.deepEqual(ends, refusals.map(([status, why]) => (status === 403 ? ["closed", 4001, why] : ["waiting", 1006, why])));
+});
+
 test("whoever is refused together does not come back together", async (context) => {
   const fetch = async () => Response.json({}, { status: 503, headers: { "retry-after": "5" } });
   const waits = new Set();

@@ -405,11 +405,19 @@ test("messages go up, and wait for a connection", async (context) => {
 
 test("a refusal says why, and is final where coming back would not help", async (context) => {
   const node = await startNode(context);
-  const seen = open(context, { url: node.client.ws, userId: "not allowed" });
-  await until("the end", () => seen.connection.state === "closed");
-  assert.equal(seen.states.at(-1).code, 4000);
-  assert.equal(seen.errors[0].code, "invalid_user_id");
-  assert.ok(seen.errors[0] instanceof SwitchboardError);
+  const strict = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  for (const transport of ["websocket", "sse"]) {
+    for (const [{ client }, options, code, why] of [
+      [node, { userId: "not allowed" }, 4000, "invalid_user_id"],
+      [strict, { token: () => tokenOf("42", -120) }, 4001, "unauthorized"],
+    ]) {
+      const seen = open(context, { url: client.ws, transport, ...options });
+      await until("the end", () => seen.connection.state === "closed");
+      assert.equal(seen.states.at(-1).code, code);
+      assert.deepEqual(seen.errors.map(({ code }) => code), [why]);
+      assert.ok(seen.errors[0] instanceof SwitchboardError);
+    }
+  }
 });
 
 test("signed out is final; replaced is final for a name of its own, and a new name else", async (context) => {
