@@ -24,10 +24,10 @@ export class SwitchboardError extends Error {
 export const connect = (options) => new Connection(options);
 
 // Digits without leading zeros: the longer one is greater.
-const compare = (a, b) => a.length - b.length || (a < b ? -1 : a > b ? 1 : 0);
+const compare = (a, b) => a.length - b.length || (a > b) - (a < b);
 const isLater = (id, than) => {
-  const [a, b] = [id.split("-"), than.split("-")];
-  return (compare(a[0], b[0]) || compare(a[1] ?? "0", b[1] ?? "0")) > 0;
+  const [[a, n = "0"], [b, m = "0"]] = [id.split("-"), than.split("-")];
+  return (compare(a, b) || compare(n, m)) > 0;
 };
 
 // After all that came before this one.
@@ -39,7 +39,7 @@ const before = (id) => {
 const latest = (a, b) => (b && !(a && isLater(a, b)) ? b : a);
 
 // crypto.randomUUID is missing without TLS.
-const mint = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+const mint = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 // The table of README, for connections that end without a bye. No node sends 1001, 1005 or 1006: those are the network.
 const comesBack = (code) => [1001, 1005, 1006].includes(code) || !((code >= 1000 && code < 1012) || (code >= 4000 && code < 4100));
@@ -93,13 +93,18 @@ function openEvents({ fetch, url, hello, credentials, onText, onLife, onEnd }) {
   for (const name in named) address.searchParams.set(name, named[name]);
   const abort = new AbortController();
   const read = async () => {
-    const headers = { accept: "text/event-stream", ...(token && { authorization: `Bearer ${token}` }) };
+    const bearer = token?.trim();
+    // fetch would throw, as it does where nobody answers.
+    const refusal = { code: "unauthorized", message: "the token cannot be a header" };
+    if (/[^\t -~\x80-\xff]/.test(bearer)) return { refusal, code: 4001 };
+    const headers = { accept: "text/event-stream", ...(bearer && { authorization: `Bearer ${bearer}` }) };
     const answer = await fetch(address.href, { headers, credentials, cache: "no-store", signal: abort.signal });
     if (!answer.ok || !answer.headers.get("content-type")?.startsWith("text/event-stream")) {
       const refusal = (await answer.json().catch(() => ({}))).error;
       const after = answer.headers.get("retry-after");
+      const code = refusal?.code && { 400: 4000, 401: 4001, 403: 4001 }[answer.status]; // as of a hello
       // All who were refused are told the same.
-      return { refusal, status: answer.status, afterMs: after > 0 ? after * 1000 * (1 + Math.random()) : undefined };
+      return { refusal, code, afterMs: after > 0 ? after * 1000 * (1 + Math.random()) : undefined };
     }
     const [reader, decoder] = [answer.body.getReader(), new TextDecoder()];
     for (let rest = ""; ; ) {
@@ -164,7 +169,7 @@ class Connection {
     options = this.#options = { ...options };
     for (const name in usual) options[name] ??= usual[name];
     for (const name of ["userId", "clientId", "since"]) if (options[name] != null) options[name] += "";
-    this.#identify = this.#options.identify;
+    this.#identify = options.identify;
     this.#url = new URL(options.url ?? new URL(".", HERE), globalThis.location?.href);
     this.#url.hash = "";
     this.userId = options.userId;
@@ -265,6 +270,7 @@ class Connection {
     this.#set("connecting");
     try {
       if (typeof token === "function") token = await token();
+      if (token != null) token += "";
     } catch (error) {
       return fail(error);
     }
@@ -321,7 +327,7 @@ class Connection {
   }
 
   /** The one place where a connection ends: for good, or until it comes back. */
-  #ended({ code = 1006, reason = "", refusal, status, afterMs }) {
+  #ended({ code = 1006, reason = "", refusal, afterMs }) {
     if (this.state === "closed") return; // by a callback, just now
     if (this.#line) this.#misses++;
     this.#hangUp();
@@ -337,9 +343,6 @@ class Connection {
       this.#tellError(refusal.code, refusal.message);
       if (this.state === "closed") return;
       reason = refusal.code;
-      const final = { 400: 4000, 401: 4001, 403: 4001 }[status]; // as of a hello
-      again = !final;
-      code = final ?? code;
     }
     // A provider has a new token, the browser perhaps a new cookie; a text stays as old as it is.
     if (code === 4002 && typeof this.#options.token !== "string") [again, afterMs] = [true, 0];

@@ -410,6 +410,10 @@ test("a refusal says why, and is final where coming back would not help", async 
     for (const [{ client }, options, code, why] of [
       [node, { userId: "not allowed" }, 4000, "invalid_user_id"],
       [strict, { token: () => tokenOf("42", -120) }, 4001, "unauthorized"],
+      // What can be no header.
+      [strict, { token: () => "<!doctype html>\n<title>Sign in</title>\n" }, 4001, "unauthorized"],
+      [strict, { token: () => "ключ" }, 4001, "unauthorized"],
+      [strict, { token: 10n }, 4001, "unauthorized"],
     ]) {
       const seen = open(context, { url: client.ws, transport, ...options });
       await until("the end", () => seen.connection.state === "closed");
@@ -449,6 +453,13 @@ test("the token provider is asked each time; its failure is told and tried again
   await seen.opened();
   assert.equal(asked, 2);
   assert.equal(seen.errors[0].code, "token");
+});
+
+test("a line break after a token does no harm", async (context) => {
+  const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
+  for (const transport of ["websocket", "sse"]) {
+    await open(context, { url: node.client.ws, transport, token: () => `${tokenOf("42")}\r\n` }).opened();
+  }
 });
 
 test("identity can go in the query", async (context) => {
