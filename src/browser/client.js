@@ -94,7 +94,7 @@ function openEvents({ fetch, url, hello, credentials, onText, onLife, onEnd }) {
   const abort = new AbortController();
   const read = async () => {
     const bearer = token?.trim();
-    // fetch would throw, as it does where nobody answers.
+    // fetch would throw, as where nobody answers.
     const refusal = { code: "unauthorized", message: "the token cannot be a header" };
     if (/[^\t -~\x80-\xff]/.test(bearer)) return { refusal, code: 4001 };
     const headers = { accept: "text/event-stream", ...(bearer && { authorization: `Bearer ${bearer}` }) };
@@ -168,7 +168,7 @@ class Connection {
     };
     options = this.#options = { ...options };
     for (const name in usual) options[name] ??= usual[name];
-    for (const name of ["userId", "clientId", "since"]) if (options[name] != null) options[name] += "";
+    for (const name of ["userId", "clientId", "since"]) options[name] = options[name]?.toString();
     this.#identify = options.identify;
     this.#url = new URL(options.url ?? new URL(".", HERE), globalThis.location?.href);
     this.#url.hash = "";
@@ -269,8 +269,7 @@ class Connection {
     this.#after("line", timeoutMs, () => fail(`no answer within ${timeoutMs} ms`));
     this.#set("connecting");
     try {
-      if (typeof token === "function") token = await token();
-      if (token != null) token += "";
+      token = (typeof token === "function" ? await token() : token)?.toString();
     } catch (error) {
       return fail(error);
     }
@@ -299,7 +298,11 @@ class Connection {
   }
 
   #noToken(why) {
-    this.#tellError("token", `the token provider failed: ${why?.message ?? why}`);
+    let said = "no text";
+    try {
+      said = `${why?.message ?? why}`;
+    } catch {}
+    this.#tellError("token", `the token provider failed: ${said}`);
   }
 
   /** WebSocket first. The other way is tried every other time, or every fourth once WebSocket has worked here. */
@@ -577,7 +580,7 @@ class Connection {
       const run = this.#run;
       let next;
       try {
-        next = await this.#options.token();
+        next = (await this.#options.token())?.toString();
       } catch (error) {
         this.#noToken(error);
       }
@@ -604,7 +607,7 @@ class Connection {
     return `${this.#key} ${userId}`;
   }
 
-  /** In the record of the latest user, and in the user's own: another connection may write the first. */
+  /** In the user's own record as well: another connection may write the first. */
   #keep(id) {
     this.#kept = id;
     this.#save();

@@ -85,6 +85,17 @@ test("a token provider that never answers is asked again", async (context) => {
   assert.deepEqual([seen.connection.state, seen.latest, asked], ["open", latest, 3]);
 });
 
+test("a token provider may reject with anything, and is asked again", async (context) => {
+  for (const why of [undefined, Symbol("no"), Object.create(null), { message: Symbol("no") }]) {
+    let asked = 0;
+    const token = () => (++asked < 3 ? Promise.reject(why) : "t");
+    const seen = open(context, { token });
+    await until("a socket", () => seen.latest, 2000);
+    assert.deepEqual(seen.errors.map((error) => error.code), ["token", "token"]);
+    seen.connection.close();
+  }
+});
+
 test("after its time is up it comes back, unless all it has is the same token", async (context) => {
   for (const [token, comesBack] of [[undefined, true], [() => "t", true], ["t", false]]) {
     const seen = open(context, { token });

@@ -123,6 +123,26 @@ test("a callback that throws takes nothing from the others", async (context) => 
   assert.deepEqual(thrown, ["no 1", "no 2"]);
 });
 
+test("an option that is null is none, but for the storage", async (context) => {
+  const node = await startNode(context);
+  const none = Object.fromEntries(["clientId", "token", "since", "ack", "identify", "transport", "name", "backoffMs", "timeoutMs", "credentials", "WebSocket", "fetch"].map((name) => [name, null]));
+  const options = { url: node.client.ws, userId: "42", ...none, storage: memory() };
+  const first = open(context, { ...options, backoffMs: [50, 500] });
+  await first.opened();
+  await count(node, "42", 1, 1);
+  await until("the event", () => first.events.length === 1);
+  // The client id is ours to change, and so kept: with one of the page's own, 4009 ends it.
+  const { clientId } = first.connection;
+  const other = open(context, { ...options, clientId, storage: null });
+  await other.opened();
+  await until("another id", () => first.connection.state === "open" && first.connection.clientId !== clientId);
+  first.connection.close();
+  await count(node, "42", 2, 2);
+  const second = open(context, options);
+  await until("the next event", () => second.events.length === 1);
+  assert.deepEqual([second.data(), second.connection.clientId], [[2], first.connection.clientId]);
+});
+
 test("an option that is undefined is none", async (context) => {
   const node = await startNode(context);
   const none = Object.fromEntries(["clientId", "token", "since", "ack", "identify", "transport", "name", "backoffMs", "timeoutMs", "credentials", "WebSocket", "fetch"].map((name) => [name, undefined]));
