@@ -21,7 +21,7 @@ export interface Options {
   identify?: "hello" | "query" | undefined;
   /** `"auto"`: WebSocket, and server-sent events where that does not get through. */
   transport?: "auto" | "websocket" | "sse" | undefined;
-  /** Tells apart several connections of one tab to one user. */
+  /** Tells apart several connections to one user on one storage, as in one tab: without it they share a position, and one may miss events. */
   name?: string | undefined;
   /** Where the client id and the position are kept. Default: `sessionStorage`, where there is one; `null`: in the connection alone. */
   storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void } | null | undefined;

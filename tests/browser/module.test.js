@@ -349,6 +349,22 @@ test("two connections of one tab, told apart by their tokens alone, each go on w
   }
 });
 
+test("connections to one user on one storage, each with a name, each go on where they were", async (context) => {
+  const node = await startNode(context);
+  const options = { url: node.client.ws, userId: "42", storage: memory() };
+  const stays = open(context, { ...options, name: "list" });
+  const goes = open(context, { ...options, name: "badge" });
+  await Promise.all([stays.opened(), goes.opened()]);
+  await count(node, "42", 1, 1);
+  await until("the first", () => stays.events.length === 1 && goes.events.length === 1);
+  goes.connection.close();
+  await count(node, "42", 2, 2);
+  await until("the second", () => stays.events.length === 2);
+  const back = open(context, { ...options, name: "badge" });
+  await until("what came meanwhile", () => back.events.length === 1);
+  assert.deepEqual([back.data(), back.gaps], [[2], []]);
+});
+
 test("what an older module kept of users who took turns is found, and not lost to the next one", async (context) => {
   const node = await startNode(context, { flags: ["--auth", "jwt", "--jwt-secret", secret] });
   const ids = [];
