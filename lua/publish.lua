@@ -123,19 +123,22 @@ local function any_publisher(keep, tell, hints, now, moment, spare, before_user)
 
   -- Redis frees a block of a stream (4 KB) once all entries in it are deleted. Where newer events take the places of older
   -- ones, what stays between them would each hold a block: of forty steps and a result for each job, the results thirty times
-  -- as much memory as they need. So a log with so many holes is written anew, unless that would take longer than a few ms.
+  -- as much memory as they need. So a log with so many holes is written anew, unless that would take longer than a few ms:
+  -- one in a call, as those of a group of users fill up together.
   local MOST_HOLES, MOST_ENTRIES, MOST_BYTES = 1024, 1024, 262144
+  local has_written = false
   local function write_anew(log)
+    has_written = true
     local entries, bytes, from = {}, 0, '-'
     repeat
-      local page = redis.call('XRANGE', log, from, '+', 'COUNT', 32)
+      local page = redis.call('XRANGE', log, from, '+', 'COUNT', 4) -- each may be large
       for _, entry in ipairs(page) do
         entries[#entries + 1] = entry
         for _, part in ipairs(entry[2]) do bytes = bytes + #part end
         from = '(' .. entry[1]
       end
       if bytes > MOST_BYTES then return end
-    until #page < 32
+    until #page < 4
     local left = redis.call('PTTL', log)
     redis.call('DEL', log)
     for _, entry in ipairs(entries) do redis.call('XADD', log, entry[1], unpack(entry[2])) end
@@ -261,7 +264,7 @@ local function any_publisher(keep, tell, hints, now, moment, spare, before_user)
     if entries > length + spare then redis.call('XTRIM', log, 'MAXLEN', ARGV[1]) end
     if option then
       if carried then added = added + redis.call('HSET', cursor, '@prev:' .. id, carried) end
-      if holes > MOST_HOLES and entries <= MOST_ENTRIES and #data <= 1024 then
+      if holes > MOST_HOLES and entries <= MOST_ENTRIES and #data <= 1024 and not has_written then
         write_anew(log)
         holes = 0
       end

@@ -189,6 +189,52 @@ async fn a_log_full_of_holes_is_written_anew() {
     assert_eq!((ids(&since), since.whole), (results[8..].to_vec(), true));
 }
 
+/// Who all get the same progress all have as many holes: together they would hold Redis up for a quarter of a second.
+#[tokio::test]
+async fn one_log_of_a_call_is_written_anew() {
+    let stage = Kind::Redis.stage().await;
+    let users = ["a", "b", "c"];
+    let cursor = |user: &str| format!("cursor:{{user:{user}}}");
+    let mut call = vec!["EVAL".to_owned(), include_str!("../../lua/publish.lua").to_owned(), "9".to_owned()];
+    for user in users {
+        call.extend([format!("nodes:{{user:{user}}}"), format!("log:{{user:{user}}}"), cursor(user)]);
+    }
+    call.extend(["256", "60000", "node-1", "0", "inbox:{node:"].map(str::to_owned));
+    call.extend(users.iter().flat_map(|_| ["progress", "1", "1", "collapse", "p"]).map(str::to_owned));
+    let call: Vec<_> = call.iter().map(String::as_str).collect();
+    let _: String = stage.ask(&call);
+    for user in users {
+        let _: i64 = stage.ask(&["HSET", &cursor(user), "@holes", "1024"]);
+    }
+    for left in [["0", "1025", "1025"], ["1", "0", "1026"], ["2", "1", "0"]] {
+        let _: String = stage.ask(&call);
+        assert_eq!(users.map(|user| stage.ask::<String>(&["HGET", &cursor(user), "@holes"])), left);
+    }
+}
+
+/// How large a log is, it says only as it is read.
+#[tokio::test]
+async fn a_log_of_large_events_is_not_read_for_its_holes() {
+    let (stage, user) = (Kind::Redis.stage().await, user("42"));
+    stage.publish(progress(&user, "job", "1")).await;
+    let data = "x".repeat(1 << 20);
+    for _ in 0..32 {
+        let _: String =
+            stage.ask(&["XADD", "log:{user:42}", "*", "event", "e", "data", &data, "prev", "0-0"]);
+    }
+    let _: i64 = stage.ask(&["HSET", "cursor:{user:42}", "@holes", "1024"]);
+    let peak = || {
+        let memory: String = stage.ask(&["INFO", "memory"]);
+        let peak = memory.lines().find_map(|line| line.strip_prefix("used_memory_peak:"));
+        peak.unwrap().parse::<u64>().unwrap()
+    };
+    let before = peak();
+    stage.publish(progress(&user, "job", "2")).await;
+    assert_eq!(stage.ask::<String>(&["HGET", "cursor:{user:42}", "@holes"]), "0");
+    let read = peak() - before;
+    assert!(read < 16 << 20, "{read} bytes at once");
+}
+
 async fn only_the_newest_of_a_collapse_key_is_kept(kind: Kind) {
     let stage = kind.stage_with(Options { log_length: 4, ..Options::default() }).await;
     let user = user("42");
