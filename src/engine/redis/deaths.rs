@@ -45,7 +45,7 @@ pub struct Deaths {
     unfinished: Mutex<HashMap<String, Unfinished>>,
 }
 
-/// It is tried again each second, for as long as a master of a Cluster is away.
+/// It is tried again with each look, for as long as a master of a Cluster is away.
 #[derive(Default)]
 struct Unfinished {
     begun: bool,
@@ -62,8 +62,10 @@ impl Deaths {
     /// after its end; or it was taken anew by then, by a process that came after. Who leaves takes itself off before.
     pub fn look(&self, leases: Leases, now: i64, ttl_ms: u64) -> bool {
         if let Ok(nodes @ LOOKS..) = u32::try_from(leases.len()) {
-            // At twice that, who renews in time could not be told from who began anew.
-            let pause = (Duration::from_secs(1) * nodes / LOOKS).min(Duration::from_millis(ttl_ms) / 2);
+            // It ends with a beat, of which there is one a second, or three in a lease. Beyond a lease less one of these,
+            // who renews in time could not be told from who began anew; so all together it is half a lease at most.
+            let longest = (Duration::from_millis(ttl_ms) / 2).saturating_sub(Duration::from_secs(1));
+            let pause = (Duration::from_secs(1) * nodes / LOOKS).min(longest);
             *lock(&self.next) = Some(Instant::now() + pause);
         }
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
@@ -118,7 +120,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn many_nodes_look_less_often() {
         let of = |nodes: i64| (0..nodes).map(|node| (node.to_string(), 20_000)).collect::<Leases>();
-        for (nodes, rests_ms) in [(99, 0), (100, 1_000), (300, 3_000), (5_000, 5_000)] {
+        for (nodes, rests_ms) in [(99, 0), (100, 1_000), (300, 3_000), (5_000, 4_000)] {
             let deaths = Deaths::default();
             deaths.look(of(nodes), 10_000, 10_000);
             let begun = Instant::now();
@@ -126,6 +128,24 @@ mod tests {
                 tokio::time::advance(Duration::from_millis(500)).await;
             }
             assert_eq!(begun.elapsed(), Duration::from_millis(rests_ms), "{nodes}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_nodes_with_short_leases_none_seems_to_have_died() {
+        for ttl in [2_000, 3_000, 4_000, 10_000] {
+            let (deaths, begun) = (Deaths::default(), Instant::now());
+            let beat = (ttl / 3).min(1_000) + 1; // timers are late
+            for _ in 0..200 {
+                let now = 1_000_000 + i64::try_from(begun.elapsed().as_millis()).unwrap();
+                let renewed = |node: i64| now - (now + node * 5) % beat;
+                let leases = (0..200).map(|node| (node.to_string(), renewed(node) + ttl)).collect();
+                assert!(
+                    deaths.rests() || !deaths.look(leases, now, ttl.unsigned_abs()),
+                    "leases of {ttl} ms"
+                );
+                tokio::time::advance(Duration::from_millis(beat.unsigned_abs() + 1)).await;
+            }
         }
     }
 
