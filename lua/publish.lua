@@ -129,6 +129,8 @@ local function any_publisher(keep, tell, hints, now, moment, spare, before_user)
   local has_written = false
   local function write_anew(log)
     has_written = true
+    -- In a slot that is on its way to another master no key is made: what was deleted could not be written again.
+    if redis.pcall('EXISTS', log .. ':') ~= 0 then return end
     local entries, bytes, from = {}, 0, '-'
     repeat
       local page = redis.call('XRANGE', log, from, '+', 'COUNT', 4) -- each may be large

@@ -124,6 +124,27 @@ async fn the_main_job_with_the_documented_rights() {
     }
 }
 
+/// What is deleted there comes back on the other master alone: a log that is written anew would be lost.
+#[tokio::test]
+async fn a_log_full_of_holes_stays_while_its_slot_moves() {
+    let cluster = Cluster::of_masters().await;
+    let node = node(&cluster, "node-a", &[]).await;
+    let mut client = Client::as_user(&node, "mover", "tab-1").await;
+    let mut worker = Worker::open(&node).await;
+    let progress = |data: u64| json!({"userId": "mover", "event": "e", "data": data, "collapseKey": "job"});
+    for event in [json!({"userId": "mover", "event": "e", "data": 1}), progress(2)] {
+        assert_eq!(worker.publish(event).await["type"], "ack");
+    }
+    let cursor = "cursor:{user:mover}";
+    cluster.ask::<i64>(cursor, &["HSET", cursor, "@holes", "1024"]).await;
+    let to = (cluster.holders(cursor).await[0] + 1) % 3;
+    let moving = cluster.begin_move(cursor, to).await;
+    assert_eq!(worker.publish(progress(3)).await["type"], "ack");
+    moving.finish(&cluster).await;
+    assert_eq!(cluster.ask::<i64>(cursor, &["XLEN", "log:{user:mover}"]).await, 2);
+    assert_eq!(data(&client.events(3).await), numbers(1, 3));
+}
+
 #[tokio::test]
 async fn after_a_crash_another_node_clears_up() {
     let cluster = Cluster::start().await;
