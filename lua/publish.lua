@@ -136,6 +136,7 @@ local function any_publisher(keep, tell, hints, now, moment, spare, before_user)
       local page = redis.call('XRANGE', log, from, '+', 'COUNT', 4) -- each may be large
       for _, entry in ipairs(page) do
         entries[#entries + 1] = entry
+        if #entry[2] > 64 then return end -- put there by hand: too many at once would be refused
         for _, part in ipairs(entry[2]) do bytes = bytes + #part end
         from = '(' .. entry[1]
       end
