@@ -106,11 +106,11 @@ async fn an_interrupt_is_heard_where_a_reader_stalls() {
         }
     };
     printed(1).await;
-    // More than a pipe's 64 KiB from both; the last page of it may have no room for another line.
+    // More than a pipe's 64 KiB from both; each page of it may be left with no room for what is written next.
     let line = r#"{"userId":"42","event":"e"}"#;
     let publish = format!(r#"seq 2000 | sed 's/.*/{line}/' | "$0" publish"#);
     assert_eq!(run(&shell(&node, &publish), "").await.code, Some(0));
-    printed(60 << 10).await;
+    printed(48 << 10).await;
     for (command, mut process, _reader) in stalled {
         process.signal(Signal::INT);
         assert_eq!(process.exit(BOUND).await.code(), Some(0), "{command}");
