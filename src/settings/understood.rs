@@ -66,7 +66,7 @@ impl Settings {
             [("--redis-ca", &address.ca), ("--redis-cert", &address.cert), ("--redis-key", &address.key)];
         let given: Vec<_> =
             files.into_iter().filter_map(|(flag, file)| file.as_ref().map(|_| flag)).collect();
-        (!given.is_empty() && !address.url.starts_with("rediss")).then(|| {
+        (!given.is_empty() && !address.is_by_tls()).then(|| {
             format!("{} not used: --redis-url is one without TLS (rediss:// has it)", given.join(", "))
         })
     }

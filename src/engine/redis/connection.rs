@@ -100,6 +100,11 @@ pub const MOST_DB: i64 = 65_535;
 const DATABASE: &str = "with a database from 0 to 65535, if any";
 
 impl Address {
+    /// Whether servers, and Sentinels, are reached by TLS: else no certificates are used.
+    pub fn is_by_tls(&self) -> bool {
+        self.url.starts_with("rediss")
+    }
+
     /// What the URL and the files come to. Connects to nothing.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ impl Login {
     /// this: what comes in between would be seen as no change.
     pub fn new(mut address: Address) -> Self {
         address.url_file = address.url_file.filter(|file| file.is_file()); // a pipe is read once
-        if !address.url.starts_with("rediss") {
+        if !address.is_by_tls() {
             // Not used: then it does not matter what becomes of them, either.
             (address.ca, address.cert, address.key) = (None, None, None);
         }
@@ -116,7 +116,7 @@ impl Seen {
 
 /// What each of the files holds, by what names it; none where it cannot be read.
 fn contents(address: &Address) -> Contents {
-    let is_trusted = address.ca.is_none() && address.url.starts_with("rediss");
+    let is_trusted = address.ca.is_none() && address.is_by_tls();
     let system = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).filter(|_| is_trusted);
     let files = [
         ("--redis-ca", &address.ca),
